@@ -1,0 +1,5 @@
+//! Envoy's certificates, kept fresh.
+
+/// What the certificate thread tells the main one.
+#[derive(Debug)]
+pub enum Report {}

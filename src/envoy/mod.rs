@@ -1,0 +1,3 @@
+//! All that knows Envoy.
+
+pub mod stats;

@@ -1,0 +1,227 @@
+//! The one snapshot of what drainit is doing: written by the supervisor, read by everybody.
+//!
+//! Whoever wants to know looks here; nobody asks a thread.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use crate::drain::Outcome;
+use crate::envoy::stats::Load;
+use crate::mailbox::Waker;
+
+/// What drainit is doing. The metric `drainit_state` has one series for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Envoy is not started before its certificates are there.
+    Waiting,
+    /// Envoy runs and has not been live yet.
+    Starting,
+    /// Envoy has been live, and nothing is draining.
+    Live,
+    /// A drain was asked for; Envoy serves and stays ready until the drain delay is over.
+    Delaying,
+    /// Envoy finishes what is in flight.
+    Draining,
+    /// The drain is over, and Envoy stays until it is told to stop.
+    Drained,
+    /// Envoy was sent a signal that ends it.
+    Stopping,
+    /// Envoy ended and is started again after a pause.
+    Restarting,
+    /// Envoy is gone, and drainit is about to be.
+    Gone,
+}
+
+impl State {
+    /// Every state, in the order of a life.
+    pub const ALL: [State; 9] = [
+        State::Waiting,
+        State::Starting,
+        State::Live,
+        State::Delaying,
+        State::Draining,
+        State::Drained,
+        State::Stopping,
+        State::Restarting,
+        State::Gone,
+    ];
+
+    /// The state's name in the log, the status and the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Waiting => "waiting",
+            State::Starting => "starting",
+            State::Live => "live",
+            State::Delaying => "delaying",
+            State::Draining => "draining",
+            State::Drained => "drained",
+            State::Stopping => "stopping",
+            State::Restarting => "restarting",
+            State::Gone => "gone",
+        }
+    }
+}
+
+/// The running Envoy.
+#[derive(Clone, Debug)]
+pub struct Envoy {
+    /// Its process id, as drainit sees it.
+    pub pid: i32,
+    /// Its version as `/server_info` tells it (`1.40.0`), once it has.
+    pub version: Option<String>,
+    /// When it was spawned.
+    pub started: Instant,
+}
+
+/// What the admin interface last said.
+#[derive(Clone, Debug, Default)]
+pub struct Admin {
+    /// Its address, once known: `127.0.0.1:9901` or a socket's path.
+    pub address: Option<String>,
+    /// When it last answered anything at all.
+    pub answered: Option<Instant>,
+    /// Since when every request has failed; none while the last one succeeded.
+    pub failing_since: Option<Instant>,
+    /// How many requests have failed.
+    pub errors: u64,
+    /// What `/ready` last said (`LIVE`, `INITIALIZING`, ...), or why it could not be asked, and
+    /// when it was asked.
+    pub ready: Option<(Instant, Result<String, String>)>,
+}
+
+/// One drain, under way or over.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    /// Why it began: `SIGTERM`, `/shutdown from 127.0.0.1`.
+    pub cause: String,
+    /// When it was asked for.
+    pub started: Instant,
+    /// When it is cut at the latest.
+    pub deadline: Instant,
+    /// Whether Envoy is stopped when it is over.
+    pub stops: bool,
+    /// When Envoy's health check was failed.
+    pub health_failed: Option<Instant>,
+    /// When Envoy's listeners began to drain.
+    pub listeners_draining: Option<Instant>,
+    /// When the last connection that counts was seen to be gone.
+    pub last_connection: Option<Instant>,
+    /// What was open when the drain began.
+    pub first: Option<Load>,
+    /// How and when it ended.
+    pub ended: Option<(Instant, Outcome)>,
+}
+
+/// How many drains ended how, since drainit started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Drains {
+    /// Nothing that counts was left, or idle connections only.
+    pub drained: u64,
+    /// Something was left: the deadline came, or a second signal, or the admin was lost.
+    pub cut: u64,
+    /// Envoy ended by itself meanwhile.
+    pub exited: u64,
+}
+
+/// One secret that is kept fresh.
+#[derive(Clone, Debug, Default)]
+pub struct Certificate {
+    /// The SDS secret's name.
+    pub secret: String,
+    /// The generation that Envoy was last given; 0 before the first.
+    pub generation: u64,
+    /// The leaf's serial number in lower-case hex without leading zeros; none for a CA bundle.
+    pub serial: Option<String>,
+    /// The leaf's, or of a bundle the first to expire's, validity.
+    pub not_before: Option<SystemTime>,
+    /// See `not_before`.
+    pub not_after: Option<SystemTime>,
+    /// What became of the last change: `ok`, `refused`, `rejected`, `unconfirmed`.
+    pub last_result: Option<&'static str>,
+    /// Why the last change did not succeed.
+    pub last_error: Option<String>,
+    /// How many changes ended `ok`, `refused`, `rejected`, `unconfirmed`, in this order.
+    pub reloads: [u64; 4],
+}
+
+/// Everything that is known.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// What drainit is doing.
+    pub state: State,
+    /// Since when.
+    pub since: Instant,
+    /// Why, in a few words.
+    pub reason: String,
+    /// When drainit started.
+    pub born: Instant,
+    /// The running Envoy, while there is one.
+    pub envoy: Option<Envoy>,
+    /// How often Envoy was started again after it had ended.
+    pub restarts: u64,
+    /// What its admin interface says.
+    pub admin: Admin,
+    /// The listeners whose connections do not count (`--exclude-listener`).
+    pub excluded: Vec<String>,
+    /// What was open when Envoy was last asked.
+    pub load: Option<Load>,
+    /// The drain, once one was asked for.
+    pub drain: Option<Drain>,
+    /// The drains that are over.
+    pub drains: Drains,
+    /// How many processes were reaped, Envoy's own included.
+    pub reaped: u64,
+    /// The secrets that are kept fresh.
+    pub certificates: Vec<Certificate>,
+}
+
+impl Snapshot {
+    /// A snapshot of a drainit that starts now.
+    pub fn new(now: Instant) -> Snapshot {
+        Snapshot {
+            state: State::Starting,
+            since: now,
+            reason: String::new(),
+            born: now,
+            envoy: None,
+            restarts: 0,
+            admin: Admin::default(),
+            excluded: Vec::new(),
+            load: None,
+            drain: None,
+            drains: Drains::default(),
+            reaped: 0,
+            certificates: Vec::new(),
+        }
+    }
+}
+
+/// The snapshot behind its lock, and the reader that is woken when it changes.
+#[derive(Clone, Debug)]
+pub struct Board {
+    snapshot: Arc<Mutex<Snapshot>>,
+    reader: Arc<Waker>,
+}
+
+impl Board {
+    /// A board that wakes `reader` at every change.
+    pub fn new(snapshot: Snapshot, reader: Waker) -> Board {
+        Board {
+            snapshot: Arc::new(Mutex::new(snapshot)),
+            reader: Arc::new(reader),
+        }
+    }
+
+    /// The snapshot, to look at: hold it for as long as it takes to copy or render, no longer.
+    pub fn read(&self) -> MutexGuard<'_, Snapshot> {
+        // A reader that panicked cannot have left the snapshot half written: only the main
+        // thread writes, and what it writes are whole fields.
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the snapshot and wakes the reader. For the main thread alone.
+    pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.read());
+        self.reader.wake();
+    }
+}
