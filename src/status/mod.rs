@@ -219,6 +219,11 @@ impl Board {
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes what nobody waits for. For the main thread alone.
+    pub fn update_quietly(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.read());
+    }
+
     /// Changes the snapshot and wakes the reader. For the main thread alone.
     pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
         change(&mut self.read());
