@@ -28,22 +28,32 @@ pub fn find(options: &Options) -> Result<Address, String> {
         Listen::Tcp(address) if options.listen_given => {
             let mut address = *address;
             if address.ip().is_unspecified() {
-                address.set_ip(if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+                address.set_ip(if address.is_ipv4() {
+                    [127, 0, 0, 1].into()
+                } else {
+                    std::net::Ipv6Addr::LOCALHOST.into()
+                });
             }
             return Ok(Address::Tcp(address.to_string()));
         }
         Listen::Unix(path) if options.listen_given => return Ok(Address::Unix(path.clone())),
-        Listen::Abstract(name) if options.listen_given => return Ok(Address::Abstract(name.clone())),
+        Listen::Abstract(name) if options.listen_given => {
+            return Ok(Address::Abstract(name.clone()));
+        }
         _ => {}
     }
     // systemd tells ExecStop and ExecReload the pid; in a container it is 1.
-    let told = std::env::var("MAINPID").ok().and_then(|pid| pid.parse().ok());
+    let told = std::env::var("MAINPID")
+        .ok()
+        .and_then(|pid| pid.parse().ok());
     for pid in told.into_iter().chain([1]) {
         if let Some(address) = answering(pid) {
             return Ok(address);
         }
     }
-    let mut others = processes().into_iter().filter_map(|pid| answering(pid).map(|address| (pid, address)));
+    let mut others = processes()
+        .into_iter()
+        .filter_map(|pid| answering(pid).map(|address| (pid, address)));
     match (others.next(), others.next()) {
         (Some((_, address)), None) => Ok(address),
         (Some((first, _)), Some((second, _))) => Err(format!(
@@ -59,7 +69,9 @@ fn answering(pid: u32) -> Option<Address> {
         time: super::commands::PATIENCE,
         body: super::commands::BODY,
     };
-    client::fetch(&address, Method::Get, "/healthz", limits).ok().map(|_| address)
+    client::fetch(&address, Method::Get, "/healthz", limits)
+        .ok()
+        .map(|_| address)
 }
 
 /// Every other process that is called drainit.
@@ -70,6 +82,8 @@ fn processes() -> Vec<u32> {
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| *pid != std::process::id())
-        .filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "drainit\n"))
+        .filter(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "drainit\n")
+        })
         .collect()
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use drainit::commands::{self, complain, say};
+use drainit::commands::{self, complain};
 use drainit::options::{self, Command};
 use drainit::process::Signals;
 use drainit::supervisor;

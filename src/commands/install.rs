@@ -9,7 +9,11 @@ use super::{complain, say};
 
 /// Copies this program to `path`, or into it if it is a directory; 0, or 1 and why.
 pub fn run(path: &Path) -> u8 {
-    let target = if path.is_dir() { path.join("drainit") } else { path.to_owned() };
+    let target = if path.is_dir() {
+        path.join("drainit")
+    } else {
+        path.to_owned()
+    };
     match copy(&target) {
         Ok(()) => {
             say(&format!("installed {}", target.display()));
@@ -24,7 +28,8 @@ pub fn run(path: &Path) -> u8 {
 
 /// By a rename: whoever looks sees the whole program or none, and one that runs is not in the way.
 fn copy(target: &Path) -> io::Result<()> {
-    let mut source = fs::File::open("/proc/self/exe").or_else(|_| fs::File::open(std::env::current_exe()?))?;
+    let mut source =
+        fs::File::open("/proc/self/exe").or_else(|_| fs::File::open(std::env::current_exe()?))?;
     let mut name = target.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
     let temporary = PathBuf::from(name);

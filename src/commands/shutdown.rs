@@ -24,7 +24,10 @@ pub fn run(options: &Options) -> u8 {
     match drain(options) {
         Ok(result) => {
             say(&format!("the drain is over: {result}"));
-            u8::from(!matches!(result.as_str(), "drained" | "idle" | "never live"))
+            u8::from(!matches!(
+                result.as_str(),
+                "drained" | "idle" | "never live"
+            ))
         }
         Err((code, why)) => {
             complain(&why);
@@ -45,7 +48,10 @@ fn drain(options: &Options) -> Result<String, (u8, String)> {
     let asked = address.clone();
     thread::Builder::new()
         .spawn(move || {
-            let limits = Limits { time: FOREVER, body: BODY };
+            let limits = Limits {
+                time: FOREVER,
+                body: BODY,
+            };
             let _ = sender.send(exchange(&asked, Method::Post, "/shutdown", limits, |_| {}));
         })
         .map_err(|error| (1, format!("cannot wait: {error}")))?;
@@ -54,17 +60,30 @@ fn drain(options: &Options) -> Result<String, (u8, String)> {
         match over.recv_timeout(PROGRESS) {
             Err(RecvTimeoutError::Timeout) => tell_progress(&address, &mut said),
             Err(RecvTimeoutError::Disconnected) => return Err((1, "cannot wait".into())),
-            Ok(Ok(Head { status: 200, drain_result })) => {
+            Ok(Ok(Head {
+                status: 200,
+                drain_result,
+            })) => {
                 return Ok(drain_result.unwrap_or_else(|| "envoy exited".into()));
             }
-            Ok(Ok(head)) => return Err((1, format!("/shutdown was answered with {}", head.status))),
-            Ok(Err(why)) => return Err((1, format!("it ended before it told how the drain went: {why}"))),
+            Ok(Ok(head)) => {
+                return Err((1, format!("/shutdown was answered with {}", head.status)));
+            }
+            Ok(Err(why)) => {
+                return Err((
+                    1,
+                    format!("it ended before it told how the drain went: {why}"),
+                ));
+            }
         }
     }
 }
 
 fn status(address: &Address) -> Result<Value, String> {
-    let limits = Limits { time: PATIENCE, body: BODY };
+    let limits = Limits {
+        time: PATIENCE,
+        body: BODY,
+    };
     let (_, body) = fetch(address, Method::Get, "/status", limits)?;
     serde_json::from_str(&body).map_err(|_| format!("{address}: no drainit answers there"))
 }
@@ -78,7 +97,10 @@ fn tell_progress(address: &Address, said: &mut Option<u64>) {
     let left = number("/connections");
     if left.is_some() && left != *said {
         let requests = number("/requests").unwrap_or(0);
-        say(&format!("draining: {} connections left, {requests} requests in flight", left.unwrap_or(0)));
+        say(&format!(
+            "draining: {} connections left, {requests} requests in flight",
+            left.unwrap_or(0)
+        ));
         *said = left;
     }
 }

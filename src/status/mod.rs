@@ -2,6 +2,10 @@
 //!
 //! Whoever wants to know looks here; nobody asks a thread.
 
+pub mod clock;
+pub mod json;
+pub mod metrics;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 

@@ -5,9 +5,9 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::control;
 use crate::envoy::admin::{self, Job};
 use crate::event::Event;
-use crate::control;
 use crate::http::{self, Listen};
 use crate::mailbox::{Mailbox, Wakeups};
 use crate::options::Options;
@@ -62,14 +62,21 @@ impl Helper {
         self.pause = (self.pause * 2).min(PAUSE_LAST);
     }
 
-    fn start(&mut self, mailbox: &Mailbox<Event>, now: Instant, body: impl FnOnce() + Send + 'static) -> bool {
+    fn start(
+        &mut self,
+        mailbox: &Mailbox<Event>,
+        now: Instant,
+        body: impl FnOnce() + Send + 'static,
+    ) -> bool {
         self.due = None;
         self.started = now;
         let notice = Notice {
             mailbox: mailbox.clone(),
             name: self.name,
         };
-        let thread = thread::Builder::new().name(self.name.into()).stack_size(STACK);
+        let thread = thread::Builder::new()
+            .name(self.name.into())
+            .stack_size(STACK);
         // If it cannot start, the notice is dropped with the closure, and tells.
         match thread.spawn(move || {
             let _notice = notice;
@@ -97,7 +104,12 @@ pub struct Helpers {
 
 impl Helpers {
     /// None of them runs yet.
-    pub fn new(options: Arc<Options>, board: Board, http_wakeups: Wakeups, mailbox: Mailbox<Event>) -> Helpers {
+    pub fn new(
+        options: Arc<Options>,
+        board: Board,
+        http_wakeups: Wakeups,
+        mailbox: Mailbox<Event>,
+    ) -> Helpers {
         let now = Instant::now();
         Helpers {
             mailbox,
@@ -169,7 +181,9 @@ fn serve(options: &Options, board: &Board, wakeups: &Wakeups, mailbox: &Mailbox<
     for address in [&options.listen, &control] {
         match http::bind(address) {
             Ok(listener) => listeners.extend(listener),
-            Err(error) => log::warn!("health, status and metrics are not served on {address}: {error}"),
+            Err(error) => {
+                log::warn!("health, status and metrics are not served on {address}: {error}")
+            }
         }
     }
     if let Err(error) = http::serve(&listeners, board, wakeups, mailbox, &options.shutdown_from) {

@@ -94,7 +94,12 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(options: Options, line: Vec<OsString>, signals: Signals, waker: Waker) -> std::io::Result<Supervisor> {
+    fn new(
+        options: Options,
+        line: Vec<OsString>,
+        signals: Signals,
+        waker: Waker,
+    ) -> std::io::Result<Supervisor> {
         let born = Instant::now();
         let (mailbox, events) = Mailbox::new(waker);
         let (http_waker, http_wakeups) = Waker::new()?;
@@ -153,11 +158,16 @@ impl Supervisor {
             self.helpers.wake_at(),
             self.reporter.wake_at(),
         ];
-        let timeout = until.into_iter().flatten().min().map_or(PollTimeout::NONE, |until| {
-            // Rounded up: a turn that comes too early would find nothing to do, and spin.
-            let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        });
+        let timeout = until
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or(PollTimeout::NONE, |until| {
+                // Rounded up: a turn that comes too early would find nothing to do, and spin.
+                let left =
+                    until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            });
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let pipe = self.child.as_ref().and_then(|child| child.pipe.as_ref());
         fds.extend(pipe.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
@@ -211,7 +221,8 @@ impl Supervisor {
         }
         let state = self.core.state(self.now());
         self.reporter.take_answer(now, &reply, state);
-        self.board.update(|snapshot| report::note_answer(snapshot, now, &reply));
+        self.board
+            .update(|snapshot| report::note_answer(snapshot, now, &reply));
         self.handle(Input::Answer(reply.ask, reply.answer.ok()));
     }
 
@@ -238,7 +249,8 @@ impl Supervisor {
                 log::debug!("reaped {pid}, which {exit}");
             }
         }
-        self.board.update_quietly(|snapshot| snapshot.reaped += reaped);
+        self.board
+            .update_quietly(|snapshot| snapshot.reaped += reaped);
         if let Some(exit) = ended {
             self.take_exit(exit);
         }
@@ -282,7 +294,10 @@ impl Supervisor {
                 Action::Ask(ask) => self.ask(ask),
                 Action::Terminate => self.signal_envoy(libc::SIGTERM),
                 Action::Kill => {
-                    log::warn!("envoy did not end on SIGTERM within {}: SIGKILL", crate::duration::show(self.options.kill_timeout));
+                    log::warn!(
+                        "envoy did not end on SIGTERM within {}: SIGKILL",
+                        crate::duration::show(self.options.kill_timeout)
+                    );
                     self.signal_envoy(libc::SIGKILL);
                 }
                 Action::ReopenLogs => self.signal_envoy(libc::SIGUSR1),
@@ -299,7 +314,10 @@ impl Supervisor {
 
     fn ask(&mut self, ask: Ask) {
         self.job += 1;
-        let place = self.child.as_ref().map_or(Place::Unknown, |child| child.place.clone());
+        let place = self
+            .child
+            .as_ref()
+            .map_or(Place::Unknown, |child| child.place.clone());
         let job = Job {
             number: self.job,
             ask,
@@ -325,11 +343,17 @@ impl Supervisor {
             let before = stamp(&path);
             place = Place::File(path, before);
         } else if self.options.add_envoy_flags {
-            pipe = Pipe::new().inspect_err(|error| log::warn!("envoy cannot tell its admin address: {error}")).ok();
+            pipe = Pipe::new()
+                .inspect_err(|error| log::warn!("envoy cannot tell its admin address: {error}"))
+                .ok();
         }
         if self.options.add_envoy_flags {
             let path = pipe.as_ref().and_then(Pipe::path);
-            flags::complete(&mut args, flags::drain_time(self.options.limits.timeout), path);
+            flags::complete(
+                &mut args,
+                flags::drain_time(self.options.limits.timeout),
+                path,
+            );
         }
         let spawned = process::spawn(&Spawn {
             program: &program,
@@ -372,7 +396,8 @@ impl Supervisor {
     fn publish(&mut self, now: Instant) {
         let state = self.core.state(self.now());
         let drain = self.core.drain();
-        self.reporter.publish(now, &self.board, state, self.core.reason(), drain);
+        self.reporter
+            .publish(now, &self.board, state, self.core.reason(), drain);
     }
 
     /// Everybody who waits gets an answer, and the log its last line.
@@ -397,6 +422,8 @@ impl Supervisor {
 
 fn show_line(program: &OsStr, args: &[OsString]) -> String {
     let words = std::iter::once(program).chain(args.iter().map(OsString::as_os_str));
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    words
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
-

@@ -106,10 +106,9 @@ impl Reporter {
 
     fn complain(&mut self, now: Instant, why: &str, state: State) {
         let starting = state == State::Starting && now.saturating_duration_since(self.born) < START;
-        let repeated = self
-            .complaint
-            .as_ref()
-            .is_some_and(|(last, at)| last == why && now.saturating_duration_since(*at) < COMPLAINT);
+        let repeated = self.complaint.as_ref().is_some_and(|(last, at)| {
+            last == why && now.saturating_duration_since(*at) < COMPLAINT
+        });
         if starting || repeated {
             log::debug!("{why}");
         } else {
@@ -119,8 +118,19 @@ impl Reporter {
     }
 
     /// Brings the snapshot up to date, and logs what has changed.
-    pub fn publish(&mut self, now: Instant, board: &Board, state: State, reason: &str, drain: Option<&drain::Drain>) {
-        let seen = (state, reason.to_owned(), drain.map(|drain| (drain.stops(), drain.outcome())));
+    pub fn publish(
+        &mut self,
+        now: Instant,
+        board: &Board,
+        state: State,
+        reason: &str,
+        drain: Option<&drain::Drain>,
+    ) {
+        let seen = (
+            state,
+            reason.to_owned(),
+            drain.map(|drain| (drain.stops(), drain.outcome())),
+        );
         if self.seen != seen {
             board.update(|snapshot| {
                 if snapshot.state != state {
@@ -146,7 +156,9 @@ impl Reporter {
     }
 
     fn note_drain(&self, snapshot: &mut Snapshot, now: Instant, drain: &drain::Drain) {
-        let shown = snapshot.drain.get_or_insert_with(|| self.begin_drain(drain, &snapshot.reason));
+        let shown = snapshot
+            .drain
+            .get_or_insert_with(|| self.begin_drain(drain, &snapshot.reason));
         shown.stops = drain.stops();
         if let (None, Some(outcome)) = (shown.ended, drain.outcome()) {
             shown.ended = Some((now, outcome));
@@ -197,7 +209,10 @@ impl Reporter {
             );
             self.progress = Some((now, current));
         }
-        let last = self.progress.as_ref().map_or(drain.started + PROGRESS_MIN, |(at, _)| *at + PROGRESS_MAX);
+        let last = self
+            .progress
+            .as_ref()
+            .map_or(drain.started + PROGRESS_MIN, |(at, _)| *at + PROGRESS_MAX);
         self.progress_due = Some(last);
     }
 
@@ -235,11 +250,12 @@ fn tell_state(snapshot: &Snapshot) {
         (State::Drained, Some(drain)) => {
             log::info!(state = name; "{}; envoy stays until it is told to stop", ending(drain, snapshot.load.as_ref()));
         }
-        (State::Waiting | State::Restarting, _) => log::warn!(state = name; "{name}: {}", snapshot.reason),
+        (State::Waiting | State::Restarting, _) => {
+            log::warn!(state = name; "{name}: {}", snapshot.reason)
+        }
         _ => log::debug!(state = name; "{name}"),
     }
 }
-
 
 /// Notes in the snapshot what Envoy answered.
 pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply) {
@@ -304,7 +320,11 @@ fn progress(now: Instant, drain: &Drain, load: Option<&Load>) -> String {
         Some(load) => {
             let first = drain.first.as_ref().map_or(0, Load::connections);
             let now = load.connections();
-            let _ = write!(line, "{now} of {} left", plural(first.max(now), "connection"));
+            let _ = write!(
+                line,
+                "{now} of {} left",
+                plural(first.max(now), "connection")
+            );
             let mut details = Vec::new();
             if load.requests > 0 {
                 details.push(format!("{} in flight", plural(load.requests, "request")));
@@ -321,7 +341,12 @@ fn progress(now: Instant, drain: &Drain, load: Option<&Load>) -> String {
             }
         }
     }
-    let _ = write!(line, ", {:.1} s of {}", seconds(now, drain.started), limit(drain));
+    let _ = write!(
+        line,
+        ", {:.1} s of {}",
+        seconds(now, drain.started),
+        limit(drain)
+    );
     line
 }
 
@@ -345,10 +370,19 @@ fn ending(drain: &Drain, load: Option<&Load>) -> String {
         drain.cause,
     );
     if let (Some(first), Some(last)) = (&drain.first, load) {
-        let _ = write!(line, ": {} at the start, {} at the end", plural(first.connections(), "connection"), last.connections());
+        let _ = write!(
+            line,
+            ": {} at the start, {} at the end",
+            plural(first.connections(), "connection"),
+            last.connections()
+        );
         let left = by_listener(last);
         if !left.is_empty() {
-            let _ = write!(line, " ({left}; {} in flight)", plural(last.requests, "request"));
+            let _ = write!(
+                line,
+                " ({left}; {} in flight)",
+                plural(last.requests, "request")
+            );
         }
     }
     line
@@ -356,8 +390,13 @@ fn ending(drain: &Drain, load: Option<&Load>) -> String {
 
 /// `https 9, tcp 3`: the listeners that count and have something open.
 fn by_listener(load: &Load) -> String {
-    let open = load.listeners.iter().filter(|listener| !listener.excluded && listener.connections > 0);
-    open.map(|listener| format!("{} {}", listener.name, listener.connections)).collect::<Vec<_>>().join(", ")
+    let open = load
+        .listeners
+        .iter()
+        .filter(|listener| !listener.excluded && listener.connections > 0);
+    open.map(|listener| format!("{} {}", listener.name, listener.connections))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn plural(count: u64, name: &str) -> String {
