@@ -183,9 +183,15 @@ impl Drop for Drainit {
 }
 
 /// What a run that ends by itself gave: exit code, standard output, standard error.
-pub fn run(options: &[&str]) -> (i32, String, String) {
+pub fn run(arguments: &[&str]) -> (i32, String, String) {
+    run_with(arguments, &[])
+}
+
+/// The same with these environment variables.
+pub fn run_with(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
     let mut command = Command::new(super::drainit());
-    command.args(options).stdin(Stdio::null());
+    command.args(arguments).envs(variables.iter().copied());
+    command.stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = Process::spawn(&mut command);
     let (out, err) = (Log::default(), Log::default());

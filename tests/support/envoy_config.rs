@@ -68,9 +68,19 @@ impl EnvoyConfig {
     pub fn arguments(&self) -> Vec<String> {
         // Two workers and no chatter: the tests run side by side on few processors.
         let file = self.file.display().to_string();
-        ["-c", &file, "--concurrency", "2", "-l", "error"]
-            .map(str::to_owned)
-            .into()
+        [
+            "-c",
+            &file,
+            "--concurrency",
+            "2",
+            "-l",
+            "error",
+            // The access log within moments, not within ten seconds.
+            "--file-flush-interval-msec",
+            "50",
+        ]
+        .map(str::to_owned)
+        .into()
     }
 
     fn yaml(&self, upstream: &Upstream) -> String {

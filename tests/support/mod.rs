@@ -34,6 +34,17 @@ pub fn wait_for(what: &str, timeout: Duration, mut condition: impl FnMut() -> bo
     wait_for_some(what, timeout, || condition().then_some(()));
 }
 
+/// Checks that `condition` holds all through this time: for what must not happen, for which one
+/// cannot wait.
+#[track_caller]
+pub fn holds_for(what: &str, time: Duration, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        assert!(condition(), "{what}: no more after {:?}", start.elapsed());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Waits until `look` finds something.
 #[track_caller]
 pub fn wait_for_some<T>(what: &str, timeout: Duration, mut look: impl FnMut() -> Option<T>) -> T {
