@@ -1,0 +1,325 @@
+//! The drain, on a real Envoy: what it waits for, what it does not, and that nothing is lost.
+
+mod support;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use support::clients::{HttpConnection, SlowRequest, TcpSession, UdpSession, WebSocket};
+use support::drainit::Drainit;
+use support::envoy_config::{Admin, EnvoyConfig};
+use support::load::Load;
+use support::upstream::Upstream;
+use support::{PATIENCE, holds_for, wait_for};
+
+/// Longer than the settle time of the tests that use it: what holds the drain up so long is
+/// counted, not merely waited out.
+const WELL_BEYOND_SETTLE: Duration = Duration::from_millis(1500);
+const SHORT_SETTLE: [&str; 4] = ["--settle", "500ms", "--drain-timeout", "60s"];
+
+fn a_request_in_flight_at_sigterm_gets_its_answer(admin: Admin) {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(admin, &upstream);
+    let mut drainit = Drainit::ready(&[], &config);
+    let slow = SlowRequest::start(config.http, Duration::from_secs(3));
+    upstream.wait_in_flight(1);
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_unready();
+    assert_eq!(drainit.get("/healthz").0, 200);
+    assert_eq!(slow.status(), 200);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drained");
+}
+
+#[test]
+fn a_request_in_flight_at_sigterm_gets_its_answer_with_the_admin_on_a_socket() {
+    a_request_in_flight_at_sigterm_gets_its_answer(Admin::Unix);
+}
+
+#[test]
+fn a_request_in_flight_at_sigterm_gets_its_answer_with_the_admin_on_tcp() {
+    a_request_in_flight_at_sigterm_gets_its_answer(Admin::Tcp);
+}
+
+#[test]
+fn nothing_is_lost_while_one_of_two_instances_goes_again_and_again() {
+    let upstream = Upstream::start();
+    let configs = [Admin::Unix, Admin::Tcp].map(|admin| EnvoyConfig::new(admin, &upstream));
+    // The balancer looks every 20 ms: a real one is slower, and this is the option for it.
+    let start = |config| Drainit::ready(&["--min-drain", "1s"], config);
+    let mut instances = [start(&configs[0]), start(&configs[1])];
+    let route = |instances: &[Drainit; 2]| {
+        let pairs = configs.iter().zip(instances);
+        pairs
+            .map(|(config, drainit)| (config.http, drainit.health.clone()))
+            .collect::<Vec<_>>()
+    };
+    let load = Load::start(route(&instances), 20, 5);
+    for round in 0..6 {
+        load.wait_answered(500);
+        let goes = round % 2;
+        instances[goes].signal(Signal::SIGTERM);
+        assert_eq!(instances[goes].wait_exit(PATIENCE * 2), 0);
+        instances[goes] = start(&configs[goes]);
+        load.route_to(route(&instances));
+    }
+    load.wait_answered(500);
+    let (answered, failures) = load.finish();
+    assert!(
+        failures.is_empty(),
+        "{} failed: {failures:?}",
+        failures.len()
+    );
+    assert!(answered > 3000, "{answered}");
+}
+
+#[test]
+fn idle_connections_alone_are_gone_well_before_the_deadline() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&[], &config);
+    let idle: Vec<_> = (0..5).map(|_| HttpConnection::idle(config.http)).collect();
+    let start = Instant::now();
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(idle.iter().all(HttpConnection::is_closed));
+    drainit.wait_log("idle");
+}
+
+#[test]
+fn a_tcp_session_is_waited_for_and_the_end_follows_its_close() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&SHORT_SETTLE, &config);
+    let mut session = TcpSession::open(config.tcp);
+    // An idle connection beside it must not hide it.
+    let _idle = HttpConnection::idle(config.http);
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_unready();
+    holds_for("the TCP session", WELL_BEYOND_SETTLE, || {
+        session.echo().is_ok()
+    });
+    drop(session);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+}
+
+#[test]
+fn a_tcp_session_is_not_hidden_by_idle_connections_on_an_excluded_listener() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut options = Vec::from(SHORT_SETTLE);
+    options.extend(["--exclude-listener", EnvoyConfig::METRICS]);
+    let mut drainit = Drainit::ready(&options, &config);
+    let mut session = TcpSession::open(config.tcp);
+    let _scrapers = [(); 3].map(|()| HttpConnection::idle(config.metrics));
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_unready();
+    holds_for("the TCP session", WELL_BEYOND_SETTLE, || {
+        session.echo().is_ok()
+    });
+    drop(session);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drained");
+}
+
+#[test]
+fn a_web_socket_is_waited_for() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&SHORT_SETTLE, &config);
+    let mut session = WebSocket::open(config.http);
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_unready();
+    holds_for("the WebSocket session", WELL_BEYOND_SETTLE, || {
+        session.echo().is_ok()
+    });
+    drop(session);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drained");
+}
+
+#[test]
+fn a_udp_session_is_waited_for() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&SHORT_SETTLE, &config);
+    let session = UdpSession::open(config.udp);
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_unready();
+    holds_for("the UDP session", WELL_BEYOND_SETTLE, || {
+        session.echo().is_ok()
+    });
+    // Envoy ends it after 2 s of silence.
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drained");
+}
+
+#[test]
+fn connections_on_excluded_listeners_hold_nothing_up() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let tcp = config.tcp.to_string();
+    let mut drainit = Drainit::ready(
+        &[
+            "--exclude-listener",
+            EnvoyConfig::METRICS,
+            "--exclude-listener",
+            &tcp,
+            "--settle",
+            "0",
+            "--drain-timeout",
+            "60s",
+        ],
+        &config,
+    );
+    let _prober = HttpConnection::idle(config.metrics);
+    let _session = TcpSession::open(config.tcp);
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drained");
+}
+
+#[test]
+fn so_many_open_connections_count_as_none() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let options = ["--open-connections", "1", "--drain-timeout", "60s"];
+    let mut drainit = Drainit::ready(&options, &config);
+    let _session = TcpSession::open(config.tcp);
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drained");
+}
+
+#[test]
+fn what_does_not_end_is_cut_at_the_deadline() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&["--drain-timeout", "2s"], &config);
+    let session = TcpSession::open(config.tcp);
+    let start = Instant::now();
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    assert!(
+        start.elapsed() >= Duration::from_millis(1900),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(session.is_closed());
+    drainit.wait_log("deadline");
+}
+
+#[test]
+fn it_stays_ready_for_the_delay() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&["--drain-delay", "2s"], &config);
+    let mut connection = HttpConnection::idle(config.http);
+    drainit.signal(Signal::SIGTERM);
+    holds_for("readiness and keep-alive", Duration::from_secs(1), || {
+        let kept = connection.get("/fast").is_ok_and(|answer| !answer.closes());
+        kept && drainit.get("/ready").0 == 200
+    });
+    drainit.wait_unready();
+    drop(connection);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+}
+
+#[test]
+fn with_nothing_to_wait_for_it_drains_for_the_least_time_asked() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&["--min-drain", "1s"], &config);
+    let start = Instant::now();
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    assert!(
+        start.elapsed() >= Duration::from_millis(950),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn usr2_drains_and_stays_until_sigterm() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&[], &config);
+    let slow = SlowRequest::start(config.http, Duration::from_secs(1));
+    upstream.wait_in_flight(1);
+    drainit.signal(Signal::SIGUSR2);
+    drainit.wait_unready();
+    assert_eq!(slow.status(), 200);
+    drainit.wait_log("drained");
+    holds_for("the drained Envoy", Duration::from_millis(500), || {
+        !drainit.has_exited() && drainit.get("/healthz").0 == 200
+    });
+    assert_eq!(drainit.get("/ready").0, 503);
+    // The drain is over: what has come since is not waited for.
+    let _late = TcpSession::open(config.tcp);
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(Duration::from_secs(5)), 0);
+}
+
+#[test]
+fn shutdown_blocks_until_drained_and_later_callers_join() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&[], &config);
+    let mut session = TcpSession::open(config.tcp);
+    let health = drainit.health.clone();
+    let callers = ["GET", "POST"].map(|method| {
+        let health = health.clone();
+        thread::spawn(move || health.request(method, "/shutdown", PATIENCE * 2).unwrap())
+    });
+    drainit.wait_unready();
+    holds_for("the callers' wait", WELL_BEYOND_SETTLE, || {
+        session.echo().is_ok() && !callers.iter().any(thread::JoinHandle::is_finished)
+    });
+    drop(session);
+    for caller in callers {
+        let answer = caller.join().unwrap();
+        assert_eq!((answer.status, answer.body.trim()), (200, "OK"));
+    }
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+}
+
+#[test]
+fn a_caller_of_shutdown_that_hangs_up_changes_nothing() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&[], &config);
+    let session = TcpSession::open(config.tcp);
+    let impatient = Duration::from_millis(300);
+    assert!(drainit.request("GET", "/shutdown", impatient).is_err());
+    drainit.wait_unready();
+    drop(session);
+    drainit.wait_log("drained");
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+}
+
+#[test]
+fn a_sigterm_joins_the_drain_that_shutdown_began() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&SHORT_SETTLE, &config);
+    let mut session = TcpSession::open(config.tcp);
+    drainit.signal(Signal::SIGUSR2);
+    drainit.wait_unready();
+    drainit.signal(Signal::SIGTERM);
+    holds_for("the TCP session", WELL_BEYOND_SETTLE, || {
+        session.echo().is_ok()
+    });
+    drop(session);
+    wait_for("the end", PATIENCE, || drainit.has_exited());
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+}

@@ -1,0 +1,218 @@
+//! Signals and exit codes, on a real Envoy.
+
+mod support;
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+
+use support::clients::{HttpConnection, SlowRequest, TcpSession};
+use support::drainit::Drainit;
+use support::envoy_config::{Admin, EnvoyConfig};
+use support::upstream::Upstream;
+use support::{PATIENCE, wait_for};
+
+/// So long that a test which ends did not wait for it.
+const PATIENT: [&str; 4] = ["--drain-timeout", "5m", "--kill-timeout", "5m"];
+
+#[test]
+fn a_second_sigterm_stops_envoy_now() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let session = TcpSession::open(config.tcp);
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_unready();
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    assert!(session.is_closed());
+    drainit.wait_log("second signal");
+}
+
+#[test]
+fn an_interrupt_drains_as_a_sigterm_does() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let slow = SlowRequest::start(config.http, Duration::from_secs(1));
+    upstream.wait_in_flight(1);
+    drainit.signal(Signal::SIGINT);
+    assert_eq!(slow.status(), 200);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+}
+
+#[test]
+fn a_third_sigterm_kills_an_envoy_that_hangs() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&PATIENT, &config);
+    kill(drainit.envoy_pid(), Signal::SIGSTOP).unwrap();
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_unready();
+    drainit.signal(Signal::SIGTERM);
+    // Signals that come at once are one: ask until it is heard.
+    wait_for("the end by a third signal", PATIENCE, || {
+        thread::sleep(Duration::from_millis(100));
+        drainit.has_exited() || {
+            drainit.signal(Signal::SIGTERM);
+            false
+        }
+    });
+    assert_eq!(drainit.wait_exit(PATIENCE), 137);
+}
+
+#[test]
+fn a_quit_stops_envoy_without_a_drain() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let slow = SlowRequest::start(config.http, Duration::from_secs(30));
+    upstream.wait_in_flight(1);
+    drainit.signal(Signal::SIGQUIT);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    assert!(slow.finish().is_err());
+}
+
+#[test]
+fn usr1_makes_envoy_reopen_its_access_log() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&PATIENT, &config);
+    let mut connection = HttpConnection::idle(config.http);
+    let written = || fs::metadata(&config.access_log).is_ok_and(|file| file.len() > 0);
+    wait_for("the access log", PATIENCE, written);
+    fs::rename(&config.access_log, config.dir.join("rotated.log")).unwrap();
+    drainit.signal(Signal::SIGUSR1);
+    wait_for("a new access log", PATIENCE, || {
+        connection.get("/fast").unwrap();
+        written()
+    });
+    assert_eq!(drainit.get("/ready").0, 200);
+}
+
+#[test]
+fn a_signal_that_would_kill_envoy_is_not_forwarded() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let envoy = drainit.envoy_pid();
+    for signal in [
+        Signal::SIGALRM,
+        Signal::SIGHUP,
+        Signal::SIGWINCH,
+        Signal::SIGPIPE,
+    ] {
+        drainit.signal(signal);
+    }
+    // Its answer comes after the signals: it has had them all.
+    HttpConnection::idle(config.http);
+    assert_eq!(drainit.get("/ready").0, 200);
+    assert!(!drainit.has_exited());
+    assert_eq!(drainit.envoy_pid(), envoy);
+}
+
+#[test]
+fn the_end_of_envoy_is_ours_with_its_code() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&PATIENT, &config);
+    kill(drainit.envoy_pid(), Signal::SIGKILL).unwrap();
+    assert_eq!(drainit.wait_exit(PATIENCE), 137);
+    drainit.wait_log("envoy exited");
+}
+
+#[test]
+fn the_end_of_envoy_ends_a_drain() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let _session = TcpSession::open(config.tcp);
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_unready();
+    kill(drainit.envoy_pid(), Signal::SIGKILL).unwrap();
+    assert_eq!(drainit.wait_exit(PATIENCE), 137);
+    drainit.wait_log("envoy exited");
+}
+
+#[test]
+fn a_stopped_envoy_is_bounded_by_the_deadline() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&["--drain-timeout", "2s", "--kill-timeout", "1s"], &config);
+    kill(drainit.envoy_pid(), Signal::SIGSTOP).unwrap();
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 137);
+    drainit.wait_log("admin lost");
+}
+
+#[test]
+fn an_envoy_without_an_admin_interface_is_stopped_all_the_same() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::None, &upstream);
+    let mut drainit = Drainit::envoy(&["--drain-timeout", "2s"], &config);
+    wait_for("Envoy to serve", PATIENCE, || {
+        HttpConnection::open(config.http).is_ok_and(|mut open| open.get("/fast").is_ok())
+    });
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+}
+
+#[test]
+fn a_sigterm_at_any_moment_of_the_start_ends_in_an_orderly_exit() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    for moment in (0..100).step_by(5) {
+        let mut drainit = Drainit::envoy(&["--drain-timeout", "5s"], &config);
+        thread::sleep(Duration::from_millis(moment));
+        drainit.signal(Signal::SIGTERM);
+        // Envoy itself dies of the signal while it has no handler yet, and so may we.
+        let code = drainit.wait_exit(PATIENCE);
+        assert!([0, 143].contains(&code), "{code} after {moment} ms");
+    }
+}
+
+#[test]
+fn envoy_gets_the_flags_it_lacks_and_no_others() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let given = config.arguments();
+    let arguments = |options: &[&str], more: &[&str]| {
+        let mut command = vec![support::envoy().display().to_string()];
+        command.extend(given.iter().cloned());
+        command.extend(more.iter().map(|&argument| argument.to_owned()));
+        let drainit = Drainit::start(options, &command);
+        drainit.wait_ready();
+        drainit.envoy_arguments()
+    };
+    let count = |all: &[String], flag| {
+        all.iter()
+            .filter(|argument| argument.starts_with(flag))
+            .count()
+    };
+    let flags = [
+        "--drain-time-s",
+        "--drain-strategy",
+        "--admin-address-path",
+        "--disable-hot-restart",
+    ];
+
+    let added = arguments(&[], &[]);
+    assert!(
+        flags.iter().all(|flag| count(&added, flag) == 1),
+        "{added:?}"
+    );
+
+    let had = arguments(&[], &["--drain-time-s", "33", "--disable-hot-restart"]);
+    assert!(flags.iter().all(|flag| count(&had, flag) == 1), "{had:?}");
+    assert!(
+        had.windows(2).any(|pair| pair == ["--drain-time-s", "33"]),
+        "{had:?}"
+    );
+
+    let admin = config.admin.as_ref().unwrap().text();
+    let keep = ["--envoy-flags", "keep", "--admin-address", &admin];
+    let kept = arguments(&keep, &["--disable-hot-restart"]);
+    assert_eq!(kept[1..kept.len() - 1], given);
+}

@@ -1,0 +1,201 @@
+//! A configuration for a real Envoy, with a listener of each kind.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::http::Address;
+use super::upstream::Upstream;
+use super::{Loopback, TempDir};
+
+/// Where Envoy's admin interface listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admin {
+    Unix,
+    Tcp,
+    None,
+}
+
+/// An Envoy's addresses, and the file that makes it listen there.
+pub struct EnvoyConfig {
+    pub dir: TempDir,
+    pub file: PathBuf,
+    /// `None` without an admin interface.
+    pub admin: Option<Address>,
+    /// HTTP with WebSocket upgrades.
+    pub http: SocketAddr,
+    /// A TCP proxy to the echo.
+    pub tcp: SocketAddr,
+    /// A UDP proxy to the echo; a session ends after 2 s of silence.
+    pub udp: SocketAddr,
+    /// HTTP again, for probes and scrapers: its statistics are under [`EnvoyConfig::METRICS`].
+    pub metrics: SocketAddr,
+    pub access_log: PathBuf,
+    loopback: Loopback,
+}
+
+impl EnvoyConfig {
+    pub const METRICS: &str = "metrics";
+
+    pub fn new(admin: Admin, upstream: &Upstream) -> EnvoyConfig {
+        let dir = TempDir::new();
+        let loopback = Loopback::claim();
+        let at = |port| SocketAddr::from((loopback.ip, port));
+        let config = EnvoyConfig {
+            file: dir.join("envoy.yaml"),
+            access_log: dir.join("access.log"),
+            admin: match admin {
+                Admin::Unix => Some(Address::Unix(dir.join("admin.sock"))),
+                Admin::Tcp => Some(Address::Tcp(at(9901))),
+                Admin::None => None,
+            },
+            http: at(10_000),
+            tcp: at(10_001),
+            udp: at(10_002),
+            metrics: at(10_003),
+            dir,
+            loopback,
+        };
+        fs::write(&config.file, config.yaml(upstream)).unwrap();
+        config
+    }
+
+    pub fn ip(&self) -> Ipv4Addr {
+        self.loopback.ip
+    }
+
+    /// The arguments that make an Envoy read it.
+    pub fn arguments(&self) -> Vec<String> {
+        // Two workers and no chatter: the tests run side by side on few processors.
+        let file = self.file.display().to_string();
+        [
+            "-c",
+            &file,
+            "--concurrency",
+            "2",
+            "-l",
+            "error",
+            // The access log within moments, not within ten seconds.
+            "--file-flush-interval-msec",
+            "50",
+        ]
+        .map(str::to_owned)
+        .into()
+    }
+
+    fn yaml(&self, upstream: &Upstream) -> String {
+        let admin = match &self.admin {
+            Some(Address::Unix(path)) => {
+                format!(
+                    "admin: {{ address: {{ pipe: {{ path: {} }} }} }}\n",
+                    path.display()
+                )
+            }
+            Some(Address::Tcp(address)) => format!("admin: {{ address: {} }}\n", socket(*address)),
+            None => String::new(),
+        };
+        let access_log = format!(
+            "\n              access_log:\n              - name: file\n                typed_config:\n\
+             \x20                 '@type': {TYPE}.access_loggers.file.v3.FileAccessLog\n\
+             \x20                 path: {}",
+            self.access_log.display()
+        );
+        format!(
+            "{admin}static_resources:\n  listeners:\n{}{}{}{}  clusters:\n{}{}{}",
+            http_listener("http", self.http, "", &access_log),
+            tcp_listener(self.tcp),
+            udp_listener(self.udp),
+            http_listener(
+                Self::METRICS,
+                self.metrics,
+                &format!("    stat_prefix: {}\n", Self::METRICS),
+                ""
+            ),
+            cluster("http", upstream.http),
+            cluster("tcp", upstream.tcp),
+            cluster("udp", upstream.udp),
+        )
+    }
+}
+
+const TYPE: &str = "type.googleapis.com/envoy.extensions";
+
+fn socket(address: SocketAddr) -> String {
+    let (ip, port) = (address.ip(), address.port());
+    format!("{{ socket_address: {{ address: {ip}, port_value: {port} }} }}")
+}
+
+fn http_listener(name: &str, address: SocketAddr, options: &str, manager: &str) -> String {
+    format!(
+        "  - name: {name}
+    address: {}
+{options}    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+              '@type': {TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager
+              stat_prefix: {name}
+              upgrade_configs: [{{ upgrade_type: websocket }}]{manager}
+              route_config:
+                virtual_hosts:
+                - name: all
+                  domains: ['*']
+                  routes: [{{ match: {{ prefix: / }}, route: {{ cluster: http, timeout: 0s }} }}]
+              http_filters:
+              - name: router
+                typed_config: {{ '@type': {TYPE}.filters.http.router.v3.Router }}
+",
+        socket(address)
+    )
+}
+
+fn tcp_listener(address: SocketAddr) -> String {
+    format!(
+        "  - name: tcp
+    address: {}
+    filter_chains:
+    - filters:
+      - name: tcp
+        typed_config:
+          '@type': {TYPE}.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: tcp
+          cluster: tcp
+",
+        socket(address)
+    )
+}
+
+fn udp_listener(address: SocketAddr) -> String {
+    let (ip, port) = (address.ip(), address.port());
+    format!(
+        "  - name: udp
+    address: {{ socket_address: {{ protocol: UDP, address: {ip}, port_value: {port} }} }}
+    listener_filters:
+    - name: udp
+      typed_config:
+        '@type': {TYPE}.filters.udp.udp_proxy.v3.UdpProxyConfig
+        stat_prefix: udp
+        idle_timeout: 2s
+        matcher:
+          on_no_match:
+            action:
+              name: route
+              typed_config:
+                '@type': {TYPE}.filters.udp.udp_proxy.v3.Route
+                cluster: udp
+"
+    )
+}
+
+fn cluster(name: &str, address: SocketAddr) -> String {
+    format!(
+        "  - name: {name}
+    type: STATIC
+    connect_timeout: 5s
+    load_assignment:
+      cluster_name: {name}
+      endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {} }} }}] }}]
+",
+        socket(address)
+    )
+}

@@ -1,0 +1,280 @@
+//! Bad input, and what a child is given and gives back.
+
+mod support;
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use support::drainit::{Drainit, run, run_with};
+use support::fake_envoy::{self, SharedModel, shell};
+use support::http::Address;
+use support::{Loopback, PATIENCE, TempDir, wait_for};
+
+/// The options that keep a run from touching anything but its child.
+const QUIET: [&str; 4] = ["--listen", "off", "--envoy-flags", "keep"];
+
+/// Runs a shell script as the child: exit code and standard output.
+fn child(script: &str) -> (i32, String) {
+    let mut arguments = Vec::from(QUIET);
+    arguments.extend(["--", "sh", "-c", script]);
+    let (code, out, _) = run(&arguments);
+    (code, out)
+}
+
+/// Checks that this is refused with one line that holds `text`, and that nothing was started.
+#[track_caller]
+fn refused(options: &[&str], variables: &[(&str, &str)], text: &str) {
+    let dir = TempDir::new();
+    let file = dir.join("started").display().to_string();
+    let mut arguments = Vec::from(options);
+    arguments.extend(["--", "touch", &file]);
+    let (code, out, err) = run_with(&arguments, variables);
+    assert_eq!(code, 2, "{err}");
+    assert_eq!(out, "");
+    assert_eq!(err.lines().count(), 1, "{err}");
+    assert!(err.contains(text), "{text} is not in: {err}");
+    assert!(!dir.join("started").exists(), "it was started");
+}
+
+#[test]
+fn an_unknown_option_is_refused() {
+    refused(&["--drain-timeuot", "3s"], &[], "--drain-timeuot");
+}
+
+#[test]
+fn a_bad_value_is_refused_with_what_would_be_right() {
+    for (option, value) in [
+        ("--drain-timeout", "25"),
+        ("--drain-timeout", "-3s"),
+        ("--drain-timeout", "soon"),
+        ("--settle", ""),
+        ("--check-interval", "1 s"),
+        ("--open-connections", "many"),
+        ("--open-connections", "-1"),
+        ("--envoy-flags", "some"),
+        ("--log-format", "xml"),
+        ("--log-level", "loud"),
+        ("--listen", "nowhere"),
+        ("--shutdown-from", "10.0.0.0/33"),
+        ("--admin-address", "127.0.0.1:70000"),
+        ("--restart", "always"),
+    ] {
+        refused(&[option, value], &[], option);
+    }
+}
+
+#[test]
+fn a_bad_value_in_the_environment_is_refused_by_its_variable() {
+    let variable = ("DRAINIT_DRAIN_TIMEOUT", "soon");
+    refused(&[], &[variable], "DRAINIT_DRAIN_TIMEOUT");
+}
+
+#[test]
+fn the_command_line_wins_over_the_environment() {
+    let mut arguments = vec!["--drain-timeout", "3s"];
+    arguments.extend(QUIET);
+    arguments.extend(["--", "true"]);
+    let (code, _, err) = run_with(&arguments, &[("DRAINIT_DRAIN_TIMEOUT", "7s")]);
+    assert_eq!(code, 0, "{err}");
+}
+
+#[test]
+fn a_missing_command_is_refused() {
+    for arguments in [&[][..], &["--"], &["--drain-timeout", "3s"]] {
+        let (code, _, err) = run(arguments);
+        assert_eq!(code, 2, "{arguments:?}: {err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+    }
+}
+
+#[test]
+fn a_missing_value_is_refused() {
+    let (code, _, err) = run(&["--drain-timeout"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("--drain-timeout"), "{err}");
+}
+
+#[test]
+fn help_names_every_option_and_its_variable() {
+    for ask in ["--help", "help"] {
+        let (code, out, err) = run(&[ask]);
+        assert_eq!((code, err.as_str()), (0, ""));
+        for option in [
+            "admin-address",
+            "listen",
+            "shutdown-from",
+            "drain-delay",
+            "drain-timeout",
+            "min-drain",
+            "settle",
+            "open-connections",
+            "check-interval",
+            "kill-timeout",
+            "exclude-listener",
+            "envoy-flags",
+            "log-format",
+            "log-level",
+        ] {
+            assert!(
+                out.contains(&format!("--{option}")),
+                "--{option} is not in the help"
+            );
+            let variable = format!("DRAINIT_{}", option.replace('-', "_").to_uppercase());
+            assert!(out.contains(&variable), "{variable} is not in the help");
+        }
+    }
+}
+
+#[test]
+fn the_version_is_the_crates() {
+    let (code, out, _) = run(&["--version"]);
+    assert_eq!(code, 0);
+    assert!(out.contains(env!("CARGO_PKG_VERSION")), "{out}");
+}
+
+#[test]
+fn a_command_that_is_not_there_gives_127() {
+    for command in ["/nowhere/envoy", "no-such-envoy"] {
+        let (code, _, err) = run(&["--listen", "off", "--", command]);
+        assert_eq!(code, 127);
+        assert!(err.contains(command), "{err}");
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_gives_126() {
+    let dir = TempDir::new();
+    let file = dir.join("envoy");
+    fs::write(&file, "not a program").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    for command in [&file, dir.path()] {
+        let command = command.display().to_string();
+        let (code, _, err) = run(&["--listen", "off", "--", &command]);
+        assert_eq!(code, 126, "{err}");
+        assert!(err.contains(&command), "{err}");
+    }
+}
+
+#[test]
+fn the_childs_exit_code_is_ours() {
+    assert_eq!(child("exit 42").0, 42);
+    assert_eq!(child("exit 0").0, 0);
+    assert_eq!(child("kill -KILL $$").0, 137);
+    assert_eq!(child("kill -ABRT $$").0, 134);
+}
+
+#[test]
+fn a_child_starts_with_every_signal_as_it_should_be() {
+    // A shell would change some: the child reads its own.
+    let mut arguments = Vec::from(QUIET);
+    arguments.extend(["--", "grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"]);
+    let (code, out, _) = run(&arguments);
+    assert_eq!(code, 0);
+    for line in out.lines() {
+        assert!(line.ends_with("\t0000000000000000"), "{line}");
+    }
+}
+
+#[test]
+fn a_child_gets_no_descriptor_of_ours() {
+    // 3 is the directory that ls reads.
+    let mut arguments = Vec::from(QUIET);
+    arguments.extend(["--", "ls", "/proc/self/fd"]);
+    let (_, out, _) = run(&arguments);
+    assert_eq!(out, "0\n1\n2\n3");
+}
+
+#[test]
+fn every_orphan_is_reaped() {
+    let admin = SharedModel::default().admin();
+    let script = "for n in 1 2 3 4 5; do (sleep 0.05 & sleep 0.1 &) ; done; sleep 1000 & \
+                  trap 'kill $!; exit 0' TERM; wait $!";
+    let mut drainit = fake_envoy::start_with(&[], &admin.address, &shell(script));
+    drainit.wait_ready();
+    let zombies = |pid| {
+        let stats = fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+        let parent = format!(") Z {pid} ");
+        stats.filter(|stat| stat.contains(&parent)).count()
+    };
+    // Only the shell, and the sleep that it waits for, remain.
+    wait_for("the orphans to go", PATIENCE, || {
+        support::process::children(drainit.pid()).len() == 1 && zombies(drainit.pid()) == 0
+    });
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+}
+
+#[test]
+fn a_taken_port_turns_health_off_and_traffic_goes_on() {
+    let loopback = Loopback::claim();
+    let taken = TcpListener::bind((loopback.ip, 8090)).unwrap();
+    let listen = taken.local_addr().unwrap();
+    let address = listen.to_string();
+    let admin = SharedModel::default().admin();
+    let mut drainit = fake_envoy::start(&["--listen", &address], &admin.address);
+    drainit.wait_log(&address);
+    // Envoy runs, and is asked how it is.
+    admin.wait_call("GET /ready", 1);
+    assert!(!drainit.has_exited());
+    drop(taken);
+    wait_for("health on the port once it is free", PATIENCE * 2, || {
+        Address::Tcp(listen)
+            .request("GET", "/healthz", Duration::from_secs(1))
+            .is_ok_and(|answer| answer.status == 200)
+    });
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+}
+
+#[test]
+fn a_command_needs_no_dashes_before_it() {
+    let mut arguments = Vec::from(QUIET);
+    arguments.extend(["sh", "-c", "exit 7"]);
+    assert_eq!(run(&arguments).0, 7);
+}
+
+#[test]
+fn install_copies_the_program_whole() {
+    let dir = TempDir::new();
+    let copy = dir.join("drainit");
+    assert_eq!(run(&["install", &copy.display().to_string()]).0, 0);
+    assert_eq!(
+        fs::read(&copy).unwrap(),
+        fs::read(support::drainit()).unwrap()
+    );
+    assert_eq!(
+        fs::metadata(&copy).unwrap().permissions().mode() & 0o777,
+        0o755
+    );
+}
+
+#[test]
+fn nothing_to_shut_down_or_to_ask_is_said_in_one_line() {
+    let (code, _, err) = run(&["health", "tired"]);
+    assert_eq!(code, 2, "{err}");
+    let nowhere = [("DRAINIT_LISTEN", "unix:/nowhere/health.sock")];
+    for question in [&["health"][..], &["health", "live"], &["health", "ready"]] {
+        let (code, out, err) = run_with(question, &nowhere);
+        assert_eq!(code, 1, "{err}");
+        assert_eq!(out.lines().count() + err.lines().count(), 1, "{out}{err}");
+    }
+}
+
+#[test]
+fn health_asks_the_running_one() {
+    let admin = SharedModel::default().admin();
+    let drainit: Drainit = fake_envoy::start(&[], &admin.address);
+    drainit.wait_ready();
+    let listen = format!("unix:{}", drainit.health.text());
+    for question in [&["health"][..], &["health", "live"], &["health", "ready"]] {
+        let (code, out, err) = run_with(question, &[("DRAINIT_LISTEN", &listen)]);
+        assert_eq!(code, 0, "{err}");
+        assert_eq!(out.lines().count() + err.lines().count(), 1, "{out}{err}");
+    }
+}
