@@ -14,8 +14,8 @@ use super::request::{self, Head, MAX_HEAD};
 
 /// From the connection's begin to the end of the request's head.
 const HEAD_TIME: Duration = Duration::from_secs(2);
-/// For the peer to take all of its answer.
-const WRITE_TIME: Duration = Duration::from_secs(5);
+/// For the peer to take all of its answer, most of which a socket's buffer has room for.
+const WRITE_TIME: Duration = Duration::from_secs(3);
 /// For the peer to close once it has its answer.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 /// How many bytes of a body are thrown away meanwhile.
