@@ -85,7 +85,7 @@ pub fn answer(
         }),
         Endpoint::Metrics => Answer::Now(Reply {
             content_type: metrics::CONTENT_TYPE,
-            ..Reply::text(200, metrics::render(snapshot, now, wall))
+            ..Reply::text(200, metrics::render(snapshot, now))
         }),
     }
 }

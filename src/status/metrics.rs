@@ -4,7 +4,7 @@
 //! zero would say that somebody had looked.
 
 use std::fmt::Write;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use super::clock::{seconds, unix_seconds};
 use super::{Snapshot, State};
@@ -13,9 +13,9 @@ use crate::envoy::stats::Load;
 /// The format's content type.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The metrics of `snapshot`, looked at `now`. The wall clock is part of no sample: when a
+/// The metrics of `snapshot`, looked at `now`. The wall clock has no part in them: when a
 /// certificate expires is told as it is, and the scraper's clock says how far away that is.
-pub fn render(snapshot: &Snapshot, now: Instant, _wall: SystemTime) -> String {
+pub fn render(snapshot: &Snapshot, now: Instant) -> String {
     let mut page = Page::default();
 
     page.name(
@@ -254,11 +254,7 @@ pub(crate) mod tests {
     }
 
     fn page(snapshot: &Snapshot) -> String {
-        render(
-            snapshot,
-            snapshot.born + Duration::from_secs(100),
-            UNIX_EPOCH,
-        )
+        render(snapshot, snapshot.born + Duration::from_secs(100))
     }
 
     #[test]

@@ -90,13 +90,18 @@ impl Rig {
     /// How often the server's thread went to sleep so far.
     pub fn sleeps(&self) -> u64 {
         let name = self.thread();
-        let task = std::fs::read_dir("/proc/self/task")
-            .unwrap()
-            .map(|task| task.unwrap().path())
-            .find(|task| {
-                let found = std::fs::read_to_string(task.join("comm"));
-                found.is_ok_and(|found| found.trim_end() == name)
-            });
+        let mut task = None;
+        // A thread gives itself its name, a moment after it began.
+        wait_for("the thread", || {
+            task = std::fs::read_dir("/proc/self/task")
+                .unwrap()
+                .map(|task| task.unwrap().path())
+                .find(|task| {
+                    let found = std::fs::read_to_string(task.join("comm"));
+                    found.is_ok_and(|found| found.trim_end() == name)
+                });
+            task.is_some()
+        });
         let status = std::fs::read_to_string(task.unwrap().join("status")).unwrap();
         let line = status
             .lines()
