@@ -45,9 +45,9 @@ impl Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Exit::Code(code) => write!(f, "exited with {code}"),
+            Exit::Code(code) => write!(f, "exit code {code}"),
             Exit::Signal(signal) => {
-                write!(f, "was killed by {}", signal_name(c_int::from(*signal)))
+                write!(f, "killed by {}", signal_name(c_int::from(*signal)))
             }
         }
     }
@@ -121,10 +121,8 @@ impl Signals {
         for signal in survived() {
             handle.add_signal(signal)?;
         }
-        for signal in 1..libc::SIGRTMIN() {
-            if is_ignored(signal) && signal != libc::SIGPIPE {
-                set_disposition(signal, libc::SIG_DFL);
-            }
+        for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
+            undo_ignored(signal);
         }
         Ok((Signals { delivery }, waker))
     }
@@ -159,13 +157,28 @@ fn survived() -> impl Iterator<Item = c_int> {
         .chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
-fn is_ignored(signal: c_int) -> bool {
-    // SAFETY: with a null new action, sigaction only writes the old one to memory that is ours;
-    // an all-zero sigaction is a valid value. nix has no call that only looks.
+/// Gives a signal that is ignored its default back: an ignored one stays so in every child.
+fn undo_ignored(signal: c_int) {
+    // The kernel's own sigaction and sigset: libc refuses the signals that it keeps for itself,
+    // and those are inherited too (glibc's posix_spawn leaves SIGCANCEL ignored).
+    type Action = [libc::c_ulong; 4];
+    const SIGSET: usize = 8;
+    let default: Action = [0; 4];
+    let mut old = default;
+    let none = std::ptr::null::<Action>();
+    // SAFETY: the kernel reads and writes no more than a sigaction, which is four words: handler,
+    // flags, restorer, mask. All zero is the default, which runs no code.
     unsafe {
-        let mut old: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal, std::ptr::null(), &mut old) == 0
-            && old.sa_sigaction == libc::SIG_IGN
+        libc::syscall(libc::SYS_rt_sigaction, signal, none, &raw mut old, SIGSET);
+        if old[0] == libc::SIG_IGN as libc::c_ulong {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                none,
+                SIGSET,
+            );
+        }
     }
 }
 

@@ -206,12 +206,11 @@ fn shutdown_is_answered_once_the_drain_is_over_or_envoy_gone() {
         if let Some(drain) = &mut snapshot.drain {
             drain.ended = Some((now, Outcome::Deadline));
         }
-        let expected = says(200, "OK");
-        assert_eq!(
-            ask(Endpoint::Shutdown, &snapshot, now, now),
-            expected,
-            "{state:?}"
-        );
+        let Answer::Now(reply) = ask(Endpoint::Shutdown, &snapshot, now, now) else {
+            panic!("{state:?}");
+        };
+        assert_eq!((reply.status, reply.body.as_str()), (200, "OK"));
+        assert_eq!(reply.drain_result, Some("deadline"));
     }
 }
 

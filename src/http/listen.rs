@@ -9,6 +9,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -18,6 +19,9 @@ use nix::sys::socket::{
 use nix::unistd::geteuid;
 
 use crate::cidr::Cidr;
+
+/// Between two tries to bind what is taken.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The port of [`Listen::Default`].
 const PORT: u16 = 8090;
@@ -82,6 +86,65 @@ pub struct Listener {
 enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener),
+}
+
+/// The addresses that are wanted, and the sockets of those that could be had.
+///
+/// A port that is taken must not keep Envoy from its traffic: it is tried again, once a second.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    pub(super) bound: Vec<Listener>,
+    missing: Vec<Listen>,
+    retry_at: Option<Instant>,
+}
+
+impl Listeners {
+    /// Binds `wanted`, and remembers what could not be had; the log tells of it.
+    pub fn new(wanted: impl IntoIterator<Item = Listen>) -> Listeners {
+        let mut listeners = Listeners {
+            missing: wanted.into_iter().collect(),
+            ..Listeners::default()
+        };
+        listeners.bind_missing(Instant::now(), true);
+        listeners
+    }
+
+    /// The addresses that are listened on.
+    pub fn addresses(&self) -> impl Iterator<Item = &Listen> {
+        self.bound.iter().map(Listener::address)
+    }
+
+    /// When to try again, if anything is missing.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Tries again, if it is time.
+    pub(super) fn retry(&mut self, now: Instant) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.bind_missing(now, false);
+        }
+    }
+
+    fn bind_missing(&mut self, now: Instant, first: bool) {
+        let Listeners { bound, missing, .. } = self;
+        missing.retain(|address| match bind(address) {
+            Ok(listener) => {
+                if let Some(listener) = &listener {
+                    log::info!("health, status and metrics on {}", listener.address());
+                }
+                bound.extend(listener);
+                false
+            }
+            Err(error) => {
+                if first {
+                    log::warn!("no health, status and metrics on {address} for now: {error}");
+                }
+                true
+            }
+        });
+        self.retry_at = (!missing.is_empty()).then(|| now + RETRY);
+    }
 }
 
 /// Binds `address` and listens on it; `None` for [`Listen::Off`].

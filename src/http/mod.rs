@@ -1,6 +1,6 @@
 //! Health, shutdown, status and metrics over HTTP: one thread, one `poll`.
 //!
-//! [`bind`] the addresses, then run [`serve`] on a thread of its own. It answers from the
+//! Bind the addresses ([`Listeners`]), then run [`serve`] on a thread of its own. It answers from the
 //! snapshot and asks nobody; what a request changes is an [`Event`](crate::event::Event) for the
 //! main thread. It returns once drainit is [gone](crate::status::State::Gone) and everybody who
 //! waited has their answer. Should it panic, it can be run again on the same listeners.
@@ -35,5 +35,5 @@ pub mod reply;
 pub mod request;
 mod server;
 
-pub use listen::{Listen, Listener, Peer, bind};
+pub use listen::{Listen, Listener, Listeners, Peer, bind};
 pub use server::serve;

@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::connection::Connection;
 use super::handler::Handler;
-use super::listen::Listener;
+use super::listen::{Listener, Listeners};
 use crate::cidr::Cidr;
 use crate::event::Event;
 use crate::mailbox::{Mailbox, Wakeups};
@@ -35,7 +35,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(300);
 /// # Errors
 /// When `poll` fails, which it does if the kernel is out of memory.
 pub fn serve(
-    listeners: &[Listener],
+    listeners: &mut Listeners,
     board: &Board,
     wakeups: &Wakeups,
     mailbox: &Mailbox<Event>,
@@ -66,7 +66,7 @@ fn connection_limit() -> usize {
 }
 
 struct Server<'a> {
-    listeners: &'a [Listener],
+    listeners: &'a mut Listeners,
     wakeups: &'a Wakeups,
     limit: usize,
     /// The oldest first.
@@ -82,6 +82,7 @@ impl Server<'_> {
     /// Waits until there is something to do, and does it for the connections.
     fn wait(&mut self) -> io::Result<()> {
         let now = Instant::now();
+        self.listeners.retry(now);
         self.accept_after = self.accept_after.filter(|after| now < *after);
         let accepting = if self.accept_after.is_none() {
             PollFlags::POLLIN
@@ -93,12 +94,13 @@ impl Server<'_> {
             .iter()
             .filter_map(Connection::deadline)
             .chain(self.accept_after)
+            .chain(self.listeners.retry_at())
             .chain(self.handler.probe(now))
             .min();
 
-        let mut fds = Vec::with_capacity(1 + self.listeners.len() + self.connections.len());
+        let mut fds = Vec::with_capacity(1 + self.listeners.bound.len() + self.connections.len());
         fds.push(PollFd::new(self.wakeups.as_fd(), PollFlags::POLLIN));
-        for listener in self.listeners {
+        for listener in &self.listeners.bound {
             fds.push(PollFd::new(listener.as_fd(), accepting));
         }
         for connection in &self.connections {
@@ -119,7 +121,7 @@ impl Server<'_> {
         }
         let knocked: Vec<bool> = told
             .by_ref()
-            .take(self.listeners.len())
+            .take(self.listeners.bound.len())
             .map(|flags| happened(&flags))
             .collect();
         let now = Instant::now();
@@ -133,13 +135,8 @@ impl Server<'_> {
             }
         }
         if self.accept_after.is_none() {
-            for (listener, _) in self
-                .listeners
-                .iter()
-                .zip(knocked)
-                .filter(|(_, knocked)| *knocked)
-            {
-                self.accept(listener, now);
+            for (index, _) in knocked.iter().enumerate().filter(|(_, knocked)| **knocked) {
+                self.accept(index, now);
             }
         }
         Ok(())
@@ -160,9 +157,12 @@ impl Server<'_> {
     }
 
     /// Takes the connections that have come, as many as are fair.
-    fn accept(&mut self, listener: &Listener, now: Instant) {
+    fn accept(&mut self, listener: usize, now: Instant) {
         for _ in 0..ACCEPT_TURN {
-            let (socket, peer) = match listener.accept() {
+            let Some(accepted) = self.listeners.bound.get(listener).map(Listener::accept) else {
+                return;
+            };
+            let (socket, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if concerns_one_connection(&error) => continue,
@@ -208,12 +208,10 @@ impl Server<'_> {
 
     /// Answers everybody who waits or has just come, and sees the answers off.
     fn finish(&mut self, now: Instant) -> io::Result<()> {
-        for listener in self.listeners {
+        for listener in 0..self.listeners.bound.len() {
             self.accept(listener, now);
         }
         // From here on nobody is let in, and nobody is waited for who has not asked.
-        self.listeners = &[];
-        self.accept_after = None;
         let end = now + LAST_ANSWERS;
         loop {
             let now = Instant::now();
@@ -222,7 +220,7 @@ impl Server<'_> {
             if self.connections.is_empty() || now >= end {
                 return Ok(());
             }
-            // Makes `wait` return in time.
+            // Nobody is accepted, and `wait` returns in time.
             self.accept_after = Some(end);
             self.wait()?;
         }

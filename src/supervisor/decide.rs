@@ -354,6 +354,9 @@ impl Core {
                 self.probe_due = Some(now + self.probe_pause);
                 self.probe_pause = (self.probe_pause * 3 / 2).min(PROBE_REST);
             }
+        } else if answer.is_none() {
+            // How long it has not answered is only known if it is asked again and again.
+            self.probe_due = Some(now + PROBE_REST);
         }
     }
 
@@ -367,7 +370,7 @@ impl Core {
             }
             _ => return,
         };
-        self.reason = format!("envoy {exit}");
+        self.reason = format!("envoy exited: {exit}");
         if let Some(drain) = &mut self.drain {
             drain.end(Outcome::EnvoyExited);
             self.phase = Phase::Over(exit.code());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::control;
 use crate::envoy::admin::{self, Job};
 use crate::event::Event;
-use crate::http::{self, Listen};
+use crate::http::{self, Listen, Listeners};
 use crate::mailbox::{Mailbox, Wakeups};
 use crate::options::Options;
 use crate::status::Board;
@@ -173,20 +173,16 @@ impl Helpers {
     }
 }
 
-/// Binds what can be bound, and serves until it is over or cannot go on. A port that is taken
-/// must not keep Envoy from its traffic: it is tried again, like everything here.
 fn serve(options: &Options, board: &Board, wakeups: &Wakeups, mailbox: &Mailbox<Event>) {
     let control = Listen::Abstract(control::socket_name(std::process::id()));
-    let mut listeners = Vec::new();
-    for address in [&options.listen, &control] {
-        match http::bind(address) {
-            Ok(listener) => listeners.extend(listener),
-            Err(error) => {
-                log::warn!("health, status and metrics are not served on {address}: {error}")
-            }
-        }
-    }
-    if let Err(error) = http::serve(&listeners, board, wakeups, mailbox, &options.shutdown_from) {
+    let mut listeners = Listeners::new([options.listen.clone(), control]);
+    if let Err(error) = http::serve(
+        &mut listeners,
+        board,
+        wakeups,
+        mailbox,
+        &options.shutdown_from,
+    ) {
         log::warn!("health, status and metrics: {error}");
     }
 }

@@ -246,7 +246,7 @@ impl Supervisor {
             if self.child.as_ref().is_some_and(|child| child.pid == pid) {
                 ended = Some(exit);
             } else {
-                log::debug!("reaped {pid}, which {exit}");
+                log::debug!("reaped {pid}: {exit}");
             }
         }
         self.board

@@ -77,7 +77,7 @@ impl Reporter {
     /// Envoy is gone.
     pub fn take_exit(&mut self, exit: Exit) {
         self.exit = Some(exit);
-        log::info!(exit_code = exit.code(); "envoy {exit}");
+        log::info!(exit_code = exit.code(); "envoy exited: {exit}");
     }
 
     /// Envoy could not be started.
@@ -218,22 +218,17 @@ impl Reporter {
 
     /// The one line that says why it is over.
     pub fn summary(&self, snapshot: &Snapshot, code: u8) -> String {
-        let end = match (&self.failure, self.exit) {
-            (Some(why), _) => return format!("drainit is over: {why}; exit code {code}"),
-            (None, Some(exit)) => format!("envoy {exit}"),
-            (None, None) if self.starts == 0 => "envoy was never started".into(),
-            (None, None) => "envoy did not end".into(),
+        let why = match (&self.failure, &snapshot.drain, self.exit) {
+            (Some(why), _, _) => why.clone(),
+            (None, Some(drain), _) => ending(drain, snapshot),
+            (None, None, _) => snapshot.reason.clone(),
         };
-        let why = match &snapshot.drain {
-            Some(drain) => ending(drain, snapshot.load.as_ref()),
-            None if snapshot.reason.starts_with("envoy") => snapshot.reason.clone(),
-            None => format!("stopped by {}", snapshot.reason),
+        let end = match self.exit {
+            _ if self.starts == 0 => "envoy was not started".into(),
+            Some(exit) => format!("envoy's {exit}"),
+            None => "envoy did not end".into(),
         };
-        if why == end {
-            format!("drainit is over: {end}; exit code {code}")
-        } else {
-            format!("drainit is over: {why}; {end}; exit code {code}")
-        }
+        format!("drainit is over: {why}; {end}; exit code {code}")
     }
 }
 
@@ -248,7 +243,7 @@ fn tell_state(snapshot: &Snapshot) {
             log::info!(state = name; "{}: draining for {} at the most", drain.cause, limit(drain));
         }
         (State::Drained, Some(drain)) => {
-            log::info!(state = name; "{}; envoy stays until it is told to stop", ending(drain, snapshot.load.as_ref()));
+            log::info!(state = name; "{}; envoy stays until it is told to stop", ending(drain, snapshot));
         }
         (State::Waiting | State::Restarting, _) => {
             log::warn!(state = name; "{name}: {}", snapshot.reason)
@@ -350,37 +345,26 @@ fn progress(now: Instant, drain: &Drain, load: Option<&Load>) -> String {
     line
 }
 
-/// `drained after 3.2 s: 12 connections at the start, none at the end`
-fn ending(drain: &Drain, load: Option<&Load>) -> String {
+/// `drained after 3.2 s (SIGTERM): 12 connections at the start, 0 at the end`
+fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
     let Some((at, outcome)) = drain.ended else {
         return "not drained".into();
     };
-    let mut line = format!(
-        "{} after {} ({})",
-        match outcome {
-            Outcome::Drained => "drained",
-            Outcome::Idle => "drained but for idle connections",
-            Outcome::Deadline => "cut by the deadline",
-            Outcome::AdminLost => "cut by the deadline with the admin lost",
-            Outcome::NeverLive => "stopped without a drain, for it was never live,",
-            Outcome::SecondSignal => "cut by a second signal",
-            Outcome::EnvoyExited => "drain ended by envoy's own end",
-        },
-        show(at.saturating_duration_since(drain.started)),
-        drain.cause,
-    );
-    if let (Some(first), Some(last)) = (&drain.first, load) {
+    let took = show(at.saturating_duration_since(drain.started));
+    let mut line = format!("{} after {took} ({})", outcome.name(), drain.cause);
+    if let (Some(first), Some(last)) = (&drain.first, &snapshot.load) {
+        let start = plural(first.connections(), "connection");
         let _ = write!(
             line,
-            ": {} at the start, {} at the end",
-            plural(first.connections(), "connection"),
+            ": {start} at the start, {} at the end",
             last.connections()
         );
         let left = by_listener(last);
         if !left.is_empty() {
+            let cut = if outcome.is_clean() { "idle" } else { "cut" };
             let _ = write!(
                 line,
-                " ({left}; {} in flight)",
+                " ({cut}: {left}; {} in flight)",
                 plural(last.requests, "request")
             );
         }

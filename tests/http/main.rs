@@ -113,12 +113,6 @@ fn ready_waits_for_envoys_answer() {
 #[test]
 fn ready_gives_up_before_the_kubelet_does() {
     let rig = Rig::start(&LOOPBACK);
-<<<<<<< HEAD
-    let start = Instant::now();
-    let expected = (503, "envoy's admin interface does not answer");
-    assert_eq!(rig.get("/ready").says(), expected);
-    let took = start.elapsed();
-=======
     let expected = (503, "envoy's admin interface does not answer");
     // The machine may have other work; the quickest of three tells what the server does.
     let took = (0..3).map(|_| {
@@ -127,7 +121,6 @@ fn ready_gives_up_before_the_kubelet_does() {
         start.elapsed()
     });
     let took = took.min().unwrap();
->>>>>>> http
     assert!(took >= Duration::from_millis(900), "{took:?}");
     assert!(took < Duration::from_millis(1_000), "{took:?}");
 }

@@ -5,15 +5,15 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use drainit::drain::Outcome;
 use drainit::event::Event;
-use drainit::http::{self, Listen, Listener};
+use drainit::http::{self, Listen, Listeners};
 use drainit::mailbox::{Mailbox, Waker, Wakeups};
 use drainit::status::{Board, Drain, Envoy, Snapshot, State};
 
@@ -27,7 +27,7 @@ pub struct Rig {
     pub board: Board,
     pub events: Receiver<Event>,
     pub mailbox: Mailbox<Event>,
-    listeners: Arc<[Listener]>,
+    listeners: Arc<Mutex<Listeners>>,
     wakeups: Arc<Wakeups>,
     server: Option<JoinHandle<io::Result<()>>>,
 }
@@ -38,14 +38,10 @@ impl Rig {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let control = format!("drainit-http-{}-{count}", std::process::id());
-        let public = http::bind(&"127.0.0.1:0".parse().unwrap())
-            .unwrap()
-            .unwrap();
-        let private = http::bind(&Listen::Abstract(control.clone()))
-            .unwrap()
-            .unwrap();
-        let Listen::Tcp(address) = *public.address() else {
-            panic!("{public:?}")
+        let public = "127.0.0.1:0".parse().unwrap();
+        let listeners = Listeners::new([public, Listen::Abstract(control.clone())]);
+        let Some(Listen::Tcp(address)) = listeners.addresses().next().cloned() else {
+            panic!("{listeners:?}")
         };
         let (reader, wakeups) = Waker::new().unwrap();
         let (waker, _) = Waker::new().unwrap();
@@ -64,7 +60,7 @@ impl Rig {
             board: Board::new(snapshot, reader),
             events,
             mailbox,
-            listeners: [public, private].into(),
+            listeners: Arc::new(Mutex::new(listeners)),
             wakeups: Arc::new(wakeups),
             server: None,
         };
@@ -78,7 +74,10 @@ impl Rig {
         let (listeners, wakeups) = (self.listeners.clone(), self.wakeups.clone());
         let (board, mailbox) = (self.board.clone(), self.mailbox.clone());
         let server = std::thread::Builder::new().name(self.thread());
-        let serve = move || http::serve(&listeners, &board, &wakeups, &mailbox, &networks);
+        let serve = move || {
+            let listeners = &mut listeners.lock().unwrap();
+            http::serve(listeners, &board, &wakeups, &mailbox, &networks)
+        };
         self.server = Some(server.spawn(serve).unwrap());
     }
 
