@@ -61,12 +61,23 @@ pub fn wait_for_some<T>(what: &str, timeout: Duration, mut look: impl FnMut() ->
     }
 }
 
-/// The program under test: the one that ships where `TEST_DRAINIT` names it.
+/// The program under test: the static one that ships, not cargo's.
 pub fn drainit() -> PathBuf {
-    env::var_os("TEST_DRAINIT").map_or_else(
-        || PathBuf::from(env!("CARGO_BIN_EXE_drainit")),
+    let path = env::var_os("TEST_DRAINIT").map_or_else(
+        || {
+            let target = format!("target/{}-unknown-linux-musl", env::consts::ARCH);
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join(target)
+                .join("release/drainit")
+        },
         PathBuf::from,
-    )
+    );
+    assert!(
+        path.is_file(),
+        "{} is missing: run scripts/build",
+        path.display()
+    );
+    path
 }
 
 /// The real Envoy.
