@@ -177,8 +177,14 @@ fn a_child_starts_with_every_signal_as_it_should_be_whatever_we_inherited() {
     let (code, out, err) = run_command(&mut command);
     assert_eq!(code, 0, "{err}");
     for name in ["SigPnd", "SigBlk", "SigIgn"] {
-        let line = format!("{name}:\t0000000000000000");
-        assert!(out.contains(&line), "{line} is not in\n{out}");
+        let set = out
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap();
+        let set = u64::from_str_radix(set.trim_start_matches(":\t"), 16).unwrap();
+        // Without 32 and 33, which are the C library's own: musl's posix_spawn leaves 32 ignored,
+        // and glibc sets up what it uses of them.
+        assert_eq!(set & !(0b11 << 31), 0, "{name}: {set:#x}");
     }
 }
 
@@ -192,11 +198,13 @@ fn the_childs_exit_code_is_ours_whatever_we_inherited() {
 
 #[test]
 fn a_child_gets_no_descriptor_of_ours() {
-    // 3 is the directory that ls reads.
+    // What we were given it gets, as it would without us.
+    let list = ["ls", "/proc/self/fd"];
+    let (_, given, _) = run_command(Command::new(list[0]).arg(list[1]));
     let mut arguments = Vec::from(QUIET);
-    arguments.extend(["--", "ls", "/proc/self/fd"]);
-    let (_, out, _) = run(&arguments);
-    assert_eq!(out, "0\n1\n2\n3");
+    arguments.push("--");
+    arguments.extend(list);
+    assert_eq!(run(&arguments).1, given);
 }
 
 #[test]
