@@ -1,8 +1,18 @@
 //! The parts of `drainit`, for its tests and fuzzers. The program is `src/main.rs`.
 
 pub mod certificates;
+pub mod cidr;
+pub mod client;
+pub mod commands;
+pub mod control;
 pub mod drain;
+pub mod duration;
 pub mod envoy;
 pub mod event;
+pub mod http;
+pub mod logging;
 pub mod mailbox;
+pub mod options;
+pub mod process;
 pub mod status;
+pub mod supervisor;

@@ -55,6 +55,11 @@ impl Wakeups {
         let mut bytes = [0; 64];
         while matches!((&self.0).read(&mut bytes), Ok(n) if n == bytes.len()) {}
     }
+
+    /// The socket itself.
+    pub fn into_socket(self) -> UnixStream {
+        self.0
+    }
 }
 
 impl AsFd for Wakeups {

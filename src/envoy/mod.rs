@@ -1,3 +1,6 @@
 //! All that knows Envoy.
 
+pub mod address;
+pub mod admin;
+pub mod flags;
 pub mod stats;

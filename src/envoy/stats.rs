@@ -54,3 +54,237 @@ impl Load {
         self.requests + self.tcp_sessions + self.udp_sessions
     }
 }
+
+/// The longest line that is looked at; Envoy's names are far shorter. What is longer is no gauge
+/// of ours and is skipped.
+const LINE_MAX: usize = 4096;
+
+/// A page of gauges that is being read, line by line, in bounded memory.
+#[derive(Debug, Default)]
+pub struct Page {
+    line: Vec<u8>,
+    listeners: Vec<Listener>,
+    /// Connections on every listener, excluded and internal ones too.
+    all_connections: u64,
+    http_connections: u64,
+    requests: u64,
+    udp_sessions: u64,
+    live: Option<bool>,
+}
+
+impl Page {
+    /// Takes the next bytes of the answer's body, however it was cut into pieces.
+    pub fn feed(&mut self, bytes: &[u8], excluded: &[String]) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                let line = std::mem::take(&mut self.line);
+                self.take_line(&line, excluded);
+                self.line = line;
+                self.line.clear();
+            } else if self.line.len() <= LINE_MAX {
+                self.line.push(byte);
+            }
+        }
+    }
+
+    /// What the page says, once it is whole.
+    ///
+    /// # Errors
+    /// When it lacks what every whole page holds: then nothing is known, least of all zero.
+    pub fn finish(mut self, excluded: &[String]) -> Result<Load, String> {
+        let line = std::mem::take(&mut self.line);
+        self.take_line(&line, excluded);
+        let Some(live) = self.live else {
+            return Err("the answer lacks server.live: it is cut, or no statistics".into());
+        };
+        self.listeners.sort_by(|a, b| a.name.cmp(&b.name));
+        let counted: u64 = self
+            .listeners
+            .iter()
+            .map(|l| if l.excluded { 0 } else { l.connections })
+            .sum();
+        Ok(Load {
+            listeners: self.listeners,
+            requests: self.requests,
+            // Envoy has no gauge of its own for TCP proxy sessions.
+            tcp_sessions: self
+                .all_connections
+                .saturating_sub(self.http_connections)
+                .min(counted),
+            udp_sessions: self.udp_sessions,
+            health_failed: !live,
+        })
+    }
+
+    fn take_line(&mut self, line: &[u8], excluded: &[String]) {
+        if line.len() > LINE_MAX {
+            return;
+        }
+        let Some((name, value)) = std::str::from_utf8(line)
+            .ok()
+            .and_then(|line| line.trim_end().split_once(": "))
+        else {
+            return;
+        };
+        let Ok(value) = value.parse::<u64>() else {
+            return;
+        };
+        if name == "server.live" {
+            self.live = Some(value != 0);
+        } else if let Some(name) = name.strip_prefix("listener.") {
+            self.take_listener(name, value, excluded);
+        } else if let Some(name) = name.strip_prefix("http.") {
+            match name.rsplit_once('.') {
+                // The admin interface counts the very request that asks.
+                Some(("admin", _)) => {}
+                Some((_, "downstream_cx_active")) => self.http_connections += value,
+                Some((_, "downstream_rq_active")) => self.requests += value,
+                _ => {}
+            }
+        } else if name.starts_with("udp.") && name.ends_with(".downstream_sess_active") {
+            self.udp_sessions += value;
+        }
+    }
+
+    fn take_listener(&mut self, name: &str, connections: u64, excluded: &[String]) {
+        let (name, proxied) = if let Some(name) = name.strip_suffix(".downstream_cx_active") {
+            (name, true)
+        } else if let Some(name) = name.strip_suffix(".downstream_pre_cx_active") {
+            // Accepted, and still in the listener filters: no network filter has it yet.
+            (name, false)
+        } else {
+            return;
+        };
+        if name == "admin" || name.starts_with("admin.") || is_per_worker(name) {
+            return;
+        }
+        if proxied {
+            self.all_connections = self.all_connections.saturating_add(connections);
+        }
+        if name.starts_with("envoy_internal_") {
+            return;
+        }
+        match self
+            .listeners
+            .iter_mut()
+            .find(|listener| listener.name == name)
+        {
+            Some(listener) => {
+                listener.connections = listener.connections.saturating_add(connections)
+            }
+            None => self.listeners.push(Listener {
+                name: name.to_owned(),
+                connections,
+                excluded: excluded
+                    .iter()
+                    .any(|other| other.replace(':', "_") == name || other == name),
+            }),
+        }
+    }
+}
+
+/// Whether a listener's name is that of one worker's share of it: `0.0.0.0_80.worker_3`.
+fn is_per_worker(name: &str) -> bool {
+    name.rsplit_once(".worker_")
+        .is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str, excluded: &[&str]) -> Result<Load, String> {
+        let excluded: Vec<String> = excluded.iter().map(|&name| name.into()).collect();
+        let mut page = Page::default();
+        page.feed(text.as_bytes(), &excluded);
+        page.finish(&excluded)
+    }
+
+    const BUSY: &str = "\
+http.admin.downstream_cx_active: 1
+http.admin.downstream_rq_active: 1
+http.ingress.downstream_cx_active: 7
+http.ingress.downstream_rq_active: 3
+listener.0.0.0.0_10000.downstream_cx_active: 6
+listener.0.0.0.0_10000.downstream_pre_cx_active: 2
+listener.0.0.0.0_10000.worker_0.downstream_cx_active: 6
+listener.[__]_9000.downstream_cx_active: 1
+listener.admin.downstream_cx_active: 1
+listener.admin.main_thread.downstream_cx_active: 1
+listener.tcp.downstream_cx_active: 4
+server.live: 0
+udp.dns.downstream_sess_active: 5
+";
+
+    #[test]
+    fn a_busy_page_is_counted() {
+        let load = read(BUSY, &["[::]:9000"]).unwrap();
+        assert_eq!(load.connections(), 12);
+        assert_eq!(
+            (load.requests, load.tcp_sessions, load.udp_sessions),
+            (3, 4, 5)
+        );
+        assert!(load.health_failed);
+        let names: Vec<_> = load
+            .listeners
+            .iter()
+            .map(|l| (l.name.as_str(), l.excluded))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                ("0.0.0.0_10000", false),
+                ("[__]_9000", true),
+                ("tcp", false)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_page_without_gauges_is_zero_only_with_server_live() {
+        assert_eq!(read("server.live: 1\n", &[]).unwrap(), Load::default());
+        assert!(read("", &[]).is_err());
+        assert!(read("listener.a.downstream_cx_active: 0\n", &[]).is_err());
+    }
+
+    #[test]
+    fn an_internal_listeners_http_does_not_hide_an_outer_tcp_session() {
+        let load = read(
+            "http.inner.downstream_cx_active: 1\n\
+             listener.edge.downstream_cx_active: 1\n\
+             listener.envoy_internal_inner.downstream_cx_active: 1\n\
+             server.live: 1\n",
+            &[],
+        );
+        assert_eq!(load.unwrap().tcp_sessions, 1);
+    }
+
+    #[test]
+    fn the_last_line_needs_no_newline() {
+        assert!(read("server.live: 1", &[]).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter(cuts in proptest::collection::vec(0..BUSY.len(), 0..20)) {
+            let mut cuts = cuts;
+            cuts.sort_unstable();
+            let mut page = Page::default();
+            let mut from = 0;
+            for cut in cuts {
+                page.feed(&BUSY.as_bytes()[from..cut], &[]);
+                from = cut;
+            }
+            page.feed(&BUSY.as_bytes()[from..], &[]);
+            prop_assert_eq!(page.finish(&[]), read(BUSY, &[]));
+        }
+
+        #[test]
+        fn garbage_is_never_a_load(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            let mut page = Page::default();
+            page.feed(&bytes, &[]);
+            prop_assert!(page.finish(&[]).is_err());
+        }
+    }
+}

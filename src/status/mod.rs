@@ -2,6 +2,10 @@
 //!
 //! Whoever wants to know looks here; nobody asks a thread.
 
+pub mod clock;
+pub mod json;
+pub mod metrics;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -217,6 +221,11 @@ impl Board {
         // A reader that panicked cannot have left the snapshot half written: only the main
         // thread writes, and what it writes are whole fields.
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what nobody waits for. For the main thread alone.
+    pub fn update_quietly(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.read());
     }
 
     /// Changes the snapshot and wakes the reader. For the main thread alone.

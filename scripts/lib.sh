@@ -1,0 +1,53 @@
+# Functions that the scripts share; sourced by them, from the project's root.
+# shellcheck shell=bash
+
+say() { printf '==> %s\n' "$*" >&2; }
+
+fail() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# need_packages NAME...: installs the Debian packages that are not there yet.
+need_packages() {
+    local missing=() name
+    for name; do
+        dpkg-query -W -f '${db:Status-Abbrev}' "$name" 2>/dev/null | grep -q '^ii' || missing+=("$name")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || fail "missing and no apt-get to install it: ${missing[*]}"
+    say "installing ${missing[*]}"
+    mkdir -p target
+    if ! {
+        as_root apt-get update &&
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
+                install -y --no-install-recommends "${missing[@]}"
+    } >target/apt.log 2>&1; then
+        tail -n 5 target/apt.log >&2
+        fail "apt-get could not install ${missing[*]} (all of it in target/apt.log)"
+    fi
+}
+
+# need_python NAME...: a virtual environment at target/tools/python that has
+# these PyPI packages. One process at a time makes it.
+need_python() {
+    local venv=target/tools/python
+    mkdir -p target/tools
+    exec 9>target/tools/python.lock
+    flock 9
+    if [ ! -e $venv/ready ]; then
+        # Debian's python3 may come without venv, or not at all.
+        python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages python3-venv
+        python3 -m venv --clear $venv || fail "python3 -m venv failed"
+        touch $venv/ready
+    fi
+    if ! $venv/bin/pip show --quiet "$@" 2>/dev/null; then
+        say "installing $* from PyPI"
+        $venv/bin/pip install --quiet --disable-pip-version-check "$@" >&2 || fail "pip could not install $*"
+    fi
+    exec 9>&-
+}

@@ -1,0 +1,213 @@
+//! A small HTTP client over TCP and unix sockets: every wait has a limit, and so has every answer.
+
+mod transport;
+
+use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ureq::http;
+use ureq::{Agent, Proxy};
+
+use transport::{Connect, Nowhere};
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// `host:port`; the host may be an IPv4 or a bracketed IPv6 address.
+    Tcp(String),
+    /// A unix socket's path.
+    Unix(PathBuf),
+    /// A name in Linux' abstract namespace of unix sockets, written `@name`.
+    Abstract(String),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Address, String> {
+        if let Some(name) = text.strip_prefix('@') {
+            return Ok(Address::Abstract(name.into()));
+        }
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Address::Unix(path.into()));
+        }
+        if text.starts_with('/') || text.starts_with("./") {
+            return Ok(Address::Unix(text.into()));
+        }
+        let valid = text
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if valid {
+            Ok(Address::Tcp(text.into()))
+        } else {
+            Err(format!(
+                "`{text}` is no address: write host:port (127.0.0.1:9901) or a unix socket's path (/run/admin.sock)"
+            ))
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => f.write_str(address),
+            Address::Unix(path) => write!(f, "{}", path.display()),
+            Address::Abstract(name) => write!(f, "@{name}"),
+        }
+    }
+}
+
+/// How to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// GET
+    Get,
+    /// POST, with an empty body
+    Post,
+}
+
+/// Limits on one exchange.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// All of it, from the connect to the body's last byte.
+    pub time: Duration,
+    /// Bytes of the answer's body.
+    pub body: u64,
+}
+
+/// A connection is made anew for each exchange, and has this long to come about.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// An answer, but for its body.
+#[derive(Debug)]
+pub struct Head {
+    /// The status code.
+    pub status: u16,
+    /// The value of `drain-result`, with which drainit answers `/shutdown`.
+    pub drain_result: Option<String>,
+}
+
+/// Asks the server at `address`, hands the answer's body to `sink` piece by piece, and returns
+/// the answer's head.
+///
+/// # Errors
+/// One line: no connection, a limit passed, no HTTP, a body that is cut or too long. Then what
+/// `sink` was given is worth nothing.
+pub fn exchange(
+    address: &Address,
+    method: Method,
+    path: &str,
+    limits: Limits,
+    mut sink: impl FnMut(&[u8]),
+) -> Result<Head, String> {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(None::<Proxy>)
+        .user_agent("drainit")
+        .max_idle_connections(0)
+        .input_buffer_size(16 * 1024)
+        .output_buffer_size(4 * 1024)
+        .timeout_connect(Some(CONNECT.min(limits.time)))
+        .timeout_global(Some(limits.time))
+        .build();
+    let agent = Agent::with_parts(config, Connect(address.clone()), Nowhere);
+    let method = match method {
+        Method::Get => http::Method::GET,
+        Method::Post => http::Method::POST,
+    };
+    let request = http::Request::builder()
+        .method(method)
+        .uri(format!("http://drainit{path}"))
+        .header("connection", "close")
+        .body(())
+        .map_err(|error| error.to_string())?;
+    let response = agent
+        .run(request)
+        .map_err(|error| explain(address, error))?;
+    let head = Head {
+        status: response.status().as_u16(),
+        drain_result: response
+            .headers()
+            .get("drain-result")
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned),
+    };
+    let mut body = response
+        .into_body()
+        .into_with_config()
+        .limit(limits.body)
+        .reader();
+    let mut piece = [0; 4096];
+    loop {
+        match body.read(&mut piece) {
+            Ok(0) => return Ok(head),
+            Ok(length) => sink(piece.get(..length).unwrap_or_default()),
+            Err(error) => return Err(explain(address, ureq::Error::from(error))),
+        }
+    }
+}
+
+/// As [`exchange`], with the body as text.
+///
+/// # Errors
+/// As there.
+pub fn fetch(
+    address: &Address,
+    method: Method,
+    path: &str,
+    limits: Limits,
+) -> Result<(u16, String), String> {
+    let mut body = Vec::new();
+    let head = exchange(address, method, path, limits, |piece| {
+        body.extend_from_slice(piece)
+    })?;
+    Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+fn explain(address: &Address, error: ureq::Error) -> String {
+    match error {
+        ureq::Error::Io(error) => format!("{address}: {error}"),
+        ureq::Error::Timeout(_) => format!("{address}: no answer in time"),
+        ureq::Error::BodyExceedsLimit(limit) => {
+            format!("{address}: the answer is longer than {limit} bytes")
+        }
+        error => format!("{address}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read() {
+        let tcp = |text: &str| Ok(Address::Tcp(text.into()));
+        assert_eq!("127.0.0.1:9901".parse(), tcp("127.0.0.1:9901"));
+        assert_eq!("[::1]:9901".parse(), tcp("[::1]:9901"));
+        assert_eq!("localhost:80".parse(), tcp("localhost:80"));
+        assert_eq!(
+            "/admin/admin.sock".parse(),
+            Ok(Address::Unix("/admin/admin.sock".into()))
+        );
+        assert_eq!("unix:a.sock".parse(), Ok(Address::Unix("a.sock".into())));
+        assert_eq!("@name".parse(), Ok(Address::Abstract("name".into())));
+        for text in [
+            "",
+            "9901",
+            ":9901",
+            "localhost",
+            "localhost:http",
+            "localhost:99999",
+        ] {
+            assert!(
+                text.parse::<Address>().unwrap_err().contains("host:port"),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! ureq's connector and transport over the two kinds of socket. ureq has none for unix sockets.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+};
+use ureq::{Error, Timeout};
+
+use super::Address;
+
+/// A resolver that is never used for anything: the connector knows the address.
+#[derive(Debug)]
+pub struct Nowhere;
+
+impl Resolver for Nowhere {
+    fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let mut addresses = self.empty();
+        addresses.push(SocketAddr::from(([0, 0, 0, 0], 0)));
+        Ok(addresses)
+    }
+}
+
+/// Connects to one address, whatever the request's URI says.
+#[derive(Debug)]
+pub struct Connect(pub Address);
+
+impl Connector for Connect {
+    type Out = Socket;
+
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Socket>, Error> {
+        let limit = details
+            .timeout
+            .not_zero()
+            .map_or(super::CONNECT, |left| *left);
+        let stream = match &self.0 {
+            Address::Tcp(address) => Stream::Tcp(connect_tcp(address, limit)?),
+            Address::Unix(path) => Stream::Unix(connect_unix(
+                &UnixAddr::new(path.as_path()).map_err(io::Error::from)?,
+            )?),
+            Address::Abstract(name) => Stream::Unix(connect_unix(
+                &UnixAddr::new_abstract(name.as_bytes()).map_err(io::Error::from)?,
+            )?),
+        };
+        let config = details.config;
+        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+        Ok(Some(Socket { stream, buffers }))
+    }
+}
+
+fn connect_tcp(address: &str, limit: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, limit) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// A blocking connect to a unix socket waits for ever while the listener's backlog is full; a
+/// non-blocking one fails with EAGAIN.
+fn connect_unix(address: &UnixAddr) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(fd.as_raw_fd(), address)?;
+    let stream = UnixStream::from(fd);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn set_timeouts(&self, limit: Option<Duration>) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream
+                .set_read_timeout(limit)
+                .and(stream.set_write_timeout(limit)),
+            Stream::Unix(stream) => stream
+                .set_read_timeout(limit)
+                .and(stream.set_write_timeout(limit)),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.write_all(bytes),
+            Stream::Unix(stream) => stream.write_all(bytes),
+        }
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(bytes),
+            Stream::Unix(stream) => stream.read(bytes),
+        }
+    }
+}
+
+/// A connected socket.
+pub struct Socket {
+    stream: Stream,
+    buffers: LazyBuffers,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Socket")
+    }
+}
+
+impl Transport for Socket {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.stream
+            .set_timeouts(timeout.not_zero().map(|left| *left))?;
+        let output = self.buffers.output().get(..amount).unwrap_or_default();
+        self.stream
+            .write_all(output)
+            .map_err(|error| in_time(error, timeout.reason))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.stream
+            .set_timeouts(timeout.not_zero().map(|left| *left))?;
+        loop {
+            match self.stream.read(self.buffers.input_append_buf()) {
+                Ok(amount) => {
+                    self.buffers.input_appended(amount);
+                    return Ok(amount > 0);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(in_time(error, timeout.reason)),
+            }
+        }
+    }
+
+    fn is_open(&mut self) -> bool {
+        // No connection is used twice.
+        false
+    }
+}
+
+/// A socket's own timeout says `WouldBlock`.
+fn in_time(error: io::Error, reason: Timeout) -> Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Timeout(reason),
+        _ => Error::Io(error),
+    }
+}

@@ -1,0 +1,28 @@
+//! `drainit health`: an exec probe, and Docker's HEALTHCHECK.
+
+use super::{BODY, PATIENCE, say};
+use crate::client::{Limits, Method, fetch};
+use crate::control;
+use crate::options::{Options, Probe};
+
+/// Says in one line how Envoy is; 0 if well, else 1.
+pub fn run(options: &Options, probe: Probe) -> u8 {
+    let path = match probe {
+        Probe::Live => "/healthz",
+        Probe::Ready => "/ready",
+    };
+    let limits = Limits {
+        time: PATIENCE,
+        body: BODY,
+    };
+    match control::find(options).and_then(|address| fetch(&address, Method::Get, path, limits)) {
+        Ok((status, body)) => {
+            say(body.lines().next().unwrap_or("no answer"));
+            u8::from(status != 200)
+        }
+        Err(why) => {
+            say(&why);
+            1
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! How the client commands find the drainit that runs.
+//!
+//! It serves the same as on its port on a socket in Linux' abstract namespace, named after its pid
+//! and pid namespace: that needs no port, no writable file system and no configuration, and is
+//! there with `--listen off`. What it shows is no secret; a drain it takes from its own user and
+//! from root alone.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use crate::client::{self, Address, Method};
+use crate::http::Listen;
+use crate::options::Options;
+
+/// The name of the control socket of the drainit with this pid.
+pub fn socket_name(pid: u32) -> String {
+    // Pods on the host's network share one abstract namespace, and each has a pid 1.
+    let namespace = fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino());
+    format!("drainit/{namespace}/{pid}")
+}
+
+/// Where the running drainit can be asked.
+///
+/// # Errors
+/// One line, when none runs, or several and it is not clear which is meant.
+pub fn find(options: &Options) -> Result<Address, String> {
+    match &options.listen {
+        Listen::Tcp(address) if options.listen_given => {
+            let mut address = *address;
+            if address.ip().is_unspecified() {
+                address.set_ip(if address.is_ipv4() {
+                    [127, 0, 0, 1].into()
+                } else {
+                    std::net::Ipv6Addr::LOCALHOST.into()
+                });
+            }
+            return Ok(Address::Tcp(address.to_string()));
+        }
+        Listen::Unix(path) if options.listen_given => return Ok(Address::Unix(path.clone())),
+        Listen::Abstract(name) if options.listen_given => {
+            return Ok(Address::Abstract(name.clone()));
+        }
+        _ => {}
+    }
+    // systemd tells ExecStop and ExecReload the pid; in a container it is 1.
+    let told = std::env::var("MAINPID")
+        .ok()
+        .and_then(|pid| pid.parse().ok());
+    for pid in told.into_iter().chain([1]) {
+        if let Some(address) = answering(pid) {
+            return Ok(address);
+        }
+    }
+    let mut others = processes()
+        .into_iter()
+        .filter_map(|pid| answering(pid).map(|address| (pid, address)));
+    match (others.next(), others.next()) {
+        (Some((_, address)), None) => Ok(address),
+        (Some((first, _)), Some((second, _))) => Err(format!(
+            "several drainits run here, {first} and {second} among them: say which with --listen, as it was started with"
+        )),
+        _ => Err("no drainit runs here".into()),
+    }
+}
+
+fn answering(pid: u32) -> Option<Address> {
+    let address = Address::Abstract(socket_name(pid));
+    let limits = client::Limits {
+        time: super::commands::PATIENCE,
+        body: super::commands::BODY,
+    };
+    client::fetch(&address, Method::Get, "/healthz", limits)
+        .ok()
+        .map(|_| address)
+}
+
+/// Every other process that is called drainit.
+fn processes() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != std::process::id())
+        .filter(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "drainit\n")
+        })
+        .collect()
+}

@@ -1,0 +1,476 @@
+use super::*;
+use crate::envoy::stats::Listener;
+use proptest::prelude::*;
+
+const fn ms(milliseconds: u64) -> Time {
+    Duration::from_millis(milliseconds)
+}
+
+fn limits() -> Limits {
+    Limits {
+        delay: ms(0),
+        timeout: ms(25_000),
+        min: ms(0),
+        settle: ms(5_000),
+        open_connections: 0,
+        check_interval: ms(250),
+    }
+}
+
+/// A load of so many connections, requests among them, and TCP and UDP sessions.
+fn load(connections: u64, requests: u64, tcp_sessions: u64, udp_sessions: u64) -> Answer {
+    Answer::Stats(Load {
+        listeners: vec![Listener {
+            name: "0.0.0.0_80".into(),
+            connections,
+            excluded: false,
+        }],
+        requests,
+        tcp_sessions,
+        udp_sessions,
+        health_failed: true,
+    })
+}
+
+/// An Envoy that answers at once, for as long as the drain asks.
+struct Play {
+    drain: Drain,
+    now: Time,
+    asked: Vec<Ask>,
+}
+
+impl Play {
+    fn new(limits: &Limits, stops: bool) -> Play {
+        Play {
+            drain: Drain::new(limits, ms(0), ms(0), true, stops),
+            now: ms(0),
+            asked: Vec::new(),
+        }
+    }
+
+    /// Plays on until the drain is over or the clock shows `until`; what Envoy answers is up to
+    /// `envoy`, which is told the time.
+    fn until(
+        &mut self,
+        until: Time,
+        mut envoy: impl FnMut(Time, Ask) -> Option<Answer>,
+    ) -> Option<Outcome> {
+        while self.now < until {
+            match self.drain.next(self.now, true) {
+                Next::Ask(ask) => {
+                    self.asked.push(ask);
+                    let answer = envoy(self.now, ask);
+                    self.drain.answer(self.now, ask, answer.as_ref());
+                }
+                Next::Wait(due) => {
+                    assert!(due > self.now, "it would spin");
+                    self.now = due.min(until);
+                }
+                Next::Over(outcome) => return Some(outcome),
+            }
+        }
+        None
+    }
+
+    fn count(&self, ask: Ask) -> usize {
+        self.asked.iter().filter(|asked| **asked == ask).count()
+    }
+}
+
+fn envoy_with(load: &Answer) -> impl FnMut(Time, Ask) -> Option<Answer> {
+    move |_, ask| match ask {
+        Ask::Stats => Some(load.clone()),
+        Ask::Ready => Some(Answer::Ready("LIVE".into())),
+        _ => Some(Answer::Done),
+    }
+}
+
+#[test]
+fn an_idle_envoy_is_drained_at_once_and_stops_accepting_before_the_last_look() {
+    let mut play = Play::new(&limits(), true);
+    assert_eq!(
+        play.until(ms(1), envoy_with(&load(0, 0, 0, 0))),
+        Some(Outcome::Drained)
+    );
+    use Ask::*;
+    assert_eq!(
+        play.asked,
+        [FailHealthCheck, DrainListeners, Stats, StopListeners, Stats]
+    );
+}
+
+#[test]
+fn a_drain_that_stays_never_stops_accepting() {
+    let mut play = Play::new(&limits(), false);
+    assert_eq!(
+        play.until(ms(1), envoy_with(&load(0, 0, 0, 0))),
+        Some(Outcome::Drained)
+    );
+    assert_eq!(play.count(Ask::StopListeners), 0);
+}
+
+#[test]
+fn the_delay_asks_nothing_of_envoy() {
+    let mut play = Play::new(
+        &Limits {
+            delay: ms(3_000),
+            ..limits()
+        },
+        true,
+    );
+    assert_eq!(play.until(ms(3_000), envoy_with(&load(0, 0, 0, 0))), None);
+    assert!(play.asked.is_empty());
+    assert!(play.drain.is_delayed(ms(2_999)));
+    assert_eq!(
+        play.until(ms(3_001), envoy_with(&load(0, 0, 0, 0))),
+        Some(Outcome::Drained)
+    );
+}
+
+#[test]
+fn idle_connections_hold_nothing_up_after_the_settle_time() {
+    let mut play = Play::new(&limits(), true);
+    assert_eq!(play.until(ms(4_900), envoy_with(&load(7, 0, 0, 0))), None);
+    assert_eq!(
+        play.until(ms(5_300), envoy_with(&load(7, 0, 0, 0))),
+        Some(Outcome::Idle)
+    );
+    let mut play = Play::new(
+        &Limits {
+            settle: ms(0),
+            ..limits()
+        },
+        true,
+    );
+    assert_eq!(
+        play.until(ms(30_000), envoy_with(&load(7, 0, 0, 0))),
+        Some(Outcome::Deadline)
+    );
+}
+
+#[test]
+fn whatever_is_in_flight_starts_the_settle_time_anew() {
+    for busy in [load(7, 1, 0, 0), load(7, 0, 1, 0), load(7, 0, 0, 1)] {
+        let mut play = Play::new(&limits(), true);
+        play.until(ms(4_000), envoy_with(&load(7, 0, 0, 0)));
+        play.until(ms(4_300), envoy_with(&busy));
+        assert_eq!(play.until(ms(9_200), envoy_with(&load(7, 0, 0, 0))), None);
+        assert_eq!(
+            play.until(ms(9_600), envoy_with(&load(7, 0, 0, 0))),
+            Some(Outcome::Idle)
+        );
+    }
+}
+
+#[test]
+fn udp_sessions_are_waited_for_without_any_connection() {
+    let mut play = Play::new(&limits(), true);
+    assert_eq!(play.until(ms(20_000), envoy_with(&load(0, 0, 0, 1))), None);
+    assert_eq!(
+        play.until(ms(20_600), envoy_with(&load(0, 0, 0, 0))),
+        Some(Outcome::Drained)
+    );
+}
+
+#[test]
+fn so_many_open_connections_count_as_none() {
+    let mut play = Play::new(
+        &Limits {
+            open_connections: 3,
+            ..limits()
+        },
+        true,
+    );
+    assert_eq!(play.until(ms(2_000), envoy_with(&load(4, 4, 0, 0))), None);
+    assert_eq!(
+        play.until(ms(2_600), envoy_with(&load(3, 3, 0, 0))),
+        Some(Outcome::Drained)
+    );
+}
+
+#[test]
+fn a_minimum_is_kept_with_nothing_left() {
+    let mut play = Play::new(
+        &Limits {
+            min: ms(2_000),
+            ..limits()
+        },
+        true,
+    );
+    assert_eq!(play.until(ms(1_999), envoy_with(&load(0, 0, 0, 0))), None);
+    assert_eq!(
+        play.until(ms(2_300), envoy_with(&load(0, 0, 0, 0))),
+        Some(Outcome::Drained)
+    );
+}
+
+#[test]
+fn a_connection_after_the_last_look_but_one_is_waited_for() {
+    let mut play = Play::new(&limits(), true);
+    let mut polls = 0;
+    let outcome = play.until(ms(1_000), |_, ask| match ask {
+        Ask::Stats => {
+            polls += 1;
+            Some(load(u64::from(polls == 2), 0, 0, 0))
+        }
+        _ => Some(Answer::Done),
+    });
+    assert_eq!((outcome, polls), (Some(Outcome::Drained), 3));
+    assert_eq!(play.count(Ask::StopListeners), 1);
+}
+
+#[test]
+fn near_the_deadline_envoy_stops_accepting() {
+    for stops in [true, false] {
+        let mut play = Play::new(&limits(), stops);
+        play.until(ms(23_900), envoy_with(&load(1, 1, 0, 0)));
+        assert_eq!(play.count(Ask::StopListeners), 0);
+        play.until(ms(24_100), envoy_with(&load(1, 1, 0, 0)));
+        assert_eq!(play.count(Ask::StopListeners), 1);
+        assert_eq!(
+            play.until(ms(25_001), envoy_with(&load(1, 1, 0, 0))),
+            Some(Outcome::Deadline)
+        );
+        assert_eq!(play.now, ms(25_000));
+    }
+}
+
+#[test]
+fn an_admin_that_answers_nothing_is_asked_until_the_deadline_and_then_lost() {
+    let mut play = Play::new(&limits(), true);
+    assert_eq!(
+        play.until(ms(60_000), |_, _| None),
+        Some(Outcome::AdminLost)
+    );
+    assert_eq!(play.now, ms(25_000));
+    // With pauses of up to a second, three questions a round.
+    assert!(
+        (40..200).contains(&play.asked.len()),
+        "{}",
+        play.asked.len()
+    );
+}
+
+#[test]
+fn an_answer_that_never_comes_does_not_move_the_deadline() {
+    let mut drain = Drain::new(&limits(), ms(0), ms(0), true, true);
+    assert_eq!(drain.next(ms(0), true), Next::Ask(Ask::FailHealthCheck));
+    assert_eq!(drain.next(ms(1), true), Next::Wait(ms(25_000)));
+    assert_eq!(drain.next(ms(25_000), true), Next::Over(Outcome::AdminLost));
+}
+
+#[test]
+fn a_reverted_health_failure_is_posted_again() {
+    let mut play = Play::new(&limits(), true);
+    let Answer::Stats(mut reverted) = load(1, 1, 0, 0) else {
+        unreachable!()
+    };
+    reverted.health_failed = false;
+    play.until(ms(1_000), envoy_with(&load(1, 1, 0, 0)));
+    assert_eq!(play.count(Ask::FailHealthCheck), 1);
+    play.until(ms(1_050), envoy_with(&Answer::Stats(reverted)));
+    assert_eq!(play.count(Ask::FailHealthCheck), 2);
+}
+
+#[test]
+fn polls_take_under_a_twentieth_of_a_slow_admins_time() {
+    let mut drain = Drain::new(&limits(), ms(0), ms(0), true, true);
+    let (mut now, mut polls, mut spent) = (ms(0), 0, ms(0));
+    while now < ms(20_000) {
+        match drain.next(now, true) {
+            Next::Ask(ask) => {
+                let took = if ask == Ask::Stats { ms(200) } else { ms(0) };
+                now += took;
+                if ask == Ask::Stats {
+                    polls += 1;
+                    spent += took;
+                }
+                drain.answer(
+                    now,
+                    ask,
+                    Some(&if ask == Ask::Stats {
+                        load(1, 1, 0, 0)
+                    } else {
+                        Answer::Done
+                    }),
+                );
+            }
+            Next::Wait(due) => now = due,
+            Next::Over(_) => break,
+        }
+    }
+    assert!(
+        polls >= 4 && spent * 20 <= now + ms(4_000),
+        "{polls} polls in {now:?}"
+    );
+}
+
+#[test]
+fn an_envoy_that_initializes_is_stopped_at_once() {
+    let mut drain = Drain::new(&limits(), ms(5_000), ms(0), false, true);
+    assert_eq!(drain.next(ms(5_000), true), Next::Ask(Ask::Ready));
+    drain.answer(
+        ms(5_001),
+        Ask::Ready,
+        Some(&Answer::Ready("INITIALIZING".into())),
+    );
+    assert_eq!(drain.next(ms(5_001), true), Next::Over(Outcome::NeverLive));
+}
+
+#[test]
+fn an_envoy_that_never_answered_is_given_the_time_that_it_has_been_up() {
+    for (uptime, given) in [(0, 1_000), (3_000, 3_000), (86_400_000, 25_000)] {
+        let start = ms(uptime);
+        let mut drain = Drain::new(&limits(), start, ms(0), false, true);
+        let mut now = start;
+        let outcome = loop {
+            match drain.next(now, true) {
+                Next::Ask(ask) => drain.answer(now, ask, None),
+                Next::Wait(due) => now = due,
+                Next::Over(outcome) => break outcome,
+            }
+        };
+        assert_eq!(now - start, ms(given), "up for {uptime} ms");
+        assert!(matches!(outcome, Outcome::NeverLive | Outcome::AdminLost));
+    }
+}
+
+#[test]
+fn an_envoy_that_turns_out_to_be_live_is_drained() {
+    let mut play = Play::new(&limits(), true);
+    play.drain = Drain::new(&limits(), ms(0), ms(0), false, true);
+    assert_eq!(play.until(ms(1_000), envoy_with(&load(1, 1, 0, 0))), None);
+    assert_eq!(play.asked.first(), Some(&Ask::Ready));
+    assert_eq!(play.asked.get(1), Some(&Ask::FailHealthCheck));
+}
+
+#[derive(Clone, Debug)]
+enum Weather {
+    Answers(Answer, u64),
+    Fails(u64),
+    Hangs,
+}
+
+fn weather() -> impl Strategy<Value = Weather> {
+    let small = 0..3u64;
+    prop_oneof![
+        6 => (small.clone(), small.clone(), small.clone(), small, 0..3_000u64)
+            .prop_map(|(a, b, c, d, took)| Weather::Answers(load(a, b, c.min(a), d), took)),
+        3 => (0..6_000u64).prop_map(Weather::Fails),
+        1 => Just(Weather::Hangs),
+    ]
+}
+
+fn any_limits() -> impl Strategy<Value = Limits> {
+    (
+        0..4_000u64,
+        0..30_000u64,
+        0..4_000u64,
+        0..7_000u64,
+        0..3u64,
+        10..2_000u64,
+    )
+        .prop_map(
+            |(delay, timeout, min, settle, open_connections, check)| Limits {
+                delay: ms(delay.min(timeout)),
+                timeout: ms(timeout),
+                min: ms(min.min(timeout)),
+                settle: ms(settle),
+                open_connections,
+                check_interval: ms(check),
+            },
+        )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// For any limits and any weather: the deadline holds, no error ends it early, each step is
+    /// asked for again only after it failed, and nothing is asked while an answer is due.
+    #[test]
+    fn whatever_happens_a_drain_keeps_its_word(
+        limits in any_limits(),
+        live in any::<bool>(),
+        stops in any::<bool>(),
+        weather in proptest::collection::vec(weather(), 1..60),
+    ) {
+        let start = ms(1_000);
+        let deadline = start + limits.timeout;
+        let mut drain = Drain::new(&limits, start, ms(0), live, stops);
+        let mut now = start;
+        let mut weather = weather.into_iter().cycle();
+        let mut done = Vec::new();
+        let mut last = None;
+        let mut turns = 0;
+        let outcome = loop {
+            turns += 1;
+            prop_assert!(turns < 20_000, "it spins");
+            match drain.next(now, true) {
+                Next::Over(outcome) => break outcome,
+                Next::Wait(due) => {
+                    prop_assert!(due > now && due <= deadline);
+                    now = due;
+                }
+                Next::Ask(ask) => {
+                    prop_assert!(now < deadline);
+                    prop_assert!(now >= start + limits.delay || !live);
+                    prop_assert!(!done.contains(&ask), "{ask:?} again");
+                    let (answer, took) = match weather.next() {
+                        Some(Weather::Answers(load, took)) => (Some(load), took),
+                        Some(Weather::Fails(took)) => (None, took),
+                        _ => {
+                            // It hangs: only the deadline is left.
+                            let Next::Wait(due) = drain.next(now, true) else {
+                                panic!("asked twice");
+                            };
+                            prop_assert!(due <= deadline);
+                            now = due;
+                            continue;
+                        }
+                    };
+                    let ended = now + ms(took);
+                    // Envoy is slow; the machine's own times come first.
+                    while now < ended {
+                        match drain.next(now, true) {
+                            Next::Wait(due) => now = due.min(ended),
+                            Next::Over(_) => break,
+                            Next::Ask(_) => panic!("asked twice"),
+                        }
+                    }
+                    let answer = answer.map(|load| match ask {
+                        Ask::Stats => load,
+                        Ask::Ready => Answer::Ready("LIVE".into()),
+                        _ => Answer::Done,
+                    });
+                    if answer.is_some() && !matches!(ask, Ask::Stats | Ask::Ready) {
+                        done.push(ask);
+                    }
+                    if ask == Ask::StopListeners && answer.is_none() {
+                        done.push(ask);
+                    }
+                    if ask == Ask::Stats {
+                        last = answer.clone();
+                    }
+                    drain.answer(now, ask, answer.as_ref());
+                }
+            }
+        };
+        prop_assert!(now <= deadline);
+        match outcome {
+            Outcome::Drained | Outcome::Idle => {
+                // Never on an error: the last look is what it says.
+                let Some(Answer::Stats(last)) = last else { panic!("{outcome:?} without a look") };
+                if outcome == Outcome::Drained {
+                    prop_assert!(last.connections() <= limits.open_connections && last.udp_sessions == 0);
+                } else {
+                    prop_assert!(last.in_flight() == 0 && now >= start + limits.delay + limits.settle);
+                }
+                prop_assert!(now >= start + limits.min);
+                prop_assert!(!stops || done.contains(&Ask::StopListeners));
+            }
+            Outcome::Deadline | Outcome::AdminLost => prop_assert_eq!(now, deadline),
+            Outcome::NeverLive => prop_assert!(!live),
+            outcome => panic!("{outcome:?}"),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Durations as Go writes them: `500ms`, `25s`, `1m30s`, `1.5h`.
+
+use std::time::Duration;
+
+const UNITS: [(&str, u64); 8] = [
+    ("ns", 1),
+    ("us", 1_000),
+    ("µs", 1_000),
+    ("μs", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+];
+
+/// Reads a duration: one or more decimal numbers, each with its unit; `0` needs none.
+///
+/// # Errors
+/// One line that says what is wrong and what would be right.
+pub fn parse(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    parts(text)
+        .map(Duration::from_nanos)
+        .ok_or_else(|| format!("`{text}` is no duration: write it as 500ms, 25s or 1m30s"))
+}
+
+fn parts(text: &str) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    let mut rest = text;
+    let mut total: u64 = 0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(digits);
+        let letters = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(letters);
+        let (_, nanoseconds) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        total = total.checked_add(scale(number, *nanoseconds)?)?;
+        rest = tail;
+    }
+    Some(total)
+}
+
+/// `number` (digits, perhaps with a fraction) times `unit`, in nanoseconds, rounded down.
+fn scale(number: &str, unit: u64) -> Option<u64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let all_digits = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !all_digits(whole) || !all_digits(fraction) {
+        return None;
+    }
+    let whole: u64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
+    let mut part = 0;
+    let mut weight = unit;
+    for digit in fraction.bytes() {
+        weight /= 10;
+        part += u64::from(digit - b'0') * weight;
+    }
+    whole.checked_mul(unit)?.checked_add(part)
+}
+
+/// Shows a duration as a person reads it: `0.25 s`, `4.2 s`, `25 s`, `3m10s`, `2h05m`, `12d3h`.
+pub fn show(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..=9 => {
+            let text = format!("{:.2}", duration.as_secs_f64());
+            format!("{} s", text.trim_end_matches('0').trim_end_matches('.'))
+        }
+        10..=119 => {
+            let text = format!("{:.1}", duration.as_secs_f64());
+            format!("{} s", text.trim_end_matches('0').trim_end_matches('.'))
+        }
+        120..=7199 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        7200..=172_799 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn go_durations_are_read() {
+        for (text, milliseconds) in [
+            ("0", 0),
+            ("0s", 0),
+            ("500ms", 500),
+            ("25s", 25_000),
+            ("1m30s", 90_000),
+            ("1.5s", 1_500),
+            (".5s", 500),
+            ("1h", 3_600_000),
+            ("2000us", 2),
+            ("1h2m3s4ms", 3_723_004),
+        ] {
+            assert_eq!(
+                parse(text),
+                Ok(Duration::from_millis(milliseconds)),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused_with_an_example() {
+        for text in [
+            "",
+            "25",
+            "s",
+            "-1s",
+            "1.s.",
+            "1..5s",
+            "1 s",
+            "ten",
+            "1d",
+            "99999999999h",
+            ".",
+        ] {
+            let refusal = parse(text).unwrap_err();
+            assert!(refusal.contains("1m30s"), "{text}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn durations_are_shown_for_people() {
+        for (milliseconds, text) in [
+            (0, "0 s"),
+            (250, "0.25 s"),
+            (4_200, "4.2 s"),
+            (25_000, "25 s"),
+            (190_000, "3m10s"),
+            (7_500_000, "2h05m"),
+            (1_047_600_000, "12d3h"),
+        ] {
+            assert_eq!(show(Duration::from_millis(milliseconds)), text);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! How drainit learns where Envoy's admin interface is.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, fchmod};
+
+use crate::client::Address;
+
+/// Where to look for the address.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// Here.
+    Known(Address),
+    /// In the file that the operator named with `--admin-address-path`.
+    File(PathBuf, Stamp),
+    /// Nowhere yet.
+    Unknown,
+}
+
+impl Place {
+    /// The address, as far as it can be known now.
+    ///
+    /// # Errors
+    /// One line that says why there is none.
+    pub fn find(&self) -> Result<Address, String> {
+        match self {
+            Place::Known(address) => Ok(address.clone()),
+            Place::Unknown => Err("envoy has not told its admin address".into()),
+            Place::File(path, before) => {
+                let unknown =
+                    |why: String| format!("envoy's admin address, in {}: {why}", path.display());
+                if stamp(path) == *before {
+                    return Err(unknown("not written yet".into()));
+                }
+                let mut text = String::new();
+                File::open(path)
+                    .and_then(|file| file.take(4096).read_to_string(&mut text))
+                    .map_err(|error| unknown(error.to_string()))?;
+                text.trim().parse().map_err(unknown)
+            }
+        }
+    }
+}
+
+/// What tells a file from the one that an earlier Envoy left: its inode, size and times.
+pub type Stamp = Option<(u64, u64, i64, i64)>;
+
+/// The stamp of a file; none where there is none.
+pub fn stamp(path: &Path) -> Stamp {
+    let file = fs::metadata(path).ok()?;
+    Some((file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
+}
+
+/// A pipe that Envoy writes its admin address to, once it knows it: the real one, with the port
+/// that the kernel chose.
+///
+/// Given as `--admin-address-path /proc/self/fd/N`, it needs no writable file system, and wakes
+/// who polls it.
+#[derive(Debug)]
+pub struct Pipe {
+    read: File,
+    write: Option<OwnedFd>,
+}
+
+impl Pipe {
+    /// A pipe for the next Envoy.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors, or /proc is not there.
+    pub fn new() -> io::Result<Pipe> {
+        fs::metadata("/proc/self/fd")?;
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        // An entrypoint may change the user before it execs Envoy, which then opens the pipe anew
+        // by its path. Nobody can do so who may not look into Envoy's /proc anyway.
+        fchmod(&write, Mode::from_bits_truncate(0o222))?;
+        Ok(Pipe {
+            read: read.into(),
+            write: Some(write),
+        })
+    }
+
+    /// The end that Envoy inherits.
+    pub fn write_end(&self) -> Option<&OwnedFd> {
+        self.write.as_ref()
+    }
+
+    /// That end's path, as Envoy sees it.
+    pub fn path(&self) -> Option<OsString> {
+        let write = self.write.as_ref()?;
+        Some(format!("/proc/self/fd/{}", write.as_raw_fd()).into())
+    }
+
+    /// Closes our copy of Envoy's end, once Envoy has been spawned.
+    pub fn close_write_end(&mut self) {
+        self.write = None;
+    }
+
+    /// Reads the address; none while there is nothing to read. Envoy writes it at once.
+    ///
+    /// # Errors
+    /// One line, when what is there is no address, or when nothing will come any more.
+    pub fn read(&mut self) -> Result<Option<Address>, String> {
+        let mut bytes = [0; 512];
+        match self.read.read(&mut bytes) {
+            Ok(0) => {
+                Err("envoy has told no admin address: has its configuration an `admin`?".into())
+            }
+            Ok(length) => {
+                let text =
+                    String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned();
+                text.trim()
+                    .parse()
+                    .map(Some)
+                    .map_err(|why| format!("envoy's admin address: {why}"))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(format!("envoy's admin address: {error}")),
+        }
+    }
+}
+
+impl AsFd for Pipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn what_is_written_to_the_pipes_path_is_the_address() {
+        let mut pipe = Pipe::new().unwrap();
+        assert_eq!(pipe.read(), Ok(None));
+        let mut envoys = fs::OpenOptions::new()
+            .write(true)
+            .open(pipe.path().unwrap())
+            .unwrap();
+        pipe.close_write_end();
+        envoys.write_all(b"127.0.0.1:9901").unwrap();
+        assert_eq!(pipe.read(), Ok(Some(Address::Tcp("127.0.0.1:9901".into()))));
+        assert_eq!(pipe.read(), Ok(None));
+        drop(envoys);
+        assert!(pipe.read().unwrap_err().contains("admin"));
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_envoy_is_not_believed() {
+        let path = std::env::temp_dir().join(format!("drainit-address-{}", std::process::id()));
+        fs::write(&path, "127.0.0.1:1\n").unwrap();
+        let place = Place::File(path.clone(), stamp(&path));
+        assert!(place.find().is_err());
+        fs::write(&path, "/run/admin.sock").unwrap();
+        assert_eq!(place.find(), Ok(Address::Unix("/run/admin.sock".into())));
+        fs::remove_file(&path).unwrap();
+    }
+}

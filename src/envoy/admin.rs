@@ -1,0 +1,142 @@
+//! Envoy's admin interface, asked by a thread of its own: it runs on Envoy's main thread, and may
+//! answer late or never.
+
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use super::address::Place;
+use super::stats;
+use crate::client::{Address, Limits, Method, exchange, fetch};
+use crate::drain::{Answer, Ask};
+use crate::event::Event;
+use crate::mailbox::Mailbox;
+
+/// A probe waits no longer: a kubelet's own patience is a second.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// A busy Envoy may take this long for a step of the drain: one with 10,000 clusters needs 36 ms
+/// for the page, and an answer that is lost on the way should not cost much of the deadline.
+const STEP: Duration = Duration::from_secs(3);
+
+/// The answers that are kept are short.
+const SHORT: u64 = 256 * 1024;
+
+/// A page of gauges: a line is about 60 bytes, and with many listeners each worker has its own.
+const PAGE: u64 = 8 * 1024 * 1024;
+
+/// One question, and where to ask it.
+#[derive(Debug)]
+pub struct Job {
+    /// Tells a late answer of an Envoy that is gone from one of its successor.
+    pub number: u64,
+    /// What to ask.
+    pub ask: Ask,
+    /// Where Envoy's admin interface is.
+    pub place: Place,
+}
+
+/// What became of a [`Job`].
+#[derive(Debug)]
+pub struct Reply {
+    /// The job's number.
+    pub number: u64,
+    /// What was asked.
+    pub ask: Ask,
+    /// Where it was asked.
+    pub address: Option<Address>,
+    /// The answer, or why there is none, in one line.
+    pub answer: Result<Answer, String>,
+}
+
+/// The thread: asks one question at a time until nobody sends any more. Listeners in `excluded`
+/// are marked in what it reads.
+pub fn work(jobs: &Receiver<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
+    while let Ok(job) = jobs.recv() {
+        let found = job.place.find();
+        let address = found.as_ref().ok().cloned();
+        let answer = found.and_then(|address| ask(job.ask, &address, excluded));
+        mailbox.send(Event::Admin(Reply {
+            number: job.number,
+            ask: job.ask,
+            address,
+            answer,
+        }));
+    }
+}
+
+/// Asks one question.
+///
+/// # Errors
+/// One line that says why there is no answer, or none that can be believed.
+pub fn ask(ask: Ask, address: &Address, excluded: &[String]) -> Result<Answer, String> {
+    let short = |method, path, time| fetch(address, method, path, Limits { time, body: SHORT });
+    match ask {
+        Ask::Ready => {
+            short(Method::Get, "/ready", PROBE).and_then(|(status, body)| ready(status, &body))
+        }
+        Ask::ServerInfo => short(Method::Get, "/server_info", STEP)
+            .and_then(|(status, body)| version(status, &body)),
+        Ask::FailHealthCheck => done(short(Method::Post, "/healthcheck/fail", STEP)?),
+        Ask::DrainListeners => done(short(
+            Method::Post,
+            "/drain_listeners?graceful&skip_exit",
+            STEP,
+        )?),
+        Ask::StopListeners => done(short(Method::Post, "/drain_listeners", STEP)?),
+        Ask::Stats => {
+            let mut page = stats::Page::default();
+            let limits = Limits {
+                time: STEP,
+                body: PAGE,
+            };
+            let head = exchange(address, Method::Get, stats::QUERY, limits, |piece| {
+                page.feed(piece, excluded);
+            })?;
+            if head.status != 200 {
+                return Err(refused(head.status, ""));
+            }
+            page.finish(excluded).map(Answer::Stats)
+        }
+    }
+}
+
+fn done((status, body): (u16, String)) -> Result<Answer, String> {
+    if status == 200 {
+        Ok(Answer::Done)
+    } else {
+        Err(refused(status, &body))
+    }
+}
+
+fn ready(status: u16, body: &str) -> Result<Answer, String> {
+    match (status, body.trim()) {
+        (200, state @ "LIVE")
+        | (503, state @ ("PRE_INITIALIZING" | "INITIALIZING" | "DRAINING")) => {
+            Ok(Answer::Ready(state.into()))
+        }
+        _ => Err(refused(status, body)),
+    }
+}
+
+/// `/server_info` tells `<revision>/1.40.0/Clean/RELEASE/BoringSSL`.
+fn version(status: u16, body: &str) -> Result<Answer, String> {
+    let info: serde_json::Value = serde_json::from_str(body).map_err(|_| refused(status, body))?;
+    info.get("version")
+        .and_then(|version| version.as_str()?.split('/').nth(1))
+        .map(|version| Answer::Version(version.chars().take(64).collect()))
+        .ok_or_else(|| refused(status, body))
+}
+
+/// The status and the first line of the body, cut to what a log line bears.
+fn refused(status: u16, body: &str) -> String {
+    let line: String = body
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(100)
+        .collect();
+    format!("envoy's admin interface answered {status} {line}")
+        .trim_end()
+        .to_owned()
+}

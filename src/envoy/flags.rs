@@ -1,0 +1,108 @@
+//! Envoy's command line.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+/// Whether a command line has a flag (`--drain-time-s`), as Envoy's parser sees it: as an argument
+/// of its own, or with its value behind a space in the same one. `--flag=value` is none to it.
+pub fn has(args: &[OsString], flag: &str) -> bool {
+    args.iter().any(|arg| value_in(arg, flag).is_some())
+}
+
+/// A flag's value, wherever it is.
+pub fn value<'a>(args: &'a [OsString], flag: &str) -> Option<&'a OsStr> {
+    let (at, rest) = args
+        .iter()
+        .enumerate()
+        .find_map(|(at, arg)| value_in(arg, flag).map(|rest| (at, rest)))?;
+    rest.or_else(|| args.get(at + 1).map(OsString::as_os_str))
+}
+
+/// `Some` if this argument is the flag, with the value if that is behind a space.
+fn value_in<'a>(arg: &'a OsStr, flag: &str) -> Option<Option<&'a OsStr>> {
+    match arg.as_bytes().strip_prefix(flag.as_bytes())? {
+        [] => Some(None),
+        [b' ', value @ ..] => Some(Some(OsStr::from_bytes(value))),
+        _ => None,
+    }
+}
+
+/// Appends the flags that a drain needs where the command line lacks them: Envoy rejects one that
+/// is given twice.
+pub fn complete(
+    args: &mut Vec<OsString>,
+    drain_time: Duration,
+    admin_address_path: Option<OsString>,
+) {
+    let mut add = |flag: &str, value: Option<OsString>| {
+        if !has(args, flag) {
+            args.push(flag.into());
+            args.extend(value);
+        }
+    };
+    add(
+        "--drain-time-s",
+        Some(drain_time.as_secs().to_string().into()),
+    );
+    // The default, gradual, asks one response in sixty to close its connection.
+    add("--drain-strategy", Some("immediate".into()));
+    if let Some(path) = admin_address_path {
+        add("--admin-address-path", Some(path));
+    }
+    // Nobody but drainit's own hot restart hands listeners on, and without it /dev/shm may be
+    // read-only.
+    add("--disable-hot-restart", None);
+}
+
+/// The `--drain-time-s` for a drain that lasts until `timeout` at the most.
+pub fn drain_time(timeout: Duration) -> Duration {
+    Duration::from_secs((timeout.as_secs() * 3 / 5).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(args: &[&str]) -> Vec<OsString> {
+        args.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn missing_flags_are_added_and_given_ones_kept() {
+        let mut line = args(&[
+            "-c",
+            "envoy.yaml",
+            "--drain-time-s 60",
+            "--drain-strategy",
+            "gradual",
+        ]);
+        complete(
+            &mut line,
+            Duration::from_secs(15),
+            Some("/proc/self/fd/3".into()),
+        );
+        assert_eq!(
+            line,
+            args(&[
+                "-c",
+                "envoy.yaml",
+                "--drain-time-s 60",
+                "--drain-strategy",
+                "gradual",
+                "--admin-address-path",
+                "/proc/self/fd/3",
+                "--disable-hot-restart",
+            ])
+        );
+    }
+
+    #[test]
+    fn a_flags_value_is_found_in_both_forms() {
+        for line in [&["--base-id", "7"][..], &["--base-id 7"]] {
+            assert_eq!(value(&args(line), "--base-id"), Some(OsStr::new("7")));
+        }
+        assert_eq!(value(&args(&["--base-id-path", "x"]), "--base-id"), None);
+        assert_eq!(value(&args(&["--base-id"]), "--base-id"), None);
+    }
+}

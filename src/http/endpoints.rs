@@ -1,0 +1,173 @@
+//! What is answered to what: pure functions of the snapshot and the time.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::reply::Reply;
+use super::request::{Method, Request};
+use crate::status::{Snapshot, State, json, metrics};
+
+/// How long `/ready` waits for Envoy's admin interface: below the 1 s that a kubelet's probe
+/// waits by default.
+const READY_WAIT: Duration = Duration::from_millis(900);
+/// How old an answer of Envoy's `/ready` may be. drainit asks no more than once a second.
+const READY_FRESH: Duration = Duration::from_secs(1);
+/// How long Envoy's admin interface may fail before that is more than a bad moment.
+const ADMIN_LOST: Duration = Duration::from_secs(60);
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/healthz`: whether Envoy lives.
+    Health,
+    /// `/ready`: whether Envoy is to get traffic.
+    Ready,
+    /// `/shutdown`: drain, and answer when that is over.
+    Shutdown,
+    /// `/status`: the snapshot as JSON.
+    Status,
+    /// `/metrics`: the snapshot for Prometheus.
+    Metrics,
+}
+
+/// An endpoint's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This one.
+    Now(Reply),
+    /// None before the snapshot changes, or before that time if there is one.
+    Later(Option<Instant>),
+}
+
+/// Finds the endpoint that `request` asks for.
+///
+/// # Errors
+/// The answer, 404 or 405, when there is none.
+pub fn route(request: &Request) -> Result<Endpoint, Reply> {
+    let endpoint = match request.path.as_str() {
+        "/healthz" => Endpoint::Health,
+        "/ready" => Endpoint::Ready,
+        "/shutdown" => Endpoint::Shutdown,
+        "/status" => Endpoint::Status,
+        "/metrics" => Endpoint::Metrics,
+        _ => {
+            let text = "not found: there are /healthz, /ready, /shutdown, /status and /metrics";
+            return Err(Reply::text(404, text));
+        }
+    };
+    let (allowed, allow) = match endpoint {
+        Endpoint::Shutdown => ([Method::Get, Method::Post], "GET, POST"),
+        _ => ([Method::Get, Method::Head], "GET, HEAD"),
+    };
+    if allowed.contains(&request.method) {
+        return Ok(endpoint);
+    }
+    let mut reply = Reply::text(405, format!("method not allowed: use {allow}"));
+    reply.allow = Some(allow);
+    Err(reply)
+}
+
+/// Answers a request for `endpoint` that came at `asked`, as things are `now`, when the wall
+/// clock shows `wall`. Who may ask for `/shutdown` was decided before.
+pub fn answer(
+    endpoint: Endpoint,
+    asked: Instant,
+    snapshot: &Snapshot,
+    now: Instant,
+    wall: SystemTime,
+) -> Answer {
+    match endpoint {
+        Endpoint::Health => Answer::Now(health(snapshot, now)),
+        Endpoint::Ready => ready(snapshot, asked, now),
+        Endpoint::Shutdown => shutdown(snapshot),
+        Endpoint::Status => Answer::Now(Reply {
+            content_type: "application/json",
+            ..Reply::text(200, json::render(snapshot, now, wall))
+        }),
+        Endpoint::Metrics => Answer::Now(Reply {
+            content_type: metrics::CONTENT_TYPE,
+            ..Reply::text(200, metrics::render(snapshot, now))
+        }),
+    }
+}
+
+fn health(snapshot: &Snapshot, now: Instant) -> Reply {
+    match snapshot.state {
+        State::Waiting => return Reply::text(200, waiting(snapshot)),
+        State::Restarting => return Reply::text(503, restarting(snapshot)),
+        State::Gone => return Reply::text(503, GONE),
+        State::Stopping if snapshot.envoy.is_none() => return Reply::text(503, GONE),
+        _ => (),
+    }
+    let silence = match snapshot.admin.failing_since {
+        Some(since) if snapshot.envoy.is_some() => now.saturating_duration_since(since),
+        _ => Duration::ZERO,
+    };
+    if silence < ADMIN_LOST {
+        return Reply::text(200, "OK");
+    }
+    let mut text = format!(
+        "envoy's admin interface has not answered for {} s",
+        silence.as_secs()
+    );
+    if let Some((_, Err(error))) = &snapshot.admin.ready {
+        text = format!("{text}: {error}");
+    }
+    Reply::text(503, text)
+}
+
+fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
+    let refusal = match snapshot.state {
+        State::Starting | State::Live | State::Delaying => None,
+        State::Waiting => Some(waiting(snapshot)),
+        State::Draining | State::Drained | State::Stopping => Some("DRAINING".to_owned()),
+        State::Restarting => Some(restarting(snapshot)),
+        State::Gone => Some(GONE.to_owned()),
+    };
+    if let Some(text) = refusal {
+        return Answer::Now(Reply::text(503, text));
+    }
+    // What an Envoy before this one said does not count. What was asked shortly before the
+    // request came does, because the supervisor would not ask again so soon.
+    let started = snapshot.envoy.as_ref().map(|envoy| envoy.started);
+    let fresh = snapshot.admin.ready.as_ref().filter(|(observed, _)| {
+        now.saturating_duration_since(*observed) < READY_FRESH
+            && started.is_none_or(|started| *observed >= started)
+    });
+    match fresh {
+        Some((_, Ok(state))) if state == "LIVE" => Answer::Now(Reply::text(200, "LIVE")),
+        Some((_, Ok(text) | Err(text))) => Answer::Now(Reply::text(503, text.trim_end())),
+        None => match asked.checked_add(READY_WAIT) {
+            Some(until) if now < until => Answer::Later(Some(until)),
+            _ => {
+                let text = "envoy's admin interface does not answer";
+                Answer::Now(Reply::text(503, text))
+            }
+        },
+    }
+}
+
+fn shutdown(snapshot: &Snapshot) -> Answer {
+    let ended = snapshot.drain.as_ref().and_then(|drain| drain.ended);
+    if ended.is_some() || snapshot.state == State::Gone {
+        Answer::Now(Reply {
+            drain_result: ended.map(|(_, outcome)| outcome.name()),
+            ..Reply::text(200, "OK")
+        })
+    } else {
+        Answer::Later(None)
+    }
+}
+
+const GONE: &str = "envoy is gone";
+
+fn waiting(snapshot: &Snapshot) -> String {
+    format!("waiting for certificates: {}", snapshot.reason)
+}
+
+fn restarting(snapshot: &Snapshot) -> String {
+    format!("envoy is being restarted: {}", snapshot.reason)
+}
+
+#[cfg(test)]
+#[path = "endpoints_tests.rs"]
+mod tests;

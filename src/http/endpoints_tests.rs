@@ -1,0 +1,236 @@
+use std::time::UNIX_EPOCH;
+
+use super::*;
+use crate::drain::Outcome;
+use crate::status::{Drain, Envoy};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A snapshot of `state` a thousand seconds after drainit was born, with an Envoy as old.
+fn snapshot(state: State) -> (Snapshot, Instant) {
+    let born = Instant::now();
+    let mut snapshot = Snapshot::new(born);
+    snapshot.state = state;
+    snapshot.reason = "because".to_owned();
+    let absent = [State::Waiting, State::Restarting, State::Gone];
+    if !absent.contains(&state) {
+        snapshot.envoy = Some(Envoy {
+            pid: 2,
+            version: None,
+            started: born,
+        });
+    }
+    (snapshot, born + 1_000 * SECOND)
+}
+
+fn request(method: Method, path: &str) -> Request {
+    let path = path.to_owned();
+    Request { method, path }
+}
+
+fn ask(endpoint: Endpoint, snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
+    answer(endpoint, asked, snapshot, now, UNIX_EPOCH)
+}
+
+fn says(status: u16, text: &str) -> Answer {
+    Answer::Now(Reply::text(status, text))
+}
+
+#[test]
+fn paths_are_exact_and_methods_are_those_of_the_contract() {
+    for (path, endpoint) in [
+        ("/healthz", Endpoint::Health),
+        ("/ready", Endpoint::Ready),
+        ("/status", Endpoint::Status),
+        ("/metrics", Endpoint::Metrics),
+    ] {
+        assert_eq!(route(&request(Method::Get, path)), Ok(endpoint));
+        assert_eq!(route(&request(Method::Head, path)), Ok(endpoint));
+        for method in [Method::Post, Method::Other] {
+            let reply = route(&request(method, path)).unwrap_err();
+            assert_eq!((reply.status, reply.allow), (405, Some("GET, HEAD")));
+        }
+    }
+    for method in [Method::Get, Method::Post] {
+        assert_eq!(route(&request(method, "/shutdown")), Ok(Endpoint::Shutdown));
+    }
+    for method in [Method::Head, Method::Other] {
+        let reply = route(&request(method, "/shutdown")).unwrap_err();
+        assert_eq!((reply.status, reply.allow), (405, Some("GET, POST")));
+    }
+    for path in [
+        "/",
+        "",
+        "*",
+        "/healthz/",
+        "/Ready",
+        "//ready",
+        "/ready%20",
+        "/quitquitquit",
+    ] {
+        assert_eq!(route(&request(Method::Get, path)).unwrap_err().status, 404);
+    }
+}
+
+#[test]
+fn healthz_is_ok_in_every_state_with_an_envoy() {
+    for state in State::ALL {
+        let (snapshot, now) = snapshot(state);
+        let expected = match state {
+            State::Waiting => says(200, "waiting for certificates: because"),
+            State::Restarting => says(503, "envoy is being restarted: because"),
+            State::Gone => says(503, "envoy is gone"),
+            _ => says(200, "OK"),
+        };
+        assert_eq!(
+            ask(Endpoint::Health, &snapshot, now, now),
+            expected,
+            "{state:?}"
+        );
+    }
+    let (mut snapshot, now) = snapshot(State::Stopping);
+    snapshot.envoy = None;
+    assert_eq!(
+        ask(Endpoint::Health, &snapshot, now, now),
+        says(503, "envoy is gone")
+    );
+}
+
+#[test]
+fn healthz_fails_when_the_admin_has_not_answered_for_a_minute() {
+    let (mut snapshot, now) = snapshot(State::Live);
+    snapshot.admin.failing_since = Some(now - 60 * SECOND + SECOND / 10);
+    assert_eq!(ask(Endpoint::Health, &snapshot, now, now), says(200, "OK"));
+    snapshot.admin.failing_since = Some(now - 60 * SECOND);
+    let text = "envoy's admin interface has not answered for 60 s";
+    assert_eq!(ask(Endpoint::Health, &snapshot, now, now), says(503, text));
+    snapshot.admin.ready = Some((now, Err("timed out".into())));
+    let text = "envoy's admin interface has not answered for 60 s: timed out";
+    assert_eq!(ask(Endpoint::Health, &snapshot, now, now), says(503, text));
+}
+
+#[test]
+fn ready_says_at_once_what_it_knows() {
+    for state in State::ALL {
+        let (mut snapshot, now) = snapshot(state);
+        snapshot.admin.ready = Some((now - SECOND / 2, Ok("LIVE".into())));
+        let expected = match state {
+            State::Waiting => says(503, "waiting for certificates: because"),
+            State::Restarting => says(503, "envoy is being restarted: because"),
+            State::Gone => says(503, "envoy is gone"),
+            State::Draining | State::Drained | State::Stopping => says(503, "DRAINING"),
+            State::Starting | State::Live | State::Delaying => says(200, "LIVE"),
+        };
+        assert_eq!(
+            ask(Endpoint::Ready, &snapshot, now, now),
+            expected,
+            "{state:?}"
+        );
+    }
+    let (mut snapshot, now) = snapshot(State::Live);
+    snapshot.admin.ready = Some((now, Ok("INITIALIZING".into())));
+    let expected = says(503, "INITIALIZING");
+    assert_eq!(ask(Endpoint::Ready, &snapshot, now, now), expected);
+    snapshot.admin.ready = Some((now, Err("connection refused".into())));
+    let expected = says(503, "connection refused");
+    assert_eq!(ask(Endpoint::Ready, &snapshot, now, now), expected);
+}
+
+#[test]
+fn ready_waits_for_an_answer_that_is_fresh_and_gives_up_after_900_ms() {
+    let (mut snapshot, asked) = snapshot(State::Live);
+    let until = asked + SECOND * 9 / 10;
+    let later = Answer::Later(Some(until));
+    let lost = says(503, "envoy's admin interface does not answer");
+    let just_before = until - SECOND / 1_000;
+
+    assert_eq!(ask(Endpoint::Ready, &snapshot, asked, asked), later);
+    snapshot.admin.ready = Some((asked - SECOND, Ok("LIVE".into())));
+    assert_eq!(ask(Endpoint::Ready, &snapshot, asked, asked), later);
+    assert_eq!(ask(Endpoint::Ready, &snapshot, asked, just_before), later);
+    assert_eq!(ask(Endpoint::Ready, &snapshot, asked, until), lost);
+
+    // Asked for somebody else shortly before this request came, and answered after.
+    snapshot.admin.ready = Some((asked - SECOND / 20, Ok("LIVE".into())));
+    let expected = says(200, "LIVE");
+    assert_eq!(
+        ask(Endpoint::Ready, &snapshot, asked, just_before),
+        expected
+    );
+}
+
+#[test]
+fn what_the_last_envoy_said_is_no_answer_of_this_one() {
+    let (mut snapshot, now) = snapshot(State::Starting);
+    snapshot.admin.ready = Some((now - SECOND / 2, Ok("LIVE".into())));
+    snapshot.envoy = Some(Envoy {
+        pid: 3,
+        version: None,
+        started: now - SECOND / 4,
+    });
+    assert!(matches!(
+        ask(Endpoint::Ready, &snapshot, now, now),
+        Answer::Later(_)
+    ));
+}
+
+#[test]
+fn shutdown_is_answered_once_the_drain_is_over_or_envoy_gone() {
+    for state in State::ALL {
+        let (mut snapshot, now) = snapshot(state);
+        let expected = match state {
+            State::Gone => says(200, "OK"),
+            _ => Answer::Later(None),
+        };
+        assert_eq!(
+            ask(Endpoint::Shutdown, &snapshot, now, now),
+            expected,
+            "{state:?}"
+        );
+        snapshot.drain = Some(Drain {
+            cause: "/shutdown".into(),
+            started: now,
+            deadline: now + 25 * SECOND,
+            stops: false,
+            health_failed: None,
+            listeners_draining: None,
+            last_connection: None,
+            first: None,
+            ended: None,
+        });
+        assert_eq!(
+            ask(Endpoint::Shutdown, &snapshot, now, now),
+            expected,
+            "{state:?}"
+        );
+        if let Some(drain) = &mut snapshot.drain {
+            drain.ended = Some((now, Outcome::Deadline));
+        }
+        let Answer::Now(reply) = ask(Endpoint::Shutdown, &snapshot, now, now) else {
+            panic!("{state:?}");
+        };
+        assert_eq!((reply.status, reply.body.as_str()), (200, "OK"));
+        assert_eq!(reply.drain_result, Some("deadline"));
+    }
+}
+
+#[test]
+fn status_and_metrics_say_what_they_are() {
+    let (snapshot, now) = snapshot(State::Live);
+    for (endpoint, content_type, start) in [
+        (Endpoint::Status, "application/json", "{"),
+        (
+            Endpoint::Metrics,
+            "text/plain; version=0.0.4; charset=utf-8",
+            "# HELP",
+        ),
+    ] {
+        match ask(endpoint, &snapshot, now, now) {
+            Answer::Now(reply) => {
+                assert_eq!((reply.status, reply.content_type), (200, content_type));
+                assert!(reply.body.starts_with(start));
+            }
+            later => panic!("{later:?}"),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What a request does: the one place where HTTP reaches the rest of drainit.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::connection::{Connection, Held};
+use super::endpoints::{self, Answer, Endpoint};
+use super::reply::Reply;
+use super::request::{Head, Method, Request};
+use crate::cidr::Cidr;
+use crate::event::Event;
+use crate::mailbox::Mailbox;
+use crate::status::Board;
+
+/// The shortest time between two [`Event::Probe`]s, so that a flood of requests is none of
+/// events.
+const PROBE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers requests.
+pub struct Handler<'a> {
+    board: &'a Board,
+    mailbox: &'a Mailbox<Event>,
+    shutdown_from: &'a [Cidr],
+    /// How many callers may wait for the end of a drain.
+    seats: usize,
+    /// How many do.
+    seated: usize,
+    /// Whether a probe was asked for and has not been sent.
+    probe_wanted: bool,
+    /// When the next may be sent.
+    next_probe: Option<Instant>,
+}
+
+impl<'a> Handler<'a> {
+    /// A handler that lets `seats` callers wait for the end of a drain.
+    pub fn new(
+        board: &'a Board,
+        mailbox: &'a Mailbox<Event>,
+        shutdown_from: &'a [Cidr],
+        seats: usize,
+    ) -> Handler<'a> {
+        Handler {
+            board,
+            mailbox,
+            shutdown_from,
+            seats,
+            seated: 0,
+            probe_wanted: false,
+            next_probe: None,
+        }
+    }
+
+    /// Counts who waits for the end of a drain; to be called when some may have gone.
+    pub fn count(&mut self, connections: &[Connection]) {
+        let waiting = connections.iter().filter(|one| one.awaits_drain());
+        self.seated = waiting.count();
+    }
+
+    /// Does what a head asks for: answers, or lets the connection wait.
+    pub fn take(&mut self, connection: &mut Connection, head: Head, now: Instant) {
+        match head {
+            Head::Partial => (),
+            Head::Bad(reply) => connection.send(reply, false, now),
+            Head::Whole(request) => self.begin(connection, &request, now),
+        }
+    }
+
+    fn begin(&mut self, connection: &mut Connection, request: &Request, now: Instant) {
+        let head_only = request.method == Method::Head;
+        let endpoint = match endpoints::route(request) {
+            Ok(endpoint) => endpoint,
+            Err(reply) => return connection.send(reply, head_only, now),
+        };
+        if endpoint == Endpoint::Shutdown {
+            let peer = connection.peer();
+            match peer.authorize(connection.socket(), self.shutdown_from) {
+                Ok(name) => self.mailbox.send(Event::Shutdown(name)),
+                Err(name) => {
+                    let text = format!("{name} may not shut down: see --shutdown-from");
+                    return connection.send(Reply::text(403, text), head_only, now);
+                }
+            }
+        }
+        let held = Held {
+            endpoint,
+            asked: now,
+            head_only,
+            until: None,
+            half_closed: false,
+        };
+        let answer = self.answer(held, now);
+        let waits = matches!(answer, Answer::Later(_));
+        match endpoint {
+            Endpoint::Health => self.probe_wanted = true,
+            Endpoint::Ready => self.probe_wanted |= waits,
+            Endpoint::Shutdown if waits => {
+                if self.seated >= self.seats {
+                    let text = "the drain is asked for; too many wait for its end already";
+                    return connection.send(Reply::text(503, text), head_only, now);
+                }
+                self.seated += 1;
+            }
+            _ => (),
+        }
+        self.probe(now);
+        match answer {
+            Answer::Now(reply) => connection.send(reply, head_only, now),
+            Answer::Later(until) => connection.hold(Held { until, ..held }),
+        }
+    }
+
+    /// Answers a request that was held, if it can be answered by now.
+    pub fn look_again(&self, connection: &mut Connection, now: Instant) {
+        if let Some(held) = connection.held()
+            && let Answer::Now(reply) = self.answer(held, now)
+        {
+            connection.send(reply, held.head_only, now);
+        }
+    }
+
+    fn answer(&self, held: Held, now: Instant) -> Answer {
+        let snapshot = self.board.read();
+        let wall = SystemTime::now();
+        endpoints::answer(held.endpoint, held.asked, &snapshot, now, wall)
+    }
+
+    /// Sends the probe that was asked for, unless it is too soon. Returns when it will not be.
+    pub fn probe(&mut self, now: Instant) -> Option<Instant> {
+        if !self.probe_wanted {
+            return None;
+        }
+        if let Some(next) = self.next_probe.filter(|next| now < *next) {
+            return Some(next);
+        }
+        self.mailbox.send(Event::Probe);
+        self.probe_wanted = false;
+        self.next_probe = Some(now + PROBE_PAUSE);
+        None
+    }
+}

@@ -1,0 +1,392 @@
+//! Addresses to listen on, and the sockets bound to them.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr as NixUnixAddr, connect,
+    getsockopt, listen, setsockopt, socket, sockopt,
+};
+use nix::unistd::geteuid;
+
+use crate::cidr::Cidr;
+
+/// Between two tries to bind what is taken.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The port of [`Listen::Default`].
+const PORT: u16 = 8090;
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// `[::]:8090` for IPv6 and IPv4, or `0.0.0.0:8090` where there is no IPv6.
+    Default,
+    /// An address and a port; `[::]` is for IPv4 too.
+    Tcp(SocketAddr),
+    /// A unix socket's path.
+    Unix(PathBuf),
+    /// A unix socket's name in the abstract namespace, without the leading NUL.
+    Abstract(String),
+    /// Nowhere.
+    Off,
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Listen, String> {
+        if text == "off" {
+            return Ok(Listen::Off);
+        }
+        let found = match text.strip_prefix("unix:") {
+            Some(path) => match path.strip_prefix('@') {
+                Some(name) if !name.is_empty() => Some(Listen::Abstract(name.to_owned())),
+                None if !path.is_empty() => Some(Listen::Unix(path.into())),
+                _ => None,
+            },
+            None => text.parse().ok().map(Listen::Tcp),
+        };
+        found.ok_or_else(|| {
+            format!("'{text}' is none of [::]:8090, 0.0.0.0:8090, unix:PATH, unix:@NAME and off")
+        })
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Default => write!(f, "[::]:{PORT}"),
+            Listen::Tcp(address) => address.fmt(f),
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+            Listen::Abstract(name) => write!(f, "unix:@{name}"),
+            Listen::Off => f.write_str("off"),
+        }
+    }
+}
+
+/// A socket that listens. Closed when dropped; a unix socket's file stays, and is replaced by
+/// the next that binds it.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    address: Listen,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// The addresses that are wanted, and the sockets of those that could be had.
+///
+/// A port that is taken must not keep Envoy from its traffic: it is tried again, once a second.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    pub(super) bound: Vec<Listener>,
+    missing: Vec<Listen>,
+    retry_at: Option<Instant>,
+}
+
+impl Listeners {
+    /// Binds `wanted`, and remembers what could not be had; the log tells of it.
+    pub fn new(wanted: impl IntoIterator<Item = Listen>) -> Listeners {
+        let mut listeners = Listeners {
+            missing: wanted.into_iter().collect(),
+            ..Listeners::default()
+        };
+        listeners.bind_missing(Instant::now(), true);
+        listeners
+    }
+
+    /// The addresses that are listened on.
+    pub fn addresses(&self) -> impl Iterator<Item = &Listen> {
+        self.bound.iter().map(Listener::address)
+    }
+
+    /// When to try again, if anything is missing.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Tries again, if it is time.
+    pub(super) fn retry(&mut self, now: Instant) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.bind_missing(now, false);
+        }
+    }
+
+    fn bind_missing(&mut self, now: Instant, first: bool) {
+        let Listeners { bound, missing, .. } = self;
+        missing.retain(|address| match bind(address) {
+            Ok(listener) => {
+                if let Some(listener) = &listener {
+                    log::info!("health, status and metrics on {}", listener.address());
+                }
+                bound.extend(listener);
+                false
+            }
+            Err(error) => {
+                if first {
+                    log::warn!("no health, status and metrics on {address} for now: {error}");
+                }
+                true
+            }
+        });
+        self.retry_at = (!missing.is_empty()).then(|| now + RETRY);
+    }
+}
+
+/// Binds `address` and listens on it; `None` for [`Listen::Off`].
+///
+/// # Errors
+/// What binding failed of: for a unix socket, `AddrInUse` when somebody answers on it, or when
+/// the path is no socket.
+pub fn bind(address: &Listen) -> io::Result<Option<Listener>> {
+    let unspecified = |ip: IpAddr| SocketAddr::new(ip, PORT);
+    let socket = match address {
+        Listen::Default => match bind_tcp(unspecified(Ipv6Addr::UNSPECIFIED.into())) {
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                bind_tcp(unspecified(Ipv4Addr::UNSPECIFIED.into()))?
+            }
+            bound => bound?,
+        },
+        Listen::Tcp(address) => bind_tcp(*address)?,
+        Listen::Unix(path) => bind_unix(path)?,
+        Listen::Abstract(name) => {
+            let address = UnixAddr::from_abstract_name(name)?;
+            Socket::Unix(UnixListener::bind_addr(&address)?)
+        }
+        Listen::Off => return Ok(None),
+    };
+    let address = match &socket {
+        Socket::Tcp(socket) => {
+            socket.set_nonblocking(true)?;
+            Listen::Tcp(socket.local_addr()?)
+        }
+        Socket::Unix(socket) => {
+            socket.set_nonblocking(true)?;
+            address.clone()
+        }
+    };
+    Ok(Some(Listener { socket, address }))
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+    }
+    nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    // As many as the system lets wait: a probe must not be refused because strangers come.
+    listen(&socket, Backlog::MAXALLOWABLE)?;
+    Ok(Socket::Tcp(TcpListener::from(socket)))
+}
+
+fn bind_unix(path: &Path) -> io::Result<Socket> {
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path).map(Socket::Unix)
+        }
+        bound => bound.map(Socket::Unix),
+    }
+}
+
+/// Whether `path` is a socket that nobody listens on. Never blocks: a listener whose queue is
+/// full is somebody, too.
+fn is_stale(path: &Path) -> bool {
+    let is_socket =
+        std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (Ok(address), Ok(socket)) = (
+        NixUnixAddr::new(path),
+        socket(AddressFamily::Unix, SockType::Stream, flags, None),
+    ) else {
+        return false;
+    };
+    is_socket && connect(socket.as_raw_fd(), &address) == Err(Errno::ECONNREFUSED)
+}
+
+impl Listener {
+    /// Where it listens; the port is the one it got.
+    pub fn address(&self) -> &Listen {
+        &self.address
+    }
+
+    /// The next connection, non-blocking.
+    pub(super) fn accept(&self) -> io::Result<(OwnedFd, Peer)> {
+        match &self.socket {
+            Socket::Tcp(listener) => {
+                let (stream, address) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((stream.into(), Peer::Ip(address.ip().to_canonical())))
+            }
+            Socket::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((stream.into(), Peer::Unix))
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.as_fd(),
+            Socket::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// An address of IPv4 or IPv6; an IPv4-mapped one is IPv4.
+    Ip(IpAddr),
+    /// A process of this machine.
+    Unix,
+}
+
+impl Peer {
+    /// Who it is, if it may ask for `/shutdown`: an address out of `networks`, or a process of
+    /// root or of drainit's own user. `socket` is the connection.
+    ///
+    /// # Errors
+    /// Who it is, if it may not.
+    pub(super) fn authorize(self, socket: &OwnedFd, networks: &[Cidr]) -> Result<String, String> {
+        let (name, allowed) = match self {
+            Peer::Ip(ip) => {
+                let inside = networks.iter().any(|network| network.contains(ip));
+                (ip.to_string(), inside)
+            }
+            Peer::Unix => match getsockopt(socket, sockopt::PeerCredentials) {
+                Ok(peer) => {
+                    let trusted = peer.uid() == 0 || peer.uid() == geteuid().as_raw();
+                    (format!("pid {} of uid {}", peer.pid(), peer.uid()), trusted)
+                }
+                Err(_) => ("a process that cannot be told".to_owned(), false),
+            },
+        };
+        if allowed { Ok(name) } else { Err(name) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    fn scratch(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("drainit-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        path
+    }
+
+    #[test]
+    fn addresses_are_read_and_written_alike() {
+        for text in [
+            "[::]:8090",
+            "0.0.0.0:80",
+            "unix:/run/a b",
+            "unix:@drainit",
+            "off",
+        ] {
+            assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
+        }
+        assert_eq!(Listen::Default.to_string(), "[::]:8090");
+        for text in [
+            "",
+            "8090",
+            ":8090",
+            "::1",
+            "unix:",
+            "unix:@",
+            "localhost:1",
+            "OFF",
+        ] {
+            let error = text.parse::<Listen>().unwrap_err();
+            assert!(error.contains(&format!("'{text}'")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_dual_stack_socket_takes_ipv4_and_shows_it_as_such() {
+        let listener = bind(&"[::]:0".parse().unwrap()).unwrap().unwrap();
+        let Listen::Tcp(address) = listener.address() else {
+            panic!("{listener:?}")
+        };
+        let _client = std::net::TcpStream::connect(("127.0.0.1", address.port())).unwrap();
+        let (_, peer) = listener.accept().unwrap();
+        assert_eq!(peer, Peer::Ip(Ipv4Addr::LOCALHOST.into()));
+        let error = listener.accept().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_or_a_file_is_not() {
+        let path = scratch("stale");
+        let address = Listen::Unix(path.clone());
+        drop(bind(&address).unwrap());
+        let live = bind(&address).unwrap().unwrap();
+        let error = bind(&address).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        UnixStream::connect(&path).unwrap();
+        drop(live);
+        std::fs::remove_file(&path).unwrap();
+
+        std::fs::write(&path, "precious").unwrap();
+        let error = bind(&address).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn an_abstract_socket_is_free_again_once_closed() {
+        let name = format!("drainit-test-{}", std::process::id());
+        let address = Listen::Abstract(name);
+        let first = bind(&address).unwrap().unwrap();
+        assert!(bind(&address).is_err());
+        drop(first);
+        bind(&address).unwrap();
+    }
+
+    #[test]
+    fn off_listens_nowhere() {
+        assert!(bind(&Listen::Off).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_process_of_our_own_user_may_shut_down_and_an_address_outside_may_not() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let socket = OwnedFd::from(ours);
+        assert!(Peer::Unix.authorize(&socket, &[]).is_ok());
+        let networks = ["10.0.0.0/8".parse().unwrap()];
+        let peer = |text: &str| Peer::Ip(text.parse().unwrap());
+        assert_eq!(
+            peer("10.1.2.3").authorize(&socket, &networks),
+            Ok("10.1.2.3".into())
+        );
+        assert_eq!(
+            peer("192.0.2.1").authorize(&socket, &networks),
+            Err("192.0.2.1".into())
+        );
+    }
+}

@@ -1,0 +1,166 @@
+//! The log: on stderr, one line an event, and never in the way.
+//!
+//! A pipe that nobody reads blocks its writer, and the main thread of pid 1 must not be that: so a
+//! thread of its own writes, from a queue of bounded length. What does not fit is counted.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use env_logger::{Builder, Target};
+use log::kv::{Key, Value, VisitSource};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::options::LogFormat;
+
+/// Lines that wait to be written.
+const QUEUE: usize = 256;
+
+/// What a write to a pipe that polls as writable takes without blocking (PIPE_BUF).
+const ATOMIC: usize = 4096;
+
+enum Item {
+    Line(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+static QUEUED: Mutex<Option<SyncSender<Item>>> = Mutex::new(None);
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// Starts to log. `RUST_LOG` wins over `level`.
+pub fn start(format: LogFormat, level: log::LevelFilter) {
+    start_writer();
+    let mut builder = Builder::new();
+    builder.target(Target::Pipe(Box::new(Queue)));
+    match std::env::var("RUST_LOG") {
+        Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
+        // What the libraries below say is for their developers.
+        _ => builder
+            .filter_level(level.min(log::LevelFilter::Warn))
+            .filter_module("drainit", level),
+    };
+    match format {
+        LogFormat::Text => builder.format_timestamp_millis(),
+        LogFormat::Json => builder.format(|out, record| {
+            let time = out.timestamp_millis().to_string();
+            writeln!(out, "{}", json(&time, record))
+        }),
+    };
+    // Only a second logger in the same process could make this fail.
+    let _ = builder.try_init();
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = thread::current();
+        log::error!("thread {} panicked: {panic}", thread.name().unwrap_or("?"));
+    }));
+}
+
+/// Waits until what was logged so far is written, `limit` at the most.
+pub fn flush(limit: Duration) {
+    let (done, written) = sync_channel(1);
+    let queued = QUEUED.lock().ok().and_then(|queue| queue.clone());
+    if queued.is_some_and(|queue| queue.try_send(Item::Flush(done)).is_ok()) {
+        let _ = written.recv_timeout(limit);
+    }
+}
+
+fn json(time: &str, record: &log::Record<'_>) -> serde_json::Value {
+    let mut object = serde_json::Map::new();
+    object.insert("time".into(), time.into());
+    object.insert(
+        "level".into(),
+        record.level().as_str().to_lowercase().into(),
+    );
+    object.insert("message".into(), record.args().to_string().into());
+    // A value that cannot be visited is left out.
+    let _ = record.key_values().visit(&mut Fields(&mut object));
+    object.into()
+}
+
+struct Fields<'a>(&'a mut serde_json::Map<String, serde_json::Value>);
+
+impl<'kvs> VisitSource<'kvs> for Fields<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+        let value = if let Some(number) = value.to_u64() {
+            number.into()
+        } else if let Some(number) = value.to_f64() {
+            number.into()
+        } else if let Some(truth) = value.to_bool() {
+            truth.into()
+        } else {
+            value.to_string().into()
+        };
+        self.0.insert(key.as_str().into(), value);
+        Ok(())
+    }
+}
+
+/// Where env_logger writes to.
+struct Queue;
+
+impl Write for Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let Ok(mut queue) = QUEUED.lock() else {
+            return Ok(line.len());
+        };
+        let lost = LOST.swap(0, Ordering::Relaxed);
+        let mut item = Vec::new();
+        if lost > 0 {
+            let _ = writeln!(
+                item,
+                "drainit: {lost} log lines were lost: nobody read them"
+            );
+        }
+        item.extend_from_slice(line);
+        match queue.as_ref().map(|queue| queue.try_send(Item::Line(item))) {
+            Some(Ok(())) => {}
+            Some(Err(TrySendError::Full(_))) => {
+                LOST.fetch_add(lost + 1, Ordering::Relaxed);
+            }
+            Some(Err(TrySendError::Disconnected(Item::Line(item)))) => {
+                *queue = None;
+                write_if_ready(&item);
+            }
+            _ => write_if_ready(line),
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn start_writer() {
+    let (sender, lines) = sync_channel(QUEUE);
+    let thread = thread::Builder::new()
+        .name("log".into())
+        .stack_size(64 * 1024);
+    // Without a thread, lines are written where they come up, if that does not block.
+    if thread.spawn(move || write(&lines)).is_ok()
+        && let Ok(mut queue) = QUEUED.lock()
+    {
+        *queue = Some(sender);
+    }
+}
+
+fn write(items: &Receiver<Item>) {
+    while let Ok(item) = items.recv() {
+        match item {
+            // A closed stderr, or a reader that is gone, must end nothing.
+            Item::Line(line) => drop(io::stderr().write_all(&line)),
+            Item::Flush(done) => drop(done.try_send(())),
+        }
+    }
+}
+
+fn write_if_ready(line: &[u8]) {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    if matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1)) {
+        let _ = io::stderr().write_all(line.get(..ATOMIC).unwrap_or(line));
+    }
+}

@@ -1,0 +1,352 @@
+//! The command line: one table of flags, from which the parser, the environment variables and
+//! `--help` are made. Nothing behind this file sees a string again.
+
+mod flags;
+mod help;
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lexopt::{Arg, Parser};
+
+use crate::cidr::Cidr;
+use crate::client::Address;
+use crate::drain::Limits;
+use crate::http::Listen;
+
+pub use flags::{FLAGS, Flag};
+pub use help::{help, version};
+
+/// What the user wants.
+#[derive(Debug)]
+pub enum Command {
+    /// Run Envoy.
+    Run(Box<Options>, Vec<OsString>),
+    /// `drainit shutdown`
+    Shutdown(Box<Options>),
+    /// `drainit health [live|ready]`
+    Health(Box<Options>, Probe),
+    /// `drainit status`
+    Status(Box<Options>, Look),
+    /// `drainit reload`
+    Reload(Box<Options>),
+    /// `drainit bootstrap`, with its own arguments
+    Bootstrap(Vec<OsString>),
+    /// `drainit install PATH`
+    Install(PathBuf),
+    /// `drainit help`
+    Help,
+    /// `drainit --version`
+    Version,
+}
+
+/// What `drainit health` asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Whether Envoy runs.
+    Live,
+    /// Whether it should get traffic.
+    Ready,
+}
+
+/// How `drainit status` shows what it has to show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Again and again, in place.
+    pub watch: bool,
+    /// As JSON.
+    pub json: bool,
+}
+
+/// What becomes of an Envoy that ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// Its end is drainit's.
+    Never,
+    /// It is started again if it failed.
+    OnFailure,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// A listener's certificate to keep fresh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// The SDS secret's name, and its file's.
+    pub name: String,
+    /// The chain's file.
+    pub cert: PathBuf,
+    /// The key's file.
+    pub key: PathBuf,
+}
+
+/// Every option, resolved.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Envoy's admin address, unless Envoy tells it.
+    pub admin_address: Option<Address>,
+    /// Where health, status and metrics are served.
+    pub listen: Listen,
+    /// Whether `listen` was given, so that a client command should go there.
+    pub listen_given: bool,
+    /// Who may ask for a drain over HTTP.
+    pub shutdown_from: Vec<Cidr>,
+    /// Of a drain.
+    pub limits: Limits,
+    /// From Envoy's SIGTERM to SIGKILL.
+    pub kill_timeout: Duration,
+    /// Listeners whose connections do not count.
+    pub exclude_listeners: Vec<String>,
+    /// Whether Envoy's command line is completed.
+    pub add_envoy_flags: bool,
+    /// Whether a reload is Envoy's hot restart.
+    pub hot_restart: bool,
+    /// What becomes of an Envoy that ended by itself.
+    pub restart: Restart,
+    /// The xDS client's certificate.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+    /// The CA that the xDS server is checked against.
+    pub ca_file: Option<PathBuf>,
+    /// Where the SDS files go.
+    pub resources_dir: Option<PathBuf>,
+    /// Further secrets.
+    pub secrets: Vec<Secret>,
+    /// How often the certificate files are compared.
+    pub certificate_check: Duration,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// The least level that is logged.
+    pub log_level: log::LevelFilter,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            admin_address: None,
+            listen: Listen::Default,
+            listen_given: false,
+            shutdown_from: Cidr::loopback().to_vec(),
+            limits: Limits {
+                delay: Duration::ZERO,
+                timeout: Duration::from_secs(25),
+                min: Duration::ZERO,
+                settle: Duration::from_secs(5),
+                open_connections: 0,
+                check_interval: Duration::from_millis(250),
+            },
+            kill_timeout: Duration::from_secs(2),
+            exclude_listeners: Vec::new(),
+            add_envoy_flags: true,
+            hot_restart: false,
+            restart: Restart::Never,
+            cert_file: None,
+            key_file: None,
+            ca_file: None,
+            resources_dir: None,
+            secrets: Vec::new(),
+            certificate_check: Duration::from_secs(1),
+            log_format: LogFormat::Text,
+            log_level: log::LevelFilter::Info,
+        }
+    }
+}
+
+/// Reads a command line, and the environment where that says nothing.
+///
+/// # Errors
+/// One line that says what is wrong and what would be right.
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, String> {
+    let mut options = Options::default();
+    for flag in FLAGS {
+        flag.take_env(&mut options, &env)?;
+    }
+    let mut seen = Vec::new();
+    let mut parser = Parser::from_args(args);
+    loop {
+        // `--` ends the options, and what follows is Envoy's even if it has a command's name.
+        let verbatim = parser
+            .try_raw_args()
+            .is_some_and(|rest| rest.peek() == Some(OsStr::new("--")));
+        match parser.next().map_err(explain)? {
+            None => return Err(MISSING.into()),
+            Some(Arg::Short('h') | Arg::Long("help")) => return Ok(Command::Help),
+            Some(Arg::Short('V') | Arg::Long("version")) => return Ok(Command::Version),
+            Some(Arg::Value(word)) if verbatim => return run(options, word, &mut parser),
+            Some(Arg::Value(word)) => return command(options, seen, word, &mut parser),
+            Some(arg) => {
+                let flag = find(&arg)?;
+                flag.take(&mut options, &mut parser, &mut seen)?;
+            }
+        }
+    }
+}
+
+const MISSING: &str =
+    "which Envoy? Write `drainit -- envoy -c envoy.yaml`; `drainit help` tells all";
+
+fn find(arg: &Arg<'_>) -> Result<&'static Flag, String> {
+    match arg {
+        Arg::Long(name) => FLAGS
+            .iter()
+            .find(|flag| flag.is_called(name))
+            .ok_or_else(|| match nearest(name) {
+                Some(flag) => format!("unknown option --{name}: did you mean --{}?", flag.name),
+                None => format!("unknown option --{name}: `drainit help` lists them, and Envoy's own go behind `--`"),
+            }),
+        Arg::Short(letter) => Err(format!(
+            "unknown option -{letter}: `drainit help` lists them, and Envoy's own go behind `--`"
+        )),
+        Arg::Value(value) => Err(format!("unexpected argument `{}`", value.to_string_lossy())),
+    }
+}
+
+/// The flag whose name shares the longest beginning with a wrong one, if that is no accident.
+fn nearest(name: &str) -> Option<&'static Flag> {
+    let shared = |flag: &&Flag| {
+        flag.name
+            .bytes()
+            .zip(name.bytes())
+            .take_while(|(a, b)| a == b)
+            .count()
+    };
+    FLAGS
+        .iter()
+        .max_by_key(shared)
+        .filter(|flag| shared(flag) >= 5)
+}
+
+fn explain(error: lexopt::Error) -> String {
+    match error {
+        lexopt::Error::MissingValue {
+            option: Some(option),
+        } => format!("{option} lacks its value"),
+        lexopt::Error::UnexpectedValue { option, value } => {
+            format!(
+                "{option} takes no value, but was given `{}`",
+                value.to_string_lossy()
+            )
+        }
+        error => error.to_string(),
+    }
+}
+
+fn run(options: Options, program: OsString, parser: &mut Parser) -> Result<Command, String> {
+    options.check()?;
+    let mut line = vec![program];
+    line.extend(parser.raw_args().map_err(explain)?);
+    Ok(Command::Run(Box::new(options), line))
+}
+
+fn command(
+    mut options: Options,
+    mut seen: Vec<&'static str>,
+    word: OsString,
+    parser: &mut Parser,
+) -> Result<Command, String> {
+    let name = match word.to_str() {
+        Some(name @ ("shutdown" | "health" | "status" | "reload" | "install" | "help")) => {
+            name.to_owned()
+        }
+        Some("bootstrap") => {
+            return Ok(Command::Bootstrap(
+                parser.raw_args().map_err(explain)?.collect(),
+            ));
+        }
+        _ => return run(options, word, parser),
+    };
+    let mut words = Vec::new();
+    let mut look = Look::default();
+    while let Some(arg) = parser.next().map_err(explain)? {
+        match arg {
+            Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
+            Arg::Long("watch") if name == "status" => look.watch = true,
+            Arg::Long("json") if name == "status" => look.json = true,
+            Arg::Value(word) => words.push(word),
+            arg => find(&arg)?.take(&mut options, parser, &mut seen)?,
+        }
+    }
+    let options = Box::new(options);
+    let mut words = words.into_iter();
+    let command = match name.as_str() {
+        "health" => Command::Health(options, probe(words.next())?),
+        "install" => Command::Install(
+            words
+                .next()
+                .ok_or("install where? Write `drainit install PATH`")?
+                .into(),
+        ),
+        "shutdown" => Command::Shutdown(options),
+        "status" => Command::Status(options, look),
+        "reload" => Command::Reload(options),
+        _ => Command::Help,
+    };
+    match words.next() {
+        Some(word) => Err(format!(
+            "unexpected argument `{}` for `drainit {name}`",
+            word.to_string_lossy()
+        )),
+        None => Ok(command),
+    }
+}
+
+fn probe(word: Option<OsString>) -> Result<Probe, String> {
+    match word.as_deref().map(OsStr::to_str) {
+        None | Some(Some("live")) => Ok(Probe::Live),
+        Some(Some("ready")) => Ok(Probe::Ready),
+        Some(_) => {
+            Err("health of what? Write `drainit health live` or `drainit health ready`".into())
+        }
+    }
+}
+
+impl Options {
+    /// What only shows when all options are known.
+    fn check(&self) -> Result<(), String> {
+        let Limits {
+            delay,
+            timeout,
+            min,
+            ..
+        } = self.limits;
+        if delay > timeout {
+            return Err(
+                "--drain-delay is longer than --drain-timeout, which it is a part of".into(),
+            );
+        }
+        if min > timeout {
+            return Err("--min-drain is longer than --drain-timeout".into());
+        }
+        let files = [
+            ("--envoy-cert-file", self.cert_file.is_some()),
+            ("--envoy-key-file", self.key_file.is_some()),
+            ("--envoy-cafile", self.ca_file.is_some()),
+        ];
+        let given = files.iter().any(|(_, given)| *given);
+        if given && let Some((missing, _)) = files.iter().find(|(_, given)| !given) {
+            return Err(format!(
+                "{missing} is missing: --envoy-cert-file, --envoy-key-file, --envoy-cafile and --resources-dir go together"
+            ));
+        }
+        match (&self.resources_dir, given || !self.secrets.is_empty()) {
+            (None, true) => Err("--resources-dir is missing: it is where the SDS files of the certificates go".into()),
+            (Some(_), false) => Err("--resources-dir is given, but no certificates: add --envoy-cert-file, --envoy-key-file and --envoy-cafile, or --secret".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,286 @@
+//! Unix: signals in and out, spawning, reaping, exit codes.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc::{self, c_int};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+
+use crate::mailbox::Waker;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// It exited with this code.
+    Code(u8),
+    /// This signal killed it.
+    Signal(u8),
+}
+
+impl Exit {
+    /// The exit code that stands for this in a shell, and with tini: 128+n for signal n.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => signal.saturating_add(128),
+        }
+    }
+
+    fn from_status(status: c_int) -> Exit {
+        if libc::WIFSIGNALED(status) {
+            Exit::Signal(u8::try_from(libc::WTERMSIG(status)).unwrap_or(u8::MAX))
+        } else {
+            Exit::Code(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX))
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit code {code}"),
+            Exit::Signal(signal) => {
+                write!(f, "killed by {}", signal_name(c_int::from(*signal)))
+            }
+        }
+    }
+}
+
+/// A signal's name (`SIGTERM`), also where it has none of its own (`signal 40`).
+pub fn signal_name(signal: c_int) -> String {
+    match nix::sys::signal::Signal::try_from(signal) {
+        Ok(signal) => signal.as_str().to_owned(),
+        Err(_) => format!("signal {signal}"),
+    }
+}
+
+/// The signals that mean something to drainit.
+const MEANT: [c_int; 7] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGCHLD,
+    libc::SIGHUP,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+];
+
+/// Signals that mean nothing to drainit, and whose default would end it or say nothing.
+const SURVIVED: [c_int; 10] = [
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+    libc::SIGWINCH,
+    libc::SIGURG,
+];
+
+/// The signals that came, caught by handlers that set a flag and wake the main thread.
+///
+/// They are handled, not blocked: since Rust 1.66 a child inherits the mask (rust issue 101077),
+/// and an Envoy that does would never see a signal. Handlers become defaults at exec.
+#[derive(Debug)]
+pub struct Signals {
+    delivery: SignalDelivery<UnixStream, SignalOnly>,
+}
+
+impl Signals {
+    /// Installs the handlers: the first thing in `main`, because a pid 1 silently drops what comes
+    /// before them. Then clears what was inherited: blocked signals, and ignored ones.
+    ///
+    /// Also gives the waker that wakes the same reader as a signal does.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors or memory.
+    pub fn install() -> io::Result<(Signals, Waker)> {
+        let (waker, wakeups) = Waker::new()?;
+        let none: [c_int; 0] = [];
+        let delivery = SignalDelivery::with_pipe(
+            wakeups.into_socket(),
+            waker.try_clone()?.into_socket(),
+            SignalOnly,
+            none,
+        )?;
+        let handle = delivery.handle();
+        for signal in MEANT {
+            handle.add_signal(signal)?;
+        }
+        // An inherited mask would keep every signal from us, SIGCHLD above all.
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+        for signal in survived() {
+            handle.add_signal(signal)?;
+        }
+        for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
+            undo_ignored(signal);
+        }
+        Ok((Signals { delivery }, waker))
+    }
+
+    /// The signals since the last call. Forgets all wake-ups so far: look for other work after
+    /// this, never before.
+    pub fn take(&mut self) -> impl Iterator<Item = c_int> + use<> {
+        self.delivery.pending()
+    }
+
+    /// Gives every signal its default meaning back, for a command that is no supervisor.
+    pub fn release(mut self) {
+        for signal in MEANT.into_iter().chain(survived()) {
+            set_disposition(signal, libc::SIG_DFL);
+        }
+        // What came meanwhile counts.
+        for signal in self.take() {
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.delivery.get_read().as_fd()
+    }
+}
+
+fn survived() -> impl Iterator<Item = c_int> {
+    SURVIVED
+        .into_iter()
+        .chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+}
+
+/// Gives a signal that is ignored its default back: an ignored one stays so in every child.
+fn undo_ignored(signal: c_int) {
+    // The kernel's own sigaction and sigset: libc refuses the signals that it keeps for itself,
+    // and those are inherited too (glibc's posix_spawn leaves SIGCANCEL ignored).
+    type Action = [libc::c_ulong; 4];
+    const SIGSET: usize = 8;
+    let default: Action = [0; 4];
+    let mut old = default;
+    let none = std::ptr::null::<Action>();
+    // SAFETY: the kernel reads and writes no more than a sigaction, which is four words: handler,
+    // flags, restorer, mask. All zero is the default, which runs no code.
+    unsafe {
+        libc::syscall(libc::SYS_rt_sigaction, signal, none, &raw mut old, SIGSET);
+        if old[0] == libc::SIG_IGN as libc::c_ulong {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                none,
+                SIGSET,
+            );
+        }
+    }
+}
+
+fn set_disposition(signal: c_int, disposition: libc::sighandler_t) {
+    // SAFETY: default and ignore run no code of ours. nix's `signal` knows no real-time signals.
+    unsafe {
+        libc::signal(signal, disposition);
+    }
+}
+
+/// Makes orphans ours to reap, unless the kernel does so anyway.
+pub fn become_subreaper() {
+    if std::process::id() != 1
+        && let Err(error) = nix::sys::prctl::set_child_subreaper(true)
+    {
+        log::warn!("orphans of envoy will not be reaped here: {error}");
+    }
+}
+
+/// A child to be.
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    /// A path, or a name on PATH.
+    pub program: &'a OsStr,
+    /// Its arguments.
+    pub args: &'a [OsString],
+    /// Environment variables that are not for it.
+    pub without: &'a [&'a str],
+    /// A descriptor that it inherits.
+    pub inherit: Option<&'a OwnedFd>,
+}
+
+/// Spawns a child, and returns its pid as soon as it has become `program`.
+///
+/// Only from the main thread: Envoy with hot restart asks the kernel for a SIGTERM when the
+/// *thread* that spawned it ends (PR_SET_PDEATHSIG).
+///
+/// # Errors
+/// Those of exec, among them `NotFound` and `PermissionDenied`; see [`spawn_failure`].
+pub fn spawn(spawn: &Spawn<'_>) -> io::Result<i32> {
+    let mut command = Command::new(spawn.program);
+    command.args(spawn.args);
+    for name in spawn.without {
+        command.env_remove(name);
+    }
+    // Neither `pre_exec` nor uid, gid or PATH: std would fork and exec instead of posix_spawn.
+    // It also gives the child SIGPIPE's default back, which Rust's runtime ignores.
+    if let Some(fd) = spawn.inherit {
+        fcntl(fd.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
+    let child = command.spawn();
+    if let Some(fd) = spawn.inherit {
+        let _ = fcntl(fd.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    }
+    let pid = child?.id();
+    i32::try_from(pid).map_err(|_| io::Error::other("a pid out of range"))
+}
+
+/// What a failed [`spawn`] means, as tini has it: drainit's exit code, and a line for a person.
+pub fn spawn_failure(program: &OsStr, error: &io::Error) -> (u8, String) {
+    let name = program.to_string_lossy();
+    let exists = name.contains('/') && std::path::Path::new(program).exists();
+    match error.kind() {
+        io::ErrorKind::NotFound if exists => (
+            127,
+            format!(
+                "{name}: its dynamic loader is missing: this image lacks the libraries it needs"
+            ),
+        ),
+        io::ErrorKind::NotFound if name.contains('/') => (127, format!("{name}: not found")),
+        io::ErrorKind::NotFound => (127, format!("{name}: not found on PATH")),
+        _ if std::path::Path::new(program).is_dir() => {
+            (126, format!("{name}: is a directory, not a program"))
+        }
+        _ => (126, format!("{name}: cannot be executed: {error}")),
+    }
+}
+
+/// Sends a signal.
+pub fn kill(pid: i32, signal: c_int) {
+    // SAFETY: kill touches no memory. Raw, as every signal in this file.
+    if unsafe { libc::kill(pid, signal) } != 0 {
+        log::debug!(
+            "{} to {pid}: {}",
+            signal_name(signal),
+            io::Error::last_os_error()
+        );
+    }
+}
+
+/// Reaps one child that ended, ours or an orphan; none when there is none (any more).
+pub fn reap() -> Option<(i32, Exit)> {
+    loop {
+        let mut status = 0;
+        // SAFETY: waitpid writes one int, to memory that is ours. nix's waitpid fails with EINVAL
+        // after it has reaped a child that a real-time signal killed, and loses it.
+        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+        if pid > 0 {
+            return Some((pid, Exit::from_status(status)));
+        }
+        if pid == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return None;
+        }
+    }
+}

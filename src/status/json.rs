@@ -1,0 +1,279 @@
+//! `/status`: the snapshot as one JSON object.
+//!
+//! The keys are always the same; what is not known, or is not there, is `null`. Durations are
+//! numbers of seconds and end in `_seconds`, timestamps are RFC 3339 in UTC.
+
+use std::time::{Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::clock::{rfc3339, seconds, unix_seconds, wall_at};
+use super::{Admin, Certificate, Drain, Snapshot};
+use crate::envoy::stats::{Listener, Load};
+
+/// The JSON of `snapshot`, looked at `now`, when the wall clock shows `wall`. One line.
+pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
+    let clock = Clock { now, wall };
+    let load = snapshot.load.as_ref();
+    let envoy = snapshot.envoy.as_ref();
+    let certificates: Vec<Value> = snapshot
+        .certificates
+        .iter()
+        .map(|certificate| self::certificate(certificate, wall))
+        .collect();
+    let mut text = json!({
+        "state": snapshot.state.name(),
+        "since": clock.timestamp(snapshot.since),
+        "since_seconds": clock.age(snapshot.since),
+        "reason": snapshot.reason,
+        "drainit": {
+            "pid": std::process::id(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "started": clock.timestamp(snapshot.born),
+            "uptime_seconds": clock.age(snapshot.born),
+        },
+        "envoy": {
+            "pid": envoy.map(|envoy| envoy.pid),
+            "version": envoy.and_then(|envoy| envoy.version.as_deref()),
+            "started": envoy.map(|envoy| clock.timestamp(envoy.started)),
+            "uptime_seconds": envoy.map(|envoy| clock.age(envoy.started)),
+            "restarts": snapshot.restarts,
+        },
+        "admin": admin(&snapshot.admin, &clock),
+        "listeners": listeners(load),
+        "excluded_listeners": snapshot.excluded,
+        "connections": load.map(Load::connections),
+        "requests": load.map(|load| load.requests),
+        "tcp_sessions": load.map(|load| load.tcp_sessions),
+        "udp_sessions": load.map(|load| load.udp_sessions),
+        "drain": snapshot.drain.as_ref().map(|drain| self::drain(drain, &clock)),
+        "drains": {
+            "drained": snapshot.drains.drained,
+            "cut": snapshot.drains.cut,
+            "exited": snapshot.drains.exited,
+        },
+        "reaped_processes": snapshot.reaped,
+        "certificates": certificates,
+    })
+    .to_string();
+    text.push('\n');
+    text
+}
+
+/// The moment that the snapshot is looked at.
+struct Clock {
+    now: Instant,
+    wall: SystemTime,
+}
+
+impl Clock {
+    fn age(&self, then: Instant) -> f64 {
+        seconds(self.now.saturating_duration_since(then))
+    }
+
+    fn timestamp(&self, then: Instant) -> String {
+        rfc3339(wall_at(then, self.now, self.wall))
+    }
+}
+
+fn admin(admin: &Admin, clock: &Clock) -> Value {
+    let (asked, ready, error) = match &admin.ready {
+        Some((asked, Ok(state))) => (Some(*asked), Some(state), None),
+        Some((asked, Err(error))) => (Some(*asked), None, Some(error)),
+        None => (None, None, None),
+    };
+    json!({
+        "address": admin.address,
+        "ready": ready,
+        "error": error,
+        "asked_seconds_ago": asked.map(|asked| clock.age(asked)),
+        "answered_seconds_ago": admin.answered.map(|answered| clock.age(answered)),
+        "failing_seconds": admin.failing_since.map(|since| clock.age(since)),
+        "errors": admin.errors,
+    })
+}
+
+fn listeners(load: Option<&Load>) -> Value {
+    let listener = |listener: &Listener| {
+        json!({
+            "name": listener.name,
+            "connections": listener.connections,
+            "excluded": listener.excluded,
+        })
+    };
+    load.map_or(Value::Null, |load| {
+        load.listeners.iter().map(listener).collect()
+    })
+}
+
+fn drain(drain: &Drain, clock: &Clock) -> Value {
+    let ended = drain.ended;
+    let until = ended.map_or(clock.now, |(at, _)| at);
+    let elapsed = until.saturating_duration_since(drain.started);
+    let left = match ended {
+        Some(_) => None,
+        None => Some(drain.deadline.saturating_duration_since(clock.now)),
+    };
+    let first = drain.first.as_ref();
+    json!({
+        "cause": drain.cause,
+        "started": clock.timestamp(drain.started),
+        "elapsed_seconds": seconds(elapsed),
+        "deadline": clock.timestamp(drain.deadline),
+        "timeout_seconds": seconds(drain.deadline.saturating_duration_since(drain.started)),
+        "left_seconds": left.map(seconds),
+        "stops": drain.stops,
+        "timeline": timeline(drain, clock),
+        "first": {
+            "listeners": listeners(first),
+            "connections": first.map(Load::connections),
+            "requests": first.map(|load| load.requests),
+            "tcp_sessions": first.map(|load| load.tcp_sessions),
+            "udp_sessions": first.map(|load| load.udp_sessions),
+        },
+        "result": ended.map(|(_, outcome)| outcome.name()),
+        "clean": ended.map(|(_, outcome)| outcome.is_clean()),
+    })
+}
+
+/// What has happened in `drain`, in the order of time.
+fn timeline(drain: &Drain, clock: &Clock) -> Value {
+    let mut moments: Vec<(&str, Instant)> = [
+        ("asked", Some(drain.started)),
+        ("health check failed", drain.health_failed),
+        ("listeners draining", drain.listeners_draining),
+        ("last connection", drain.last_connection),
+        ("ended", drain.ended.map(|(at, _)| at)),
+    ]
+    .into_iter()
+    .filter_map(|(what, at)| Some((what, at?)))
+    .collect();
+    moments.sort_by_key(|(_, at)| *at);
+    moments
+        .into_iter()
+        .map(|(what, at)| {
+            json!({
+                "event": what,
+                "at": clock.timestamp(at),
+                "after_seconds": seconds(at.saturating_duration_since(drain.started)),
+            })
+        })
+        .collect()
+}
+
+fn certificate(certificate: &Certificate, wall: SystemTime) -> Value {
+    let [ok, refused, rejected, unconfirmed] = certificate.reloads;
+    let left = |until| unix_seconds(until).saturating_sub(unix_seconds(wall));
+    json!({
+        "secret": certificate.secret,
+        "generation": certificate.generation,
+        "serial": certificate.serial,
+        "not_before": certificate.not_before.map(rfc3339),
+        "not_after": certificate.not_after.map(rfc3339),
+        "left_seconds": certificate.not_after.map(left),
+        "last_result": certificate.last_result,
+        "last_error": certificate.last_error,
+        "reloads": {
+            "ok": ok,
+            "refused": refused,
+            "rejected": rejected,
+            "unconfirmed": unconfirmed,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+    use crate::drain::Outcome;
+    use crate::status::{Envoy, State};
+
+    /// Every path of `value`, as `drain.first.requests`; of a list, its first item's.
+    fn paths(value: &Value, prefix: &str, into: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    into.push(format!("{prefix}{key}"));
+                    paths(value, &format!("{prefix}{key}."), into);
+                }
+            }
+            Value::Array(list) => list
+                .iter()
+                .take(1)
+                .for_each(|item| paths(item, prefix, into)),
+            _ => (),
+        }
+    }
+
+    fn parsed(snapshot: &Snapshot, now: Instant) -> Value {
+        let wall = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        serde_json::from_str(&render(snapshot, now, wall)).unwrap()
+    }
+
+    #[test]
+    fn a_new_snapshot_has_the_keys_of_a_full_one() {
+        let born = Instant::now();
+        let now = born + Duration::from_secs(100);
+        let (mut empty, mut full) = (Vec::new(), Vec::new());
+        paths(&parsed(&Snapshot::new(born), now), "", &mut empty);
+        paths(
+            &parsed(&crate::status::metrics::tests::full(born), now),
+            "",
+            &mut full,
+        );
+        for path in &empty {
+            assert!(full.contains(path), "{path}");
+        }
+        assert!(full.contains(&"drain.timeline.after_seconds".to_owned()));
+        assert!(full.contains(&"certificates.reloads.unconfirmed".to_owned()));
+        assert!(empty.contains(&"envoy.uptime_seconds".to_owned()));
+        assert!(empty.contains(&"drain".to_owned()));
+    }
+
+    #[test]
+    fn a_drain_shows_its_timeline_and_the_time_left() {
+        let born = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut snapshot = Snapshot::new(born);
+        snapshot.state = State::Draining;
+        snapshot.envoy = Some(Envoy {
+            pid: 7,
+            version: Some("1.40.0".into()),
+            started: born + second,
+        });
+        snapshot.drain = Some(Drain {
+            cause: "SIGTERM".into(),
+            started: born + 10 * second,
+            deadline: born + 35 * second,
+            stops: true,
+            health_failed: Some(born + 11 * second),
+            listeners_draining: Some(born + 10 * second + second / 2),
+            last_connection: None,
+            first: None,
+            ended: None,
+        });
+        let now = born + 15 * second;
+        let status = parsed(&snapshot, now);
+        assert_eq!(status["state"], "draining");
+        assert_eq!(status["envoy"]["uptime_seconds"], 14.0);
+        assert_eq!(status["drainit"]["started"], "2027-01-15T07:59:45.000Z");
+        let drain = &status["drain"];
+        assert_eq!(drain["left_seconds"], 20.0);
+        assert_eq!(drain["elapsed_seconds"], 5.0);
+        assert_eq!(drain["timeout_seconds"], 25.0);
+        assert_eq!(drain["result"], Value::Null);
+        assert_eq!(drain["timeline"][1]["event"], "listeners draining");
+        assert_eq!(drain["timeline"][1]["after_seconds"], 0.5);
+        assert_eq!(drain["timeline"][2]["event"], "health check failed");
+
+        let drain = snapshot.drain.as_mut().unwrap();
+        drain.ended = Some((born + 12 * second, Outcome::SecondSignal));
+        let status = parsed(&snapshot, now);
+        assert_eq!(status["drain"]["result"], "second signal");
+        assert_eq!(status["drain"]["clean"], false);
+        assert_eq!(status["drain"]["elapsed_seconds"], 2.0);
+        assert_eq!(status["drain"]["left_seconds"], Value::Null);
+    }
+}

@@ -1,0 +1,313 @@
+//! `/metrics`: the snapshot in Prometheus' text format.
+//!
+//! Every name has its HELP and TYPE from the first scrape on. What is not known has no sample: a
+//! zero would say that somebody had looked.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use super::clock::{seconds, unix_seconds};
+use super::{Snapshot, State};
+use crate::envoy::stats::Load;
+
+/// The format's content type.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The metrics of `snapshot`, looked at `now`. The wall clock has no part in them: when a
+/// certificate expires is told as it is, and the scraper's clock says how far away that is.
+pub fn render(snapshot: &Snapshot, now: Instant) -> String {
+    let mut page = Page::default();
+
+    page.name(
+        "drainit_state",
+        "gauge",
+        "1 for the state that drainit is in, 0 for the others.",
+    );
+    for state in State::ALL {
+        let holds = u8::from(state == snapshot.state);
+        page.labelled("state", state.name(), holds);
+    }
+    page.name("drainit_envoy_up", "gauge", "Whether Envoy runs.");
+    page.sample(u8::from(snapshot.envoy.is_some()));
+    page.name(
+        "drainit_envoy_restarts_total",
+        "counter",
+        "How often Envoy was started again after it had ended.",
+    );
+    page.sample(snapshot.restarts);
+
+    let load = snapshot.load.as_ref();
+    page.name(
+        "drainit_connections",
+        "gauge",
+        "Connections open when Envoy was last asked, excluded listeners apart.",
+    );
+    page.optional(load.map(Load::connections));
+    page.name(
+        "drainit_requests",
+        "gauge",
+        "HTTP requests in flight when Envoy was last asked.",
+    );
+    page.optional(load.map(|load| load.requests));
+
+    page.name(
+        "drainit_drain_seconds",
+        "gauge",
+        "How long the drain that is under way, or was the last, has taken.",
+    );
+    page.optional(snapshot.drain.as_ref().map(|drain| {
+        let until = drain.ended.map_or(now, |(at, _)| at);
+        seconds(until.saturating_duration_since(drain.started))
+    }));
+    page.name(
+        "drainit_drains_total",
+        "counter",
+        "Drains that are over: drained, cut with something left, or Envoy exited meanwhile.",
+    );
+    page.labelled("result", "drained", snapshot.drains.drained);
+    page.labelled("result", "cut", snapshot.drains.cut);
+    page.labelled("result", "exited", snapshot.drains.exited);
+
+    page.name(
+        "drainit_admin_errors_total",
+        "counter",
+        "Requests to Envoy's admin interface that failed.",
+    );
+    page.sample(snapshot.admin.errors);
+    page.name(
+        "drainit_reaped_processes_total",
+        "counter",
+        "Processes reaped, Envoy's own included.",
+    );
+    page.sample(snapshot.reaped);
+    certificates(&mut page, snapshot);
+    page.text
+}
+
+fn certificates(page: &mut Page, snapshot: &Snapshot) {
+    page.name(
+        "drainit_certificate_not_after_seconds",
+        "gauge",
+        "When the secret's certificate expires, in seconds since the epoch.",
+    );
+    for certificate in &snapshot.certificates {
+        if let Some(not_after) = certificate.not_after {
+            page.labelled("secret", &certificate.secret, unix_seconds(not_after));
+        }
+    }
+    page.name(
+        "drainit_certificate_generation",
+        "gauge",
+        "The generation of the secret that Envoy was last given, 0 before the first.",
+    );
+    for certificate in &snapshot.certificates {
+        page.labelled("secret", &certificate.secret, certificate.generation);
+    }
+    page.name(
+        "drainit_certificate_reloads_total",
+        "counter",
+        "Changes of certificates: ok, refused by drainit, rejected by Envoy, or unconfirmed.",
+    );
+    let mut sums = [0_u64; 4];
+    for certificate in &snapshot.certificates {
+        for (sum, count) in sums.iter_mut().zip(certificate.reloads) {
+            *sum = sum.saturating_add(count);
+        }
+    }
+    for (result, sum) in ["ok", "refused", "rejected", "unconfirmed"]
+        .iter()
+        .zip(sums)
+    {
+        page.labelled("result", result, sum);
+    }
+}
+
+/// The page, and the name whose samples are being written. Writing to a `String` cannot fail.
+#[derive(Default)]
+struct Page {
+    text: String,
+    name: &'static str,
+}
+
+impl Page {
+    fn name(&mut self, name: &'static str, kind: &str, help: &str) {
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        self.name = name;
+    }
+
+    fn sample(&mut self, value: impl std::fmt::Display) {
+        let _ = writeln!(self.text, "{} {value}", self.name);
+    }
+
+    fn optional(&mut self, value: Option<impl std::fmt::Display>) {
+        if let Some(value) = value {
+            self.sample(value);
+        }
+    }
+
+    fn labelled(&mut self, label: &str, is: &str, value: impl std::fmt::Display) {
+        let is = escaped(is);
+        let _ = writeln!(self.text, "{}{{{label}=\"{is}\"}} {value}", self.name);
+    }
+}
+
+/// `text` as the value of a label.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+    use crate::drain::Outcome;
+    use crate::envoy::stats::Listener;
+    use crate::status::{Admin, Certificate, Drain, Drains, Envoy};
+
+    const NAMES: [&str; 12] = [
+        "drainit_state",
+        "drainit_envoy_up",
+        "drainit_envoy_restarts_total",
+        "drainit_connections",
+        "drainit_requests",
+        "drainit_drain_seconds",
+        "drainit_drains_total",
+        "drainit_admin_errors_total",
+        "drainit_reaped_processes_total",
+        "drainit_certificate_not_after_seconds",
+        "drainit_certificate_generation",
+        "drainit_certificate_reloads_total",
+    ];
+
+    /// A snapshot in which nothing is empty.
+    pub(crate) fn full(born: Instant) -> Snapshot {
+        let second = Duration::from_secs(1);
+        let listener = |name: &str, connections, excluded| Listener {
+            name: name.into(),
+            connections,
+            excluded,
+        };
+        let load = Load {
+            listeners: vec![listener("admin", 2, true), listener("https", 9, false)],
+            requests: 3,
+            tcp_sessions: 4,
+            udp_sessions: 5,
+            health_failed: true,
+        };
+        Snapshot {
+            state: State::Drained,
+            reason: "drained".into(),
+            envoy: Some(Envoy {
+                pid: 7,
+                version: Some("1.40.0".into()),
+                started: born + second,
+            }),
+            restarts: 1,
+            admin: Admin {
+                address: Some("127.0.0.1:9901".into()),
+                answered: Some(born + second),
+                failing_since: Some(born + 2 * second),
+                errors: 6,
+                ready: Some((born + second, Err("connection refused".into()))),
+            },
+            excluded: vec!["admin".into()],
+            load: Some(load.clone()),
+            drain: Some(Drain {
+                cause: "/shutdown from 127.0.0.1".into(),
+                started: born + 10 * second,
+                deadline: born + 35 * second,
+                stops: false,
+                health_failed: Some(born + 11 * second),
+                listeners_draining: Some(born + 12 * second),
+                last_connection: Some(born + 13 * second),
+                first: Some(load),
+                ended: Some((born + 13 * second + second / 2, Outcome::Drained)),
+            }),
+            drains: Drains {
+                drained: 1,
+                cut: 2,
+                exited: 3,
+            },
+            reaped: 8,
+            certificates: vec![
+                Certificate {
+                    secret: "xds".into(),
+                    generation: 2,
+                    serial: Some("1f".into()),
+                    not_before: Some(UNIX_EPOCH),
+                    not_after: Some(UNIX_EPOCH + Duration::from_secs(1_900_000_000)),
+                    last_result: Some("ok"),
+                    last_error: Some("none".into()),
+                    reloads: [1, 2, 3, 4],
+                },
+                Certificate {
+                    secret: "a\"b\\c\nd".into(),
+                    reloads: [10, 20, 30, 40],
+                    ..Certificate::default()
+                },
+            ],
+            ..Snapshot::new(born)
+        }
+    }
+
+    fn page(snapshot: &Snapshot) -> String {
+        render(snapshot, snapshot.born + Duration::from_secs(100))
+    }
+
+    #[test]
+    fn every_name_has_help_and_type_from_the_first_scrape_and_no_other_has() {
+        let page = page(&Snapshot::new(Instant::now()));
+        for kind in ["HELP", "TYPE"] {
+            let prefix = format!("# {kind} ");
+            let names: Vec<&str> = page
+                .lines()
+                .filter_map(|line| line.strip_prefix(&prefix)?.split(' ').next())
+                .collect();
+            assert_eq!(names, NAMES);
+        }
+        assert!(!page.contains("\ndrainit_connections "));
+        assert!(page.contains("\ndrainit_envoy_up 0\n"));
+        assert!(page.contains("drainit_drains_total{result=\"cut\"} 0\n"));
+        assert!(page.contains("drainit_certificate_reloads_total{result=\"ok\"} 0\n"));
+        assert!(page.ends_with('\n'));
+    }
+
+    #[test]
+    fn one_state_holds_and_the_others_do_not() {
+        for state in State::ALL {
+            let mut snapshot = Snapshot::new(Instant::now());
+            snapshot.state = state;
+            let page = page(&snapshot);
+            assert_eq!(page.matches("\ndrainit_state{").count(), State::ALL.len());
+            let name = state.name();
+            assert!(page.contains(&format!("drainit_state{{state=\"{name}\"}} 1\n")));
+            assert_eq!(
+                page.lines().filter(|line| line.ends_with("\"} 1")).count(),
+                1
+            );
+        }
+    }
+
+    #[test]
+    fn samples_are_what_the_snapshot_says() {
+        let page = page(&full(Instant::now()));
+        for line in [
+            "drainit_envoy_up 1",
+            "drainit_envoy_restarts_total 1",
+            "drainit_connections 9",
+            "drainit_requests 3",
+            "drainit_drain_seconds 3.5",
+            "drainit_drains_total{result=\"exited\"} 3",
+            "drainit_admin_errors_total 6",
+            "drainit_reaped_processes_total 8",
+            "drainit_certificate_not_after_seconds{secret=\"xds\"} 1900000000",
+            "drainit_certificate_generation{secret=\"a\\\"b\\\\c\\nd\"} 0",
+            "drainit_certificate_reloads_total{result=\"unconfirmed\"} 44",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! What drainit decides, apart from all I/O: inputs with a time in, actions out.
+//!
+//! Together with the drain this is the whole of the decision core. It has no clock, no process
+//! and no socket, so that its tests can walk through every order of events.
+
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use crate::drain::{Answer, Ask, Drain, Limits, Next, Outcome, Time};
+use crate::duration::show;
+use crate::process::Exit;
+use crate::status::State;
+
+/// Between two looks at an Envoy that is not live yet: this at first, growing to [`PROBE_REST`].
+const PROBE_FIRST: Duration = Duration::from_millis(20);
+
+/// At rest Envoy's admin interface is asked no more often than this.
+const PROBE_REST: Duration = Duration::from_secs(1);
+
+/// How long SIGKILL may take. A process in an uninterruptible sleep does not die of it, but pid 1
+/// must: then the kernel ends what is left.
+const KILL_PATIENCE: Duration = Duration::from_millis(800);
+
+/// An Envoy that exits with 1 within this time was refused its command line or configuration by
+/// itself: starting it again cannot help.
+const REFUSAL: Duration = Duration::from_secs(1);
+
+/// An Envoy that was told to reopen its logs before it had a handler would die of that. It has
+/// one when its admin interface answers, and surely this long after its start.
+const HANDLERS_READY: Duration = Duration::from_secs(5);
+
+/// What drainit was set up to do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rules {
+    /// Of a drain.
+    pub limits: Limits,
+    /// From Envoy's SIGTERM to SIGKILL.
+    pub kill_timeout: Duration,
+    /// Whether an Envoy that failed is started again.
+    pub restart: bool,
+    /// Whether to wait for certificates before Envoy's first start.
+    pub gated: bool,
+}
+
+/// A signal, by what it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// TERM, INT: drain, then stop; at the second time stop, at the third kill.
+    Stop,
+    /// QUIT: stop now.
+    StopNow,
+    /// USR2 and /shutdown: drain, and stay.
+    Drain,
+    /// USR1: Envoy reopens its access logs.
+    ReopenLogs,
+}
+
+/// What happens to drainit.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    /// A signal came, or a request that means the same. The text says from where.
+    Order(Order, String),
+    /// Somebody wants to know how Envoy is.
+    Probe,
+    /// A usable set of certificates is there.
+    CertificatesReady,
+    /// Envoy was spawned.
+    Spawned,
+    /// It could not be; drainit would exit with this.
+    SpawnFailed(u8),
+    /// Envoy's admin interface is known from now on.
+    AdminKnown,
+    /// It answered; none stands for every failure there is.
+    Answer(Ask, Option<Answer>),
+    /// Envoy is gone.
+    Exited(Exit),
+}
+
+/// What is to be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Spawn Envoy.
+    Spawn,
+    /// Ask Envoy's admin interface.
+    Ask(Ask),
+    /// Send Envoy SIGTERM.
+    Terminate,
+    /// Send Envoy SIGKILL.
+    Kill,
+    /// Send Envoy SIGUSR1.
+    ReopenLogs,
+    /// End, with this code.
+    Exit(u8),
+}
+
+/// Where Envoy is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    /// Not started: its certificates are missing.
+    Waiting,
+    /// About to be spawned.
+    Spawning,
+    /// Running since then.
+    Running { since: Time },
+    /// Sent SIGTERM then; SIGKILL too, perhaps.
+    Stopping { since: Time, killed: Option<Time> },
+    /// Started again then.
+    Backoff { until: Time },
+    /// Not started any more: a drain was asked for while it was down.
+    Down,
+    /// Over: drainit exits with this.
+    Over(u8),
+}
+
+/// The decision core.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Core {
+    rules: Rules,
+    phase: Phase,
+    /// Since when this Envoy has been live.
+    live: Option<Time>,
+    /// Whether its admin interface has ever answered.
+    answered: bool,
+    drain: Option<Drain>,
+    /// How often drainit was told to stop.
+    stops: u32,
+    /// What Envoy's admin interface was asked and has not answered yet.
+    asked: Option<Ask>,
+    /// When to look at Envoy next, drain aside: while it starts, and when somebody wants to know.
+    probe_due: Option<Time>,
+    probe_pause: Duration,
+    /// When `/ready` was last answered, or failed to be.
+    probed: Option<Time>,
+    version_asked: bool,
+    backoff: Backoff,
+    wake_at: Option<Time>,
+    reason: String,
+}
+
+impl Core {
+    /// A core at the start of drainit's life. `seed` spreads the restarts of many nodes.
+    pub fn new(rules: Rules, seed: u64) -> Core {
+        let phase = if rules.gated {
+            Phase::Waiting
+        } else {
+            Phase::Spawning
+        };
+        Core {
+            rules,
+            phase,
+            live: None,
+            answered: false,
+            drain: None,
+            stops: 0,
+            asked: None,
+            probe_due: None,
+            probe_pause: PROBE_FIRST,
+            probed: None,
+            version_asked: false,
+            backoff: Backoff::new(seed),
+            wake_at: None,
+            reason: "starting".into(),
+        }
+    }
+
+    /// Why drainit is in its state.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The drain, once one was asked for.
+    pub fn drain(&self) -> Option<&Drain> {
+        self.drain.as_ref()
+    }
+
+    /// What Envoy's admin interface was asked and has not answered yet.
+    pub fn asked(&self) -> Option<Ask> {
+        self.asked
+    }
+
+    /// When to call [`Core::handle`] with [`Input::Tick`], if nothing else happens before.
+    pub fn wake_at(&self) -> Option<Time> {
+        self.wake_at
+    }
+
+    /// What drainit is doing.
+    pub fn state(&self, now: Time) -> State {
+        match self.phase {
+            Phase::Waiting => State::Waiting,
+            Phase::Stopping { .. } => State::Stopping,
+            Phase::Backoff { .. } => State::Restarting,
+            Phase::Down => State::Drained,
+            Phase::Over(_) => State::Gone,
+            Phase::Spawning | Phase::Running { .. } => match &self.drain {
+                Some(drain) if drain.is_delayed(now) => State::Delaying,
+                Some(drain) if drain.outcome().is_some() => State::Drained,
+                Some(_) => State::Draining,
+                None if self.live.is_some() => State::Live,
+                None => State::Starting,
+            },
+        }
+    }
+
+    /// Takes an input, and says what to do.
+    pub fn handle(&mut self, now: Time, input: Input) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match input {
+            Input::Tick => {}
+            Input::Order(order, from) => self.take_order(now, order, &from, &mut actions),
+            Input::Probe => self.take_probe(now),
+            Input::CertificatesReady => {
+                if self.phase == Phase::Waiting {
+                    self.phase = Phase::Spawning;
+                }
+            }
+            Input::Spawned => self.take_start(now),
+            Input::SpawnFailed(code) => self.take_failed_start(now, code),
+            Input::AdminKnown => {
+                if self.live.is_none() {
+                    self.probe_due = Some(now);
+                }
+            }
+            Input::Answer(ask, answer) => self.take_answer(now, ask, answer.as_ref()),
+            Input::Exited(exit) => self.take_exit(now, exit),
+        }
+        self.wake_at = self.advance(now, &mut actions);
+        actions
+    }
+
+    fn take_order(&mut self, now: Time, order: Order, from: &str, actions: &mut Vec<Action>) {
+        match order {
+            Order::Stop => self.stops = self.stops.saturating_add(1),
+            Order::StopNow => self.stops = self.stops.saturating_add(1).max(2),
+            Order::Drain => {}
+            Order::ReopenLogs => {
+                if let Phase::Running { since } = self.phase
+                    && (self.answered || now.saturating_sub(since) >= HANDLERS_READY)
+                {
+                    actions.push(Action::ReopenLogs);
+                }
+                return;
+            }
+        }
+        match self.phase {
+            Phase::Waiting | Phase::Spawning | Phase::Backoff { .. } | Phase::Down => {
+                self.reason = from.into();
+                self.take_order_down(now, order != Order::Drain);
+            }
+            Phase::Running { since } => {
+                if self.drain.is_none() {
+                    self.reason = from.into();
+                }
+                self.take_order_running(now, since, order, actions);
+            }
+            Phase::Stopping { killed: None, .. } if order != Order::Drain && self.stops >= 3 => {
+                self.kill(now, actions);
+            }
+            Phase::Stopping { .. } | Phase::Over(_) => {}
+        }
+    }
+
+    /// Without an Envoy there is nothing to drain, and none is started any more.
+    fn take_order_down(&mut self, now: Time, stops: bool) {
+        let limits = &self.rules.limits;
+        self.drain
+            .get_or_insert_with(|| Drain::new(limits, now, now, false, stops))
+            .end(Outcome::NeverLive);
+        self.phase = if stops { Phase::Over(0) } else { Phase::Down };
+    }
+
+    fn take_order_running(
+        &mut self,
+        now: Time,
+        since: Time,
+        order: Order,
+        actions: &mut Vec<Action>,
+    ) {
+        match (&mut self.drain, order) {
+            (None, Order::StopNow) => self.terminate(now, actions),
+            (None, _) => {
+                let live = self.live.is_some();
+                let stops = order == Order::Stop;
+                self.drain = Some(Drain::new(&self.rules.limits, now, since, live, stops));
+            }
+            (Some(_), Order::Drain | Order::ReopenLogs) => {}
+            (Some(drain), order) => {
+                if drain.stops() || order == Order::StopNow {
+                    drain.end(Outcome::SecondSignal);
+                }
+                drain.join_stop();
+            }
+        }
+    }
+
+    fn take_probe(&mut self, now: Time) {
+        let rested = self
+            .probed
+            .is_none_or(|at| now.saturating_sub(at) >= PROBE_REST);
+        if rested && self.probe_due.is_none() {
+            self.probe_due = Some(now);
+        }
+    }
+
+    fn take_start(&mut self, now: Time) {
+        self.phase = Phase::Running { since: now };
+        self.live = None;
+        self.answered = false;
+        self.version_asked = false;
+        self.probe_pause = PROBE_FIRST;
+        self.probe_due = Some(now);
+        self.probed = None;
+        self.reason = "envoy started".into();
+    }
+
+    fn take_failed_start(&mut self, now: Time, code: u8) {
+        self.reason = "envoy cannot be started".into();
+        self.phase = if self.rules.restart && self.backoff.is_under_way() {
+            Phase::Backoff {
+                until: now + self.backoff.next(),
+            }
+        } else {
+            Phase::Over(code)
+        };
+    }
+
+    fn take_answer(&mut self, now: Time, ask: Ask, answer: Option<&Answer>) {
+        if self.asked.take_if(|asked| *asked == ask).is_none() {
+            return;
+        }
+        let Phase::Running { since } = self.phase else {
+            return;
+        };
+        self.answered |= answer.is_some();
+        if let Some(drain) = &mut self.drain {
+            drain.answer(now, ask, answer);
+        }
+        if ask != Ask::Ready {
+            return;
+        }
+        self.probed = Some(now);
+        self.probe_due = None;
+        if self.live.is_none() {
+            // DRAINING: somebody failed its health check, but it serves.
+            if matches!(answer, Some(Answer::Ready(state)) if matches!(state.as_str(), "LIVE" | "DRAINING"))
+            {
+                self.live = Some(now);
+                if self.drain.is_none() {
+                    self.reason =
+                        format!("live {} after its start", show(now.saturating_sub(since)));
+                }
+            } else {
+                self.probe_due = Some(now + self.probe_pause);
+                self.probe_pause = (self.probe_pause * 3 / 2).min(PROBE_REST);
+            }
+        } else if answer.is_none() {
+            // How long it has not answered is only known if it is asked again and again.
+            self.probe_due = Some(now + PROBE_REST);
+        }
+    }
+
+    fn take_exit(&mut self, now: Time, exit: Exit) {
+        self.asked = None;
+        let since = match self.phase {
+            Phase::Running { since } => since,
+            Phase::Stopping { .. } => {
+                self.phase = Phase::Over(exit.code());
+                return;
+            }
+            _ => return,
+        };
+        self.reason = format!("envoy exited: {exit}");
+        if let Some(drain) = &mut self.drain {
+            drain.end(Outcome::EnvoyExited);
+            self.phase = Phase::Over(exit.code());
+            return;
+        }
+        let refused =
+            exit == Exit::Code(1) && self.live.is_none() && now.saturating_sub(since) <= REFUSAL;
+        if refused {
+            self.reason = "envoy refused its command line or configuration".into();
+        }
+        if exit == Exit::Code(0) || refused || !self.rules.restart {
+            self.phase = Phase::Over(exit.code());
+            return;
+        }
+        if let Some(live) = self.live {
+            self.backoff.was_healthy_for(now.saturating_sub(live));
+        }
+        self.phase = Phase::Backoff {
+            until: now + self.backoff.next(),
+        };
+    }
+
+    fn terminate(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.phase = Phase::Stopping {
+            since: now,
+            killed: None,
+        };
+        actions.push(Action::Terminate);
+    }
+
+    fn kill(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if let Phase::Stopping { killed, .. } = &mut self.phase {
+            *killed = Some(now);
+            actions.push(Action::Kill);
+        }
+    }
+
+    /// Does what is due, and says when to look again.
+    fn advance(&mut self, now: Time, actions: &mut Vec<Action>) -> Option<Time> {
+        if let Phase::Running { .. } = self.phase {
+            let wake_at = self.advance_running(now, actions);
+            if let Phase::Running { .. } = self.phase {
+                return wake_at;
+            }
+        }
+        match self.phase {
+            Phase::Backoff { until } if now < until => return Some(until),
+            Phase::Backoff { .. } => self.phase = Phase::Spawning,
+            Phase::Stopping {
+                since,
+                killed: None,
+            } => {
+                let due = since + self.rules.kill_timeout;
+                if now < due {
+                    return Some(due);
+                }
+                self.kill(now, actions);
+                return Some(now + KILL_PATIENCE);
+            }
+            Phase::Stopping {
+                killed: Some(at), ..
+            } => {
+                let due = at + KILL_PATIENCE;
+                if now < due {
+                    return Some(due);
+                }
+                self.phase = Phase::Over(Exit::Signal(9).code());
+            }
+            _ => {}
+        }
+        match self.phase {
+            Phase::Spawning => actions.push(Action::Spawn),
+            Phase::Over(code) => actions.push(Action::Exit(code)),
+            _ => {}
+        }
+        None
+    }
+
+    fn advance_running(&mut self, now: Time, actions: &mut Vec<Action>) -> Option<Time> {
+        let mut wake_at = None;
+        let mut probing = true;
+        if let Some(drain) = &mut self.drain {
+            match drain.next(now, self.asked.is_none()) {
+                Next::Ask(ask) => {
+                    self.asked = Some(ask);
+                    actions.push(Action::Ask(ask));
+                    wake_at = Some(drain.deadline());
+                }
+                Next::Wait(until) => wake_at = Some(until),
+                Next::Over(_) if drain.stops() => {
+                    self.terminate(now, actions);
+                    return None;
+                }
+                Next::Over(_) => {}
+            }
+            // While it drains, the drain's own questions tell how Envoy is.
+            probing = drain.is_delayed(now) || drain.outcome().is_some();
+        }
+        if probing && self.asked.is_none() {
+            if self.live.is_some() && !self.version_asked {
+                self.version_asked = true;
+                self.asked = Some(Ask::ServerInfo);
+            } else if self.probe_due.is_some_and(|due| due <= now) {
+                self.asked = Some(Ask::Ready);
+            } else {
+                return [wake_at, self.probe_due].into_iter().flatten().min();
+            }
+            actions.extend(self.asked.map(Action::Ask));
+        }
+        wake_at
+    }
+}
