@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use support::drainit::Drainit;
 use support::fake_admin::{Answer, Call, FakeAdmin};
 use support::fake_envoy::{self, Model, SharedModel};
 use support::{PATIENCE, holds_for, wait_for};
@@ -41,6 +42,14 @@ fn faulty(model: &SharedModel, name: &'static str, times: usize, fault: Answer) 
         true => FakeAdmin::tcp(script),
         false => FakeAdmin::unix(script),
     }
+}
+
+/// Waits until `drainit` has asked Envoy how it is: by itself, or because it was asked.
+fn wait_asked(drainit: &Drainit, admin: &FakeAdmin) {
+    wait_for("a question for readiness", PATIENCE, || {
+        let _ = drainit.request("GET", "/ready", PATIENCE);
+        !admin.times("GET /ready").is_empty()
+    });
 }
 
 /// Half of the faults run over TCP: a reset is one only there.
@@ -245,7 +254,7 @@ fn an_envoy_that_was_never_live_has_nothing_to_drain() {
     });
     let admin = model.admin();
     let mut drainit = fake_envoy::start(&["--drain-timeout", "5m"], &admin.address);
-    admin.wait_call("GET /ready", 1);
+    wait_asked(&drainit, &admin);
     assert_eq!(drainit.get("/ready").0, 503);
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
@@ -339,7 +348,7 @@ fn readiness_follows_the_admin() {
     });
     let admin = model.admin();
     let drainit = fake_envoy::start(&[], &admin.address);
-    admin.wait_call("GET /ready", 1);
+    wait_asked(&drainit, &admin);
     let (status, why) = drainit.get("/ready");
     assert_eq!(status, 503);
     assert!(!why.trim().is_empty());

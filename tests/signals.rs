@@ -120,7 +120,7 @@ fn the_end_of_envoy_is_ours_with_its_code() {
     let mut drainit = Drainit::ready(&PATIENT, &config);
     kill(drainit.envoy_pid(), Signal::SIGKILL).unwrap();
     assert_eq!(drainit.wait_exit(PATIENCE), 137);
-    drainit.wait_log("envoy exited");
+    drainit.wait_log("killed by SIGKILL");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn the_end_of_envoy_ends_a_drain() {
     drainit.wait_unready();
     kill(drainit.envoy_pid(), Signal::SIGKILL).unwrap();
     assert_eq!(drainit.wait_exit(PATIENCE), 137);
-    drainit.wait_log("envoy exited");
+    drainit.wait_log("killed by SIGKILL");
 }
 
 #[test]

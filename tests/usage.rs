@@ -5,14 +5,15 @@ mod support;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use support::drainit::{Drainit, run, run_with};
+use support::drainit::{Drainit, run, run_command, run_with};
 use support::fake_envoy::{self, SharedModel, shell};
 use support::http::Address;
+use support::process::spoil_signals;
 use support::{Loopback, PATIENCE, TempDir, wait_for};
 
 /// The options that keep a run from touching anything but its child.
@@ -169,35 +170,38 @@ fn the_childs_exit_code_is_ours() {
 }
 
 #[test]
-fn a_child_starts_with_every_signal_as_it_should_be() {
-    // A shell would change some: the child reads its own.
-    let mut arguments = Vec::from(QUIET);
-    arguments.extend(["--", "cat", "/proc/self/status"]);
-    let (code, out, _) = run(&arguments);
-    assert_eq!(code, 0);
-    let signals = |line: &&str| {
-        ["SigBlk", "SigIgn", "SigCgt"]
-            .iter()
-            .any(|name| line.starts_with(name))
-    };
-    assert_eq!(out.lines().filter(signals).count(), 3);
-    for line in out.lines().filter(signals) {
-        assert!(line.ends_with("\t0000000000000000"), "{line}");
+fn a_child_starts_with_every_signal_as_it_should_be_whatever_we_inherited() {
+    let mut command = Command::new(support::drainit());
+    command.args(QUIET).args(["--", "cat", "/proc/self/status"]);
+    spoil_signals(&mut command);
+    let (code, out, err) = run_command(&mut command);
+    assert_eq!(code, 0, "{err}");
+    for name in ["SigPnd", "SigBlk", "SigIgn", "SigCgt"] {
+        let set = out
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap();
+        assert_eq!(set, ":\t0000000000000000", "{name}");
     }
 }
 
 #[test]
+fn the_childs_exit_code_is_ours_whatever_we_inherited() {
+    let mut command = Command::new(support::drainit());
+    command.args(QUIET).args(["--", "sh", "-c", "exit 42"]);
+    spoil_signals(&mut command);
+    assert_eq!(run_command(&mut command).0, 42);
+}
+
+#[test]
 fn a_child_gets_no_descriptor_of_ours() {
-    // What the tests themselves were given is passed on.
-    let given = Command::new("ls")
-        .arg("/proc/self/fd")
-        .stderr(Stdio::piped())
-        .output()
-        .unwrap();
+    // What we were given it gets, as it would without us.
+    let list = ["ls", "/proc/self/fd"];
+    let (_, given, _) = run_command(Command::new(list[0]).arg(list[1]));
     let mut arguments = Vec::from(QUIET);
-    arguments.extend(["--", "ls", "/proc/self/fd"]);
-    let (_, out, _) = run(&arguments);
-    assert_eq!(out, String::from_utf8(given.stdout).unwrap().trim_end());
+    arguments.push("--");
+    arguments.extend(list);
+    assert_eq!(run(&arguments).1, given);
 }
 
 #[test]
@@ -231,15 +235,14 @@ fn a_taken_port_turns_health_off_and_traffic_goes_on() {
     let admin = SharedModel::default().admin();
     let mut drainit = fake_envoy::start(&["--listen", &address], &admin.address);
     drainit.wait_log(&address);
-    // Envoy runs, and is asked how it is.
-    admin.wait_call("GET /ready", 1);
-    assert!(!drainit.has_exited());
+    let envoy = drainit.envoy_pid();
     drop(taken);
     wait_for("health on the port once it is free", PATIENCE * 2, || {
         Address::Tcp(listen)
             .request("GET", "/healthz", Duration::from_secs(1))
             .is_ok_and(|answer| answer.status == 200)
     });
+    assert_eq!(drainit.envoy_pid(), envoy);
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
 }

@@ -349,11 +349,9 @@ impl Supervisor {
         }
         if self.options.add_envoy_flags {
             let path = pipe.as_ref().and_then(Pipe::path);
-            flags::complete(
-                &mut args,
-                flags::drain_time(self.options.limits.timeout),
-                path,
-            );
+            let limits = &self.options.limits;
+            let drain_time = flags::drain_time(limits.timeout, limits.delay);
+            flags::complete(&mut args, drain_time, path);
         }
         let spawned = process::spawn(&Spawn {
             program: &program,

@@ -149,10 +149,11 @@ impl FakeAdmin {
             .collect()
     }
 
-    /// Waits until a request of this name has come so many times.
+    /// Waits until a request of this name has come so many times: long, as some may have to time
+    /// out and be waited for before.
     #[track_caller]
     pub fn wait_call(&self, name: &str, times: usize) {
-        wait_for(&format!("{times} x {name}"), PATIENCE, || {
+        wait_for(&format!("{times} x {name}"), PATIENCE * 3, || {
             self.times(name).len() >= times
         });
     }

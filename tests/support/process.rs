@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
 use nix::unistd::Pid;
 
 use super::{PATIENCE, wait_for, wait_for_some};
@@ -88,6 +88,28 @@ impl Drop for Process {
         for process in self.descendants() {
             let _ = kill(process, Signal::SIGKILL);
         }
+    }
+}
+
+/// Lets a command inherit the worst: every signal blocked, and some ignored, SIGCHLD among them,
+/// with which the kernel reaps children by itself and their exit codes are lost.
+pub fn spoil_signals(command: &mut Command) {
+    let spoil = || {
+        for ignored in [
+            Signal::SIGCHLD,
+            Signal::SIGHUP,
+            Signal::SIGPIPE,
+            Signal::SIGTERM,
+        ] {
+            // SAFETY: no handler of ours is installed, only a disposition.
+            unsafe { signal(ignored, SigHandler::SigIgn) }?;
+        }
+        SigSet::all().thread_block()?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec, nothing but system calls.
+    unsafe {
+        command.pre_exec(spoil);
     }
 }
 
