@@ -10,7 +10,9 @@ use super::publish;
 /// What Envoy says of one secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// The version that it took last; none where it took none, or does not know the secret.
+    /// Whether it knows the secret.
+    pub known: bool,
+    /// The version that it took last; none where it took none that has one.
     pub version: Option<String>,
     /// How many updates it did not take (`update_rejected` and `update_failure`).
     pub refusals: u64,
@@ -62,10 +64,10 @@ pub fn judge(expected: &Expected<'_>, observed: &Observation) -> Verdict {
         Ok(serials) => Ok(serials.contains(expected.serial)),
         Err(why) => Err(why),
     };
-    let unknown = secrets().find(|(_, seen)| **seen == Seen::default());
+    let unknown = secrets().find(|(_, seen)| !seen.known);
     if let Some((name, _)) = unknown {
         // Where the statistics are switched off, the list of certificates still tells.
-        if loaded == Ok(true) && secrets().all(|(_, seen)| *seen == Seen::default()) {
+        if loaded == Ok(true) && secrets().all(|(_, seen)| !seen.known) {
             return Verdict::Taken;
         }
         return Verdict::Unused(format!("Envoy uses no secret {name}"));
@@ -130,6 +132,7 @@ pub fn parse_stats(page: &str, names: &[String]) -> Vec<Seen> {
         let Some((_, seen)) = of else {
             continue;
         };
+        seen.known = true;
         match statistic {
             "version_text" => {
                 let version = value.trim_matches('"');
@@ -248,6 +251,11 @@ mod tests {
             verdict(3, "5", None, &observed("")),
             Verdict::Unused(_)
         ));
+        // A file without a version, as Contour writes it.
+        let unversioned = "sds.contour_xds_tls_certificate.version_text: \"\"\n\
+            sds.contour_xds_tls_validation_context.version_text: \"\"\n";
+        let now = observed(unversioned);
+        assert!(matches!(verdict(3, "5", None, &now), Verdict::Other(_)));
         let half = "sds.contour_xds_tls_certificate.version_text: \"gen-3\"";
         assert!(matches!(
             verdict(3, "5", None, &observed(half)),

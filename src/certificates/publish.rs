@@ -170,9 +170,16 @@ impl Target {
     /// # Errors
     /// When it cannot be written.
     pub fn write_candidate(&self, contents: &Contents) -> io::Result<PathBuf> {
-        let path = self.leaf.path.with_extension("candidate.json");
+        let path = self.candidate_path();
         replace(&path, self.candidate(contents).as_bytes(), self.owner)?;
         Ok(path)
+    }
+
+    /// Where a candidate is written.
+    pub fn candidate_path(&self) -> PathBuf {
+        // A name with a leading dot is no secret's, see [`check_name`].
+        let file = format!(".{}.candidate.json", self.leaf.name);
+        self.leaf.path.with_file_name(file)
     }
 
     fn context(&self, ca: &[u8]) -> Value {
@@ -271,6 +278,8 @@ impl Existing {
         let version = take(&mut response, "version_info");
         let version = version.as_ref().and_then(Value::as_str);
         let generation = version.and_then(|version| version.strip_prefix("gen-")?.parse().ok());
+        // Nobody gets beyond that by counting.
+        let generation = generation.filter(|generation| *generation < 1 << 53);
         let secret = match take(&mut response, "resources") {
             Some(Value::Array(resources)) => resources.into_iter().next(),
             _ => None,
