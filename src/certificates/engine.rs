@@ -350,7 +350,7 @@ impl Engine {
             let current = self.current.clone()?;
             Some(Pending::new(current, Way::Kept, None, now))
         });
-        self.pending = pending.map(|pending| pending.from_start(now));
+        self.pending = pending.map(|pending| pending.restarted(now));
     }
 
     /// Envoy is gone: nobody is there to ask.

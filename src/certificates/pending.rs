@@ -93,7 +93,7 @@ impl Pending {
 
     /// The same for an Envoy that starts now: its counters begin at nothing, and it reads the
     /// files before its admin answers.
-    pub fn from_start(self, now: Instant) -> Pending {
+    pub fn restarted(self, now: Instant) -> Pending {
         Pending {
             before: None,
             deadline: Some(now + START_WITHIN),

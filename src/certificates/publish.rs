@@ -143,6 +143,28 @@ impl Target {
         self.write(&self.leaf, &response(generation, &self.leaf.name, body))
     }
 
+    /// The SDS files in Contour's own form: they name the files, and Envoy reads those.
+    pub fn by_filename(&self, cert: &str, key: &str, ca: &str) -> Vec<(&Secret, Value)> {
+        let certificate = json!({
+            "certificate_chain": { "filename": cert },
+            "private_key": { "filename": key },
+        });
+        let mut context = self.context.clone();
+        context.insert("trusted_ca".to_owned(), json!({ "filename": ca }));
+        let context = Value::Object(context);
+        let resources = |secret: &Secret, kind: &str, body: Value| {
+            let name = &secret.name;
+            json!({ "resources": [{ "@type": format!("{TLS}.Secret"), "name": name, kind: body }] })
+        };
+        let leaf = (
+            &self.leaf,
+            resources(&self.leaf, "tls_certificate", certificate),
+        );
+        let ca = self.ca.as_ref();
+        let ca = ca.map(|ca| (ca, resources(ca, "validation_context", context)));
+        std::iter::once(leaf).chain(ca).collect()
+    }
+
     /// A configuration for `envoy --mode validate` that holds this set and nothing else.
     pub fn candidate(&self, contents: &Contents) -> String {
         let mut tls = json!({ "tls_certificates": [certificate(contents)] });
@@ -215,21 +237,6 @@ pub fn check_name(name: &str) -> Result<(), String> {
 fn contour_context() -> Map<String, Value> {
     let matcher = json!([{ "san_type": "DNS", "matcher": { "exact": "contour" } }]);
     Map::from_iter([("match_typed_subject_alt_names".to_owned(), matcher)])
-}
-
-/// A secret in Contour's own form: it names the files, and Envoy reads them.
-pub(crate) fn by_filename(target: &Target, cert: &str, key: &str, ca: &str) -> [Value; 2] {
-    let certificate = json!({
-        "certificate_chain": { "filename": cert },
-        "private_key": { "filename": key },
-    });
-    let mut context = target.context.clone();
-    context.insert("trusted_ca".to_owned(), json!({ "filename": ca }));
-    let resource = |name: &str, kind: &str, body: Value| json!({ "resources": [{ "@type": format!("{TLS}.Secret"), "name": name, kind: body }] });
-    [
-        resource(CONTOUR_LEAF, "tls_certificate", certificate),
-        resource(CONTOUR_CA, "validation_context", Value::Object(context)),
-    ]
 }
 
 fn response(generation: u64, name: &str, (kind, body): (&str, Value)) -> Value {
@@ -324,7 +331,7 @@ fn inline(body: &Map<String, Value>, name: &str) -> Option<Vec<u8>> {
 }
 
 /// Replaces a file as a whole: readers see the old one or the new one.
-pub(crate) fn replace(path: &Path, bytes: &[u8], owner: Option<(u32, u32)>) -> io::Result<()> {
+fn replace(path: &Path, bytes: &[u8], owner: Option<(u32, u32)>) -> io::Result<()> {
     let owner = owner.map(|(user, group)| (Some(user), Some(group)));
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     if !dir.is_dir() {
@@ -454,8 +461,9 @@ mod tests {
     fn contours_own_files_are_taken_over_with_their_matchers() {
         let dir = Dir::new("matchers");
         let mut target = Target::contour(&dir.0);
-        let [leaf, _] = by_filename(&target, "/c/tls.crt", "/c/tls.key", "/c/ca.crt");
-        replace(&target.leaf.path, leaf.to_string().as_bytes(), None).unwrap();
+        for (secret, file) in target.by_filename("/c/tls.crt", "/c/tls.key", "/c/ca.crt") {
+            replace(&secret.path, file.to_string().as_bytes(), None).unwrap();
+        }
         let matchers = json!([{ "san_type": "DNS", "matcher": { "suffix": ".example" } }]);
         let ca = json!({ "resources": [{ "name": "x", "validationContext": {
             "trustedCa": { "filename": "/c/ca.crt" },

@@ -1,0 +1,3 @@
+//! The commands that are not the supervisor.
+
+pub mod bootstrap;
