@@ -8,6 +8,7 @@
 pub mod confirm;
 pub mod der;
 pub mod engine;
+mod glance;
 pub mod lifetime;
 pub mod pem;
 mod pending;

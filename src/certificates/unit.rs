@@ -9,6 +9,7 @@ use log::warn;
 
 use super::confirm::{self, Observation};
 use super::engine::{Engine, Step};
+use super::glance::Glance;
 use super::publish::Target;
 use super::read::{Contents, Files};
 
@@ -22,6 +23,7 @@ pub struct Unit {
     target: Target,
     names: Vec<String>,
     buffers: Contents,
+    glance: Glance,
     /// The candidate that is being tried, and the question's number.
     candidate: Option<(u64, PathBuf)>,
     /// A file whose name was gone when it was last read, and how often that was so.
@@ -41,6 +43,7 @@ impl Unit {
             target,
             names,
             buffers: Contents::default(),
+            glance: Glance::default(),
             candidate: None,
             stale: None,
         }
@@ -97,11 +100,20 @@ impl Unit {
     }
 
     fn read(&mut self) {
+        let wall = SystemTime::now();
+        if !self.glance.must_read(&self.files, wall) {
+            self.engine.read(Instant::now(), wall, Ok(&self.buffers));
+            return;
+        }
         let read = self.files.read(&mut self.buffers);
+        if read.is_err() {
+            // The buffers are not what the files hold: the next look reads again.
+            self.glance = Glance::default();
+        }
         let stale = read.as_ref().ok().copied().flatten();
         warn_of_stale(&mut self.stale, stale);
         let reading = read.map(|_| &self.buffers);
-        self.engine.read(Instant::now(), SystemTime::now(), reading);
+        self.engine.read(Instant::now(), wall, reading);
     }
 
     fn observe(
@@ -139,3 +151,7 @@ fn warn_of_stale(known: &mut Option<(PathBuf, u32)>, now: Option<&Path>) {
         _ => *known = Some((path.to_owned(), 1)),
     }
 }
+
+#[cfg(test)]
+#[path = "unit_tests.rs"]
+mod tests;
