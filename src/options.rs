@@ -313,6 +313,11 @@ fn probe(word: Option<OsString>) -> Result<Probe, String> {
 }
 
 impl Options {
+    /// Whether any certificates are to be kept fresh.
+    pub fn has_certificates(&self) -> bool {
+        self.resources_dir.is_some()
+    }
+
     /// What only shows when all options are known.
     fn check(&self) -> Result<(), String> {
         let Limits {

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -209,6 +210,8 @@ pub struct Spawn<'a> {
     pub without: &'a [&'a str],
     /// A descriptor that it inherits.
     pub inherit: Option<&'a OwnedFd>,
+    /// Where its stdout and stderr go, if not to ours.
+    pub output: Option<&'a File>,
 }
 
 /// Spawns a child, and returns its pid as soon as it has become `program`.
@@ -223,6 +226,11 @@ pub fn spawn(spawn: &Spawn<'_>) -> io::Result<i32> {
     command.args(spawn.args);
     for name in spawn.without {
         command.env_remove(name);
+    }
+    if let Some(output) = spawn.output {
+        command
+            .stdout(output.try_clone()?)
+            .stderr(output.try_clone()?);
     }
     // Neither `pre_exec` nor uid, gid or PATH: std would fork and exec instead of posix_spawn.
     // It also gives the child SIGPIPE's default back, which Rust's runtime ignores.

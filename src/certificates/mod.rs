@@ -1,5 +1,207 @@
-//! Envoy's certificates, kept fresh.
+//! Envoy's certificates, kept fresh: the files are read, what is bad is refused, the rest is
+//! published as SDS files, and Envoy is asked whether it took them.
+//!
+//! [`run`] is the body of a thread of its own. It does what an [`Engine`](engine::Engine) for each
+//! set tells it to, and may hang on a stuck file system: nobody waits for it. Started again after
+//! a panic it goes on from what is published; tell it [`Command::EnvoyStarted`] then.
+
+pub mod confirm;
+pub mod der;
+pub mod engine;
+mod glance;
+pub mod lifetime;
+pub mod pem;
+mod pending;
+pub mod publish;
+pub mod read;
+pub mod record;
+mod unit;
+mod watch;
+pub mod x509;
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use log::{error, info};
+
+use self::publish::Target;
+use self::read::Files;
+use self::unit::Unit;
+use crate::event::Event;
+use crate::mailbox::Mailbox;
+use crate::status::Certificate;
+
+/// The thread wakes at least this often.
+const AT_MOST: Duration = Duration::from_secs(3600);
+
+/// What is to be kept fresh.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The xDS client's certificate, key and CA.
+    pub xds: Option<Files>,
+    /// Further secrets, for listeners: a name that [`publish::check_name`] takes, a certificate
+    /// and a key. Each name once.
+    pub secrets: Vec<(String, Files)>,
+    /// The directory in whose `sds` the SDS files go.
+    pub resources: PathBuf,
+    /// How often the files are looked at.
+    pub check: Duration,
+    /// Who is to own the SDS files, user and group; none for who runs drainit.
+    pub owner: Option<(u32, u32)>,
+}
 
 /// What the certificate thread tells the main one.
-#[derive(Debug)]
-pub enum Report {}
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// Envoy must not be started yet, because of this. Sent when it changes.
+    Waiting(String),
+    /// A usable set of everything is published: Envoy may start.
+    FirstSetReady,
+    /// Run `envoy --mode validate -c` on this file, and answer [`Command::Validated`].
+    Validate {
+        /// To be sent back.
+        id: u64,
+        /// The file. It holds a key, and is removed when the answer is there.
+        config: PathBuf,
+    },
+    /// What is known of the secrets. Sent when it changes.
+    Status(Vec<Certificate>),
+    /// What came of [`Command::CheckNow`], in one line.
+    Reloaded(Result<String, String>),
+}
+
+/// What the main thread tells the certificate thread.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Look at the files now, and act on them: answered by [`Report::Reloaded`].
+    CheckNow,
+    /// An Envoy runs from here on; its admin may not answer yet.
+    EnvoyStarted,
+    /// None runs from here on.
+    EnvoyGone,
+    /// The answer to [`Report::Validate`]. `Ok` also when no verdict could be had.
+    Validated {
+        /// As in the question.
+        id: u64,
+        /// Why Envoy refused it, in one line.
+        verdict: Result<(), String>,
+    },
+    /// End the thread.
+    Stop,
+}
+
+/// Keeps everything fresh until it is told to stop. `admin` GETs a path of Envoy's admin
+/// interface and answers with the body of a 200, or why there is none, within some seconds.
+pub fn run(
+    config: &Config,
+    admin: impl Fn(&str) -> Result<String, String>,
+    mailbox: &Mailbox<Event>,
+    commands: &Receiver<Command>,
+) {
+    let send = |report| mailbox.send(Event::Certificates(report));
+    let mut units = units(config);
+    let mut next_id = 0;
+    let mut ready = false;
+    let mut waiting = String::new();
+    let mut reload = false;
+    loop {
+        let mut wake = Instant::now() + AT_MOST;
+        for unit in &mut units {
+            wake = wake.min(unit.work(&admin, &mut |config| {
+                next_id += 1;
+                let id = next_id;
+                send(Report::Validate { id, config });
+                id
+            }));
+        }
+        if units.iter_mut().fold(false, |any, unit| {
+            any | unit.engine.changed_status().is_some()
+        }) {
+            let status = units.iter().flat_map(|unit| unit.engine.status());
+            send(Report::Status(status.cloned().collect()));
+        }
+        if !ready {
+            let lacking = units.iter().filter(|unit| !unit.engine.is_ready());
+            let lacking: Vec<_> = lacking.map(|unit| unit.engine.waiting_for()).collect();
+            if lacking.is_empty() {
+                ready = true;
+                send(Report::FirstSetReady);
+            } else if waiting != lacking.join("; ") {
+                waiting = lacking.join("; ");
+                info!("waiting for certificates: {waiting}");
+                send(Report::Waiting(waiting.clone()));
+            }
+        }
+        if reload && units.iter().all(|unit| unit.engine.is_idle()) {
+            reload = false;
+            send(Report::Reloaded(outcome(&units)));
+        }
+        let pause = wake.saturating_duration_since(Instant::now());
+        let command = match commands.recv_timeout(pause) {
+            Ok(command) => command,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let now = Instant::now();
+        match command {
+            Command::CheckNow => {
+                reload = true;
+                units.iter_mut().for_each(|unit| unit.engine.check_now(now));
+            }
+            Command::EnvoyStarted => {
+                units
+                    .iter_mut()
+                    .for_each(|unit| unit.engine.envoy_started(now));
+            }
+            Command::EnvoyGone => units.iter_mut().for_each(|unit| unit.engine.envoy_gone()),
+            Command::Validated { id, verdict } => {
+                if let Some(unit) = units.iter_mut().find(|unit| unit.asked(id)) {
+                    unit.validated(verdict);
+                }
+            }
+            Command::Stop => return,
+        }
+    }
+}
+
+fn units(config: &Config) -> Vec<Unit> {
+    let xds = config
+        .xds
+        .iter()
+        .map(|files| (files, Ok(Target::contour(&config.resources))));
+    let secrets = config
+        .secrets
+        .iter()
+        .map(|(name, files)| (files, Target::listener(&config.resources, name)));
+    let unit = |(files, target): (&Files, Result<Target, String>)| match target {
+        Ok(mut target) => {
+            target.owner = config.owner;
+            Some(Unit::new(files.clone(), target, config.check))
+        }
+        Err(why) => {
+            error!("{why}");
+            None
+        }
+    };
+    xds.chain(secrets).filter_map(unit).collect()
+}
+
+/// What came of looking at everything, in one line.
+fn outcome(units: &[Unit]) -> Result<String, String> {
+    let mut lines = Vec::new();
+    let mut failed = false;
+    for unit in units {
+        if let Some(leaf) = unit.engine.status().first() {
+            let serial = leaf.serial.as_deref().unwrap_or("none");
+            let secret = &leaf.secret;
+            failed |= leaf.last_error.is_some();
+            lines.push(match &leaf.last_error {
+                Some(why) => format!("{secret}: {why}"),
+                None => format!("{secret}: gen-{}, serial {serial}", leaf.generation),
+            });
+        }
+    }
+    let line = lines.join("; ");
+    if failed { Err(line) } else { Ok(line) }
+}

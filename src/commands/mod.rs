@@ -1,12 +1,17 @@
 //! The clients of a running drainit.
 
+pub mod bootstrap;
 pub mod health;
 pub mod install;
+pub mod reload;
 pub mod shutdown;
 
 use std::io::Write;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use crate::client::{Address, Limits, Method, fetch};
 use crate::options::{self, Command};
 
 /// How long a running drainit may take for an answer: a little more than it waits for Envoy's.
@@ -31,6 +36,14 @@ pub fn run(command: Command) -> u8 {
         Command::Shutdown(options) => shutdown::run(&options),
         Command::Health(options, probe) => health::run(&options, probe),
         Command::Install(path) => install::run(&path),
+        Command::Reload(options) => reload::run(&options),
+        Command::Bootstrap(args) => match bootstrap::run(args.into_iter()) {
+            Ok(()) => 0,
+            Err(error) => {
+                complain(&error.to_string());
+                error.code()
+            }
+        },
         Command::Version => {
             say(&options::version());
             0
@@ -40,4 +53,23 @@ pub fn run(command: Command) -> u8 {
             0
         }
     }
+}
+
+/// What the drainit at `address` is doing: the JSON of `/status`.
+///
+/// # Errors
+/// One line, when no drainit answers there.
+pub fn status(address: &Address) -> Result<Value, String> {
+    let limits = Limits {
+        time: PATIENCE,
+        body: BODY,
+    };
+    let (_, body) = fetch(address, Method::Get, "/status", limits)?;
+    serde_json::from_str(&body).map_err(|_| format!("{address}: no drainit answers there"))
+}
+
+/// Its pid.
+pub fn pid_in(status: &Value) -> Option<i32> {
+    let pid = status.pointer("/drainit/pid").and_then(Value::as_i64)?;
+    i32::try_from(pid).ok()
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use nix::libc::SIGUSR2;
 use serde_json::Value;
 
-use super::{BODY, PATIENCE, complain, say};
-use crate::client::{Address, Head, Limits, Method, exchange, fetch};
+use super::{BODY, complain, pid_in, say, status};
+use crate::client::{Address, Head, Limits, Method, exchange};
 use crate::control;
 use crate::options::Options;
 use crate::process;
@@ -40,8 +40,7 @@ fn drain(options: &Options) -> Result<String, (u8, String)> {
     let nothing_runs = |why| (2, why);
     let address = control::find(options).map_err(nothing_runs)?;
     let status = status(&address).map_err(nothing_runs)?;
-    let pid = status.pointer("/drainit/pid").and_then(Value::as_i64);
-    if let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()) {
+    if let Some(pid) = pid_in(&status) {
         process::kill(pid, SIGUSR2);
     }
     let (sender, over) = channel();
@@ -77,15 +76,6 @@ fn drain(options: &Options) -> Result<String, (u8, String)> {
             }
         }
     }
-}
-
-fn status(address: &Address) -> Result<Value, String> {
-    let limits = Limits {
-        time: PATIENCE,
-        body: BODY,
-    };
-    let (_, body) = fetch(address, Method::Get, "/status", limits)?;
-    serde_json::from_str(&body).map_err(|_| format!("{address}: no drainit answers there"))
 }
 
 /// One line when the number of connections has changed.

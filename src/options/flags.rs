@@ -8,6 +8,7 @@ use std::time::Duration;
 use lexopt::Parser;
 
 use super::{LogFormat, Options, Restart, Secret};
+use crate::certificates::publish;
 use crate::duration;
 
 /// One option.
@@ -176,12 +177,7 @@ fn secret(text: &str) -> Result<Secret, String> {
     let Some((name, cert, key)) = parts else {
         return Err(format!("`{text}` is no secret: write NAME=CERT,KEY"));
     };
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-    if !name.bytes().all(plain) || name.starts_with('.') || name.len() > 200 {
-        return Err(format!(
-            "`{name}` cannot be a secret's name: letters, digits, `_`, `-` and `.` can"
-        ));
-    }
+    publish::check_name(name)?;
     Ok(Secret {
         name: name.into(),
         cert: cert.into(),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::clock::{rfc3339, seconds, unix_seconds, wall_at};
 use super::{Admin, Certificate, Drain, Snapshot};
+use crate::client::Address;
 use crate::envoy::stats::{Listener, Load};
 
 /// The JSON of `snapshot`, looked at `now`, when the wall clock shows `wall`. One line.
@@ -54,6 +55,13 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
         },
         "reaped_processes": snapshot.reaped,
         "certificates": certificates,
+        "reload": snapshot.reload.as_ref().map(|reload| json!({
+            "number": reload.number,
+            "ok": reload.result.is_ok(),
+            "message": match &reload.result {
+                Ok(text) | Err(text) => text,
+            },
+        })),
     })
     .to_string();
     text.push('\n');
@@ -83,7 +91,7 @@ fn admin(admin: &Admin, clock: &Clock) -> Value {
         None => (None, None, None),
     };
     json!({
-        "address": admin.address,
+        "address": admin.address.as_ref().map(Address::to_string),
         "ready": ready,
         "error": error,
         "asked_seconds_ago": asked.map(|asked| clock.age(asked)),

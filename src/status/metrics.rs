@@ -207,7 +207,7 @@ pub(crate) mod tests {
             }),
             restarts: 1,
             admin: Admin {
-                address: Some("127.0.0.1:9901".into()),
+                address: "127.0.0.1:9901".parse().ok(),
                 answered: Some(born + second),
                 failing_since: Some(born + 2 * second),
                 errors: 6,

@@ -9,6 +9,7 @@ pub mod metrics;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use crate::client::Address;
 use crate::drain::Outcome;
 use crate::envoy::stats::Load;
 use crate::mailbox::Waker;
@@ -80,8 +81,8 @@ pub struct Envoy {
 /// What the admin interface last said.
 #[derive(Clone, Debug, Default)]
 pub struct Admin {
-    /// Its address, once known: `127.0.0.1:9901` or a socket's path.
-    pub address: Option<String>,
+    /// Its address, once known.
+    pub address: Option<Address>,
     /// When it last answered anything at all.
     pub answered: Option<Instant>,
     /// Since when every request has failed; none while the last one succeeded.
@@ -148,6 +149,15 @@ pub struct Certificate {
     pub reloads: [u64; 4],
 }
 
+/// What came of the last reload that somebody asked for.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    /// Which one since drainit started, from 1.
+    pub number: u64,
+    /// In one line: what was done, or why nothing was.
+    pub result: Result<String, String>,
+}
+
 /// Everything that is known.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -177,6 +187,8 @@ pub struct Snapshot {
     pub reaped: u64,
     /// The secrets that are kept fresh.
     pub certificates: Vec<Certificate>,
+    /// The last reload, if there was one.
+    pub reload: Option<Reload>,
 }
 
 impl Snapshot {
@@ -196,6 +208,7 @@ impl Snapshot {
             drains: Drains::default(),
             reaped: 0,
             certificates: Vec::new(),
+            reload: None,
         }
     }
 }

@@ -64,6 +64,8 @@ pub enum Input {
     Order(Order, String),
     /// Somebody wants to know how Envoy is.
     Probe,
+    /// Certificates are missing: these.
+    CertificatesMissing(String),
     /// A usable set of certificates is there.
     CertificatesReady,
     /// Envoy was spawned.
@@ -210,6 +212,11 @@ impl Core {
             Input::Tick => {}
             Input::Order(order, from) => self.take_order(now, order, &from, &mut actions),
             Input::Probe => self.take_probe(now),
+            Input::CertificatesMissing(which) => {
+                if self.phase == Phase::Waiting {
+                    self.reason = which;
+                }
+            }
             Input::CertificatesReady => {
                 if self.phase == Phase::Waiting {
                     self.phase = Phase::Spawning;

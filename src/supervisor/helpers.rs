@@ -5,12 +5,14 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::certificates::read::Files;
+use crate::certificates::{self, Command};
 use crate::control;
 use crate::envoy::admin::{self, Job};
 use crate::event::Event;
 use crate::http::{self, Listen, Listeners};
 use crate::mailbox::{Mailbox, Wakeups};
-use crate::options::Options;
+use crate::options::{Options, Secret};
 use crate::status::Board;
 
 /// Before a thread that ended is started again: this at first, doubling up to [`PAUSE_LAST`].
@@ -98,8 +100,11 @@ pub struct Helpers {
     options: Arc<Options>,
     http_wakeups: Arc<Wakeups>,
     jobs: Option<Sender<Job>>,
+    commands: Option<Sender<Command>>,
+    envoy_runs: bool,
     admin: Helper,
     http: Helper,
+    certificates: Helper,
 }
 
 impl Helpers {
@@ -111,12 +116,16 @@ impl Helpers {
         mailbox: Mailbox<Event>,
     ) -> Helpers {
         let now = Instant::now();
+        let certificates = Helper::new("certificates", options.has_certificates(), now);
         Helpers {
             mailbox,
             board,
             options,
             http_wakeups: Arc::new(http_wakeups),
             jobs: None,
+            commands: None,
+            envoy_runs: false,
+            certificates,
             admin: Helper::new("admin", true, now),
             http: Helper::new("http", true, now),
         }
@@ -133,6 +142,19 @@ impl Helpers {
             });
             self.jobs = started.then_some(sender);
         }
+        if due(&self.certificates)
+            && let Some(config) = certificates_config(&self.options)
+        {
+            let (sender, commands) = mpsc::channel();
+            if self.envoy_runs {
+                let _ = sender.send(Command::EnvoyStarted);
+            }
+            let (board, mailbox) = (self.board.clone(), self.mailbox.clone());
+            let started = self.certificates.start(&self.mailbox, now, move || {
+                certificates::run(&config, |path| get(&board, path), &mailbox, &commands);
+            });
+            self.commands = started.then_some(sender);
+        }
         if due(&self.http) {
             let (options, mailbox) = (self.options.clone(), self.mailbox.clone());
             let (board, wakeups) = (self.board.clone(), self.http_wakeups.clone());
@@ -144,7 +166,8 @@ impl Helpers {
 
     /// When [`Helpers::start_due`] has something to do.
     pub fn wake_at(&self) -> Option<Instant> {
-        [self.admin.due, self.http.due].into_iter().flatten().min()
+        let all = [&self.admin, &self.http, &self.certificates];
+        all.into_iter().filter_map(|helper| helper.due).min()
     }
 
     /// A thread ended.
@@ -155,8 +178,24 @@ impl Helpers {
                 self.admin.ended(now);
             }
             "http" => self.http.ended(now),
+            "certificates" => {
+                self.commands = None;
+                self.certificates.ended(now);
+            }
             _ => {}
         }
+    }
+
+    /// Tells the certificate thread something; whether there is one to be told.
+    pub fn tell(&mut self, command: Command) -> bool {
+        match command {
+            Command::EnvoyStarted => self.envoy_runs = true,
+            Command::EnvoyGone => self.envoy_runs = false,
+            _ => {}
+        }
+        self.commands
+            .as_ref()
+            .is_some_and(|commands| commands.send(command).is_ok())
     }
 
     /// Whether the HTTP thread runs.
@@ -185,4 +224,37 @@ fn serve(options: &Options, board: &Board, wakeups: &Wakeups, mailbox: &Mailbox<
     ) {
         log::warn!("health, status and metrics: {error}");
     }
+}
+
+/// What the certificate thread asks of Envoy.
+fn get(board: &Board, path: &str) -> Result<String, String> {
+    let address = board.read().admin.address.clone();
+    let address = address.ok_or("envoy's admin address is not known yet")?;
+    admin::get(&address, path)
+}
+
+fn certificates_config(options: &Options) -> Option<certificates::Config> {
+    let xds = match (&options.cert_file, &options.key_file) {
+        (Some(cert), Some(key)) => Some(Files {
+            cert: cert.clone(),
+            key: key.clone(),
+            ca: options.ca_file.clone(),
+        }),
+        _ => None,
+    };
+    let secret = |secret: &Secret| {
+        let files = Files {
+            cert: secret.cert.clone(),
+            key: secret.key.clone(),
+            ca: None,
+        };
+        (secret.name.clone(), files)
+    };
+    Some(certificates::Config {
+        xds,
+        secrets: options.secrets.iter().map(secret).collect(),
+        resources: options.resources_dir.clone()?,
+        check: options.certificate_check,
+        owner: None,
+    })
 }

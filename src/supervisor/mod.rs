@@ -8,6 +8,7 @@ mod backoff;
 pub mod decide;
 mod helpers;
 mod report;
+mod validator;
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::certificates::{Command, Report};
 use crate::drain::{Ask, Time};
 use crate::envoy::address::{Pipe, Place, stamp};
 use crate::envoy::admin::{Job, Reply};
@@ -28,11 +30,12 @@ use crate::logging;
 use crate::mailbox::{Mailbox, Waker};
 use crate::options::{Options, Restart};
 use crate::process::{self, Exit, Signals, Spawn};
-use crate::status::{Admin, Board, Envoy, Snapshot};
+use crate::status::{Admin, Board, Envoy, Reload, Snapshot};
 
 use decide::{Action, Core, Input, Order, Rules};
 use helpers::Helpers;
 use report::Reporter;
+use validator::Validator;
 
 /// Not for Envoy: they are between systemd and us.
 const OURS: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
@@ -85,6 +88,7 @@ struct Supervisor {
     helpers: Helpers,
     core: Core,
     reporter: Reporter,
+    validator: Validator,
     board: Board,
     born: Instant,
     child: Option<Child>,
@@ -111,7 +115,7 @@ impl Supervisor {
             limits: options.limits.clone(),
             kill_timeout: options.kill_timeout,
             restart: options.restart == Restart::OnFailure,
-            gated: false,
+            gated: options.has_certificates(),
         };
         let mut helpers = Helpers::new(options.clone(), board.clone(), http_wakeups, mailbox);
         helpers.start_due(born);
@@ -124,6 +128,7 @@ impl Supervisor {
             helpers,
             core: Core::new(rules, seed),
             reporter: Reporter::new(born),
+            validator: Validator::default(),
             board,
             born,
             child: None,
@@ -148,6 +153,9 @@ impl Supervisor {
         self.read_admin_address();
         self.handle(Input::Tick);
         let now = Instant::now();
+        if let Some((id, verdict)) = self.validator.proceed(&self.line, now) {
+            self.helpers.tell(Command::Validated { id, verdict });
+        }
         self.helpers.start_due(now);
         self.publish(now);
     }
@@ -157,6 +165,7 @@ impl Supervisor {
             self.core.wake_at().map(|at| self.born + at),
             self.helpers.wake_at(),
             self.reporter.wake_at(),
+            self.validator.wake_at(),
         ];
         let timeout = until
             .into_iter()
@@ -183,6 +192,7 @@ impl Supervisor {
             libc::SIGQUIT => Order::StopNow,
             libc::SIGUSR2 => Order::Drain,
             libc::SIGUSR1 => Order::ReopenLogs,
+            libc::SIGHUP => return self.reload(),
             _ => {
                 log::debug!("{name} means nothing here, and is not forwarded");
                 return;
@@ -200,7 +210,7 @@ impl Supervisor {
             }
             Event::Probe => self.handle(Input::Probe),
             Event::Admin(reply) => self.take_reply(reply),
-            Event::Certificates(report) => match report {},
+            Event::Certificates(report) => self.take_certificates(report),
             Event::ThreadEnded(name) => {
                 self.helpers.ended(name, Instant::now());
                 if name == "admin" {
@@ -245,6 +255,8 @@ impl Supervisor {
             reaped += 1;
             if self.child.as_ref().is_some_and(|child| child.pid == pid) {
                 ended = Some(exit);
+            } else if let Some((id, verdict)) = self.validator.take_exit(pid, exit) {
+                self.helpers.tell(Command::Validated { id, verdict });
             } else {
                 log::debug!("reaped {pid}: {exit}");
             }
@@ -256,8 +268,44 @@ impl Supervisor {
         }
     }
 
+    fn take_certificates(&mut self, report: Report) {
+        match report {
+            Report::Waiting(which) => self.handle(Input::CertificatesMissing(which)),
+            Report::FirstSetReady => self.handle(Input::CertificatesReady),
+            Report::Validate { id, config } => self.validator.ask(id, config),
+            Report::Status(secrets) => self
+                .board
+                .update(|snapshot| snapshot.certificates = secrets),
+            Report::Reloaded(result) => self.reloaded(result),
+        }
+    }
+
+    /// SIGHUP: somebody changed a file, and wants it read now.
+    fn reload(&mut self) {
+        log::info!("SIGHUP");
+        if !self.helpers.tell(Command::CheckNow) {
+            self.reloaded(if self.options.has_certificates() {
+                Err("the certificate thread is not there; it is being started again".into())
+            } else {
+                Ok("no certificates are kept fresh here: nothing to reload".into())
+            });
+        }
+    }
+
+    fn reloaded(&mut self, result: Result<String, String>) {
+        match &result {
+            Ok(line) => log::info!("reloaded: {line}"),
+            Err(why) => log::warn!("not reloaded: {why}"),
+        }
+        self.board.update(|snapshot| {
+            let number = snapshot.reload.as_ref().map_or(0, |reload| reload.number) + 1;
+            snapshot.reload = Some(Reload { number, result });
+        });
+    }
+
     fn take_exit(&mut self, exit: Exit) {
         self.child = None;
+        self.helpers.tell(Command::EnvoyGone);
         self.reporter.take_exit(exit);
         self.board.update(|snapshot| snapshot.envoy = None);
         self.handle(Input::Exited(exit));
@@ -358,6 +406,7 @@ impl Supervisor {
             args: &args,
             without: &OURS,
             inherit: pipe.as_ref().and_then(Pipe::write_end),
+            output: None,
         });
         match spawned {
             Ok(pid) => {
@@ -379,6 +428,7 @@ impl Supervisor {
                         started: Instant::now(),
                     });
                 });
+                self.helpers.tell(Command::EnvoyStarted);
                 self.handle(Input::Spawned);
             }
             Err(error) => {

@@ -255,7 +255,7 @@ fn tell_state(snapshot: &Snapshot) {
 /// Notes in the snapshot what Envoy answered.
 pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply) {
     if let Some(address) = &reply.address {
-        snapshot.admin.address = Some(address.to_string());
+        snapshot.admin.address = Some(address.clone());
     }
     match &reply.answer {
         Ok(_) => {

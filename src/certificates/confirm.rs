@@ -1,0 +1,299 @@
+//! Whether Envoy took what was published: judged from its statistics and its list of
+//! certificates. `/config_dump` is no help: it shows refused secrets as if they were active.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::publish;
+
+/// What Envoy says of one secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether it knows the secret.
+    pub known: bool,
+    /// The version that it took last; none where it took none that has one.
+    pub version: Option<String>,
+    /// How many updates it did not take (`update_rejected` and `update_failure`).
+    pub refusals: u64,
+}
+
+/// What Envoy says of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// Its secrets, in the order that was asked for.
+    pub secrets: Vec<Seen>,
+    /// The serial numbers of the leaves it has loaded, as [`serial`] writes them; or why they
+    /// could not be asked for.
+    pub serials: Result<HashSet<String>, String>,
+}
+
+/// What was published, and how things were before.
+#[derive(Clone, Debug)]
+pub struct Expected<'a> {
+    /// The generation.
+    pub generation: u64,
+    /// The leaf's serial number.
+    pub serial: &'a str,
+    /// The secrets' names.
+    pub names: &'a [String],
+    /// What Envoy said of them before; none where it could not be asked.
+    pub before: Option<&'a [Seen]>,
+}
+
+/// What to think of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It has all of it.
+    Taken,
+    /// It has the new versions; whether the leaf is loaded cannot be seen.
+    Accepted(String),
+    /// It refused it.
+    Rejected(String),
+    /// It has another version so far.
+    Other(String),
+    /// It knows no such secret: nothing in its configuration uses it, so far.
+    Unused(String),
+}
+
+/// Judges an observation.
+pub fn judge(expected: &Expected<'_>, observed: &Observation) -> Verdict {
+    let version = publish::version(expected.generation);
+    let secrets = || expected.names.iter().zip(&observed.secrets);
+    let loaded = match &observed.serials {
+        Ok(serials) => Ok(serials.contains(expected.serial)),
+        Err(why) => Err(why),
+    };
+    let unknown = secrets().find(|(_, seen)| !seen.known);
+    if let Some((name, _)) = unknown {
+        // Where the statistics are switched off, the list of certificates still tells.
+        if loaded == Ok(true) && secrets().all(|(_, seen)| !seen.known) {
+            return Verdict::Taken;
+        }
+        return Verdict::Unused(format!("Envoy uses no secret {name}"));
+    }
+    if secrets().all(|(_, seen)| seen.version.as_ref() == Some(&version)) {
+        return match loaded {
+            Ok(true) => Verdict::Taken,
+            Ok(false) => Verdict::Accepted(format!(
+                "Envoy took {version}, and does not list serial {}",
+                expected.serial
+            )),
+            Err(why) => Verdict::Accepted(format!("Envoy took {version}; /certs: {why}")),
+        };
+    }
+    for (at, (name, seen)) in secrets().enumerate() {
+        let before = expected.before.and_then(|before| before.get(at));
+        if before.is_some_and(|before| seen.refusals > before.refusals) {
+            return Verdict::Rejected(format!("Envoy rejected {name}, its log says why"));
+        }
+    }
+    let other = secrets().find(|(_, seen)| seen.version.as_ref() != Some(&version));
+    Verdict::Other(match other {
+        Some((
+            name,
+            Seen {
+                version: Some(has), ..
+            },
+        )) => {
+            format!("Envoy has {has:.40} of {name}, not {version}")
+        }
+        Some((name, _)) => format!("Envoy has nothing of {name}"),
+        None => format!("Envoy was asked about other secrets than {version}'s"),
+    })
+}
+
+/// The page with all that is needed of these secrets' statistics, and little else.
+pub fn stats_query(names: &[String]) -> String {
+    // Names have letters, digits, '.', '_' and '-': the dot alone means something in a regular
+    // expression, and nothing in a query.
+    let names = names.join("%7C").replace('.', "%5C.");
+    format!(
+        "/stats?usedonly&filter=%5Esds%5C.({names})%5C.\
+         (version_text%7Cupdate_rejected%7Cupdate_failure)%24"
+    )
+}
+
+/// What the page says of these secrets, in this order.
+pub fn parse_stats(page: &str, names: &[String]) -> Vec<Seen> {
+    let mut seen = vec![Seen::default(); names.len()];
+    for line in page.lines() {
+        let Some((name, value)) = line.split_once(": ") else {
+            continue;
+        };
+        let Some((secret, statistic)) = name.strip_prefix("sds.").and_then(|n| n.rsplit_once('.'))
+        else {
+            continue;
+        };
+        let of = names
+            .iter()
+            .zip(&mut seen)
+            .find(|(name, _)| *name == secret);
+        let Some((_, seen)) = of else {
+            continue;
+        };
+        seen.known = true;
+        match statistic {
+            "version_text" => {
+                let version = value.trim_matches('"');
+                seen.version = (!version.is_empty()).then(|| version.to_owned());
+            }
+            "update_rejected" | "update_failure" => {
+                let count: u64 = value.parse().unwrap_or(0);
+                seen.refusals = seen.refusals.saturating_add(count);
+            }
+            _ => {}
+        }
+    }
+    seen
+}
+
+/// The serial numbers of the leaves in `/certs`.
+///
+/// # Errors
+/// When it is not the JSON that it should be.
+pub fn parse_certs(page: &str) -> Result<HashSet<String>, String> {
+    let page: Value = serde_json::from_str(page).map_err(|error| error.to_string())?;
+    let contexts = page.get("certificates").and_then(Value::as_array);
+    let contexts = contexts.ok_or("it lists no certificates")?;
+    let chains = contexts
+        .iter()
+        .filter_map(|context| context.get("cert_chain")?.as_array());
+    let serials = chains
+        .flatten()
+        .filter_map(|leaf| leaf.get("serial_number")?.as_str());
+    Ok(serials.map(serial).collect())
+}
+
+/// A serial number as it is compared: lower-case hex without leading zeros.
+fn serial(text: &str) -> String {
+    match text.trim_start_matches('0') {
+        "" => "0".to_owned(),
+        digits => digits.to_ascii_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// As Envoy 1.40.0 answers after a leaf with another's key, in `usedonly` form.
+    const STATS: &str = "sds.contour_xds_tls_certificate.version_text: \"gen-2\"\n\
+        sds.contour_xds_tls_validation_context.version_text: \"gen-2\"\n\
+        sds.contour_xds_tls_certificate.update_rejected: 1\n\n";
+
+    const CERTS: &str = r#"{ "certificates": [ {
+        "ca_cert": [ { "path": "\u003cinline\u003e", "serial_number": "4559c5", "subject_alt_names": [] } ],
+        "cert_chain": [ { "path": "\u003cinline\u003e", "serial_number": "a00002",
+            "valid_from": "2026-11-22T08:47:15Z" }, { "serial_number": "00AB" } ] } ] }"#;
+
+    fn names() -> Vec<String> {
+        [
+            "contour_xds_tls_certificate",
+            "contour_xds_tls_validation_context",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    fn observed(stats: &str) -> Observation {
+        Observation {
+            secrets: parse_stats(stats, &names()),
+            serials: parse_certs(CERTS),
+        }
+    }
+
+    fn verdict(generation: u64, serial: &str, before: Option<&str>, now: &Observation) -> Verdict {
+        let before = before.map(|before| parse_stats(before, &names()));
+        let expected = Expected {
+            generation,
+            serial,
+            names: &names(),
+            before: before.as_deref(),
+        };
+        judge(&expected, now)
+    }
+
+    #[test]
+    fn the_new_versions_and_the_new_serial_are_taken() {
+        let now = observed(STATS);
+        assert_eq!(verdict(2, "a00002", None, &now), Verdict::Taken);
+        assert!(matches!(verdict(2, "5", None, &now), Verdict::Accepted(_)));
+        let blind = Observation {
+            serials: Err("too large".to_owned()),
+            ..now
+        };
+        assert!(matches!(
+            verdict(2, "a00002", None, &blind),
+            Verdict::Accepted(_)
+        ));
+    }
+
+    #[test]
+    fn a_counter_that_moved_is_a_rejection_and_one_that_stood_is_none() {
+        let now = observed(STATS);
+        let before = STATS.replace("rejected: 1", "rejected: 0");
+        assert!(matches!(
+            verdict(3, "5", Some(&before), &now),
+            Verdict::Rejected(_)
+        ));
+        assert!(matches!(
+            verdict(3, "5", Some(STATS), &now),
+            Verdict::Other(_)
+        ));
+        assert!(matches!(verdict(3, "5", None, &now), Verdict::Other(_)));
+    }
+
+    #[test]
+    fn a_secret_that_nothing_uses_is_neither() {
+        assert!(matches!(
+            verdict(3, "5", None, &observed("")),
+            Verdict::Unused(_)
+        ));
+        // A file without a version, as Contour writes it.
+        let unversioned = "sds.contour_xds_tls_certificate.version_text: \"\"\n\
+            sds.contour_xds_tls_validation_context.version_text: \"\"\n";
+        let now = observed(unversioned);
+        assert!(matches!(verdict(3, "5", None, &now), Verdict::Other(_)));
+        let half = "sds.contour_xds_tls_certificate.version_text: \"gen-3\"";
+        assert!(matches!(
+            verdict(3, "5", None, &observed(half)),
+            Verdict::Unused(_)
+        ));
+        assert_eq!(verdict(3, "a00002", None, &observed("")), Verdict::Taken);
+    }
+
+    #[test]
+    fn serials_are_compared_without_case_and_leading_zeros() {
+        let serials = parse_certs(CERTS).unwrap();
+        assert_eq!(
+            serials,
+            HashSet::from(["a00002".to_owned(), "ab".to_owned()])
+        );
+        assert!(parse_certs("{}").is_err());
+        assert!(parse_certs("").is_err());
+        assert_eq!(parse_certs("{\"certificates\": [7, {}]}").unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_name_with_dots_is_asked_for_and_found() {
+        let names = vec!["a.b".to_owned(), "a".to_owned()];
+        assert!(stats_query(&names).contains("(a%5C.b%7Ca)"));
+        let seen = parse_stats(
+            "sds.a.b.version_text: \"gen-1\"\nsds.a.update_failure: 3",
+            &names,
+        );
+        assert_eq!(seen[0].version.as_deref(), Some("gen-1"));
+        assert_eq!(seen[1].refusals, 3);
+    }
+
+    proptest! {
+        #[test]
+        fn no_page_makes_it_panic(stats: String, certs: String) {
+            let seen = parse_stats(&stats, &names());
+            prop_assert_eq!(seen.len(), 2);
+            let _ = parse_certs(&certs);
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! The rotation of one set of files, as a pure state machine: it is told times, contents and
+//! what Envoy says, and tells what to do next.
+//!
+//! A set goes one way: read, settled, checked, tried by a candidate Envoy where that is needed,
+//! published, confirmed by the running Envoy. What is refused on the way changes nothing; what
+//! Envoy does not take is followed by the last good set. Bytes that failed are tried again when
+//! they change.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use log::{debug, error, info, warn};
+
+use super::confirm::{Observation, Seen};
+use super::pending::{Pending, Ruling, Set, Way};
+use super::read::{self, Contents, Refusal};
+use super::record::{Outcome, Record};
+use super::watch::Watch;
+use crate::status::Certificate;
+
+/// For the candidate's verdict; it takes 0.1 s. After that the running Envoy judges alone.
+const VALIDATE_WITHIN: Duration = Duration::from_secs(10);
+
+/// What is to be done next. Each is answered by the method of its name in the past tense.
+#[derive(Debug)]
+pub enum Step {
+    /// Nothing before this time.
+    Wait(Instant),
+    /// Read the files: [`Engine::read`].
+    Read,
+    /// Have a candidate Envoy try this set: [`Engine::validated`].
+    Validate(Arc<Contents>),
+    /// Ask Envoy: [`Engine::observed`].
+    Observe,
+    /// Publish this set as this generation: [`Engine::published`].
+    Publish(u64, Arc<Contents>),
+}
+
+/// What is being done.
+#[derive(Debug)]
+enum Phase {
+    /// The files are watched.
+    Watching,
+    /// A candidate Envoy is to try a set.
+    Try(Set, Way),
+    /// It does, until then at the latest.
+    Trying(Set, Way, Instant),
+    /// Envoy is asked how things are before the change.
+    Before(Set, Way),
+    /// A set is to be published, not before this time.
+    Publish(Set, Way, Option<Vec<Seen>>, Instant),
+}
+
+/// The rotation of one set.
+#[derive(Debug)]
+pub struct Engine {
+    names: Vec<String>,
+    phase: Phase,
+    pending: Option<Pending>,
+    envoy_runs: bool,
+    /// The highest generation that was ever written.
+    generation: u64,
+    /// What the SDS files hold.
+    current: Option<Set>,
+    /// The last that Envoy is known to have taken, or that a candidate did while none ran.
+    good: Option<Set>,
+    /// What the SDS files held at the start.
+    kept: Option<Arc<Contents>>,
+    watch: Watch,
+    record: Record,
+}
+
+impl Engine {
+    /// The rotation of a set whose SDS files hold `generation` and `kept` now. `names` are the
+    /// secrets' names, the leaf's first. `check` is how often the files are looked at.
+    pub fn new(
+        names: Vec<String>,
+        check: Duration,
+        now: Instant,
+        generation: u64,
+        kept: Option<Contents>,
+    ) -> Engine {
+        Engine {
+            record: Record::new(&names),
+            names,
+            phase: Phase::Watching,
+            pending: None,
+            envoy_runs: false,
+            generation,
+            current: None,
+            good: None,
+            kept: kept.map(Arc::new),
+            watch: Watch::new(check, now),
+        }
+    }
+
+    /// What to do next.
+    pub fn next(&mut self, now: Instant) -> Step {
+        match std::mem::replace(&mut self.phase, Phase::Watching) {
+            Phase::Watching => return self.watch(now),
+            Phase::Try(set, way) => {
+                let contents = set.contents.clone();
+                self.phase = Phase::Trying(set, way, now + VALIDATE_WITHIN);
+                return Step::Validate(contents);
+            }
+            Phase::Trying(set, way, until) if now < until => {
+                self.phase = Phase::Trying(set, way, until);
+                return Step::Wait(until);
+            }
+            Phase::Trying(set, way, _) => {
+                warn!("{}: a candidate Envoy gave no verdict", self.name());
+                self.go_on(set, way, now);
+            }
+            Phase::Before(set, way) => {
+                self.phase = Phase::Before(set, way);
+                return Step::Observe;
+            }
+            Phase::Publish(set, way, before, due) => {
+                let step = if now < due {
+                    Step::Wait(due)
+                } else {
+                    Step::Publish(self.generation.saturating_add(1), set.contents.clone())
+                };
+                self.phase = Phase::Publish(set, way, before, due);
+                return step;
+            }
+        }
+        Step::Wait(now)
+    }
+
+    fn watch(&self, now: Instant) -> Step {
+        let asking = self.pending.as_ref().filter(|_| self.envoy_runs);
+        let look = self.watch.due();
+        match asking {
+            Some(pending) if pending.ask <= now => Step::Observe,
+            _ if look <= now => Step::Read,
+            Some(pending) => Step::Wait(pending.ask.min(look)),
+            None => Step::Wait(look),
+        }
+    }
+
+    /// The files were read: their contents, or why they could not be.
+    pub fn read(&mut self, now: Instant, wall: SystemTime, reading: Result<&Contents, Refusal>) {
+        self.record.warn_of_end(wall);
+        self.watch.see(now, wall, reading, self.current.is_some());
+        if !self.watch.is_news() || self.awaits_word() {
+            return;
+        }
+        let checked = match self.watch.seen() {
+            Some(Ok(contents)) => read::check(contents, wall).map(|checked| Set {
+                contents: contents.clone(),
+                checked,
+            }),
+            Some(Err(refusal)) => Err(refusal.clone()),
+            None => return,
+        };
+        let settled = self.watch.is_settled(now);
+        match checked {
+            // Nothing is there yet: a whole set need not settle, a candidate Envoy tries it.
+            Ok(set) if settled || self.current.is_none() && set.checked.leaf.matched => {
+                self.watch.act(None);
+                self.act(set, now);
+            }
+            Err(refusal) if settled || self.kept.is_some() => {
+                self.watch.act(refusal.until);
+                let why = refusal.to_string();
+                self.record.add(Outcome::Refused, Some(&why));
+                self.fall_back(now, wall);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the last change may have to be taken back: the next one waits for that.
+    fn awaits_word(&self) -> bool {
+        let good = self.good.as_ref().map(|good| &good.contents);
+        let pending = self.pending.as_ref().filter(|_| self.envoy_runs);
+        pending.is_some_and(|pending| !pending.is_late() && good != Some(&pending.set.contents))
+    }
+
+    /// A set that passed the checks goes on its way.
+    fn act(&mut self, set: Set, now: Instant) {
+        let current = self.current.as_ref();
+        if current.is_some_and(|current| current.contents == set.contents) {
+            // The files are well; an Envoy that does not take them is another matter.
+            let late = self.pending.as_ref().is_some_and(Pending::is_late);
+            if !late && self.record.forget_error() {
+                info!("{}: the files hold again what Envoy was given", self.name());
+            }
+            return;
+        }
+        let kept = self.kept.as_ref() == Some(&set.contents);
+        let way = if kept { Way::Kept } else { Way::New };
+        info!("{}: found {set}", self.name());
+        self.try_or_go_on(set, way, now);
+    }
+
+    /// Takes what was published in an earlier life, where the files are of no use.
+    fn fall_back(&mut self, now: Instant, wall: SystemTime) {
+        let Some(contents) = self.kept.take() else {
+            return;
+        };
+        if let Ok(checked) = read::check(&contents, wall) {
+            warn!("{}: going on with what was published before", self.name());
+            self.try_or_go_on(Set { contents, checked }, Way::Kept, now);
+        }
+    }
+
+    /// A running Envoy refuses a bad set by itself, at no risk, and a second Envoy beside it
+    /// would cost memory: a candidate is tried only where none runs, or where nobody has seen
+    /// that the key is the leaf's.
+    fn try_or_go_on(&mut self, set: Set, way: Way, now: Instant) {
+        if self.envoy_runs && set.checked.leaf.matched {
+            self.go_on(set, way, now);
+        } else {
+            self.phase = Phase::Try(set, way);
+        }
+    }
+
+    fn go_on(&mut self, set: Set, way: Way, now: Instant) {
+        match way {
+            Way::Kept => self.installed(set, way, None, now),
+            _ if self.envoy_runs => self.phase = Phase::Before(set, way),
+            _ => self.phase = Phase::Publish(set, way, None, now),
+        }
+    }
+
+    /// A candidate Envoy took the set, or said why not.
+    pub fn validated(&mut self, now: Instant, wall: SystemTime, verdict: Result<(), String>) {
+        match std::mem::replace(&mut self.phase, Phase::Watching) {
+            Phase::Trying(set, way, _) => match verdict {
+                Ok(()) => self.go_on(set, way, now),
+                Err(why) => {
+                    let why = format!("a candidate Envoy refused it: {why}");
+                    self.record.add(Outcome::Refused, Some(&why));
+                    if way == Way::New {
+                        self.fall_back(now, wall);
+                    }
+                }
+            },
+            // Too late: it was gone on without.
+            phase => self.phase = phase,
+        }
+    }
+
+    /// Envoy was asked at `asked`, and said this or could not be asked.
+    pub fn observed(&mut self, asked: Instant, now: Instant, answer: Result<Observation, String>) {
+        match std::mem::replace(&mut self.phase, Phase::Watching) {
+            Phase::Watching => self.judge(asked, now, answer),
+            Phase::Before(set, way) => {
+                let before = answer.ok().map(|answer| answer.secrets);
+                self.phase = Phase::Publish(set, way, before, now);
+            }
+            phase => self.phase = phase,
+        }
+    }
+
+    /// The set was published, or could not be.
+    pub fn published(&mut self, now: Instant, result: Result<(), String>) {
+        // Also where it failed: one of two files may hold this number now.
+        self.generation = self.generation.saturating_add(1);
+        match std::mem::replace(&mut self.phase, Phase::Watching) {
+            Phase::Publish(set, way, before, _) => match result {
+                Ok(()) => self.installed(set, way, before, now),
+                Err(why) => {
+                    error!("{}: cannot publish: {why}", self.name());
+                    self.record.set_error(format!("cannot publish: {why}"));
+                    self.phase = Phase::Publish(set, way, before, now + self.watch.interval());
+                }
+            },
+            phase => self.phase = phase,
+        }
+    }
+
+    /// The SDS files hold this set.
+    fn installed(&mut self, set: Set, way: Way, before: Option<Vec<Seen>>, now: Instant) {
+        let generation = self.generation;
+        info!("{}: published gen-{generation}, {set}", self.name());
+        self.current = Some(set.clone());
+        self.kept = None;
+        if !self.envoy_runs {
+            self.good = Some(set.clone());
+        }
+        self.record.installed(self.generation, &set.checked);
+        let mut pending = Pending::new(set, way, before, now);
+        if !self.envoy_runs {
+            pending.suspend();
+        }
+        self.pending = Some(pending);
+    }
+
+    fn judge(&mut self, asked: Instant, now: Instant, answer: Result<Observation, String>) {
+        let Some(mut pending) = self.pending.take() else {
+            return;
+        };
+        match pending.judge(self.generation, &self.names, asked, now, answer) {
+            Ruling::Taken => self.taken(pending),
+            Ruling::Rejected(why) => self.not_taken(pending, Outcome::Rejected, &why),
+            Ruling::NotTaken(why) => self.not_taken(pending, Outcome::Unconfirmed, &why),
+            Ruling::Late(why) => {
+                if pending.way != Way::Back {
+                    self.record.add(Outcome::Unconfirmed, Some(&why));
+                }
+                self.pending = Some(pending);
+            }
+            Ruling::NotYet(why) => {
+                debug!("{}: not confirmed yet: {why}", self.name());
+                self.pending = Some(pending);
+            }
+        }
+    }
+
+    fn taken(&mut self, pending: Pending) {
+        let (name, generation) = (self.name(), self.generation);
+        match pending.way {
+            Way::Back => info!("{name}: Envoy has the last good set again, as gen-{generation}"),
+            Way::New | Way::Kept => {
+                info!("{name}: Envoy loaded gen-{generation}, {}", pending.set);
+            }
+        }
+        match pending.way {
+            Way::Back => {}
+            Way::Kept => self.record.set_ok(),
+            Way::New => self.record.add(Outcome::Ok, None),
+        }
+        self.good = Some(pending.set);
+    }
+
+    fn not_taken(&mut self, pending: Pending, outcome: Outcome, why: &str) {
+        if pending.way == Way::Back {
+            let why = format!("Envoy did not take the last good set either: {why}");
+            error!("{}: {why}", self.name());
+            self.record.set_error(why);
+            return;
+        }
+        self.record.add(outcome, Some(why));
+        match self.good.clone() {
+            Some(good) if good.contents != pending.set.contents => {
+                warn!("{}: going back to {good}", self.name());
+                self.phase = Phase::Before(good, Way::Back);
+            }
+            _ => error!("{}: there is no good set to go back to", self.name()),
+        }
+    }
+
+    /// A new Envoy runs: it reads what is published, and is asked whether it did.
+    pub fn envoy_started(&mut self, now: Instant) {
+        self.envoy_runs = true;
+        let pending = self.pending.take().or_else(|| {
+            let current = self.current.clone()?;
+            Some(Pending::new(current, Way::Kept, None, now))
+        });
+        self.pending = pending.map(|pending| pending.restarted(now));
+    }
+
+    /// Envoy is gone: nobody is there to ask.
+    pub fn envoy_gone(&mut self) {
+        self.envoy_runs = false;
+        // A candidate judges in its place.
+        match std::mem::replace(&mut self.phase, Phase::Watching) {
+            Phase::Before(set, way @ Way::New) | Phase::Publish(set, way @ Way::New, ..) => {
+                self.phase = Phase::Try(set, way);
+            }
+            phase => self.phase = phase,
+        }
+        if let Some(pending) = &mut self.pending {
+            pending.suspend();
+        }
+    }
+
+    /// Somebody wants the files looked at now, and acted on, refused before or not.
+    pub fn check_now(&mut self, now: Instant) {
+        self.watch.check_now(now);
+    }
+
+    /// Whether a set is published, and Envoy may start.
+    pub fn is_ready(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Whether nothing is under way: the last change is through, well or badly.
+    pub fn is_idle(&self) -> bool {
+        let watching = matches!(self.phase, Phase::Watching);
+        watching && !self.watch.is_news() && !self.awaits_word()
+    }
+
+    /// Why the last change did not succeed; none where it did.
+    pub fn error(&self) -> Option<&str> {
+        self.record.error()
+    }
+
+    /// What the files lack, as far as that is known, or what is being done about it.
+    pub fn waiting_for(&self) -> String {
+        match (&self.phase, self.error(), self.watch.seen()) {
+            (Phase::Watching, _, Some(Err(refusal))) => refusal.to_string(),
+            (Phase::Watching, Some(why), _) => why.to_owned(),
+            (Phase::Watching, None, _) => "a certificate that can be used".to_owned(),
+            _ => "the verdict of a candidate Envoy".to_owned(),
+        }
+    }
+
+    /// What is known of the secrets, when it has changed since it was last asked for.
+    pub fn changed_status(&mut self) -> Option<&[Certificate]> {
+        self.record.changed()
+    }
+
+    /// What is known of the secrets.
+    pub fn status(&self) -> &[Certificate] {
+        self.record.status()
+    }
+
+    fn name(&self) -> &str {
+        self.names.first().map_or("", String::as_str)
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -1,0 +1,594 @@
+//! The engine against a simulated world: files, an Envoy that judges as the real one does, a
+//! clock.
+
+use super::super::confirm::Seen;
+use super::super::publish::version;
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashSet;
+
+const CHECK: Duration = Duration::from_secs(1);
+
+fn data(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// What a writer may leave behind. Good ones are told apart by a comment or their kind.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Ec(u8),
+    Rsa,
+    Other,
+    /// Its key does not say whose it is.
+    Ed25519,
+    /// Good for us, and not for Envoy.
+    Poison(u8),
+    Torn(u8),
+    Mismatched,
+    Expired,
+    Missing,
+}
+
+impl Kind {
+    fn files(self) -> Result<Contents, Refusal> {
+        let set = |cert: &str, key: &str, comment: String| Contents {
+            cert: [data(cert), comment.into_bytes()].concat(),
+            key: data(key),
+            ca: Some(data("ca.crt")),
+        };
+        Ok(match self {
+            Kind::Ec(n) => set("ec.crt", "ec.key", format!("# {n}\n")),
+            Kind::Poison(n) => set("ec.crt", "ec.key", format!("# poison {n}\n")),
+            Kind::Rsa => set("rsa.crt", "rsa.key", String::new()),
+            Kind::Other => set("other.crt", "other.key", String::new()),
+            Kind::Ed25519 => set("ed25519.crt", "ed25519.key", String::new()),
+            Kind::Mismatched => set("rsa.crt", "other.key", String::new()),
+            Kind::Expired => set("expired.crt", "ec.key", String::new()),
+            Kind::Torn(n) => {
+                let mut torn = set("ec.crt", "ec.key", String::new());
+                torn.key.truncate(100 + usize::from(n % 50));
+                torn
+            }
+            Kind::Missing => {
+                return Err(Refusal {
+                    file: None,
+                    why: "is missing".to_owned(),
+                    until: None,
+                });
+            }
+        })
+    }
+
+    fn is_good(self) -> bool {
+        matches!(self, Kind::Ec(_) | Kind::Rsa | Kind::Other | Kind::Ed25519)
+    }
+}
+
+fn is_poison(contents: &Contents) -> bool {
+    contents.cert.windows(6).any(|bytes| bytes == b"poison")
+}
+
+/// An Envoy that reads its files at once, and judges them as the real one does.
+#[derive(Default)]
+struct Envoy {
+    taken: Option<(u64, String)>,
+    refusals: u64,
+}
+
+impl Envoy {
+    fn take(&mut self, generation: u64, contents: &Contents, wall: SystemTime) {
+        if is_poison(contents) {
+            self.refusals += 1;
+        } else {
+            let leaf = read::check(contents, wall).unwrap().leaf;
+            self.taken = Some((generation, leaf.serial));
+        }
+    }
+}
+
+struct World {
+    start: Instant,
+    now: Instant,
+    engine: Engine,
+    files: Kind,
+    envoy: Option<Envoy>,
+    admin_answers: bool,
+    disk_full: bool,
+    published: Option<(u64, Arc<Contents>)>,
+    publications: u64,
+    candidates: u64,
+}
+
+impl World {
+    fn new(files: Kind) -> World {
+        let now = Instant::now();
+        World::going_on(files, now, now, 0, None)
+    }
+
+    fn going_on(
+        files: Kind,
+        start: Instant,
+        now: Instant,
+        generation: u64,
+        kept: Option<Contents>,
+    ) -> World {
+        let names = vec!["leaf".to_owned(), "ca".to_owned()];
+        World {
+            start,
+            now,
+            engine: Engine::new(names, CHECK, now, generation, kept),
+            files,
+            envoy: None,
+            admin_answers: true,
+            disk_full: false,
+            published: None,
+            publications: 0,
+            candidates: 0,
+        }
+    }
+
+    fn live(files: Kind) -> World {
+        let mut world = World::new(files);
+        world.run(Duration::from_secs(1));
+        world.start_envoy();
+        world.run(Duration::from_secs(1));
+        assert_eq!(world.engine.status()[0].last_result, Some("ok"));
+        world
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_735_689_600) + (self.now - self.start)
+    }
+
+    fn start_envoy(&mut self) {
+        let mut envoy = Envoy::default();
+        if let Some((generation, contents)) = &self.published {
+            envoy.take(*generation, contents, self.wall());
+        }
+        self.envoy = Some(envoy);
+        self.engine.envoy_started(self.now);
+    }
+
+    fn stop_envoy(&mut self) {
+        self.envoy = None;
+        self.engine.envoy_gone();
+    }
+
+    /// One step; false when there is none at this time.
+    fn step(&mut self) -> bool {
+        match self.engine.next(self.now) {
+            Step::Wait(until) => return until <= self.now,
+            Step::Read => {
+                let files = self.files.files();
+                let reading = files.as_ref().map_err(Clone::clone);
+                self.engine.read(self.now, self.wall(), reading);
+            }
+            Step::Validate(contents) => {
+                self.candidates += 1;
+                let verdict = if is_poison(&contents) {
+                    Err("no".to_owned())
+                } else {
+                    Ok(())
+                };
+                self.engine.validated(self.now, self.wall(), verdict);
+            }
+            Step::Observe => {
+                let answer = match &self.envoy {
+                    Some(envoy) if self.admin_answers => {
+                        let taken = envoy.taken.as_ref();
+                        let secret = Seen {
+                            known: true,
+                            version: taken.map(|(generation, _)| version(*generation)),
+                            refusals: envoy.refusals,
+                        };
+                        let serials = taken.iter().map(|(_, serial)| serial.clone());
+                        Ok(Observation {
+                            secrets: vec![secret.clone(), secret],
+                            serials: Ok(HashSet::from_iter(serials)),
+                        })
+                    }
+                    _ => Err("connection refused".to_owned()),
+                };
+                self.engine.observed(self.now, self.now, answer);
+            }
+            Step::Publish(generation, contents) => {
+                if self.disk_full {
+                    self.engine.published(self.now, Err("disk full".to_owned()));
+                    return true;
+                }
+                // What must hold of everything that is ever published.
+                assert!(
+                    self.published
+                        .as_ref()
+                        .is_none_or(|(last, _)| *last < generation)
+                );
+                assert!(read::check(&contents, self.wall()).is_ok());
+                let wall = self.wall();
+                if let Some(envoy) = &mut self.envoy {
+                    envoy.take(generation, &contents, wall);
+                }
+                self.publications += 1;
+                self.published = Some((generation, contents));
+                self.engine.published(self.now, Ok(()));
+            }
+        }
+        true
+    }
+
+    fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        loop {
+            let mut steps = 0;
+            while self.step() {
+                steps += 1;
+                assert!(steps < 100, "it spins");
+            }
+            let Step::Wait(next) = self.engine.next(self.now) else {
+                continue;
+            };
+            assert!(next > self.now);
+            if next > until {
+                self.now = until;
+                return;
+            }
+            self.now = next;
+        }
+    }
+
+    fn write(&mut self, files: Kind, then: Duration) {
+        self.files = files;
+        self.run(then);
+    }
+
+    fn published(&self) -> Contents {
+        (*self.published.as_ref().unwrap().1).clone()
+    }
+
+    /// The number of changes that ended so: ok, refused, rejected, unconfirmed.
+    fn results(&self) -> [u64; 4] {
+        self.engine.status()[0].reloads
+    }
+
+    fn shows(&self, kind: Kind) -> bool {
+        self.published() == kind.files().unwrap()
+    }
+}
+
+const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+#[test]
+fn a_first_set_is_tried_by_a_candidate_and_published_at_once() {
+    let mut world = World::new(Kind::Ec(0));
+    world.run(ms(1));
+    assert!(world.engine.is_ready());
+    assert_eq!((world.candidates, world.publications), (1, 1));
+}
+
+#[test]
+fn without_a_usable_set_envoy_waits_and_is_told_for_what() {
+    let mut world = World::new(Kind::Missing);
+    world.run(ms(100));
+    assert_eq!(world.engine.waiting_for(), "is missing");
+    for kind in [
+        Kind::Expired,
+        Kind::Mismatched,
+        Kind::Torn(3),
+        Kind::Poison(1),
+    ] {
+        world.write(kind, ms(2000));
+        assert!(!world.engine.is_ready(), "{kind:?}");
+    }
+    assert!(
+        world
+            .engine
+            .waiting_for()
+            .contains("a candidate Envoy refused it")
+    );
+    world.write(Kind::Ec(1), ms(200));
+    assert!(world.engine.is_ready());
+}
+
+#[test]
+fn a_change_is_loaded_within_two_seconds_whenever_it_comes() {
+    for offset in (0..1000).step_by(50) {
+        let mut world = World::live(Kind::Ec(0));
+        world.run(ms(offset));
+        world.write(Kind::Rsa, ms(1800));
+        assert!(world.shows(Kind::Rsa), "{offset}");
+        assert_eq!(world.results(), [2, 0, 0, 0]);
+        assert_eq!(world.candidates, 1, "a running Envoy judges by itself");
+    }
+}
+
+#[test]
+fn a_torn_writer_of_two_seconds_is_refused_and_then_loaded() {
+    let mut world = World::live(Kind::Ec(0));
+    world.write(Kind::Torn(1), ms(2000));
+    world.write(Kind::Mismatched, ms(300));
+    assert!(world.shows(Kind::Ec(0)));
+    world.write(Kind::Rsa, ms(1800));
+    assert!(world.shows(Kind::Rsa));
+    assert_eq!(world.publications, 2);
+}
+
+#[test]
+fn of_twenty_changes_in_four_seconds_the_last_one_wins() {
+    let mut world = World::live(Kind::Ec(0));
+    for number in 1..=20 {
+        world.write(Kind::Ec(number), ms(200));
+    }
+    world.run(ms(1800));
+    assert!(world.shows(Kind::Ec(20)));
+    assert!(world.publications <= 3);
+}
+
+#[test]
+fn the_same_bytes_are_nothing_new() {
+    let mut world = World::live(Kind::Ec(0));
+    world.write(Kind::Ec(0), ms(60_000));
+    assert_eq!(world.publications, 1);
+    assert_eq!(world.results(), [1, 0, 0, 0]);
+}
+
+#[test]
+fn what_envoy_rejects_is_followed_by_the_last_good_set_and_not_tried_again() {
+    let mut world = World::live(Kind::Ec(0));
+    world.write(Kind::Poison(1), ms(60_000));
+    assert!(world.shows(Kind::Ec(0)));
+    assert_eq!(world.publications, 3);
+    let leaf = &world.engine.status()[0];
+    assert_eq!((leaf.last_result, leaf.generation), (Some("rejected"), 3));
+    assert_eq!(world.envoy.as_ref().unwrap().taken.as_ref().unwrap().0, 3);
+    world.write(Kind::Ec(0), ms(5000));
+    assert_eq!(world.publications, 3, "the old bytes are there already");
+    assert_eq!(world.engine.error(), None);
+    world.write(Kind::Rsa, ms(2000));
+    assert_eq!(world.results(), [2, 0, 1, 0]);
+}
+
+#[test]
+fn what_is_refused_is_said_once_and_tried_again_when_it_changes() {
+    let mut world = World::live(Kind::Ec(0));
+    world.write(Kind::Expired, ms(30_000));
+    assert_eq!(world.results(), [1, 1, 0, 0]);
+    assert!(world.engine.error().unwrap().contains("expired"));
+    world.write(Kind::Missing, ms(5000));
+    world.write(Kind::Ec(1), ms(2000));
+    assert_eq!(world.results(), [2, 2, 0, 0]);
+    assert_eq!(world.engine.error(), None);
+}
+
+#[test]
+fn asked_for_it_looks_at_once_and_says_what_it_thinks() {
+    let mut world = World::live(Kind::Ec(0));
+    world.files = Kind::Rsa;
+    world.engine.check_now(world.now);
+    assert!(!world.engine.is_idle());
+    world.run(ms(10));
+    assert!(world.engine.is_idle() && world.shows(Kind::Rsa));
+    world.write(Kind::Expired, ms(3000));
+    world.engine.check_now(world.now);
+    world.run(ms(10));
+    assert!(world.engine.is_idle() && world.engine.error().is_some());
+}
+
+#[test]
+fn a_silent_admin_is_no_reason_to_go_back() {
+    let mut world = World::live(Kind::Ec(0));
+    world.admin_answers = false;
+    world.write(Kind::Rsa, ms(20_000));
+    assert!(world.shows(Kind::Rsa));
+    assert_eq!(world.results(), [1, 0, 0, 1]);
+    world.write(Kind::Other, ms(3000));
+    assert!(
+        world.shows(Kind::Other),
+        "the next change does not wait for it"
+    );
+    world.admin_answers = true;
+    world.run(ms(60_000));
+    assert_eq!(world.engine.status()[0].last_result, Some("ok"));
+}
+
+#[test]
+fn an_envoy_that_keeps_another_version_gets_the_last_good_set() {
+    let mut world = World::live(Kind::Ec(0));
+    // It reads its files no more.
+    let deaf = world.envoy.take();
+    world.files = Kind::Rsa;
+    for _ in 0..40 {
+        world.envoy = None;
+        world.admin_answers = true;
+        while matches!(world.engine.next(world.now), Step::Read | Step::Publish(..)) {
+            world.step();
+        }
+        world.envoy = deaf.as_ref().map(|envoy| Envoy {
+            taken: envoy.taken.clone(),
+            refusals: 0,
+        });
+        while matches!(world.engine.next(world.now), Step::Observe) {
+            world.step();
+        }
+        world.now += ms(500);
+    }
+    assert!(world.shows(Kind::Ec(0)));
+    assert_eq!(world.results()[3], 1);
+}
+
+#[test]
+fn a_key_that_nobody_can_match_is_tried_by_a_candidate() {
+    let mut world = World::live(Kind::Ec(0));
+    world.write(Kind::Ed25519, ms(2000));
+    assert_eq!(world.candidates, 2);
+    assert!(world.shows(Kind::Ed25519));
+}
+
+#[test]
+fn a_full_disk_delays_and_loses_nothing() {
+    let mut world = World::live(Kind::Ec(0));
+    world.disk_full = true;
+    world.write(Kind::Rsa, ms(10_000));
+    assert!(world.engine.error().unwrap().contains("disk full"));
+    world.disk_full = false;
+    world.run(ms(2000));
+    assert!(world.shows(Kind::Rsa));
+    assert_eq!(world.engine.error(), None);
+}
+
+#[test]
+fn without_a_verdict_of_the_candidate_it_goes_on() {
+    let mut world = World::new(Kind::Ec(0));
+    while !matches!(world.engine.next(world.now), Step::Validate(_)) {
+        world.step();
+    }
+    world.run(ms(9000));
+    assert!(!world.engine.is_ready());
+    world.run(ms(2000));
+    assert!(world.engine.is_ready());
+}
+
+#[test]
+fn what_an_earlier_life_published_is_good_enough_to_start_with() {
+    let kept = || Some(Kind::Rsa.files().unwrap());
+    let now = Instant::now();
+    let mut world = World::going_on(Kind::Missing, now, now, 7, kept());
+    world.run(ms(10));
+    assert!(world.engine.is_ready());
+    assert_eq!(world.engine.status()[0].generation, 7);
+    assert_eq!((world.publications, world.candidates), (0, 1));
+    world.write(Kind::Ec(1), ms(2000));
+    assert_eq!(world.engine.status()[0].generation, 8);
+
+    let mut world = World::going_on(Kind::Poison(1), now, now, 7, kept());
+    world.run(ms(10));
+    assert!(world.engine.is_ready(), "a candidate refused the files");
+
+    let mut world = World::going_on(Kind::Rsa, now, now, 7, kept());
+    world.engine.envoy_started(now);
+    world.run(ms(10));
+    assert!(
+        world.engine.is_ready(),
+        "a thread that starts again beside a running Envoy"
+    );
+    assert_eq!((world.publications, world.candidates), (0, 0));
+}
+
+#[test]
+fn a_certificate_that_is_not_valid_yet_is_tried_again_when_it_is() {
+    let mut world = World::live(Kind::Ec(0));
+    let early = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let rsa = Kind::Rsa.files().unwrap();
+    for wall in [early, early] {
+        world.now += ms(700);
+        world.engine.read(world.now, wall, Ok(&rsa));
+    }
+    assert!(
+        world
+            .engine
+            .error()
+            .unwrap()
+            .contains("is not valid before")
+    );
+    world.write(Kind::Rsa, ms(2000));
+    assert!(world.shows(Kind::Rsa));
+}
+
+/// What may happen between any two steps.
+#[derive(Clone, Debug)]
+enum Fault {
+    Write(Kind),
+    EnvoyStarts,
+    EnvoyEnds,
+    AdminAnswers(bool),
+    DiskFull(bool),
+    Asked,
+    ThreadStartsAgain,
+}
+
+fn kinds() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        (0..4u8).prop_map(Kind::Ec),
+        Just(Kind::Rsa),
+        Just(Kind::Other),
+        Just(Kind::Ed25519),
+        (0..4u8).prop_map(Kind::Poison),
+        (0..4u8).prop_map(Kind::Torn),
+        Just(Kind::Mismatched),
+        Just(Kind::Expired),
+        Just(Kind::Missing),
+    ]
+}
+
+fn faults() -> impl Strategy<Value = Fault> {
+    prop_oneof![
+        4 => kinds().prop_map(Fault::Write),
+        1 => Just(Fault::EnvoyStarts),
+        1 => Just(Fault::EnvoyEnds),
+        1 => any::<bool>().prop_map(Fault::AdminAnswers),
+        1 => any::<bool>().prop_map(Fault::DiskFull),
+        1 => Just(Fault::Asked),
+        1 => Just(Fault::ThreadStartsAgain),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever happens between any two steps: nothing bad is published, no generation is used
+    /// twice (both asserted in `step`), and once the world is well the last good files win.
+    #[test]
+    fn in_the_end_the_last_good_files_win(
+        faults in proptest::collection::vec((faults(), 0..30u64, 0..4usize), 1..25),
+        last in kinds().prop_filter("good", |kind| kind.is_good()),
+    ) {
+        let mut world = World::new(Kind::Missing);
+        for (fault, pause, steps) in faults {
+            match fault {
+                Fault::Write(kind) => world.files = kind,
+                Fault::EnvoyStarts if world.engine.is_ready() && world.envoy.is_none() => {
+                    world.start_envoy();
+                }
+                Fault::EnvoyStarts => {}
+                Fault::EnvoyEnds => world.stop_envoy(),
+                Fault::AdminAnswers(yes) => world.admin_answers = yes,
+                Fault::DiskFull(yes) => world.disk_full = yes,
+                Fault::Asked => world.engine.check_now(world.now),
+                Fault::ThreadStartsAgain => {
+                    let published = world.published.take();
+                    let generation = published.as_ref().map_or(0, |(generation, _)| *generation);
+                    let kept = published.as_ref().map(|(_, contents)| (**contents).clone());
+                    let envoy = world.envoy.take();
+                    let (start, now, files) = (world.start, world.now, world.files);
+                    world = World::going_on(files, start, now, generation, kept);
+                    world.published = published;
+                    if let Some(envoy) = envoy {
+                        world.envoy = Some(envoy);
+                        world.engine.envoy_started(now);
+                    }
+                }
+            }
+            // A few steps, and then some time: faults come between any two of them.
+            for _ in 0..steps {
+                world.step();
+            }
+            if pause > 0 {
+                world.run(ms(pause * pause * 10));
+            }
+        }
+        world.admin_answers = true;
+        world.disk_full = false;
+        // Longer than anything waits: 60 s for a starting Envoy, 30 s between late questions.
+        world.write(last, ms(120_000));
+        prop_assert!(world.engine.is_ready());
+        prop_assert!(world.shows(last));
+        if world.envoy.is_none() {
+            world.start_envoy();
+            world.run(ms(2000));
+        }
+        let (generation, _) = world.envoy.as_ref().unwrap().taken.clone().unwrap();
+        prop_assert_eq!(generation, world.published.as_ref().unwrap().0);
+        prop_assert!(world.engine.is_idle());
+        prop_assert_eq!(world.engine.error(), None);
+    }
+}

@@ -1,0 +1,172 @@
+//! A set that is published and waits for Envoy's word.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::confirm::{self, Expected, Observation, Seen, Verdict};
+use super::lifetime::rfc3339;
+use super::read::{Checked, Contents};
+
+/// For Envoy to take what was published; it takes 1 to 40 ms.
+const WITHIN: Duration = Duration::from_secs(10);
+/// The same for an Envoy that starts: it may have to wait for name servers.
+const START_WITHIN: Duration = Duration::from_secs(60);
+/// Between two questions to Envoy, at first; doubled each time.
+const ASK_FIRST: Duration = Duration::from_millis(2);
+/// The same while it starts.
+const ASK_STARTING: Duration = Duration::from_millis(100);
+/// The same, at the most.
+const ASK_AT_MOST: Duration = Duration::from_millis(500);
+/// The same, once it is late.
+const ASK_LATE: Duration = Duration::from_secs(30);
+
+/// A set that passed the checks.
+#[derive(Clone, Debug)]
+pub struct Set {
+    pub contents: Arc<Contents>,
+    pub checked: Checked,
+}
+
+impl fmt::Display for Set {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let leaf = &self.checked.leaf;
+        let until = rfc3339(leaf.not_after);
+        write!(out, "serial {}, valid until {until}", leaf.serial)
+    }
+}
+
+/// Why a set is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The files have it.
+    New,
+    /// It was published before this Envoy, or this thread, began.
+    Kept,
+    /// Envoy did not take the one after it.
+    Back,
+}
+
+/// What to make of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// Envoy has it.
+    Taken,
+    /// Envoy refused it.
+    Rejected(String),
+    /// Envoy had the time, and has another one.
+    NotTaken(String),
+    /// It cannot be known in time. Nothing says that the set is bad: it stays, and Envoy is asked
+    /// now and then.
+    Late(String),
+    /// Ask again.
+    NotYet(String),
+}
+
+/// A set that is published, and not confirmed.
+#[derive(Debug)]
+pub struct Pending {
+    pub set: Set,
+    pub way: Way,
+    /// When Envoy is asked next.
+    pub ask: Instant,
+    before: Option<Vec<Seen>>,
+    /// When it is late; none while no Envoy runs, or once it is.
+    deadline: Option<Instant>,
+    late: bool,
+    pause: Duration,
+}
+
+impl Pending {
+    /// A set that a running Envoy is to take from now on; `before` is what it said just before.
+    pub fn new(set: Set, way: Way, before: Option<Vec<Seen>>, now: Instant) -> Pending {
+        Pending {
+            set,
+            way,
+            ask: now,
+            before,
+            deadline: Some(now + WITHIN),
+            late: false,
+            pause: ASK_FIRST,
+        }
+    }
+
+    /// The same for an Envoy that starts now: its counters begin at nothing, and it reads the
+    /// files before its admin answers.
+    pub fn restarted(self, now: Instant) -> Pending {
+        Pending {
+            before: None,
+            deadline: Some(now + START_WITHIN),
+            late: false,
+            ask: now + ASK_STARTING,
+            pause: ASK_STARTING,
+            ..self
+        }
+    }
+
+    /// There is no Envoy to take it.
+    pub fn suspend(&mut self) {
+        self.deadline = None;
+    }
+
+    /// Whether nobody waits for the word any more.
+    pub fn is_late(&self) -> bool {
+        self.late
+    }
+
+    /// Judges what Envoy said at `now`, asked at `asked`.
+    pub fn judge(
+        &mut self,
+        generation: u64,
+        names: &[String],
+        asked: Instant,
+        now: Instant,
+        answer: Result<Observation, String>,
+    ) -> Ruling {
+        let verdict = match &answer {
+            Ok(observed) => {
+                let expected = Expected {
+                    generation,
+                    serial: &self.set.checked.leaf.serial,
+                    names,
+                    before: self.before.as_deref(),
+                };
+                confirm::judge(&expected, observed)
+            }
+            Err(why) => Verdict::Accepted(format!("Envoy cannot be asked: {why}")),
+        };
+        let over = self.deadline.is_some_and(|deadline| deadline <= now);
+        let ruling = match verdict {
+            Verdict::Taken => return Ruling::Taken,
+            Verdict::Rejected(why) => return Ruling::Rejected(why),
+            Verdict::Other(why) if over => return Ruling::NotTaken(why),
+            Verdict::Accepted(why) | Verdict::Unused(why) if over => {
+                self.late = true;
+                self.deadline = None;
+                Ruling::Late(why)
+            }
+            Verdict::Other(why) => {
+                if self.late && self.deadline.is_none() {
+                    // It could not be asked for long, and may not have come to its files either.
+                    self.deadline = Some(now + WITHIN);
+                    self.pause = ASK_STARTING;
+                }
+                Ruling::NotYet(why)
+            }
+            Verdict::Accepted(why) | Verdict::Unused(why) => Ruling::NotYet(why),
+        };
+        if let (None, Ok(observed)) = (&self.before, answer) {
+            // A counter moves after the first look, or it was up before.
+            self.before = Some(observed.secrets);
+        }
+        let pause = if self.late && self.deadline.is_none() {
+            ASK_LATE
+        } else {
+            self.pause
+        };
+        // Envoy's main thread answers: it has other things to do.
+        self.ask = now + pause.max(now.duration_since(asked) * 10);
+        self.pause = (self.pause * 2).min(ASK_AT_MOST);
+        ruling
+    }
+}

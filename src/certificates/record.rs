@@ -1,0 +1,152 @@
+//! What people are told of a set: what is published, what became of the last change, and how
+//! long it is good for.
+
+use std::time::SystemTime;
+
+use log::{error, warn};
+
+use super::lifetime::{Left, rfc3339, span};
+use super::read::Checked;
+use crate::status::Certificate;
+
+/// What becomes of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Envoy loaded it.
+    Ok,
+    /// It was not given to Envoy.
+    Refused,
+    /// Envoy refused it.
+    Rejected,
+    /// Envoy did not say.
+    Unconfirmed,
+}
+
+impl Outcome {
+    /// Its name, and its place in [`Certificate::reloads`].
+    fn name_and_place(self) -> (&'static str, usize) {
+        match self {
+            Outcome::Ok => ("ok", 0),
+            Outcome::Refused => ("refused", 1),
+            Outcome::Rejected => ("rejected", 2),
+            Outcome::Unconfirmed => ("unconfirmed", 3),
+        }
+    }
+}
+
+/// The record of one set: a line for each of its secrets, the leaf's first.
+#[derive(Debug)]
+pub struct Record {
+    status: Vec<Certificate>,
+    /// What was last said of each secret's end.
+    left: Vec<Left>,
+    changed: bool,
+}
+
+impl Record {
+    /// A record of nothing so far.
+    pub fn new(names: &[String]) -> Record {
+        let status = names.iter().map(|name| Certificate {
+            secret: name.clone(),
+            ..Certificate::default()
+        });
+        Record {
+            status: status.collect(),
+            left: vec![Left::Plenty; names.len()],
+            changed: true,
+        }
+    }
+
+    /// The lines.
+    pub fn status(&self) -> &[Certificate] {
+        &self.status
+    }
+
+    /// The lines, when they have changed since this was last asked for.
+    pub fn changed(&mut self) -> Option<&[Certificate]> {
+        std::mem::take(&mut self.changed).then_some(self.status.as_slice())
+    }
+
+    /// Why the last change did not succeed; none where it did.
+    pub fn error(&self) -> Option<&str> {
+        self.status.first()?.last_error.as_deref()
+    }
+
+    /// This set is published.
+    pub fn installed(&mut self, generation: u64, set: &Checked) {
+        self.left.fill(Left::Plenty);
+        for (at, status) in self.status.iter_mut().enumerate() {
+            status.generation = generation;
+            let (leaf, bundle) = (&set.leaf, set.bundle.as_ref());
+            let (serial, before, after) = match bundle.filter(|_| at > 0) {
+                Some(bundle) => (None, bundle.not_before, bundle.not_after),
+                None => (Some(leaf.serial.clone()), leaf.not_before, leaf.not_after),
+            };
+            status.serial = serial;
+            status.not_before = Some(before);
+            status.not_after = Some(after);
+        }
+        self.changed = true;
+    }
+
+    /// A change is through, and why where it did not succeed.
+    pub fn add(&mut self, outcome: Outcome, why: Option<&str>) {
+        let (name, place) = outcome.name_and_place();
+        for status in &mut self.status {
+            status.last_result = Some(name);
+            status.last_error = why.map(str::to_owned);
+            if let Some(count) = status.reloads.get_mut(place) {
+                *count += 1;
+            }
+        }
+        if let (Some(why), Some(leaf)) = (why, self.status.first()) {
+            warn!("{}: {name}: {why}", leaf.secret);
+        }
+        self.changed = true;
+    }
+
+    /// What was published before is loaded: nothing was changed.
+    pub fn set_ok(&mut self) {
+        for status in &mut self.status {
+            status.last_result.get_or_insert("ok");
+        }
+        self.changed = true;
+    }
+
+    /// Something went wrong that is not the end of a change.
+    pub fn set_error(&mut self, why: String) {
+        for status in &mut self.status {
+            status.last_error = Some(why.clone());
+        }
+        self.changed = true;
+    }
+
+    /// The last error is no more; whether there was one.
+    pub fn forget_error(&mut self) -> bool {
+        let had = self.error().is_some();
+        for status in &mut self.status {
+            status.last_error = None;
+        }
+        self.changed |= had;
+        had
+    }
+
+    /// Warns, once for each stage, when what is published comes to its end.
+    pub fn warn_of_end(&mut self, now: SystemTime) {
+        for (status, said) in self.status.iter().zip(&mut self.left) {
+            let (Some(before), Some(after)) = (status.not_before, status.not_after) else {
+                continue;
+            };
+            let left = Left::of(before, after, now);
+            if left <= *said {
+                continue;
+            }
+            *said = left;
+            let name = &status.secret;
+            match after.duration_since(now) {
+                Ok(left) => warn!("{name}: expires in {}, at {}", span(left), rfc3339(after)),
+                Err(_) => error!("{name}: has expired, at {}", rfc3339(after)),
+            }
+        }
+    }
+}

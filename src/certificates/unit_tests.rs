@@ -1,0 +1,172 @@
+//! The thread against real files and a closure for an Envoy.
+
+use super::*;
+use crate::certificates::{Command, Config, Report, run};
+use crate::event::Event;
+use crate::mailbox::{Mailbox, Waker};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(name)
+}
+
+struct Thread {
+    dir: PathBuf,
+    commands: Sender<Command>,
+    events: Receiver<Event>,
+    /// What the admin answers for `/stats`, made of the published files; and all paths asked for.
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Thread {
+    fn start(name: &str) -> Thread {
+        let dir = std::env::temp_dir().join(format!("drainit-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        let files = |ca: Option<&str>| Files {
+            cert: dir.join("tls.crt"),
+            key: dir.join("tls.key"),
+            ca: ca.map(|name| dir.join(name)),
+        };
+        let config = Config {
+            xds: Some(files(Some("ca.crt"))),
+            secrets: vec![("edge".to_owned(), files(None))],
+            resources: dir.join("resources"),
+            check: Duration::from_millis(50),
+            owner: None,
+        };
+        let (waker, _) = Waker::new().unwrap();
+        let (mailbox, events) = Mailbox::new(waker);
+        let (commands, receiver) = channel();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (sds, paths) = (config.resources.join("sds"), asked.clone());
+        std::thread::spawn(move || {
+            let admin = |path: &str| {
+                paths.lock().unwrap().push(path.to_owned());
+                Ok(envoy_answers(&sds, path))
+            };
+            run(&config, admin, &mailbox, &receiver);
+        });
+        Thread {
+            dir,
+            commands,
+            events,
+            asked,
+        }
+    }
+
+    fn write(&self, cert: &str, key: &str) {
+        fs::copy(data(cert), self.dir.join("tls.crt")).unwrap();
+        fs::copy(data(key), self.dir.join("tls.key")).unwrap();
+        fs::copy(data("ca.crt"), self.dir.join("ca.crt")).unwrap();
+    }
+
+    /// The first report that is of interest; candidates are all accepted meanwhile.
+    fn wait<T>(&self, interest: impl Fn(&Report) -> Option<T>) -> T {
+        loop {
+            let event = self.events.recv_timeout(Duration::from_secs(10)).unwrap();
+            let Event::Certificates(report) = event else {
+                continue;
+            };
+            if let Report::Validate { id, config } = &report {
+                assert_eq!(
+                    fs::metadata(config).unwrap().permissions().mode() & 0o777,
+                    0o600
+                );
+                let (id, verdict) = (*id, Ok(()));
+                self.commands
+                    .send(Command::Validated { id, verdict })
+                    .unwrap();
+            }
+            if let Some(found) = interest(&report) {
+                return found;
+            }
+        }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Stop);
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// As an Envoy answers that has taken whatever is published.
+fn envoy_answers(sds: &Path, path: &str) -> String {
+    if path == "/certs" {
+        let serials = ["a1b2c3", "f00000000000000000000000000000000000001"];
+        let leaf = |serial| format!("{{\"cert_chain\": [{{\"serial_number\": \"{serial}\"}}]}}");
+        return format!("{{\"certificates\": [{}]}}", serials.map(leaf).join(","));
+    }
+    let mut page = String::new();
+    for (name, file) in [
+        ("contour_xds_tls_certificate", "xds-tls-certificate.json"),
+        (
+            "contour_xds_tls_validation_context",
+            "xds-validation-context.json",
+        ),
+        ("edge", "edge.json"),
+    ] {
+        let text = fs::read(sds.join(file)).unwrap_or_default();
+        let json: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        page += &format!("sds.{name}.version_text: {}\n", json["version_info"]);
+    }
+    page
+}
+
+fn status(report: &Report, generation: u64, result: Option<&str>) -> Option<()> {
+    let Report::Status(status) = report else {
+        return None;
+    };
+    assert_eq!(status.len(), 3);
+    let there = status
+        .iter()
+        .all(|secret| secret.generation == generation && secret.last_result == result);
+    there.then_some(())
+}
+
+#[test]
+fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
+    let thread = Thread::start("thread");
+    let lacking = thread.wait(|report| match report {
+        Report::Waiting(what) => Some(what.clone()),
+        _ => None,
+    });
+    assert!(lacking.contains("tls.crt: is missing"), "{lacking}");
+    thread.write("ec.crt", "ec.key");
+    thread.wait(|report| matches!(report, Report::FirstSetReady).then_some(()));
+    assert!(thread.asked.lock().unwrap().is_empty(), "no Envoy runs");
+    thread.commands.send(Command::EnvoyStarted).unwrap();
+    thread.wait(|report| status(report, 1, Some("ok")));
+    thread.write("rsa.crt", "rsa.key");
+    thread.wait(|report| status(report, 2, Some("ok")));
+    thread.commands.send(Command::CheckNow).unwrap();
+    let line = thread.wait(|report| match report {
+        Report::Reloaded(line) => Some(line.clone()),
+        _ => None,
+    });
+    assert!(line.unwrap().contains("edge: gen-2, serial f0"));
+    fs::write(thread.dir.join("tls.key"), "").unwrap();
+    thread.commands.send(Command::CheckNow).unwrap();
+    let line = thread.wait(|report| match report {
+        Report::Reloaded(line) => Some(line.clone()),
+        _ => None,
+    });
+    assert!(line.unwrap_err().contains("the key: is empty"));
+    let mut names: Vec<_> = fs::read_dir(thread.dir.join("resources/sds"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let expected = [
+        "edge.json",
+        "xds-tls-certificate.json",
+        "xds-validation-context.json",
+    ];
+    assert_eq!(names, expected, "no candidate is left");
+}

@@ -1,0 +1,117 @@
+//! What the files hold, since when, and whether that was acted on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::read::{Contents, Refusal};
+
+/// Contents that stayed the same for this long are complete: twice the pause that a writer makes
+/// between its files. With the check every second a change is loaded within 1.8 s.
+const SETTLE: Duration = Duration::from_millis(600);
+/// Between looks at contents that have not settled, and while no set is there at all.
+const QUICK: Duration = Duration::from_millis(100);
+/// The check interval is no shorter: a busy loop helps nobody.
+const AT_LEAST: Duration = Duration::from_millis(10);
+/// Nor longer.
+const AT_MOST: Duration = Duration::from_secs(24 * 3600);
+
+/// What the files held, or why they could not be read.
+pub type Reading = Result<Arc<Contents>, Refusal>;
+
+/// The files of a set, as they were when they were last looked at.
+#[derive(Debug)]
+pub struct Watch {
+    check: Duration,
+    seen: Option<Reading>,
+    since: Instant,
+    look: Instant,
+    /// What was acted on last: it is not acted on again.
+    acted: Option<Reading>,
+    /// From when on it is, nevertheless.
+    again: Option<SystemTime>,
+    /// Somebody asked: whatever is there is acted on.
+    asked: bool,
+}
+
+impl Watch {
+    /// Files that are looked at from `now` on, `check` apart.
+    pub fn new(check: Duration, now: Instant) -> Watch {
+        Watch {
+            check: check.clamp(AT_LEAST, AT_MOST),
+            seen: None,
+            since: now,
+            look: now,
+            acted: None,
+            again: None,
+            asked: false,
+        }
+    }
+
+    /// How often they are looked at.
+    pub fn interval(&self) -> Duration {
+        self.check
+    }
+
+    /// When to look next.
+    pub fn due(&self) -> Instant {
+        self.look
+    }
+
+    /// Looks at them now, and has whatever is there acted on, refused before or not.
+    pub fn check_now(&mut self, now: Instant) {
+        self.asked = true;
+        self.look = now;
+    }
+
+    /// They were looked at; `calm` when there is no hurry to look again.
+    pub fn see(
+        &mut self,
+        now: Instant,
+        wall: SystemTime,
+        reading: Result<&Contents, Refusal>,
+        calm: bool,
+    ) {
+        let same = match (&self.seen, &reading) {
+            (Some(Ok(seen)), Ok(contents)) => **seen == **contents,
+            (Some(Err(seen)), Err(refusal)) => seen == refusal,
+            _ => false,
+        };
+        if !same {
+            self.seen = Some(reading.map(|contents| Arc::new(contents.clone())));
+            self.since = now;
+        }
+        if self.again.is_some_and(|again| again <= wall) {
+            self.again = None;
+            self.acted = None;
+        }
+        let calm = calm && !self.is_news();
+        self.look = now
+            + if calm {
+                self.check
+            } else {
+                QUICK.min(self.check)
+            };
+    }
+
+    /// What was seen.
+    pub fn seen(&self) -> Option<&Reading> {
+        self.seen.as_ref()
+    }
+
+    /// Whether it was not acted on yet, or is to be again.
+    pub fn is_news(&self) -> bool {
+        self.asked || self.acted.is_none() || self.acted != self.seen
+    }
+
+    /// Whether it has been the same for long enough, or somebody asked.
+    pub fn is_settled(&self, now: Instant) -> bool {
+        self.asked || now.duration_since(self.since) >= SETTLE
+    }
+
+    /// It is acted on, and will be again at that time.
+    pub fn act(&mut self, again: Option<SystemTime>) {
+        self.acted = self.seen.clone();
+        self.again = again;
+        self.asked = false;
+    }
+}

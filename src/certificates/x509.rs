@@ -1,0 +1,249 @@
+//! What is needed of a certificate and a key, and not a byte more: Envoy judges the rest.
+
+use std::time::SystemTime;
+
+use super::der::{Malformed, Reader, tag, whole_bytes};
+
+/// What is read of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Its serial number in lower-case hex, without leading zeros; `0` for zero.
+    pub serial: String,
+    /// From when it is valid.
+    pub not_before: SystemTime,
+    /// Until when it is valid.
+    pub not_after: SystemTime,
+    /// What of its public key identifies it: an RSA modulus, an EC point, an Ed25519 key.
+    public: Vec<u8>,
+}
+
+impl Certificate {
+    /// Reads a certificate.
+    ///
+    /// # Errors
+    /// When `der` is not one certificate, whole and alone.
+    pub fn parse(der: &[u8]) -> Result<Certificate, Malformed> {
+        let mut outer = Reader::new(der);
+        let mut certificate = outer.sequence()?;
+        if !outer.is_empty() {
+            return Err(Malformed("something follows the certificate"));
+        }
+        let mut body = certificate.sequence()?;
+        certificate.sequence()?; // the signature's algorithm
+        certificate.bit_string()?; // the signature
+        body.optional(tag::CONSTRUCTED_0)?; // the version
+        let serial = hex(body.integer()?);
+        body.sequence()?; // the signature's algorithm again
+        body.sequence()?; // the issuer
+        let mut validity = body.sequence()?;
+        let (not_before, not_after) = (validity.time()?, validity.time()?);
+        body.sequence()?; // the subject
+        let mut key = body.sequence()?;
+        let algorithm = key.sequence()?.expect(tag::OBJECT_IDENTIFIER)?;
+        let key = key.bit_string()?;
+        let public = if algorithm == RSA {
+            Reader::new(key).sequence()?.integer()?
+        } else {
+            key
+        };
+        Ok(Certificate {
+            serial,
+            not_before,
+            not_after,
+            public: public.to_vec(),
+        })
+    }
+
+    /// Whether `key` is this certificate's; none when the key does not say what its public half
+    /// is, as Ed25519 keys and some EC keys do not.
+    pub fn has_key(&self, key: &Key) -> Option<bool> {
+        let public = key.public.as_deref()?;
+        let compressed = |point: &[u8]| matches!(point.first(), Some(2 | 3));
+        if key.is_point && compressed(public) != compressed(&self.public) {
+            return None;
+        }
+        Some(self.public == public)
+    }
+}
+
+/// The algorithm's identifier of RSA keys, 1.2.840.113549.1.1.1.
+const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+/// Of EC keys, 1.2.840.10045.2.1.
+const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+
+/// What is read of a private key: its public half, where it is there to be read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key {
+    public: Option<Vec<u8>>,
+    is_point: bool,
+}
+
+impl Key {
+    /// Reads a key from a PEM block of this label; none where the label is not a key's.
+    ///
+    /// # Errors
+    /// When `der` is not a key of that kind.
+    pub fn parse(label: &str, der: &[u8]) -> Option<Result<Key, Malformed>> {
+        match label {
+            "PRIVATE KEY" => Some(pkcs8(der)),
+            "RSA PRIVATE KEY" => Some(rsa(der)),
+            "EC PRIVATE KEY" => Some(ec(der)),
+            _ => None,
+        }
+    }
+}
+
+/// PKCS #8: a version, an algorithm, and the key in that algorithm's own shape.
+fn pkcs8(der: &[u8]) -> Result<Key, Malformed> {
+    let mut key = Reader::new(der).sequence()?;
+    key.integer()?;
+    let algorithm = key.sequence()?.expect(tag::OBJECT_IDENTIFIER)?;
+    let inner = key.expect(tag::OCTET_STRING)?;
+    if algorithm == RSA {
+        return rsa(inner);
+    }
+    if algorithm == EC {
+        return ec(inner);
+    }
+    key.optional(tag::CONSTRUCTED_0)?; // attributes
+    let public = key
+        .optional(tag::PRIMITIVE_1)?
+        .map(whole_bytes)
+        .transpose()?;
+    Ok(Key {
+        public: public.map(<[u8]>::to_vec),
+        is_point: false,
+    })
+}
+
+/// PKCS #1: a version, the modulus, and what is nobody's business.
+fn rsa(der: &[u8]) -> Result<Key, Malformed> {
+    let mut key = Reader::new(der).sequence()?;
+    key.integer()?;
+    Ok(Key {
+        public: Some(key.integer()?.to_vec()),
+        is_point: false,
+    })
+}
+
+/// SEC 1: a version, the secret number, the curve, and the point, which may be left out.
+fn ec(der: &[u8]) -> Result<Key, Malformed> {
+    let mut key = Reader::new(der).sequence()?;
+    key.integer()?;
+    key.expect(tag::OCTET_STRING)?;
+    key.optional(tag::CONSTRUCTED_0)?;
+    let public = match key.optional(tag::CONSTRUCTED_1)? {
+        Some(point) => Some(Reader::new(point).bit_string()?.to_vec()),
+        None => None,
+    };
+    Ok(Key {
+        public,
+        is_point: true,
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let zeros = text.len() - text.trim_start_matches('0').len();
+    text.drain(..zeros);
+    if text.is_empty() {
+        text.push('0');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pem;
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn data(name: &str) -> Vec<u8> {
+        let path = format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read(path).unwrap()
+    }
+
+    fn certificate(name: &str) -> Certificate {
+        let text = data(name);
+        Certificate::parse(&pem::blocks(&text).unwrap()[0].der).unwrap()
+    }
+
+    fn key(name: &str) -> Key {
+        let text = data(name);
+        let blocks = pem::blocks(&text).unwrap();
+        let key = |block: &pem::Block<'_>| Key::parse(block.label, &block.der);
+        blocks.iter().find_map(key).unwrap().unwrap()
+    }
+
+    fn seconds(time: SystemTime) -> u64 {
+        time.duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO)
+            .as_secs()
+    }
+
+    #[test]
+    fn serial_and_dates_are_read() {
+        let leaf = certificate("ec.crt");
+        assert_eq!(leaf.serial, "a1b2c3");
+        assert_eq!(seconds(leaf.not_before), 1_704_067_200); // 2024-01-01
+        assert_eq!(seconds(leaf.not_after), 4_070_908_800); // 2099-01-01, a GeneralizedTime
+        assert_eq!(
+            certificate("rsa.crt").serial,
+            "f00000000000000000000000000000000000001"
+        );
+        assert_eq!(seconds(certificate("expired.crt").not_after), 1_711_929_600); // a UTCTime
+    }
+
+    #[test]
+    fn the_key_of_a_certificate_is_told_from_another_one() {
+        for (leaf, mine) in [
+            ("ec.crt", "ec.key"),
+            ("ec.crt", "ec-sec1.key"),
+            ("rsa.crt", "rsa.key"),
+            ("rsa.crt", "rsa-pkcs1.key"),
+        ] {
+            assert_eq!(
+                certificate(leaf).has_key(&key(mine)),
+                Some(true),
+                "{leaf} {mine}"
+            );
+        }
+        assert_eq!(
+            certificate("ec.crt").has_key(&key("other.key")),
+            Some(false)
+        );
+        assert_eq!(certificate("rsa.crt").has_key(&key("ec.key")), Some(false));
+        assert_eq!(
+            certificate("ed25519.crt").has_key(&key("ed25519.key")),
+            None
+        );
+        assert_eq!(certificate("ec.crt").has_key(&key("ec-bare.key")), None);
+    }
+
+    #[test]
+    fn a_certificate_that_is_cut_anywhere_is_refused() {
+        let text = data("ec.crt");
+        let der = &pem::blocks(&text).unwrap()[0].der;
+        for length in 0..der.len() {
+            assert!(Certificate::parse(&der[..length]).is_err(), "{length}");
+        }
+        assert!(Certificate::parse(&[&der[..], &[0]].concat()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_flipped_byte_makes_it_panic(at in 0usize..400, with: u8) {
+            for name in ["ec.crt", "ec-sec1.key", "rsa-pkcs1.key", "ed25519.key"] {
+                let text = data(name);
+                let mut der = pem::blocks(&text).unwrap().pop().unwrap().der;
+                let length = der.len();
+                der[at % length] = with;
+                let _ = Certificate::parse(&der);
+                for label in ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"] {
+                    let _ = Key::parse(label, &der);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! `drainit reload`: systemd's ExecReload, or a person who has just changed a file.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::libc::SIGHUP;
+use serde_json::Value;
+
+use super::{complain, pid_in, say, status};
+use crate::control;
+use crate::options::Options;
+use crate::process;
+
+/// Between two looks at how far it is.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A reload of certificates takes 10 s at the most for Envoy's confirmation, and is done twice
+/// where the first is refused.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Asks the running drainit to reload, and waits; 0, or 1 and why.
+pub fn run(options: &Options) -> u8 {
+    match reload(options) {
+        Ok(line) => {
+            say(&line);
+            0
+        }
+        Err(why) => {
+            complain(&why);
+            1
+        }
+    }
+}
+
+fn reload(options: &Options) -> Result<String, String> {
+    let address = control::find(options)?;
+    let before = status(&address)?;
+    let number = |status: &Value| status.pointer("/reload/number").and_then(Value::as_u64);
+    let pid = pid_in(&before).ok_or("the running drainit does not tell its pid")?;
+    process::kill(pid, SIGHUP);
+    let until = Instant::now() + LIMIT;
+    while Instant::now() < until {
+        let now = status(&address)?;
+        if number(&now) != number(&before) {
+            let text = |path| now.pointer(path).and_then(Value::as_str).map(str::to_owned);
+            let message = text("/reload/message").unwrap_or_default();
+            let succeeded = now.pointer("/reload/ok").and_then(Value::as_bool) == Some(true);
+            return if succeeded { Ok(message) } else { Err(message) };
+        }
+        thread::sleep(LOOK);
+    }
+    Err("the reload has not come to an end yet: see `drainit status`".into())
+}
