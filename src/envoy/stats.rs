@@ -46,12 +46,14 @@ impl Load {
             .iter()
             .filter(|listener| !listener.excluded)
             .map(|listener| listener.connections)
-            .sum()
+            .fold(0, u64::saturating_add)
     }
 
     /// Whatever would be lost if Envoy ended now: requests, TCP and UDP sessions.
     pub fn in_flight(&self) -> u64 {
-        self.requests + self.tcp_sessions + self.udp_sessions
+        self.requests
+            .saturating_add(self.tcp_sessions)
+            .saturating_add(self.udp_sessions)
     }
 }
 
@@ -102,7 +104,7 @@ impl Page {
             .listeners
             .iter()
             .map(|l| if l.excluded { 0 } else { l.connections })
-            .sum();
+            .fold(0, u64::saturating_add);
         Ok(Load {
             listeners: self.listeners,
             requests: self.requests,
@@ -137,12 +139,16 @@ impl Page {
             match name.rsplit_once('.') {
                 // The admin interface counts the very request that asks.
                 Some(("admin", _)) => {}
-                Some((_, "downstream_cx_active")) => self.http_connections += value,
-                Some((_, "downstream_rq_active")) => self.requests += value,
+                Some((_, "downstream_cx_active")) => {
+                    self.http_connections = self.http_connections.saturating_add(value);
+                }
+                Some((_, "downstream_rq_active")) => {
+                    self.requests = self.requests.saturating_add(value);
+                }
                 _ => {}
             }
         } else if name.starts_with("udp.") && name.ends_with(".downstream_sess_active") {
-            self.udp_sessions += value;
+            self.udp_sessions = self.udp_sessions.saturating_add(value);
         }
     }
 
@@ -258,6 +264,23 @@ udp.dns.downstream_sess_active: 5
             &[],
         );
         assert_eq!(load.unwrap().tcp_sessions, 1);
+    }
+
+    /// Envoy's gauges have run below zero before; two such once made a zero.
+    #[test]
+    fn gauges_that_ran_below_zero_add_up_to_much_and_never_to_nothing() {
+        let load = read(
+            "http.a.downstream_rq_active: 18446744073709551615\n\
+             http.b.downstream_rq_active: 1\n\
+             listener.a.downstream_cx_active: 18446744073709551615\n\
+             listener.b.downstream_cx_active: 1\n\
+             server.live: 1\n\
+             udp.a.downstream_sess_active: 1\n",
+            &[],
+        );
+        let load = load.unwrap();
+        assert_eq!((load.connections(), load.requests), (u64::MAX, u64::MAX));
+        assert_eq!(load.in_flight(), u64::MAX);
     }
 
     #[test]
