@@ -272,11 +272,7 @@ impl Drain {
         if let Some(outcome) = self.outcome {
             return Next::Over(outcome);
         }
-        let horizon = if self.live {
-            self.deadline
-        } else {
-            self.silent_until
-        };
+        let horizon = self.horizon(now);
         if !free || self.asked.is_some() {
             return Next::Wait(horizon);
         }
@@ -286,6 +282,21 @@ impl Drain {
                 Next::Ask(ask)
             }
             Err(due) => Next::Wait(due.min(horizon)),
+        }
+    }
+
+    /// When something is due even if no answer comes: the end of the delay, which shows in the
+    /// state, or its own end.
+    pub fn horizon(&self, now: Time) -> Time {
+        let end = if self.live {
+            self.deadline
+        } else {
+            self.silent_until
+        };
+        if self.is_delayed(now) {
+            end.min(self.serving_until)
+        } else {
+            end
         }
     }
 
@@ -346,11 +357,18 @@ impl Drain {
     /// Takes the answer to what was asked; none stands for every failure there is. `now` is when
     /// it came.
     pub fn answer(&mut self, now: Time, ask: Ask, answer: Option<&Answer>) {
-        let Some((_, asked)) = self.asked.take_if(|(asked, _)| *asked == ask) else {
+        let asked = self.asked.take_if(|(asked, _)| *asked == ask);
+        if let (Ask::Ready, Some(Answer::Ready(state))) = (ask, answer) {
+            // Whoever asked: an Envoy that has told its state is not silent any more.
+            if !self.live {
+                self.take_state(now, state);
+            }
+            return;
+        }
+        let Some((_, asked)) = asked else {
             return;
         };
         match (ask, answer) {
-            (Ask::Ready, Some(Answer::Ready(state))) => self.take_state(now, state),
             (Ask::Ready, _) => self.ready.tried(now, false),
             (Ask::FailHealthCheck, answer) => self.health.tried(now, answer.is_some()),
             (Ask::DrainListeners, answer) => self.listeners.tried(now, answer.is_some()),

@@ -207,6 +207,9 @@ impl Core {
 
     /// Takes an input, and says what to do.
     pub fn handle(&mut self, now: Time, input: Input) -> Vec<Action> {
+        if let Phase::Over(code) = self.phase {
+            return vec![Action::Exit(code)];
+        }
         let mut actions = Vec::new();
         match input {
             Input::Tick => {}
@@ -464,7 +467,7 @@ impl Core {
                 Next::Ask(ask) => {
                     self.asked = Some(ask);
                     actions.push(Action::Ask(ask));
-                    wake_at = Some(drain.deadline());
+                    wake_at = Some(drain.horizon(now));
                 }
                 Next::Wait(until) => wake_at = Some(until),
                 Next::Over(_) if drain.stops() => {
@@ -490,3 +493,6 @@ impl Core {
         wake_at
     }
 }
+
+#[cfg(test)]
+mod tests;
