@@ -441,4 +441,6 @@ impl Drain {
 }
 
 #[cfg(test)]
+mod level;
+#[cfg(test)]
 mod tests;

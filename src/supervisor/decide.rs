@@ -495,4 +495,6 @@ impl Core {
 }
 
 #[cfg(test)]
+mod explore;
+#[cfg(test)]
 mod tests;

@@ -1,0 +1,64 @@
+//! For the exploration of every state: drains that will behave the same are made equal.
+
+use super::*;
+
+impl Drain {
+    /// Moves all times by as much as brings `now` to `base`, and levels what makes no difference
+    /// any more. The limits must be no longer than 4 s.
+    pub(crate) fn level(&mut self, now: Time, base: Time) {
+        let end = self.deadline + base - now;
+        let past = |at: Time, kept: Duration| (at + base).saturating_sub(now).max(base - kept);
+        let due = |at: Time| past(at, Duration::ZERO).min(end.max(base));
+        let step = |step: &mut Step| {
+            step.due = if step.done { base } else { due(step.due) };
+            step.failures = MANY;
+        };
+        self.started = base;
+        if self.outcome.is_some() {
+            let over = Drain::new(&OVER, base, base, true, self.stops);
+            *self = Drain {
+                settle: self.settle,
+                open_connections: self.open_connections,
+                check_interval: self.check_interval,
+                outcome: self.outcome,
+                ..over
+            };
+            return;
+        }
+        self.deadline = end;
+        self.serving_until = due(self.serving_until);
+        self.min_until = due(self.min_until);
+        self.closing_at = if self.closing.is_some() {
+            base
+        } else {
+            due(self.closing_at)
+        };
+        if self.live {
+            self.silent_until = base;
+            self.ready = Step::new(base);
+        } else {
+            self.silent_until = due(self.silent_until);
+            step(&mut self.ready);
+        }
+        step(&mut self.health);
+        step(&mut self.listeners);
+        self.next_poll = due(self.next_poll);
+        self.poll_failures = MANY;
+        if let Some((_, at)) = &mut self.asked {
+            *at = past(*at, HANGING);
+        }
+        self.idle_since = self.idle_since.map(|at| past(at, self.settle));
+    }
+}
+
+/// So many failures that the pauses have grown up: how they grow has its own tests.
+const MANY: u32 = 4;
+
+const OVER: Limits = Limits {
+    delay: Duration::ZERO,
+    timeout: Duration::ZERO,
+    min: Duration::ZERO,
+    settle: Duration::ZERO,
+    open_connections: 0,
+    check_interval: Duration::ZERO,
+};
