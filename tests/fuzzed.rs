@@ -1,0 +1,78 @@
+//! The fuzz targets' checks, for a moment: their seeds, changed a little, and anything at all.
+
+#[path = "fuzz/checks.rs"]
+mod checks;
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds");
+    let files = fs::read_dir(directory.join(target)).expect("seeds");
+    files
+        .map(|file| fs::read(file.expect("a seed").path()).expect("a seed"))
+        .collect()
+}
+
+/// A seed with some bytes replaced, and cut somewhere; or any bytes.
+fn bytes(target: &str) -> impl Strategy<Value = Vec<u8>> {
+    let changed = (
+        proptest::sample::select(seeds(target)),
+        proptest::collection::vec((any::<Index>(), any::<u8>()), 0..4),
+        any::<Index>(),
+    )
+        .prop_map(|(mut bytes, changes, end)| {
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes.truncate(bytes.len() - end.index(bytes.len()));
+            bytes
+        });
+    prop_oneof![3 => changed, 1 => proptest::collection::vec(any::<u8>(), 0..200)]
+}
+
+#[test]
+fn every_seed_passes() {
+    for (target, check) in [
+        ("stats", checks::stats as fn(&[u8])),
+        ("http_head", checks::http_head),
+        ("words", checks::words),
+        ("envoy_argv", checks::envoy_argv),
+        ("options", checks::options),
+    ] {
+        for seed in seeds(target) {
+            check(&seed);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_page_of_gauges_reads_as_it_is(bytes in bytes("stats")) {
+        checks::stats(&bytes);
+    }
+
+    #[test]
+    fn a_head_stays_what_it_is(bytes in bytes("http_head")) {
+        checks::http_head(&bytes);
+    }
+
+    #[test]
+    fn durations_networks_and_addresses_are_read_as_they_are_shown(bytes in bytes("words")) {
+        checks::words(&bytes);
+    }
+
+    #[test]
+    fn envoys_command_line_gets_what_it_lacks(bytes in bytes("envoy_argv")) {
+        checks::envoy_argv(&bytes);
+    }
+
+    #[test]
+    fn our_command_line_is_taken_or_refused_in_a_line(bytes in bytes("options")) {
+        checks::options(&bytes);
+    }
+}
