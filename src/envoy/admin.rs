@@ -9,6 +9,7 @@ use super::stats;
 use crate::client::{Address, Limits, Method, exchange, fetch};
 use crate::drain::{Answer, Ask};
 use crate::event::Event;
+use crate::fault;
 use crate::mailbox::Mailbox;
 
 /// A probe waits no longer: a kubelet's own patience is a second.
@@ -52,6 +53,7 @@ pub struct Reply {
 /// are marked in what it reads.
 pub fn work(jobs: &Receiver<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
     while let Ok(job) = jobs.recv() {
+        fault::point("admin");
         let found = job.place.find();
         let address = found.as_ref().ok().cloned();
         let answer = found.and_then(|address| ask(job.ask, &address, excluded));

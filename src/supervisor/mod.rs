@@ -24,6 +24,7 @@ use crate::envoy::address::{Pipe, Place, stamp};
 use crate::envoy::admin::{Job, Reply};
 use crate::envoy::flags;
 use crate::event::Event;
+use crate::fault;
 use crate::logging;
 use crate::mailbox::{Mailbox, Waker};
 use crate::options::{Options, Restart};
@@ -139,6 +140,7 @@ impl Supervisor {
     /// Waits for something to happen, and does what it calls for.
     fn turn(&mut self) {
         self.wait();
+        fault::point("main");
         for signal in self.signals.take() {
             self.take_signal(signal);
         }
