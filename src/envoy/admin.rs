@@ -95,7 +95,7 @@ pub fn ask(ask: Ask, address: &Address, excluded: &[String]) -> Result<Answer, S
                 page.feed(piece, excluded);
             })?;
             if head.status != 200 {
-                return Err(refused(head.status, ""));
+                return Err(refused(head.status, "to /stats"));
             }
             page.finish(excluded).map(Answer::Stats)
         }
