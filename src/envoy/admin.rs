@@ -76,7 +76,8 @@ pub fn ask(ask: Ask, address: &Address, excluded: &[String]) -> Result<Answer, S
         Ask::Ready => {
             short(Method::Get, "/ready", PROBE).and_then(|(status, body)| ready(status, &body))
         }
-        Ask::ServerInfo => short(Method::Get, "/server_info", STEP)
+        // Nice to have, and 124 kB: a drain that begins now must not wait for it for long.
+        Ask::ServerInfo => short(Method::Get, "/server_info", PROBE)
             .and_then(|(status, body)| version(status, &body)),
         Ask::FailHealthCheck => done(short(Method::Post, "/healthcheck/fail", STEP)?),
         Ask::DrainListeners => done(short(
