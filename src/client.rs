@@ -78,6 +78,16 @@ pub struct Limits {
     pub body: u64,
 }
 
+/// Who may answer at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Whoever listens there.
+    Anyone,
+    /// At a unix socket, a process that descends from this one. Its path may have been taken over
+    /// by a stranger; a TCP port cannot be, while its owner lives.
+    Descendant,
+}
+
 /// A connection is made anew for each exchange, and has this long to come about.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -101,6 +111,21 @@ pub fn exchange(
     method: Method,
     path: &str,
     limits: Limits,
+    sink: impl FnMut(&[u8]),
+) -> Result<Head, String> {
+    exchange_with(Peer::Anyone, address, method, path, limits, sink)
+}
+
+/// As [`exchange`], with this peer and nobody else.
+///
+/// # Errors
+/// As there, and when somebody else listens.
+pub fn exchange_with(
+    peer: Peer,
+    address: &Address,
+    method: Method,
+    path: &str,
+    limits: Limits,
     mut sink: impl FnMut(&[u8]),
 ) -> Result<Head, String> {
     let config = Agent::config_builder()
@@ -115,7 +140,7 @@ pub fn exchange(
         .timeout_connect(Some(CONNECT.min(limits.time)))
         .timeout_global(Some(limits.time))
         .build();
-    let agent = Agent::with_parts(config, Connect(address.clone()), Nowhere);
+    let agent = Agent::with_parts(config, Connect(address.clone(), peer), Nowhere);
     let method = match method {
         Method::Get => http::Method::GET,
         Method::Post => http::Method::POST,

@@ -218,7 +218,9 @@ impl Supervisor {
             return;
         }
         let now = Instant::now();
-        if let (Some(child), Some(address)) = (&mut self.child, &reply.address) {
+        if let (Some(child), Some(address)) = (&mut self.child, &reply.address)
+            && let Place::File(..) = child.place
+        {
             child.place = Place::Known(address.clone());
         }
         let state = self.core.state(self.now());
@@ -276,7 +278,7 @@ impl Supervisor {
             Ok(None) => {}
             Ok(Some(address)) => {
                 log::debug!("envoy's admin interface is {address}");
-                child.place = Place::Known(address);
+                child.place = Place::Told(address);
                 child.pipe = None;
                 self.handle(Input::AdminKnown);
             }
