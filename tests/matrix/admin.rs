@@ -58,7 +58,7 @@ fn its_sockets_permissions_are_taken_away() {
             "--",
         ])
         .ready(&BOUND, &config);
-    fs::set_permissions(socket(&config), Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(socket(&config), Permissions::from_mode(0o000)).unwrap();
     is_bounded_by_the_deadline(drainit, &config, &upstream);
 }
 
@@ -74,7 +74,7 @@ fn its_sockets_permissions_come_back_in_time() {
         ])
         .ready(&["--drain-timeout", "60s"], &config);
     let session = TcpSession::open(config.tcp);
-    fs::set_permissions(socket(&config), Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(socket(&config), Permissions::from_mode(0o000)).unwrap();
     drainit.signal(Signal::SIGTERM);
     drainit.wait_log("ermission denied");
     fs::set_permissions(socket(&config), Permissions::from_mode(0o600)).unwrap();
