@@ -78,6 +78,16 @@ pub struct Limits {
     pub body: u64,
 }
 
+/// Who may answer at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Whoever listens there.
+    Anyone,
+    /// At a unix socket, a process that descends from this one. Its path may have been taken over
+    /// by a stranger; a TCP port cannot be, while its owner lives.
+    Descendant,
+}
+
 /// A connection is made anew for each exchange, and has this long to come about.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -88,6 +98,8 @@ pub struct Head {
     pub status: u16,
     /// The value of `drain-result`, with which drainit answers `/shutdown`.
     pub drain_result: Option<String>,
+    /// Whether Envoy says that it is Envoy that answers.
+    pub is_envoy: bool,
 }
 
 /// Asks the server at `address`, hands the answer's body to `sink` piece by piece, and returns
@@ -97,6 +109,21 @@ pub struct Head {
 /// One line: no connection, a limit passed, no HTTP, a body that is cut or too long. Then what
 /// `sink` was given is worth nothing.
 pub fn exchange(
+    address: &Address,
+    method: Method,
+    path: &str,
+    limits: Limits,
+    sink: impl FnMut(&[u8]),
+) -> Result<Head, String> {
+    exchange_with(Peer::Anyone, address, method, path, limits, sink)
+}
+
+/// As [`exchange`], with this peer and nobody else.
+///
+/// # Errors
+/// As there, and when somebody else listens.
+pub fn exchange_with(
+    peer: Peer,
     address: &Address,
     method: Method,
     path: &str,
@@ -115,7 +142,7 @@ pub fn exchange(
         .timeout_connect(Some(CONNECT.min(limits.time)))
         .timeout_global(Some(limits.time))
         .build();
-    let agent = Agent::with_parts(config, Connect(address.clone()), Nowhere);
+    let agent = Agent::with_parts(config, Connect(address.clone(), peer), Nowhere);
     let method = match method {
         Method::Get => http::Method::GET,
         Method::Post => http::Method::POST,
@@ -131,6 +158,10 @@ pub fn exchange(
         .map_err(|error| explain(address, error))?;
     let head = Head {
         status: response.status().as_u16(),
+        is_envoy: response
+            .headers()
+            .get("server")
+            .is_some_and(|name| name == "envoy"),
         drain_result: response
             .headers()
             .get("drain-result")

@@ -9,6 +9,7 @@ pub mod drain;
 pub mod duration;
 pub mod envoy;
 pub mod event;
+pub mod fault;
 pub mod http;
 pub mod logging;
 pub mod mailbox;

@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -15,10 +16,14 @@ use env_logger::{Builder, Target};
 use log::kv::{Key, Value, VisitSource};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::fault;
 use crate::options::LogFormat;
 
 /// Lines that wait to be written.
 const QUEUE: usize = 256;
+
+/// After a panic of the thread that writes, this long before it goes on.
+const PANIC_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a write to a pipe that polls as writable takes without blocking (PIPE_BUF).
 const ATOMIC: usize = 4096;
@@ -140,7 +145,13 @@ fn start_writer() {
         .name("log".into())
         .stack_size(64 * 1024);
     // Without a thread, lines are written where they come up, if that does not block.
-    if thread.spawn(move || write(&lines)).is_ok()
+    let work = move || {
+        // A panic costs the line it came with, and none of those that wait.
+        while catch_unwind(AssertUnwindSafe(|| write(&lines))).is_err() {
+            thread::sleep(PANIC_PAUSE);
+        }
+    };
+    if thread.spawn(work).is_ok()
         && let Ok(mut queue) = QUEUED.lock()
     {
         *queue = Some(sender);
@@ -149,6 +160,7 @@ fn start_writer() {
 
 fn write(items: &Receiver<Item>) {
     while let Ok(item) = items.recv() {
+        fault::point("log");
         match item {
             // A closed stderr, or a reader that is gone, must end nothing.
             Item::Line(line) => drop(io::stderr().write_all(&line)),

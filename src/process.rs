@@ -120,7 +120,8 @@ impl Signals {
         // An inherited mask would keep every signal from us, SIGCHLD above all.
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
         for signal in survived() {
-            handle.add_signal(signal)?;
+            // One that cannot be had is no reason not to start: under valgrind that is the last.
+            let _ = handle.add_signal(signal);
         }
         for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
             undo_ignored(signal);
@@ -265,6 +266,29 @@ pub fn spawn_failure(program: &OsStr, error: &io::Error) -> (u8, String) {
     }
 }
 
+/// Whether a process is our child, or a descendant further down. An entrypoint may start Envoy as
+/// a child of its own.
+pub fn descends_from_us(pid: i32) -> bool {
+    let us = std::process::id().to_string();
+    let mut pid = pid.to_string();
+    // A pid that is 0 is a process that our pid namespace does not hold. Depth is limited for the
+    // case that a pid is used again while we climb.
+    for _ in 0..64 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name, in parentheses, may hold anything: look behind it.
+        let parent = stat
+            .rsplit(')')
+            .next()
+            .and_then(|rest| rest.split(' ').nth(2));
+        match parent {
+            Some(parent) if parent == us => return true,
+            Some(parent) => parent.clone_into(&mut pid),
+            None => return false,
+        }
+    }
+    false
+}
+
 /// Sends a signal.
 pub fn kill(pid: i32, signal: c_int) {
     // SAFETY: kill touches no memory. Raw, as every signal in this file.
@@ -290,5 +314,32 @@ pub fn reap() -> Option<(i32, Exit)> {
         if pid == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
             return None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Stdio;
+
+    #[test]
+    fn a_childs_child_descends_from_us_and_our_parent_does_not() {
+        let mut shell = Command::new("sh")
+            .args(["-c", "sleep 1000 & echo $!; read _; kill $!"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = io::BufReader::new(shell.stdout.take().unwrap());
+        io::BufRead::read_line(&mut out, &mut line).unwrap();
+        assert!(descends_from_us(line.trim().parse().unwrap()));
+        assert!(descends_from_us(shell.id().try_into().unwrap()));
+        let parent = std::os::unix::process::parent_id();
+        for stranger in [0, 1, parent.try_into().unwrap()] {
+            assert!(!descends_from_us(stranger), "{stranger}");
+        }
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
     }
 }

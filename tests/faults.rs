@@ -61,6 +61,7 @@ fn fault_needs_tcp(name: &str) -> bool {
 fn faults() -> Vec<(&'static str, Answer)> {
     let zero = SharedModel::default().stats();
     let without_sentinel = zero.replace("server.live: 1\n", "");
+    let without_listeners = "http.admin.downstream_rq_active: 1\nserver.live: 1\n".into();
     vec![
         ("a hang", Answer::Hang),
         (
@@ -74,6 +75,7 @@ fn faults() -> Vec<(&'static str, Answer)> {
         ("a close", Answer::Close),
         ("a cut body", Answer::Cut(zero.clone())),
         ("a body without server.live", Answer::Ok(without_sentinel)),
+        ("a body without listeners", Answer::Ok(without_listeners)),
         ("a 403 with zeros", Answer::Status(403, zero.clone())),
         ("a 404", Answer::Status(404, String::new())),
         ("a 500", Answer::Status(500, String::new())),

@@ -7,7 +7,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt,
+};
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
@@ -16,7 +18,8 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Error, Timeout};
 
-use super::Address;
+use super::{Address, Peer};
+use crate::process;
 
 /// A resolver that is never used for anything: the connector knows the address.
 #[derive(Debug)]
@@ -30,9 +33,9 @@ impl Resolver for Nowhere {
     }
 }
 
-/// Connects to one address, whatever the request's URI says.
+/// Connects to one address and to this peer there, whatever the request's URI says.
 #[derive(Debug)]
-pub struct Connect(pub Address);
+pub struct Connect(pub Address, pub Peer);
 
 impl Connector for Connect {
     type Out = Socket;
@@ -51,6 +54,13 @@ impl Connector for Connect {
                 &UnixAddr::new_abstract(name.as_bytes()).map_err(io::Error::from)?,
             )?),
         };
+        if let (Stream::Unix(stream), Peer::Descendant) = (&stream, self.1) {
+            let owner = getsockopt(stream, sockopt::PeerCredentials).map_err(io::Error::from)?;
+            if !process::descends_from_us(owner.pid()) {
+                let why = format!("answers for process {}, which is not ours", owner.pid());
+                return Err(Error::Io(io::Error::other(why)));
+            }
+        }
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
         Ok(Some(Socket { stream, buffers }))

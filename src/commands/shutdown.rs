@@ -62,6 +62,7 @@ fn drain(options: &Options) -> Result<String, (u8, String)> {
             Ok(Ok(Head {
                 status: 200,
                 drain_result,
+                ..
             })) => {
                 return Ok(drain_result.unwrap_or_else(|| "envoy exited".into()));
             }

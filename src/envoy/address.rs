@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fchmod};
 
-use crate::client::Address;
+use crate::client::{Address, Peer};
 
 /// Where to look for the address.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// Here.
+    /// Here, says the operator.
     Known(Address),
+    /// Here, says Envoy: it must be Envoy that answers.
+    Told(Address),
     /// In the file that the operator named with `--admin-address-path`.
     File(PathBuf, Stamp),
     /// Nowhere yet.
@@ -24,13 +26,22 @@ pub enum Place {
 }
 
 impl Place {
+    /// Who may answer there. What an Envoy that shares a volume with ours told last is not ours:
+    /// its drain would be begun, and its silence taken for ours.
+    pub fn peer(&self) -> Peer {
+        match self {
+            Place::Told(_) => Peer::Descendant,
+            _ => Peer::Anyone,
+        }
+    }
+
     /// The address, as far as it can be known now.
     ///
     /// # Errors
     /// One line that says why there is none.
     pub fn find(&self) -> Result<Address, String> {
         match self {
-            Place::Known(address) => Ok(address.clone()),
+            Place::Known(address) | Place::Told(address) => Ok(address.clone()),
             Place::Unknown => Err("envoy has not told its admin address".into()),
             Place::File(path, before) => {
                 let unknown =

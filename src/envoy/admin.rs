@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::address::Place;
 use super::stats;
-use crate::client::{Address, Limits, Method, exchange, fetch};
+use crate::client::{Address, Limits, Method, Peer, exchange_with, fetch};
 use crate::drain::{Answer, Ask};
 use crate::event::Event;
+use crate::fault;
 use crate::mailbox::Mailbox;
 
 /// A probe waits no longer: a kubelet's own patience is a second.
@@ -52,9 +53,11 @@ pub struct Reply {
 /// are marked in what it reads.
 pub fn work(jobs: &Receiver<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
     while let Ok(job) = jobs.recv() {
+        fault::point("admin");
         let found = job.place.find();
         let address = found.as_ref().ok().cloned();
-        let answer = found.and_then(|address| ask(job.ask, &address, excluded));
+        let peer = job.place.peer();
+        let answer = found.and_then(|address| ask(job.ask, &address, peer, excluded));
         mailbox.send(Event::Admin(Reply {
             number: job.number,
             ask: job.ask,
@@ -68,13 +71,21 @@ pub fn work(jobs: &Receiver<Job>, excluded: &[String], mailbox: &Mailbox<Event>)
 ///
 /// # Errors
 /// One line that says why there is no answer, or none that can be believed.
-pub fn ask(ask: Ask, address: &Address, excluded: &[String]) -> Result<Answer, String> {
-    let short = |method, path, time| fetch(address, method, path, Limits { time, body: SHORT });
+pub fn ask(ask: Ask, address: &Address, peer: Peer, excluded: &[String]) -> Result<Answer, String> {
+    let short = |method, path, time| {
+        let limits = Limits { time, body: SHORT };
+        let mut body = Vec::new();
+        let head = exchange_with(peer, address, method, path, limits, |piece| {
+            body.extend_from_slice(piece);
+        })?;
+        Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
+    };
     match ask {
         Ask::Ready => {
             short(Method::Get, "/ready", PROBE).and_then(|(status, body)| ready(status, &body))
         }
-        Ask::ServerInfo => short(Method::Get, "/server_info", STEP)
+        // Nice to have, and 124 kB: a drain that begins now must not wait for it for long.
+        Ask::ServerInfo => short(Method::Get, "/server_info", PROBE)
             .and_then(|(status, body)| version(status, &body)),
         Ask::FailHealthCheck => done(short(Method::Post, "/healthcheck/fail", STEP)?),
         Ask::DrainListeners => done(short(
@@ -89,11 +100,14 @@ pub fn ask(ask: Ask, address: &Address, excluded: &[String]) -> Result<Answer, S
                 time: STEP,
                 body: PAGE,
             };
-            let head = exchange(address, Method::Get, stats::QUERY, limits, |piece| {
+            let head = exchange_with(peer, address, Method::Get, stats::QUERY, limits, |piece| {
                 page.feed(piece, excluded);
             })?;
             if head.status != 200 {
-                return Err(refused(head.status, ""));
+                return Err(refused(head.status, "to /stats"));
+            }
+            if head.is_envoy {
+                page.check_own()?;
             }
             page.finish(excluded).map(Answer::Stats)
         }

@@ -4,7 +4,9 @@
 /// least: 36 ms with 10,000 clusters, against 2 s for all of `/stats/prometheus` (Envoy 1.40.0).
 ///
 /// A gauge that was never used is absent under `usedonly`, so absence is zero only in an answer
-/// that holds a line which is always there: `server.live`.
+/// that holds what is always there: `server.live`, and the admin interface's own connection, over
+/// which the question came. That one is a listener's as the others are: a bootstrap whose
+/// `stats_matcher` hides what listeners count hides it too (Envoy 1.36 to 1.40).
 pub const QUERY: &str = concat!(
     "/stats?usedonly&type=Gauges&filter=",
     "%5E(listener%5C..*%5C.downstream_(pre_)%3Fcx_active",
@@ -61,6 +63,10 @@ impl Load {
 /// of ours and is skipped.
 const LINE_MAX: usize = 4096;
 
+/// What is wrong with a page of an Envoy that was told not to count its listeners' connections.
+const HIDDEN: &str = "envoy's statistics lack listener.admin.downstream_cx_active: its stats_matcher hides \
+    what is in flight, so nobody can know; let it include the prefixes listener., http. and udp.";
+
 /// A page of gauges that is being read, line by line, in bounded memory.
 #[derive(Debug, Default)]
 pub struct Page {
@@ -72,6 +78,9 @@ pub struct Page {
     requests: u64,
     udp_sessions: u64,
     live: Option<bool>,
+    /// Whether it counts the connection over which it was asked for, and the request.
+    own_connection: bool,
+    own_request: bool,
 }
 
 impl Page {
@@ -87,6 +96,23 @@ impl Page {
                 self.line.push(byte);
             }
         }
+    }
+
+    /// Looks for what a page of Envoy itself always holds: the connection over which it was asked
+    /// for, and the request. To be called before [`Page::finish`] where it is Envoy that answers,
+    /// and no stand-in.
+    ///
+    /// # Errors
+    /// When listeners' connections are hidden: then nothing is known.
+    pub fn check_own(&mut self) -> Result<(), String> {
+        if !self.own_connection {
+            return Err(HIDDEN.into());
+        }
+        if !self.own_request {
+            // Requests are hidden: any connection may have one in flight.
+            self.http_connections = 0;
+        }
+        Ok(())
     }
 
     /// What the page says, once it is whole.
@@ -138,7 +164,7 @@ impl Page {
         } else if let Some(name) = name.strip_prefix("http.") {
             match name.rsplit_once('.') {
                 // The admin interface counts the very request that asks.
-                Some(("admin", _)) => {}
+                Some(("admin", gauge)) => self.own_request |= gauge == "downstream_rq_active",
                 Some((_, "downstream_cx_active")) => {
                     self.http_connections = self.http_connections.saturating_add(value);
                 }
@@ -161,6 +187,7 @@ impl Page {
         } else {
             return;
         };
+        self.own_connection |= proxied && name == "admin";
         if name == "admin" || name.starts_with("admin.") || is_per_worker(name) {
             return;
         }
@@ -207,6 +234,19 @@ mod tests {
         page.finish(&excluded)
     }
 
+    fn read_from_envoy(text: &str) -> Result<Load, String> {
+        let mut page = Page::default();
+        page.feed(text.as_bytes(), &[]);
+        page.check_own()?;
+        page.finish(&[])
+    }
+
+    const IDLE: &str = "\
+http.admin.downstream_rq_active: 1
+listener.admin.downstream_cx_active: 1
+server.live: 1
+";
+
     const BUSY: &str = "\
 http.admin.downstream_cx_active: 1
 http.admin.downstream_rq_active: 1
@@ -249,18 +289,37 @@ udp.dns.downstream_sess_active: 5
 
     #[test]
     fn a_page_without_gauges_is_zero_only_with_server_live() {
+        assert_eq!(read(IDLE, &[]).unwrap(), Load::default());
         assert_eq!(read("server.live: 1\n", &[]).unwrap(), Load::default());
         assert!(read("", &[]).is_err());
         assert!(read("listener.a.downstream_cx_active: 0\n", &[]).is_err());
     }
 
     #[test]
+    fn a_page_that_hides_the_listeners_says_nothing() {
+        let hidden = "http.admin.downstream_rq_active: 1\nserver.live: 1\n";
+        assert!(
+            read_from_envoy(hidden)
+                .unwrap_err()
+                .contains("stats_matcher")
+        );
+    }
+
+    #[test]
+    fn a_page_that_hides_the_requests_takes_each_connection_for_one() {
+        let hidden = "http.a.downstream_cx_active: 2\nlistener.a.downstream_cx_active: 2\n\
+                      listener.admin.downstream_cx_active: 1\nserver.live: 1\n";
+        assert_eq!(read_from_envoy(hidden).unwrap().in_flight(), 2);
+    }
+
+    #[test]
     fn an_internal_listeners_http_does_not_hide_an_outer_tcp_session() {
         let load = read(
-            "http.inner.downstream_cx_active: 1\n\
-             listener.edge.downstream_cx_active: 1\n\
-             listener.envoy_internal_inner.downstream_cx_active: 1\n\
-             server.live: 1\n",
+            &format!(
+                "http.inner.downstream_cx_active: 1\n\
+                 listener.edge.downstream_cx_active: 1\n\
+                 listener.envoy_internal_inner.downstream_cx_active: 1\n{IDLE}"
+            ),
             &[],
         );
         assert_eq!(load.unwrap().tcp_sessions, 1);
@@ -285,7 +344,7 @@ udp.dns.downstream_sess_active: 5
 
     #[test]
     fn the_last_line_needs_no_newline() {
-        assert!(read("server.live: 1", &[]).is_ok());
+        assert!(read(IDLE.trim_end(), &[]).is_ok());
     }
 
     proptest! {

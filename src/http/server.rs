@@ -13,6 +13,7 @@ use super::handler::Handler;
 use super::listen::{Listener, Listeners};
 use crate::cidr::Cidr;
 use crate::event::Event;
+use crate::fault;
 use crate::mailbox::{Mailbox, Wakeups};
 use crate::status::{Board, State};
 
@@ -53,6 +54,7 @@ pub fn serve(
     };
     while board.read().state != State::Gone {
         server.wait()?;
+        fault::point("http");
         server.look_around(Instant::now());
     }
     server.finish(Instant::now())

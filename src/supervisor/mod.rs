@@ -26,6 +26,7 @@ use crate::envoy::address::{Pipe, Place, stamp};
 use crate::envoy::admin::{Job, Reply};
 use crate::envoy::flags;
 use crate::event::Event;
+use crate::fault;
 use crate::logging;
 use crate::mailbox::{Mailbox, Waker};
 use crate::options::{Options, Restart};
@@ -144,6 +145,7 @@ impl Supervisor {
     /// Waits for something to happen, and does what it calls for.
     fn turn(&mut self) {
         self.wait();
+        fault::point("main");
         for signal in self.signals.take() {
             self.take_signal(signal);
         }
@@ -226,7 +228,9 @@ impl Supervisor {
             return;
         }
         let now = Instant::now();
-        if let (Some(child), Some(address)) = (&mut self.child, &reply.address) {
+        if let (Some(child), Some(address)) = (&mut self.child, &reply.address)
+            && let Place::File(..) = child.place
+        {
             child.place = Place::Known(address.clone());
         }
         let state = self.core.state(self.now());
@@ -322,7 +326,7 @@ impl Supervisor {
             Ok(None) => {}
             Ok(Some(address)) => {
                 log::debug!("envoy's admin interface is {address}");
-                child.place = Place::Known(address);
+                child.place = Place::Told(address);
                 child.pipe = None;
                 self.handle(Input::AdminKnown);
             }

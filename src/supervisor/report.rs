@@ -24,6 +24,9 @@ const PROGRESS_MAX: Duration = Duration::from_secs(5);
 /// The same complaint about Envoy's admin interface at the most this often.
 const COMPLAINT: Duration = Duration::from_secs(5);
 
+/// So many different complaints in that time are enough.
+const COMPLAINTS_MAX: usize = 8;
+
 /// An Envoy that starts has this long before its silence is worth a warning.
 const START: Duration = Duration::from_secs(10);
 
@@ -41,7 +44,8 @@ pub struct Reporter {
     starts: u64,
     exit: Option<Exit>,
     failure: Option<String>,
-    complaint: Option<(String, Instant)>,
+    /// The last complaints about Envoy's admin interface, and when each was made.
+    complaints: Vec<(String, Instant)>,
     /// When the last progress line was written, and what it said about the load.
     progress: Option<(Instant, Option<Load>)>,
     progress_due: Option<Instant>,
@@ -56,7 +60,7 @@ impl Reporter {
             starts: 0,
             exit: None,
             failure: None,
-            complaint: None,
+            complaints: Vec::new(),
             progress: None,
             progress_due: None,
         }
@@ -90,7 +94,9 @@ impl Reporter {
         match &reply.answer {
             Err(why) => self.complain(now, why, state),
             Ok(answer) => {
-                if self.complaint.take().is_some() && !matches!(reply.ask, Ask::Ready) {
+                if !std::mem::take(&mut self.complaints).is_empty()
+                    && !matches!(reply.ask, Ask::Ready)
+                {
                     log::info!("envoy's admin interface answers again");
                 }
                 match (reply.ask, answer) {
@@ -106,14 +112,16 @@ impl Reporter {
 
     fn complain(&mut self, now: Instant, why: &str, state: State) {
         let starting = state == State::Starting && now.saturating_duration_since(self.born) < START;
-        let repeated = self.complaint.as_ref().is_some_and(|(last, at)| {
-            last == why && now.saturating_duration_since(*at) < COMPLAINT
-        });
+        // A drain has several questions, and each may fail in its own way again and again.
+        self.complaints
+            .retain(|(_, at)| now.saturating_duration_since(*at) < COMPLAINT);
+        let repeated = self.complaints.iter().any(|(last, _)| last == why)
+            || self.complaints.len() >= COMPLAINTS_MAX;
         if starting || repeated {
             log::debug!("{why}");
         } else {
             log::warn!("{why}");
-            self.complaint = Some((why.to_owned(), now));
+            self.complaints.push((why.to_owned(), now));
         }
     }
 

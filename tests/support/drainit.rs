@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -52,24 +54,12 @@ pub struct Drainit {
 impl Drainit {
     /// `drainit OPTIONS -- COMMAND`.
     pub fn start(options: &[&str], command: &[String]) -> Drainit {
-        let dir = TempDir::new();
-        let health = Address::Unix(dir.join("health.sock"));
-        let listen = format!("unix:{}", health.text());
-        let mut arguments = Vec::from(options);
-        if !options.contains(&"--listen") {
-            arguments.extend(["--listen", &listen]);
-        }
-        arguments.push("--");
-        let mut drainit = Command::new(super::drainit());
-        drainit.args(arguments).args(command);
-        Drainit::spawn(&mut drainit, health, dir)
+        Setting::default().start(options, command)
     }
 
     /// The real Envoy, with this configuration, under `drainit`.
     pub fn envoy(options: &[&str], config: &EnvoyConfig) -> Drainit {
-        let mut command = vec![super::envoy().display().to_string()];
-        command.extend(config.arguments());
-        Drainit::start(options, &command)
+        Setting::default().envoy(options, config)
     }
 
     /// The same, ready.
@@ -77,19 +67,6 @@ impl Drainit {
         let drainit = Drainit::envoy(options, config);
         drainit.wait_ready();
         drainit
-    }
-
-    fn spawn(command: &mut Command, health: Address, dir: TempDir) -> Drainit {
-        command.stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut process = Process::spawn(command);
-        let log = Log::default();
-        log.collect(process.child().stderr.take().unwrap());
-        Drainit {
-            log,
-            health,
-            process,
-            _dir: dir,
-        }
     }
 
     pub fn pid(&self) -> Pid {
@@ -169,6 +146,106 @@ impl Drainit {
             .filter(|argument| !argument.is_empty())
             .map(|argument| String::from_utf8_lossy(argument).into_owned())
             .collect()
+    }
+}
+
+/// What a drainit is started in. By default the one that ships, with nothing special.
+#[derive(Default)]
+pub struct Setting {
+    program: Option<PathBuf>,
+    wrapper: Vec<String>,
+    variables: Vec<(&'static str, String)>,
+    health: Option<SocketAddr>,
+    stderr: Option<Stdio>,
+}
+
+impl Setting {
+    /// This program: another copy, or another build.
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Setting {
+        self.program = Some(program.into());
+        self
+    }
+
+    /// cargo's build, which is no static one, and has the faults in it that tests ask for.
+    pub fn debug_build(self) -> Setting {
+        self.program(env!("CARGO_BIN_EXE_drainit"))
+    }
+
+    /// Behind a command that ends in an exec of its last arguments.
+    pub fn behind<S: ToString>(mut self, wrapper: &[S]) -> Setting {
+        self.wrapper.extend(wrapper.iter().map(S::to_string));
+        self
+    }
+
+    /// Behind a shell script that ends in `exec "$@"`.
+    pub fn behind_script(self, script: &str) -> Setting {
+        self.behind(&["sh", "-ec", script, "sh"])
+    }
+
+    pub fn variable(mut self, name: &'static str, value: impl ToString) -> Setting {
+        self.variables.push((name, value.to_string()));
+        self
+    }
+
+    /// With the health address on TCP.
+    pub fn health(mut self, address: SocketAddr) -> Setting {
+        self.health = Some(address);
+        self
+    }
+
+    /// With this for its standard error, of which the test then sees nothing.
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Setting {
+        self.stderr = Some(stderr.into());
+        self
+    }
+
+    pub fn start(self, options: &[&str], command: &[String]) -> Drainit {
+        let dir = TempDir::new();
+        let health = self
+            .health
+            .map_or_else(|| Address::Unix(dir.join("health.sock")), Address::Tcp);
+        let listen = match &health {
+            Address::Unix(path) => format!("unix:{}", path.display()),
+            Address::Tcp(address) => address.to_string(),
+        };
+        let program = self.program.unwrap_or_else(super::drainit);
+        let mut line = self.wrapper;
+        line.push(program.display().to_string());
+        line.extend(options.iter().map(ToString::to_string));
+        if !options.contains(&"--listen") {
+            line.extend(["--listen".to_owned(), listen]);
+        }
+        line.push("--".to_owned());
+        line.extend_from_slice(command);
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]).envs(self.variables);
+        command.stdin(Stdio::null());
+        command.stderr(self.stderr.unwrap_or_else(Stdio::piped));
+        let mut process = Process::spawn(&mut command);
+        let log = Log::default();
+        if let Some(stderr) = process.child().stderr.take() {
+            log.collect(stderr);
+        }
+        Drainit {
+            log,
+            health,
+            process,
+            _dir: dir,
+        }
+    }
+
+    /// The real Envoy, with this configuration.
+    pub fn envoy(self, options: &[&str], config: &EnvoyConfig) -> Drainit {
+        let mut command = vec![super::envoy().display().to_string()];
+        command.extend(config.arguments());
+        self.start(options, &command)
+    }
+
+    /// The same, ready.
+    pub fn ready(self, options: &[&str], config: &EnvoyConfig) -> Drainit {
+        let drainit = self.envoy(options, config);
+        drainit.wait_ready();
+        drainit
     }
 }
 

@@ -60,6 +60,20 @@ impl EnvoyConfig {
         config
     }
 
+    /// Replaces a piece of the configuration.
+    #[track_caller]
+    pub fn replace(&self, old: &str, new: &str) {
+        let yaml = fs::read_to_string(&self.file).unwrap();
+        assert!(yaml.contains(old), "{old} is not in\n{yaml}");
+        fs::write(&self.file, yaml.replace(old, new)).unwrap();
+    }
+
+    /// Puts something before the configuration.
+    pub fn prepend(&self, text: &str) {
+        let yaml = fs::read_to_string(&self.file).unwrap();
+        fs::write(&self.file, format!("{text}{yaml}")).unwrap();
+    }
+
     pub fn ip(&self) -> Ipv4Addr {
         self.loopback.ip
     }

@@ -1,0 +1,206 @@
+//! What happens to Envoy's admin interface, or to the way there.
+
+use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::PATIENCE;
+use crate::support::clients::{SlowRequest, TcpSession};
+use crate::support::drainit::{Drainit, Setting};
+use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::http::Address;
+use crate::support::upstream::Upstream;
+use crate::{envoy_is_at_least, terminate_within};
+
+const DEADLINE: Duration = Duration::from_secs(3);
+const BOUND: [&str; 2] = ["--drain-timeout", "3s"];
+
+fn socket(config: &EnvoyConfig) -> PathBuf {
+    PathBuf::from(config.admin.as_ref().unwrap().text())
+}
+
+/// What is in flight when the interface is lost has the whole deadline, and Envoy ends in order.
+#[track_caller]
+fn is_bounded_by_the_deadline(mut drainit: Drainit, config: &EnvoyConfig, upstream: &Upstream) {
+    drainit.wait_unready();
+    assert_eq!(drainit.get("/healthz").0, 200);
+    let slow = SlowRequest::start(config.http, Duration::from_secs(2));
+    upstream.wait_in_flight(1);
+    terminate_within(&mut drainit, DEADLINE, DEADLINE, 0);
+    assert_eq!(slow.status(), 200);
+    drainit.wait_log("drainit is over: admin lost");
+}
+
+#[test]
+fn its_socket_is_deleted() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&BOUND, &config);
+    fs::remove_file(socket(&config)).unwrap();
+    is_bounded_by_the_deadline(drainit, &config, &upstream);
+}
+
+#[test]
+fn its_sockets_permissions_are_taken_away() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    // The superuser may open anything, unless that right is taken from it.
+    let drainit = Setting::default()
+        .behind(&[
+            "setpriv",
+            "--bounding-set=-dac_override,-dac_read_search",
+            "--",
+        ])
+        .ready(&BOUND, &config);
+    fs::set_permissions(socket(&config), Permissions::from_mode(0o000)).unwrap();
+    is_bounded_by_the_deadline(drainit, &config, &upstream);
+}
+
+#[test]
+fn its_sockets_permissions_come_back_in_time() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Setting::default()
+        .behind(&[
+            "setpriv",
+            "--bounding-set=-dac_override,-dac_read_search",
+            "--",
+        ])
+        .ready(&["--drain-timeout", "60s"], &config);
+    let session = TcpSession::open(config.tcp);
+    fs::set_permissions(socket(&config), Permissions::from_mode(0o000)).unwrap();
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_log("ermission denied");
+    fs::set_permissions(socket(&config), Permissions::from_mode(0o600)).unwrap();
+    drainit.wait_log("draining: 1 of 1 connection left");
+    drop(session);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drainit is over: drained");
+}
+
+#[test]
+fn its_socket_is_replaced_by_another_envoys_which_is_left_alone() {
+    let upstream = Upstream::start();
+    let ours = EnvoyConfig::new(Admin::Unix, &upstream);
+    let theirs = EnvoyConfig::new(Admin::Unix, &upstream);
+    theirs.replace(
+        &socket(&theirs).display().to_string(),
+        &socket(&ours).display().to_string(),
+    );
+    let mut drainit = Drainit::ready(&BOUND, &ours);
+    // An Envoy takes the path from whoever had it.
+    let other = Drainit::ready(&[], &theirs);
+    drainit.wait_unready();
+    let (_, why) = drainit.get("/ready");
+    assert!(why.contains("which is not ours"), "{why}");
+    // The other has no connection at all. Were it believed, this one would be cut.
+    let mut session = TcpSession::open(ours.tcp);
+    let health = other.health.clone();
+    let watch = thread::spawn(move || {
+        let start = std::time::Instant::now();
+        while start.elapsed() < DEADLINE {
+            let answer = health.request("GET", "/ready", PATIENCE).unwrap();
+            assert_eq!((answer.status, answer.body.trim()), (200, "LIVE"));
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    terminate_within(&mut drainit, DEADLINE, DEADLINE, 0);
+    assert!(session.echo().is_err());
+    drainit.wait_log("drainit is over: admin lost");
+    watch.join().unwrap();
+    other.wait_ready();
+}
+
+#[test]
+fn it_is_behind_a_slow_link() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Tcp, &upstream);
+    let Some(Address::Tcp(admin)) = config.admin else {
+        unreachable!()
+    };
+    let link = slow_link(admin, Duration::from_millis(100)).to_string();
+    let options = ["--admin-address", &link, "--drain-timeout", "60s"];
+    let mut drainit = Drainit::ready(&options, &config);
+    let session = TcpSession::open(config.tcp);
+    let slow = SlowRequest::start(config.http, Duration::from_secs(2));
+    upstream.wait_in_flight(1);
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_log("draining: 2 of 2 connections left");
+    drop(session);
+    assert_eq!(slow.status(), 200);
+    assert_eq!(drainit.wait_exit(PATIENCE * 2), 0);
+    drainit.wait_log("drainit is over: drained");
+}
+
+/// A port that leads to `server`; each piece of data takes this long, in each direction.
+fn slow_link(server: SocketAddr, delay: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(server) = TcpStream::connect(server) else {
+                continue;
+            };
+            for (mut from, mut to) in [
+                (client.try_clone().unwrap(), server.try_clone().unwrap()),
+                (server, client),
+            ] {
+                thread::spawn(move || {
+                    let mut piece = [0; 1 << 17];
+                    while let Ok(length @ 1..) = from.read(&mut piece) {
+                        thread::sleep(delay);
+                        if to.write_all(&piece[..length]).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn it_allows_nothing_but_the_readiness() {
+    if !envoy_is_at_least(37) {
+        // It knows no allow_paths, and refuses a configuration that has one.
+        return;
+    }
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    config.replace("admin: {", "admin: { allow_paths: [{ exact: /ready }],");
+    let mut drainit = Drainit::ready(&BOUND, &config);
+    let slow = SlowRequest::start(config.http, Duration::from_secs(2));
+    upstream.wait_in_flight(1);
+    terminate_within(&mut drainit, DEADLINE, DEADLINE, 0);
+    assert_eq!(slow.status(), 200);
+    drainit.wait_log("envoy's admin interface answered 403");
+    drainit.wait_log("drainit is over: admin lost");
+}
+
+#[test]
+fn it_allows_to_look_but_not_to_drain() {
+    if !envoy_is_at_least(37) {
+        return;
+    }
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    config.replace(
+        "admin: {",
+        "admin: { allow_paths: [{ exact: /ready }, { prefix: /stats }],",
+    );
+    let mut drainit = Drainit::ready(&["--drain-timeout", "60s"], &config);
+    let slow = SlowRequest::start(config.http, Duration::from_secs(2));
+    upstream.wait_in_flight(1);
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(slow.status(), 200);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("envoy's admin interface answered 403");
+}

@@ -1,0 +1,339 @@
+//! What happens to Envoy's process.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::clients::{HttpConnection, SlowRequest, TcpSession};
+use crate::support::drainit::{Drainit, Setting};
+use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::fake_envoy::shell;
+use crate::support::upstream::Upstream;
+use crate::support::{PATIENCE, holds_for, wait_for};
+use crate::terminate_within;
+
+const BOUNDS: [&str; 4] = ["--drain-timeout", "3s", "--kill-timeout", "1s"];
+const DEADLINE: Duration = Duration::from_secs(3);
+const KILL: Duration = Duration::from_secs(1);
+const RESTART: [&str; 2] = ["--restart", "on-failure"];
+
+/// Holds a process's main thread, and nothing else of it, as a request would that takes for ever.
+struct Wedge(Pid);
+
+impl Wedge {
+    fn new(pid: Pid) -> Wedge {
+        // SAFETY: seizing touches no memory of ours.
+        let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid.as_raw(), 0, 0) };
+        assert_eq!(seized, 0, "{}", std::io::Error::last_os_error());
+        // SAFETY: as above; waitpid is given no status to write.
+        unsafe {
+            assert_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, pid.as_raw(), 0, 0), 0);
+            let stopped = libc::waitpid(pid.as_raw(), std::ptr::null_mut(), libc::__WALL);
+            assert_eq!(stopped, pid.as_raw());
+        }
+        Wedge(pid)
+    }
+}
+
+impl Drop for Wedge {
+    fn drop(&mut self) {
+        // SAFETY: as above. It fails when the process is gone.
+        unsafe {
+            libc::ptrace(libc::PTRACE_DETACH, self.0.as_raw(), 0, 0);
+        }
+    }
+}
+
+#[test]
+fn a_killed_envoy_is_the_end_with_137_and_a_waiter_is_told() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&[], &config);
+    let _session = TcpSession::open(config.tcp);
+    let health = drainit.health.clone();
+    let waiter = std::thread::spawn(move || health.request("POST", "/shutdown", PATIENCE * 2));
+    drainit.wait_log("draining");
+    kill(drainit.envoy_pid(), Signal::SIGKILL).unwrap();
+    assert_eq!(drainit.wait_exit(PATIENCE), 137);
+    assert_eq!(waiter.join().unwrap().unwrap().status, 200);
+    let last = drainit.wait_log("drainit is over");
+    assert!(
+        last.contains("envoy exited") && last.contains("exit code 137"),
+        "{last}"
+    );
+}
+
+#[test]
+fn a_stopped_envoy_is_not_ready_and_ends_with_the_deadline() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&BOUNDS, &config);
+    kill(drainit.envoy_pid(), Signal::SIGSTOP).unwrap();
+    drainit.wait_unready();
+    // It may come back: a minute long, that is no reason to kill it.
+    assert_eq!(drainit.get("/healthz").0, 200);
+    terminate_within(&mut drainit, DEADLINE, DEADLINE + KILL, 137);
+    drainit.wait_log("drainit is over: admin lost");
+    drainit.wait_log("SIGKILL");
+}
+
+#[test]
+fn an_envoy_that_was_stopped_for_a_while_loses_nothing() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&[], &config);
+    let slow = SlowRequest::start(config.http, Duration::from_millis(500));
+    upstream.wait_in_flight(1);
+    let envoy = drainit.envoy_pid();
+    kill(envoy, Signal::SIGSTOP).unwrap();
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_log("no answer in time");
+    kill(envoy, Signal::SIGCONT).unwrap();
+    assert_eq!(slow.status(), 200);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drainit is over: drained");
+}
+
+#[test]
+fn a_wedged_main_thread_is_no_reason_to_cut_what_the_workers_carry() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&BOUNDS, &config);
+    let wedge = Wedge::new(drainit.envoy_pid());
+    drainit.wait_unready();
+    assert_eq!(drainit.get("/healthz").0, 200);
+    HttpConnection::idle(config.http);
+    let slow = SlowRequest::start(config.http, Duration::from_secs(2));
+    upstream.wait_in_flight(1);
+    terminate_within(&mut drainit, DEADLINE, DEADLINE + KILL, 137);
+    assert_eq!(slow.status(), 200);
+    drainit.wait_log("drainit is over: admin lost");
+    drop(wedge);
+}
+
+#[test]
+fn a_main_thread_that_was_wedged_for_a_while_drains_after_all() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Tcp, &upstream);
+    let mut drainit = Drainit::ready(&[], &config);
+    let mut session = TcpSession::open(config.tcp);
+    let wedge = Wedge::new(drainit.envoy_pid());
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_log("no answer in time");
+    session.echo().unwrap();
+    drop(wedge);
+    drainit.wait_log("envoy's listeners drain");
+    session.echo().unwrap();
+    drop(session);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drainit is over: drained");
+}
+
+#[test]
+fn a_main_thread_that_is_wedged_for_a_minute_fails_the_liveness_probe_and_then_not() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&[], &config);
+    let wedge = Wedge::new(drainit.envoy_pid());
+    let start = Instant::now();
+    wait_for(
+        "/healthz to fail",
+        PATIENCE + Duration::from_secs(60),
+        || {
+            std::thread::sleep(Duration::from_millis(200));
+            drainit.get("/healthz").0 == 503
+        },
+    );
+    assert!(
+        start.elapsed() >= Duration::from_secs(59),
+        "{:?}",
+        start.elapsed()
+    );
+    let (_, why) = drainit.get("/healthz");
+    assert!(
+        why.contains("admin interface has not answered for 6"),
+        "{why}"
+    );
+    drop(wedge);
+    wait_for("/healthz to be well again", PATIENCE, || {
+        drainit.get("/healthz").0 == 200
+    });
+    drainit.wait_ready();
+}
+
+#[test]
+fn a_refused_configuration_is_the_end_with_1_and_is_not_tried_again() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    config.replace("static_resources:", "static_ressources:");
+    for options in [&[][..], &RESTART] {
+        let mut drainit = Drainit::envoy(options, &config);
+        assert_eq!(drainit.wait_exit(PATIENCE), 1);
+        let last = drainit.wait_log("drainit is over");
+        assert!(
+            last.contains("envoy refused its command line or configuration"),
+            "{last}"
+        );
+        let starts = drainit
+            .log
+            .lines()
+            .iter()
+            .filter(|line| line.contains("envoy started"))
+            .count();
+        assert_eq!(starts, 1);
+    }
+}
+
+#[test]
+fn a_crash_at_every_start_is_tried_again_ever_more_slowly_and_a_sigterm_ends_it_at_once() {
+    let mut drainit = Drainit::start(&RESTART, &shell("kill -SEGV $$"));
+    wait_for("four restarts", PATIENCE, || restarts(&drainit) >= 4);
+    let (status, why) = drainit.get("/ready");
+    assert!(
+        status == 503 && why.contains("envoy is being restarted"),
+        "{status} {why}"
+    );
+    assert_eq!(drainit.get("/healthz").0, 503);
+    assert!(drainit.get("/status").1.contains("\"restarting\""));
+    assert!(
+        drainit
+            .get("/metrics")
+            .1
+            .contains("drainit_state{state=\"restarting\"} 1")
+    );
+    terminate_within(&mut drainit, Duration::ZERO, Duration::ZERO, 0);
+    // 200, 400, 800, 1600 ms, each three quarters of that at the least.
+    let pauses: Vec<_> = drainit
+        .log
+        .lines()
+        .into_iter()
+        .filter(|line| line.contains("SIGSEGV"))
+        .collect();
+    assert!(
+        !pauses.is_empty(),
+        "the log does not say why it is restarted"
+    );
+}
+
+#[test]
+fn without_restart_a_crash_at_the_start_is_the_end_with_its_code() {
+    let mut drainit = Drainit::start(&[], &shell("kill -SEGV $$"));
+    assert_eq!(drainit.wait_exit(PATIENCE), 139);
+}
+
+fn restarts(drainit: &Drainit) -> u64 {
+    let metrics = drainit
+        .request("GET", "/metrics", PATIENCE)
+        .unwrap_or_default()
+        .1;
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("drainit_envoy_restarts_total "));
+    line.and_then(|line| line.split(' ').nth(1)?.parse().ok())
+        .unwrap_or_default()
+}
+
+#[test]
+fn a_killed_envoy_is_started_again_where_that_is_asked_for() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&RESTART, &config);
+    for round in 1..=3 {
+        let envoy = drainit.envoy_pid();
+        kill(envoy, Signal::SIGKILL).unwrap();
+        wait_for("the restart to show", PATIENCE, || {
+            let (status, why) = drainit.get("/ready");
+            status == 503
+                && why.contains("envoy is being restarted: envoy exited: killed by SIGKILL")
+        });
+        drainit.wait_ready();
+        assert_ne!(drainit.envoy_pid(), envoy);
+        assert_eq!(restarts(&drainit), round);
+        HttpConnection::idle(config.http);
+    }
+    assert!(
+        drainit.get("/status").1.contains("\"restarts\":3"),
+        "{}",
+        drainit.get("/status").1
+    );
+    let slow = SlowRequest::start(config.http, Duration::from_secs(1));
+    upstream.wait_in_flight(1);
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(slow.status(), 200);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drainit is over: drained");
+}
+
+#[test]
+fn a_killed_envoy_is_not_started_again_while_it_drains() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&RESTART, &config);
+    let _session = TcpSession::open(config.tcp);
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_unready();
+    kill(drainit.envoy_pid(), Signal::SIGKILL).unwrap();
+    assert_eq!(drainit.wait_exit(PATIENCE), 137);
+}
+
+/// A memory cgroup that is removed with its test; none where there is none to be had.
+pub struct MemoryLimit(PathBuf);
+
+impl MemoryLimit {
+    pub fn new(name: &str, bytes: u64) -> Option<MemoryLimit> {
+        let (root, file) = [
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max"),
+        ]
+        .into_iter()
+        .find(|(root, _)| fs::metadata(root).is_ok())?;
+        let path = PathBuf::from(format!("{root}/drainit-{name}-{}", std::process::id()));
+        fs::create_dir(&path).ok()?;
+        let limit = MemoryLimit(path);
+        fs::write(limit.0.join(file), bytes.to_string()).ok()?;
+        Some(limit)
+    }
+
+    /// A shell's words for: from here on, in it.
+    pub fn enter(&self) -> String {
+        format!("echo $$ >{}/cgroup.procs", self.0.display())
+    }
+
+    pub fn holds(&self, pid: Pid) -> bool {
+        let processes = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        processes.lines().any(|line| line == pid.to_string())
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn an_envoy_that_the_kernel_kills_for_its_memory_is_137() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let Some(limit) = MemoryLimit::new("oom", 8 << 20) else {
+        eprintln!("no memory cgroup here: see a_killed_envoy_is_the_end_with_137");
+        return;
+    };
+    let mut command = shell(&format!("{}; exec \"$@\"", limit.enter()));
+    command.extend(["sh".into(), crate::support::envoy().display().to_string()]);
+    command.extend(config.arguments());
+    let mut drainit = Setting::default().start(&[], &command);
+    assert_eq!(drainit.wait_exit(PATIENCE), 137);
+    let last = drainit.wait_log("drainit is over");
+    assert!(last.contains("killed by SIGKILL"), "{last}");
+    let mut drainit = Setting::default().start(&RESTART, &command);
+    wait_for("restarts", PATIENCE, || restarts(&drainit) >= 2);
+    holds_for("the supervisor", Duration::from_millis(300), || {
+        !drainit.has_exited()
+    });
+    terminate_within(&mut drainit, Duration::ZERO, Duration::from_secs(2), 0);
+}
