@@ -12,6 +12,7 @@ pub mod event;
 pub mod http;
 pub mod logging;
 pub mod mailbox;
+pub mod notify;
 pub mod options;
 pub mod process;
 pub mod status;
