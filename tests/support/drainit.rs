@@ -52,6 +52,17 @@ pub struct Drainit {
 impl Drainit {
     /// `drainit OPTIONS -- COMMAND`.
     pub fn start(options: &[&str], command: &[String]) -> Drainit {
+        Drainit::start_under(&[], &[], options, command)
+    }
+
+    /// The same with environment variables, and started by a program that becomes it: `prlimit`,
+    /// `ip netns exec`.
+    pub fn start_under(
+        wrapper: &[&str],
+        variables: &[(&str, &str)],
+        options: &[&str],
+        command: &[String],
+    ) -> Drainit {
         let dir = TempDir::new();
         let health = Address::Unix(dir.join("health.sock"));
         let listen = format!("unix:{}", health.text());
@@ -60,8 +71,17 @@ impl Drainit {
             arguments.extend(["--listen", &listen]);
         }
         arguments.push("--");
-        let mut drainit = Command::new(super::drainit());
+        let program = super::drainit();
+        let mut drainit = match wrapper {
+            [] => Command::new(program),
+            [wrapper, rest @ ..] => {
+                let mut wrapped = Command::new(wrapper);
+                wrapped.args(rest).arg(program);
+                wrapped
+            }
+        };
         drainit.args(arguments).args(command);
+        drainit.envs(variables.iter().copied());
         Drainit::spawn(&mut drainit, health, dir)
     }
 
