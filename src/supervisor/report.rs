@@ -248,7 +248,7 @@ impl Reporter {
         let current = drain.first.as_ref().and(snapshot.load.clone());
         let due = match &self.progress {
             None if current.is_some() => true,
-            None => now.saturating_duration_since(drain.started) >= PROGRESS_MIN,
+            None => now.saturating_duration_since(snapshot.since) >= PROGRESS_MIN,
             Some((at, said)) => {
                 let passed = now.saturating_duration_since(*at);
                 passed >= PROGRESS_MAX || passed >= PROGRESS_MIN && *said != current
@@ -269,7 +269,7 @@ impl Reporter {
         let last = self
             .progress
             .as_ref()
-            .map_or(drain.started + PROGRESS_MIN, |(at, _)| *at + PROGRESS_MAX);
+            .map_or(snapshot.since + PROGRESS_MIN, |(at, _)| *at + PROGRESS_MAX);
         self.progress_due = Some(last);
     }
 
@@ -282,7 +282,8 @@ impl Reporter {
         };
         let end = match self.exit {
             _ if self.starts == 0 => "envoy was not started".into(),
-            Some(exit) => format!("envoy's {exit}"),
+            Some(exit @ Exit::Signal(_)) => format!("envoy was {exit}"),
+            Some(exit @ Exit::Code(_)) => format!("envoy's {exit}"),
             None => "envoy did not end".into(),
         };
         format!("drainit is over: {why}; {end}; exit code {code}")
