@@ -259,8 +259,8 @@ impl Reporter {
             log::info!(
                 connections = current.as_ref().map(Load::connections),
                 requests = current.as_ref().map(|load| load.requests),
-                elapsed = words::seconds(now, drain.started),
-                limit = words::seconds(drain.deadline, drain.started);
+                elapsed_seconds = words::seconds(now, drain.started),
+                limit_seconds = words::seconds(drain.deadline, drain.started);
                 "{line}"
             );
             self.wanted.status = line;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::duration::show;
 use crate::envoy::stats::Load;
-use crate::status::{Drain, Snapshot, State};
+use crate::status::{Drain, Snapshot, State, clock};
 
 /// What drainit is doing.
 pub fn state(snapshot: &Snapshot) -> String {
@@ -29,9 +29,9 @@ pub fn state(snapshot: &Snapshot) -> String {
     }
 }
 
-/// Seconds from `from` to `to`.
+/// Seconds from `from` to `to`, to the millisecond.
 pub fn seconds(to: Instant, from: Instant) -> f64 {
-    to.saturating_duration_since(from).as_secs_f64()
+    clock::seconds(to.saturating_duration_since(from))
 }
 
 fn limit(drain: &Drain) -> String {

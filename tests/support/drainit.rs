@@ -1,7 +1,8 @@
 //! The program under test, running.
 
+use std::cell::Cell;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, PipeReader};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -46,6 +47,7 @@ pub struct Drainit {
     pub log: Log,
     pub health: Address,
     process: Process,
+    unread: Cell<Option<PipeReader>>,
     _dir: TempDir,
 }
 
@@ -85,6 +87,31 @@ impl Drainit {
         Drainit::spawn(&mut drainit, health, dir)
     }
 
+    /// The same with a log that nobody reads before [`Drainit::read_log`].
+    pub fn start_unread(options: &[&str], command: &[String]) -> Drainit {
+        let dir = TempDir::new();
+        let health = Address::Unix(dir.join("health.sock"));
+        let listen = format!("unix:{}", health.text());
+        let mut drainit = Command::new(super::drainit());
+        drainit.args(options).args(["--listen", &listen, "--"]);
+        drainit.args(command);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drainit.stdin(Stdio::null()).stderr(writer);
+        let process = Process::spawn(&mut drainit);
+        Drainit {
+            log: Log::default(),
+            health,
+            process,
+            unread: Cell::new(Some(reader)),
+            _dir: dir,
+        }
+    }
+
+    /// Begins to read a log that was not.
+    pub fn read_log(&self) {
+        self.log.collect(self.unread.take().unwrap());
+    }
+
     /// The real Envoy, with this configuration, under `drainit`.
     pub fn envoy(options: &[&str], config: &EnvoyConfig) -> Drainit {
         let mut command = vec![super::envoy().display().to_string()];
@@ -108,6 +135,7 @@ impl Drainit {
             log,
             health,
             process,
+            unread: Cell::default(),
             _dir: dir,
         }
     }
