@@ -8,15 +8,15 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::Value;
 
 use super::{BODY, PATIENCE, complain, say};
 use crate::client::{Address, Limits, Method, fetch};
 use crate::control;
 use crate::options::{Look, Options};
-use crate::process::Signals;
 
 use screen::Screen;
 pub use table::{Style, render};
@@ -99,8 +99,8 @@ impl Output {
 /// Shows the status until drainit is gone, or somebody has seen enough.
 fn watch(address: &Address, first: Value, json: bool) -> u8 {
     // The terminal must get its cursor back, whatever ends this.
-    let (mut signals, _waker) = match Signals::install() {
-        Ok(installed) => installed,
+    let signals = match catch() {
+        Ok(signals) => signals,
         Err(error) => {
             complain(&format!("cannot handle signals: {error}"));
             return 1;
@@ -122,7 +122,7 @@ fn watch(address: &Address, first: Value, json: bool) -> u8 {
         } else {
             REST
         };
-        if !rest(&mut signals, drawn + pause) {
+        if !rest(&signals, drawn + pause) {
             break false;
         }
         let again = ask(address).or_else(|_| {
@@ -142,17 +142,32 @@ fn watch(address: &Address, first: Value, json: bool) -> u8 {
     0
 }
 
+/// The signals that end a watch, and the one that tells that the window has changed.
+const ENDS: [Signal; 4] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+];
+const RESIZED: Signal = Signal::SIGWINCH;
+
+/// Keeps them from having their default effect: from now on they are read.
+fn catch() -> nix::Result<SignalFd> {
+    let signals: SigSet = ENDS.into_iter().chain([RESIZED]).collect();
+    signals.thread_block()?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
 /// Waits until then, or until the window changes; whether to go on.
-fn rest(signals: &mut Signals, until: Instant) -> bool {
+fn rest(signals: &SignalFd, until: Instant) -> bool {
     let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
     let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    // EINTR is a signal, which is looked for anyway.
     let _ = poll(&mut fds, timeout);
-    signals.take().all(|signal| {
-        !matches!(
-            signal,
-            libc::SIGINT | libc::SIGTERM | libc::SIGQUIT | libc::SIGHUP
-        )
-    })
+    while let Ok(Some(signal)) = signals.read_signal() {
+        if ENDS.iter().any(|end| *end as u32 == signal.ssi_signo) {
+            return false;
+        }
+    }
+    true
 }
