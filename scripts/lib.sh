@@ -51,3 +51,20 @@ need_python() {
     fi
     exec 9>&-
 }
+
+# need_promtool: Debian's promtool at target/tools/promtool, without the server
+# and the service that its package brings.
+need_promtool() {
+    [ ! -x target/tools/promtool ] || return 0
+    local work
+    mkdir -p target/tools
+    work=$(mktemp -d target/tools/.promtool.XXXXXX)
+    say "getting promtool"
+    (
+        cd "$work"
+        apt-get download prometheus || { as_root apt-get update && apt-get download prometheus; }
+        dpkg-deb -x prometheus_*.deb .
+    ) >target/apt.log 2>&1 || fail "apt-get gave no prometheus (see target/apt.log)"
+    mv "$work/usr/bin/promtool" target/tools/promtool
+    rm -rf "$work"
+}

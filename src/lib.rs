@@ -13,6 +13,7 @@ pub mod fault;
 pub mod http;
 pub mod logging;
 pub mod mailbox;
+pub mod notify;
 pub mod options;
 pub mod process;
 pub mod status;

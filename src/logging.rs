@@ -10,14 +10,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use env_logger::{Builder, Target};
-use log::kv::{Key, Value, VisitSource};
+use log::kv::{Key, Value, VisitSource, VisitValue};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::fault;
 use crate::options::LogFormat;
+use crate::status::clock::rfc3339;
 
 /// Lines that wait to be written.
 const QUEUE: usize = 256;
@@ -40,7 +41,7 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 pub fn start(format: LogFormat, level: log::LevelFilter) {
     start_writer();
     let mut builder = Builder::new();
-    builder.target(Target::Pipe(Box::new(Queue)));
+    builder.target(Target::Pipe(Box::new(Queue(format))));
     match std::env::var("RUST_LOG") {
         Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
         // What the libraries below say is for their developers.
@@ -59,7 +60,10 @@ pub fn start(format: LogFormat, level: log::LevelFilter) {
     let _ = builder.try_init();
     std::panic::set_hook(Box::new(|panic| {
         let thread = thread::current();
-        log::error!("thread {} panicked: {panic}", thread.name().unwrap_or("?"));
+        let name = thread.name().unwrap_or("?");
+        // A line an event.
+        let panic = panic.to_string().replace('\n', " ");
+        log::error!("thread {name} panicked: {panic}");
     }));
 }
 
@@ -89,22 +93,50 @@ struct Fields<'a>(&'a mut serde_json::Map<String, serde_json::Value>);
 
 impl<'kvs> VisitSource<'kvs> for Fields<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-        let value = if let Some(number) = value.to_u64() {
-            number.into()
-        } else if let Some(number) = value.to_f64() {
-            number.into()
-        } else if let Some(truth) = value.to_bool() {
-            truth.into()
-        } else {
-            value.to_string().into()
-        };
-        self.0.insert(key.as_str().into(), value);
+        let mut field = Field(serde_json::Value::Null);
+        value.visit(&mut field)?;
+        self.0.insert(key.as_str().into(), field.0);
+        Ok(())
+    }
+}
+
+/// A value, as JSON has it.
+struct Field(serde_json::Value);
+
+impl VisitValue<'_> for Field {
+    fn visit_any(&mut self, value: Value<'_>) -> Result<(), log::kv::Error> {
+        self.0 = value.to_string().into();
+        Ok(())
+    }
+
+    fn visit_null(&mut self) -> Result<(), log::kv::Error> {
+        self.0 = serde_json::Value::Null;
+        Ok(())
+    }
+
+    fn visit_u64(&mut self, value: u64) -> Result<(), log::kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
+
+    fn visit_i64(&mut self, value: i64) -> Result<(), log::kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
+
+    fn visit_f64(&mut self, value: f64) -> Result<(), log::kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
+
+    fn visit_bool(&mut self, value: bool) -> Result<(), log::kv::Error> {
+        self.0 = value.into();
         Ok(())
     }
 }
 
 /// Where env_logger writes to.
-struct Queue;
+struct Queue(LogFormat);
 
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
@@ -114,10 +146,7 @@ impl Write for Queue {
         let lost = LOST.swap(0, Ordering::Relaxed);
         let mut item = Vec::new();
         if lost > 0 {
-            let _ = writeln!(
-                item,
-                "drainit: {lost} log lines were lost: nobody read them"
-            );
+            let _ = writeln!(item, "{}", lost_lines(lost, self.0));
         }
         item.extend_from_slice(line);
         match queue.as_ref().map(|queue| queue.try_send(Item::Line(item))) {
@@ -136,6 +165,18 @@ impl Write for Queue {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// The line that says that so many are missing.
+fn lost_lines(count: u64, format: LogFormat) -> String {
+    let text = format!("{count} log lines were lost: nobody read them");
+    match format {
+        LogFormat::Text => format!("drainit: {text}"),
+        LogFormat::Json => {
+            let time = rfc3339(SystemTime::now());
+            serde_json::json!({"time": time, "level": "warn", "message": text}).to_string()
+        }
     }
 }
 
@@ -174,5 +215,51 @@ fn write_if_ready(line: &[u8]) {
     let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
     if matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1)) {
         let _ = io::stderr().write_all(line.get(..ATOMIC).unwrap_or(line));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_one_object_whose_values_keep_their_types() {
+        let fields: [(&str, Value<'_>); 5] = [
+            ("pid", 7.into()),
+            ("elapsed_seconds", 4.25.into()),
+            ("connections", Value::null()),
+            ("known", true.into()),
+            ("state", "live".into()),
+        ];
+        let fields = &fields[..];
+        let record = log::Record::builder()
+            .level(log::Level::Warn)
+            .args(format_args!("two\nlines \"quoted\""))
+            .key_values(&fields)
+            .build();
+        let line = json("2026-01-31T23:59:59.250Z", &record).to_string();
+        assert!(!line.contains('\n'));
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            object,
+            serde_json::json!({
+                "time": "2026-01-31T23:59:59.250Z",
+                "level": "warn",
+                "message": "two\nlines \"quoted\"",
+                "pid": 7,
+                "elapsed_seconds": 4.25,
+                "connections": null,
+                "known": true,
+                "state": "live",
+            })
+        );
+    }
+
+    #[test]
+    fn lost_lines_are_told_in_the_lines_own_format() {
+        let line = lost_lines(3, LogFormat::Json);
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(object["message"], "3 log lines were lost: nobody read them");
+        assert!(lost_lines(3, LogFormat::Text).starts_with("drainit: 3 "));
     }
 }

@@ -5,6 +5,7 @@ pub mod health;
 pub mod install;
 pub mod reload;
 pub mod shutdown;
+pub mod status;
 
 use std::io::Write;
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub fn run(command: Command) -> u8 {
     match command {
         Command::Shutdown(options) => shutdown::run(&options),
         Command::Health(options, probe) => health::run(&options, probe),
+        Command::Status(options, look) => status::run(&options, look),
         Command::Install(path) => install::run(&path),
         Command::Reload(options) => reload::run(&options),
         Command::Bootstrap(args) => match bootstrap::run(args.into_iter()) {

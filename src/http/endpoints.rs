@@ -12,7 +12,7 @@ const READY_WAIT: Duration = Duration::from_millis(900);
 /// How old an answer of Envoy's `/ready` may be. drainit asks no more than once a second.
 const READY_FRESH: Duration = Duration::from_secs(1);
 /// How long Envoy's admin interface may fail before that is more than a bad moment.
-const ADMIN_LOST: Duration = Duration::from_secs(60);
+pub const ADMIN_LOST: Duration = Duration::from_secs(60);
 
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

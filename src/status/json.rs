@@ -172,12 +172,16 @@ fn timeline(drain: &Drain, clock: &Clock) -> Value {
 fn certificate(certificate: &Certificate, wall: SystemTime) -> Value {
     let [ok, refused, rejected, unconfirmed] = certificate.reloads;
     let left = |until| unix_seconds(until).saturating_sub(unix_seconds(wall));
+    let validity = certificate.not_before.zip(certificate.not_after);
+    let lifetime =
+        validity.map(|(from, until)| unix_seconds(until).saturating_sub(unix_seconds(from)));
     json!({
         "secret": certificate.secret,
         "generation": certificate.generation,
         "serial": certificate.serial,
         "not_before": certificate.not_before.map(rfc3339),
         "not_after": certificate.not_after.map(rfc3339),
+        "lifetime_seconds": lifetime,
         "left_seconds": certificate.not_after.map(left),
         "last_result": certificate.last_result,
         "last_error": certificate.last_error,

@@ -86,6 +86,16 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
 
 fn certificates(page: &mut Page, snapshot: &Snapshot) {
     page.name(
+        "drainit_certificate_not_before_seconds",
+        "gauge",
+        "When the secret's certificate became valid, in seconds since the epoch.",
+    );
+    for certificate in &snapshot.certificates {
+        if let Some(not_before) = certificate.not_before {
+            page.labelled("secret", &certificate.secret, unix_seconds(not_before));
+        }
+    }
+    page.name(
         "drainit_certificate_not_after_seconds",
         "gauge",
         "When the secret's certificate expires, in seconds since the epoch.",
@@ -167,7 +177,7 @@ pub(crate) mod tests {
     use crate::envoy::stats::Listener;
     use crate::status::{Admin, Certificate, Drain, Drains, Envoy};
 
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 13] = [
         "drainit_state",
         "drainit_envoy_up",
         "drainit_envoy_restarts_total",
@@ -177,6 +187,7 @@ pub(crate) mod tests {
         "drainit_drains_total",
         "drainit_admin_errors_total",
         "drainit_reaped_processes_total",
+        "drainit_certificate_not_before_seconds",
         "drainit_certificate_not_after_seconds",
         "drainit_certificate_generation",
         "drainit_certificate_reloads_total",

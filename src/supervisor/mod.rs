@@ -9,6 +9,7 @@ pub mod decide;
 mod helpers;
 mod report;
 mod validator;
+mod words;
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
@@ -29,6 +30,7 @@ use crate::event::Event;
 use crate::fault;
 use crate::logging;
 use crate::mailbox::{Mailbox, Waker};
+use crate::notify::Notifier;
 use crate::options::{Options, Restart};
 use crate::process::{self, Exit, Signals, Spawn};
 use crate::status::{Admin, Board, Envoy, Reload, Snapshot};
@@ -120,6 +122,8 @@ impl Supervisor {
         };
         let mut helpers = Helpers::new(options.clone(), board.clone(), http_wakeups, mailbox);
         helpers.start_due(born);
+        let notifier = Notifier::new(|name| std::env::var_os(name), std::process::id(), born);
+        let reporter = Reporter::new(born, notifier, options.kill_timeout);
         let seed = u64::from(std::process::id()) ^ born.elapsed().as_nanos() as u64;
         Ok(Supervisor {
             options,
@@ -128,7 +132,7 @@ impl Supervisor {
             events,
             helpers,
             core: Core::new(rules, seed),
-            reporter: Reporter::new(born),
+            reporter,
             validator: Validator::default(),
             board,
             born,
@@ -157,6 +161,10 @@ impl Supervisor {
         let now = Instant::now();
         if let Some((id, verdict)) = self.validator.proceed(&self.line, now) {
             self.helpers.tell(Command::Validated { id, verdict });
+        }
+        if self.reporter.is_beat_due(now) {
+            // A sign of life is worth as much as is known of Envoy.
+            self.handle(Input::Probe);
         }
         self.helpers.start_due(now);
         self.publish(now);
@@ -287,6 +295,7 @@ impl Supervisor {
     /// SIGHUP: somebody changed a file, and wants it read now.
     fn reload(&mut self) {
         log::info!("SIGHUP");
+        self.reporter.begin_reload();
         if !self.helpers.tell(Command::CheckNow) {
             self.reloaded(if self.options.has_certificates() {
                 Err("the certificate thread is not there; it is being started again".into())
@@ -297,6 +306,7 @@ impl Supervisor {
     }
 
     fn reloaded(&mut self, result: Result<String, String>) {
+        self.reporter.end_reload();
         match &result {
             Ok(line) => log::info!("reloaded: {line}"),
             Err(why) => log::warn!("not reloaded: {why}"),
@@ -456,8 +466,7 @@ impl Supervisor {
     fn say_farewell(&mut self, code: u8) {
         self.publish(Instant::now());
         let summary = self.reporter.summary(&self.board.read().clone(), code);
-        log::info!("{summary}");
-        report::write_termination_log(&summary);
+        self.reporter.say_last(Instant::now(), &summary);
         // The HTTP thread ends once it has answered everybody.
         let until = Instant::now() + FAREWELL;
         while self.helpers.runs_http() {

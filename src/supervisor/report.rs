@@ -1,6 +1,5 @@
 //! What people see of the decisions: the snapshot and the log, kept up to date.
 
-use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,11 +8,14 @@ use std::time::{Duration, Instant};
 use nix::libc;
 
 use crate::drain::{self, Answer, Ask, Outcome};
-use crate::duration::show;
 use crate::envoy::admin::Reply;
 use crate::envoy::stats::Load;
+use crate::http::endpoints::ADMIN_LOST;
+use crate::notify::{Notifier, Wanted};
 use crate::process::Exit;
 use crate::status::{Board, Drain, Snapshot, State};
+
+use super::words;
 
 /// A progress line when something changed, at the most this often.
 const PROGRESS_MIN: Duration = Duration::from_secs(1);
@@ -49,11 +51,15 @@ pub struct Reporter {
     /// When the last progress line was written, and what it said about the load.
     progress: Option<(Instant, Option<Load>)>,
     progress_due: Option<Instant>,
+    notifier: Notifier,
+    /// What systemd should know.
+    wanted: Wanted,
+    kill_timeout: Duration,
 }
 
 impl Reporter {
-    /// A reporter of a drainit that was born then.
-    pub fn new(born: Instant) -> Reporter {
+    /// A reporter of a drainit that was born then, and stops Envoy within this time.
+    pub fn new(born: Instant, notifier: Notifier, kill_timeout: Duration) -> Reporter {
         Reporter {
             born,
             seen: (State::Starting, String::new(), None),
@@ -63,12 +69,33 @@ impl Reporter {
             complaints: Vec::new(),
             progress: None,
             progress_due: None,
+            notifier,
+            wanted: Wanted::default(),
+            kill_timeout,
         }
     }
 
     /// When there is something to say even if nothing happens.
     pub fn wake_at(&self) -> Option<Instant> {
-        self.progress_due
+        [self.progress_due, self.notifier.wake_at()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether systemd waits for a sign of life.
+    pub fn is_beat_due(&self, now: Instant) -> bool {
+        self.notifier.is_beat_due(now)
+    }
+
+    /// A reload begins.
+    pub fn begin_reload(&mut self) {
+        self.notifier.begin_reload();
+    }
+
+    /// It is done, with or without success.
+    pub fn end_reload(&mut self) {
+        self.notifier.end_reload();
     }
 
     /// Envoy was spawned; whether that was not the first time.
@@ -150,16 +177,45 @@ impl Reporter {
                     self.note_drain(snapshot, now, drain);
                 }
             });
-            if self.seen.0 != state {
-                tell_state(&board.read());
+            if (self.seen.0, self.seen.1.as_str()) != (state, reason) {
+                let snapshot = board.read().clone();
+                let line = words::state(&snapshot);
+                if self.seen.0 != state {
+                    tell_state(&snapshot, &line);
+                }
+                self.wanted.status = line;
             }
             self.seen = seen;
+            self.want(now, state, drain);
         }
         if state == State::Draining {
             let snapshot = board.read().clone();
             self.tell_progress(now, &snapshot);
         } else {
             self.progress_due = None;
+        }
+        if self.notifier.is_beat_due(now) {
+            self.notifier.beat(now, !is_stuck(&board.read(), now));
+        }
+        self.notifier.tell(now, &self.wanted);
+    }
+
+    /// What systemd should know of a new state.
+    fn want(&mut self, now: Instant, state: State, drain: Option<&drain::Drain>) {
+        let stops = drain.is_some_and(drain::Drain::stops);
+        let wanted = &mut self.wanted;
+        wanted.ready |= state == State::Live;
+        match state {
+            State::Delaying | State::Draining => {
+                wanted.stopping |= stops;
+                let deadline = drain.map(|drain| self.born + drain.deadline());
+                wanted.until = deadline.map(|deadline| deadline + self.kill_timeout);
+            }
+            State::Stopping => {
+                wanted.stopping = true;
+                wanted.until.get_or_insert(now + self.kill_timeout);
+            }
+            _ => wanted.until = None,
         }
     }
 
@@ -200,27 +256,28 @@ impl Reporter {
         let current = drain.first.as_ref().and(snapshot.load.clone());
         let due = match &self.progress {
             None if current.is_some() => true,
-            None => now.saturating_duration_since(drain.started) >= PROGRESS_MIN,
+            None => now.saturating_duration_since(snapshot.since) >= PROGRESS_MIN,
             Some((at, said)) => {
                 let passed = now.saturating_duration_since(*at);
                 passed >= PROGRESS_MAX || passed >= PROGRESS_MIN && *said != current
             }
         };
         if due {
-            let line = progress(now, drain, current.as_ref());
+            let line = words::progress(now, drain, current.as_ref());
             log::info!(
                 connections = current.as_ref().map(Load::connections),
                 requests = current.as_ref().map(|load| load.requests),
-                elapsed = seconds(now, drain.started),
-                limit = seconds(drain.deadline, drain.started);
+                elapsed_seconds = words::seconds(now, drain.started),
+                limit_seconds = words::seconds(drain.deadline, drain.started);
                 "{line}"
             );
+            self.wanted.status = line;
             self.progress = Some((now, current));
         }
         let last = self
             .progress
             .as_ref()
-            .map_or(drain.started + PROGRESS_MIN, |(at, _)| *at + PROGRESS_MAX);
+            .map_or(snapshot.since + PROGRESS_MIN, |(at, _)| *at + PROGRESS_MAX);
         self.progress_due = Some(last);
     }
 
@@ -228,36 +285,43 @@ impl Reporter {
     pub fn summary(&self, snapshot: &Snapshot, code: u8) -> String {
         let why = match (&self.failure, &snapshot.drain, self.exit) {
             (Some(why), _, _) => why.clone(),
-            (None, Some(drain), _) => ending(drain, snapshot),
+            (None, Some(drain), _) => words::ending(drain, snapshot),
             (None, None, _) => snapshot.reason.clone(),
         };
         let end = match self.exit {
             _ if self.starts == 0 => "envoy was not started".into(),
-            Some(exit) => format!("envoy's {exit}"),
+            Some(exit @ Exit::Signal(_)) => format!("envoy was {exit}"),
+            Some(exit @ Exit::Code(_)) => format!("envoy's {exit}"),
             None => "envoy did not end".into(),
         };
         format!("drainit is over: {why}; {end}; exit code {code}")
     }
+
+    /// Leaves the last words where an orchestrator looks for them.
+    pub fn say_last(&mut self, now: Instant, summary: &str) {
+        log::info!("{summary}");
+        write_termination_log(summary);
+        summary.clone_into(&mut self.wanted.status);
+        self.notifier.tell(now, &self.wanted);
+    }
 }
 
-fn tell_state(snapshot: &Snapshot) {
-    let name = snapshot.state.name();
-    match (snapshot.state, &snapshot.drain) {
-        (State::Live, _) => log::info!(state = name; "envoy is {}", snapshot.reason),
-        (State::Delaying, Some(drain)) => {
-            log::info!(state = name; "{}: envoy serves on for the drain delay, then drains until {} at the latest", drain.cause, limit(drain));
-        }
-        (State::Draining, Some(drain)) => {
-            log::info!(state = name; "{}: draining for {} at the most", drain.cause, limit(drain));
-        }
-        (State::Drained, Some(drain)) => {
-            log::info!(state = name; "{}; envoy stays until it is told to stop", ending(drain, snapshot));
-        }
-        (State::Waiting | State::Restarting, _) => {
-            log::warn!(state = name; "{name}: {}", snapshot.reason)
-        }
-        _ => log::debug!(state = name; "{name}"),
-    }
+fn tell_state(snapshot: &Snapshot, line: &str) {
+    let level = match snapshot.state {
+        State::Live | State::Delaying | State::Draining | State::Drained => log::Level::Info,
+        State::Waiting | State::Restarting => log::Level::Warn,
+        State::Starting | State::Stopping | State::Gone => log::Level::Debug,
+    };
+    log::log!(level, state = snapshot.state.name(); "{line}");
+}
+
+/// Whether Envoy lives and does not answer, and nothing is under way that would end that.
+fn is_stuck(snapshot: &Snapshot, now: Instant) -> bool {
+    let silent = snapshot
+        .admin
+        .failing_since
+        .is_some_and(|since| now.saturating_duration_since(since) >= ADMIN_LOST);
+    silent && matches!(snapshot.state, State::Live | State::Drained) && snapshot.envoy.is_some()
 }
 
 /// Notes in the snapshot what Envoy answered.
@@ -307,96 +371,8 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply) {
     }
 }
 
-fn seconds(to: Instant, from: Instant) -> f64 {
-    to.saturating_duration_since(from).as_secs_f64()
-}
-
-fn limit(drain: &Drain) -> String {
-    show(drain.deadline.saturating_duration_since(drain.started))
-}
-
-/// `draining: 12 of 340 connections left (3 requests in flight; https 9, tcp 3), 4.2 s of 25 s`
-fn progress(now: Instant, drain: &Drain, load: Option<&Load>) -> String {
-    let mut line = String::from("draining: ");
-    match load {
-        None => line.push_str("envoy has not told what is left"),
-        Some(load) => {
-            let first = drain.first.as_ref().map_or(0, Load::connections);
-            let now = load.connections();
-            let _ = write!(
-                line,
-                "{now} of {} left",
-                plural(first.max(now), "connection")
-            );
-            let mut details = Vec::new();
-            if load.requests > 0 {
-                details.push(format!("{} in flight", plural(load.requests, "request")));
-            }
-            if load.udp_sessions > 0 {
-                details.push(plural(load.udp_sessions, "UDP session"));
-            }
-            let listeners = by_listener(load);
-            if !listeners.is_empty() {
-                details.push(listeners);
-            }
-            if !details.is_empty() {
-                let _ = write!(line, " ({})", details.join("; "));
-            }
-        }
-    }
-    let _ = write!(
-        line,
-        ", {:.1} s of {}",
-        seconds(now, drain.started),
-        limit(drain)
-    );
-    line
-}
-
-/// `drained after 3.2 s (SIGTERM): 12 connections at the start, 0 at the end`
-fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
-    let Some((at, outcome)) = drain.ended else {
-        return "not drained".into();
-    };
-    let took = show(at.saturating_duration_since(drain.started));
-    let mut line = format!("{} after {took} ({})", outcome.name(), drain.cause);
-    if let (Some(first), Some(last)) = (&drain.first, &snapshot.load) {
-        let start = plural(first.connections(), "connection");
-        let _ = write!(
-            line,
-            ": {start} at the start, {} at the end",
-            last.connections()
-        );
-        let left = by_listener(last);
-        if !left.is_empty() {
-            let cut = if outcome.is_clean() { "idle" } else { "cut" };
-            let _ = write!(
-                line,
-                " ({cut}: {left}; {} in flight)",
-                plural(last.requests, "request")
-            );
-        }
-    }
-    line
-}
-
-/// `https 9, tcp 3`: the listeners that count and have something open.
-fn by_listener(load: &Load) -> String {
-    let open = load
-        .listeners
-        .iter()
-        .filter(|listener| !listener.excluded && listener.connections > 0);
-    open.map(|listener| format!("{} {}", listener.name, listener.connections))
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-fn plural(count: u64, name: &str) -> String {
-    format!("{count} {name}{}", if count == 1 { "" } else { "s" })
-}
-
-/// Leaves the last words where an orchestrator looks for them, if there is such a place.
-pub fn write_termination_log(summary: &str) {
+/// Kubernetes shows what is there; elsewhere there is no such place.
+fn write_termination_log(summary: &str) {
     let file = OpenOptions::new()
         .write(true)
         .truncate(true)

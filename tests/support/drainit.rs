@@ -1,7 +1,8 @@
 //! The program under test, running.
 
+use std::cell::Cell;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, PipeReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -48,6 +49,7 @@ pub struct Drainit {
     pub log: Log,
     pub health: Address,
     process: Process,
+    unread: Cell<Option<PipeReader>>,
     _dir: TempDir,
 }
 
@@ -55,6 +57,34 @@ impl Drainit {
     /// `drainit OPTIONS -- COMMAND`.
     pub fn start(options: &[&str], command: &[String]) -> Drainit {
         Setting::default().start(options, command)
+    }
+
+    /// The same with environment variables, and started by a program that becomes it: `prlimit`,
+    /// `ip netns exec`.
+    pub fn start_under(
+        wrapper: &[&str],
+        variables: &[(&str, &str)],
+        options: &[&str],
+        command: &[String],
+    ) -> Drainit {
+        let setting = Setting::default().behind(wrapper);
+        let setting = variables.iter().fold(setting, |setting, (name, value)| {
+            setting.variable(name, value)
+        });
+        setting.start(options, command)
+    }
+
+    /// The same with a log that nobody reads before [`Drainit::read_log`].
+    pub fn start_unread(options: &[&str], command: &[String]) -> Drainit {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let drainit = Setting::default().stderr(writer).start(options, command);
+        drainit.unread.set(Some(reader));
+        drainit
+    }
+
+    /// Begins to read a log that was not.
+    pub fn read_log(&self) {
+        self.log.collect(self.unread.take().unwrap());
     }
 
     /// The real Envoy, with this configuration, under `drainit`.
@@ -154,7 +184,7 @@ impl Drainit {
 pub struct Setting {
     program: Option<PathBuf>,
     wrapper: Vec<String>,
-    variables: Vec<(&'static str, String)>,
+    variables: Vec<(String, String)>,
     health: Option<SocketAddr>,
     stderr: Option<Stdio>,
 }
@@ -182,8 +212,8 @@ impl Setting {
         self.behind(&["sh", "-ec", script, "sh"])
     }
 
-    pub fn variable(mut self, name: &'static str, value: impl ToString) -> Setting {
-        self.variables.push((name, value.to_string()));
+    pub fn variable(mut self, name: &str, value: impl ToString) -> Setting {
+        self.variables.push((name.to_owned(), value.to_string()));
         self
     }
 
@@ -230,6 +260,7 @@ impl Setting {
             log,
             health,
             process,
+            unread: Cell::default(),
             _dir: dir,
         }
     }
@@ -268,14 +299,9 @@ pub fn run(arguments: &[&str]) -> (i32, String, String) {
 pub fn run_with(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
     let mut command = Command::new(super::drainit());
     command.args(arguments).envs(variables.iter().copied());
-    run_command(&mut command)
-}
-
-/// The same for a command made elsewhere.
-pub fn run_command(command: &mut Command) -> (i32, String, String) {
     command.stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut process = Process::spawn(command);
+    let mut process = Process::spawn(&mut command);
     let (out, err) = (Log::default(), Log::default());
     out.collect(process.child().stdout.take().unwrap());
     err.collect(process.child().stderr.take().unwrap());

@@ -1,0 +1,173 @@
+//! `drainit status`: what the running drainit is doing, for a person.
+
+mod screen;
+mod table;
+
+use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use serde_json::Value;
+
+use super::{BODY, PATIENCE, complain, say};
+use crate::client::{Address, Limits, Method, fetch};
+use crate::control;
+use crate::options::{Look, Options};
+
+use screen::Screen;
+pub use table::{Style, render};
+
+/// Between two looks.
+const REST: Duration = Duration::from_secs(1);
+
+/// The same while something moves.
+const MOVING: Duration = Duration::from_millis(250);
+
+/// What does not answer twice, this far apart, is gone.
+const SECOND_TRY: Duration = Duration::from_millis(300);
+
+/// Shows the status, once or again and again: 0, or 1 when nothing runs.
+pub fn run(options: &Options, look: Look) -> u8 {
+    let asked = control::find(options).and_then(|address| Ok((ask(&address)?, address)));
+    match asked {
+        Ok((first, address)) if look.watch => watch(&address, first, look.json),
+        Ok((first, _)) => {
+            show(&first, look.json);
+            0
+        }
+        Err(why) => {
+            complain(&why);
+            1
+        }
+    }
+}
+
+/// The JSON of `/status`.
+fn ask(address: &Address) -> Result<Value, String> {
+    let limits = Limits {
+        time: PATIENCE,
+        body: BODY,
+    };
+    let (_, body) = fetch(address, Method::Get, "/status", limits)?;
+    let status = serde_json::from_str(&body).ok().filter(Value::is_object);
+    status.ok_or_else(|| format!("{address}: no drainit answers there"))
+}
+
+fn show(status: &Value, json: bool) {
+    if json {
+        say(&status.to_string());
+        return;
+    }
+    // What is too long for the terminal may wrap: nothing is drawn over it.
+    let style = Style {
+        color: std::io::stdout().is_terminal() && screen::colors(),
+        width: usize::MAX,
+    };
+    let _ = write!(std::io::stdout(), "{}", render(status, style));
+}
+
+/// Where the pictures go.
+enum Output {
+    /// One over the other.
+    Screen(Screen),
+    /// One JSON each.
+    Json,
+    /// A line whenever it differs from the last.
+    Lines(String),
+}
+
+impl Output {
+    /// Shows a picture; whether somebody is there to see it.
+    fn show(&mut self, status: &Value) -> bool {
+        match self {
+            Output::Screen(screen) => screen.draw(status).is_ok(),
+            Output::Json => writeln!(std::io::stdout(), "{status}").is_ok(),
+            Output::Lines(last) => {
+                let line = table::line(status);
+                let shown = line == *last || writeln!(std::io::stdout(), "{line}").is_ok();
+                *last = line;
+                shown
+            }
+        }
+    }
+}
+
+/// Shows the status until drainit is gone, or somebody has seen enough.
+fn watch(address: &Address, first: Value, json: bool) -> u8 {
+    // The terminal must get its cursor back, whatever ends this.
+    let signals = match catch() {
+        Ok(signals) => signals,
+        Err(error) => {
+            complain(&format!("cannot handle signals: {error}"));
+            return 1;
+        }
+    };
+    let mut output = if json {
+        Output::Json
+    } else {
+        Screen::open().map_or(Output::Lines(String::new()), Output::Screen)
+    };
+    let mut status = first;
+    let gone = loop {
+        let drawn = Instant::now();
+        if !output.show(&status) {
+            break false;
+        }
+        let pause = if !json && table::moves(&status) {
+            MOVING
+        } else {
+            REST
+        };
+        if !rest(&signals, drawn + pause) {
+            break false;
+        }
+        let again = ask(address).or_else(|_| {
+            thread::sleep(SECOND_TRY);
+            ask(address)
+        });
+        match again {
+            Ok(next) => status = next,
+            Err(_) => break true,
+        }
+    };
+    // Leaves the screen, where there is one, with the last picture on it.
+    drop(output);
+    if gone && !json {
+        say("drainit is gone");
+    }
+    0
+}
+
+/// The signals that end a watch, and the one that tells that the window has changed.
+const ENDS: [Signal; 4] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+];
+const RESIZED: Signal = Signal::SIGWINCH;
+
+/// Keeps them from having their default effect: from now on they are read.
+fn catch() -> nix::Result<SignalFd> {
+    let signals: SigSet = ENDS.into_iter().chain([RESIZED]).collect();
+    signals.thread_block()?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
+/// Waits until then, or until the window changes; whether to go on.
+fn rest(signals: &SignalFd, until: Instant) -> bool {
+    let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+    let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    let _ = poll(&mut fds, timeout);
+    while let Ok(Some(signal)) = signals.read_signal() {
+        if ENDS.iter().any(|end| *end as u32 == signal.ssi_signo) {
+            return false;
+        }
+    }
+    true
+}

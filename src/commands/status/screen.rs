@@ -1,0 +1,81 @@
+//! A terminal on which pictures are drawn one over the other.
+
+use std::io::{self, IsTerminal, Write};
+
+use nix::libc;
+use serde_json::Value;
+
+use super::table::{Style, render};
+
+/// The alternate screen, without a cursor; `\e[?7l`, so that nothing wraps.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+
+/// The terminal, until this is dropped: then it is as before, with the last picture below.
+pub struct Screen {
+    last: String,
+}
+
+impl Screen {
+    /// Takes stdout, if that is a terminal which can do it.
+    pub fn open() -> Option<Screen> {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        if dumb || !io::stdout().is_terminal() {
+            return None;
+        }
+        write(ENTER).ok()?;
+        Some(Screen {
+            last: String::new(),
+        })
+    }
+
+    /// Draws `status` over what was there.
+    ///
+    /// # Errors
+    /// When the terminal is gone.
+    pub fn draw(&mut self, status: &Value) -> io::Result<()> {
+        let (width, height) = size().unwrap_or((80, 24));
+        let style = Style {
+            color: colors(),
+            width,
+        };
+        self.last = render(status, style);
+        // Each line clears what is right of it, and the last one what is below: clearing all
+        // before would flicker.
+        let lines: Vec<&str> = self.last.lines().take(height).collect();
+        write(&format!("\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\r\n")))
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = write(&format!("{LEAVE}{}", self.last));
+    }
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut out = io::stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Whether colours are wanted: see no-color.org.
+pub fn colors() -> bool {
+    let term = std::env::var_os("TERM");
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && term.is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
+/// Columns and rows of stdout, if that is a terminal that knows them.
+pub fn size() -> Option<(usize, usize)> {
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the kernel writes one winsize, to memory that is ours.
+    let asked = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    let (width, height) = (usize::from(size.ws_col), usize::from(size.ws_row));
+    (asked == 0 && width > 0 && height > 0).then_some((width, height))
+}

@@ -1,0 +1,119 @@
+//! What log, systemd and last words say, in words.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use crate::duration::show;
+use crate::envoy::stats::Load;
+use crate::status::{Drain, Snapshot, State, clock};
+
+/// What drainit is doing.
+pub fn state(snapshot: &Snapshot) -> String {
+    let name = snapshot.state.name();
+    let reason = &snapshot.reason;
+    match (snapshot.state, &snapshot.drain) {
+        (State::Live, _) => format!("envoy is {reason}"),
+        (State::Delaying, Some(drain)) => format!(
+            "{}: envoy serves on for the drain delay, then drains until {} at the latest",
+            drain.cause,
+            limit(drain)
+        ),
+        (State::Draining, Some(drain)) => {
+            format!("{}: draining for {} at the most", drain.cause, limit(drain))
+        }
+        (State::Drained, Some(drain)) => format!(
+            "{}; envoy stays until it is told to stop",
+            ending(drain, snapshot)
+        ),
+        _ => format!("{name}: {reason}"),
+    }
+}
+
+/// Seconds from `from` to `to`, to the millisecond.
+pub fn seconds(to: Instant, from: Instant) -> f64 {
+    clock::seconds(to.saturating_duration_since(from))
+}
+
+fn limit(drain: &Drain) -> String {
+    show(drain.deadline.saturating_duration_since(drain.started))
+}
+
+/// `draining: 12 of 340 connections left (3 requests in flight; https 9, tcp 3), 4.2 s of 25 s`
+pub fn progress(now: Instant, drain: &Drain, load: Option<&Load>) -> String {
+    let mut line = String::from("draining: ");
+    match load {
+        None => line.push_str("envoy has not told what is left"),
+        Some(load) => {
+            let first = drain.first.as_ref().map_or(0, Load::connections);
+            let now = load.connections();
+            let _ = write!(
+                line,
+                "{now} of {} left",
+                plural(first.max(now), "connection")
+            );
+            let mut details = Vec::new();
+            if load.requests > 0 {
+                details.push(format!("{} in flight", plural(load.requests, "request")));
+            }
+            if load.udp_sessions > 0 {
+                details.push(plural(load.udp_sessions, "UDP session"));
+            }
+            let listeners = by_listener(load);
+            if !listeners.is_empty() {
+                details.push(listeners);
+            }
+            if !details.is_empty() {
+                let _ = write!(line, " ({})", details.join("; "));
+            }
+        }
+    }
+    let _ = write!(
+        line,
+        ", {:.1} s of {}",
+        seconds(now, drain.started),
+        limit(drain)
+    );
+    line
+}
+
+/// `drained after 3.2 s (SIGTERM): 12 connections at the start, 0 at the end`
+pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
+    let Some((at, outcome)) = drain.ended else {
+        return "not drained".into();
+    };
+    let took = show(at.saturating_duration_since(drain.started));
+    let mut line = format!("{} after {took} ({})", outcome.name(), drain.cause);
+    if let (Some(first), Some(last)) = (&drain.first, &snapshot.load) {
+        let start = plural(first.connections(), "connection");
+        let _ = write!(
+            line,
+            ": {start} at the start, {} at the end",
+            last.connections()
+        );
+        let left = by_listener(last);
+        if !left.is_empty() {
+            let cut = if outcome.is_clean() { "idle" } else { "cut" };
+            let _ = write!(
+                line,
+                " ({cut}: {left}; {} in flight)",
+                plural(last.requests, "request")
+            );
+        }
+    }
+    line
+}
+
+/// `https 9, tcp 3`: the listeners that count and have something open.
+fn by_listener(load: &Load) -> String {
+    let open = load
+        .listeners
+        .iter()
+        .filter(|listener| !listener.excluded && listener.connections > 0);
+    open.map(|listener| format!("{} {}", listener.name, listener.connections))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn plural(count: u64, name: &str) -> String {
+    format!("{count} {name}{}", if count == 1 { "" } else { "s" })
+}

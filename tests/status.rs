@@ -1,0 +1,319 @@
+//! `drainit status`, as a person uses it: under tmux, in a pipe, during a real drain.
+
+mod support;
+
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use support::clients::{HttpConnection, SlowRequest, TcpSession};
+use support::drainit::{self, Drainit};
+use support::envoy_config::{Admin, EnvoyConfig};
+use support::upstream::Upstream;
+use support::{PATIENCE, TempDir, holds_for, wait_for};
+
+/// A terminal of a tmux server's own; it goes with this.
+struct Terminal {
+    socket: String,
+    _dir: TempDir,
+}
+
+impl Terminal {
+    /// A shell in a terminal of 100 columns and 30 rows.
+    fn start() -> Terminal {
+        let dir = TempDir::new();
+        let socket = dir.join("tmux").display().to_string();
+        let terminal = Terminal { socket, _dir: dir };
+        terminal.tmux(&[
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-x",
+            "100",
+            "-y",
+            "30",
+            "sh",
+        ]);
+        terminal
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("tmux");
+        command.args(["-S", &self.socket]).args(arguments);
+        command
+            .env_remove("TMUX")
+            .env("PS1", "prompt> ")
+            .env_remove("NO_COLOR");
+        let output = command.output().expect("tmux");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn types(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys"], keys].concat());
+    }
+
+    fn shows(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    /// One of tmux' variables of the terminal.
+    fn variable(&self, name: &str) -> String {
+        let format = format!("#{{{name}}}");
+        self.tmux(&["display-message", "-p", &format])
+            .trim()
+            .to_owned()
+    }
+
+    #[track_caller]
+    fn wait(&self, text: &str) {
+        let mut seen = String::new();
+        wait_for(&format!("{text:?} on the terminal"), PATIENCE, || {
+            seen = self.shows();
+            seen.contains(text)
+        });
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- terminal\n{}", self.shows());
+        }
+        self.tmux(&["kill-server"]);
+    }
+}
+
+fn command(drainit: &Drainit, more: &str) -> String {
+    let program = support::drainit().display().to_string();
+    format!(
+        "{program} status --listen unix:{} {more}",
+        drainit.health.text()
+    )
+}
+
+/// How full the bar of this name is, in characters, and how long.
+fn bar(screen: &str, name: &str) -> Option<(usize, usize)> {
+    let line = screen
+        .lines()
+        .find(|line| line.trim_start().starts_with(name))?;
+    let bar = line.split_once('[')?.1.split_once(']')?.0;
+    assert!(
+        bar.trim_start_matches('#')
+            .trim_start_matches('-')
+            .is_empty(),
+        "{line}"
+    );
+    Some((bar.matches('#').count(), bar.len()))
+}
+
+#[test]
+fn a_watch_shows_a_drain_as_it_goes_and_ends_with_it() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let options = [
+        "--drain-timeout",
+        "60s",
+        "--exclude-listener",
+        EnvoyConfig::METRICS,
+    ];
+    let mut drainit = Drainit::ready(&options, &config);
+    let slow = SlowRequest::start(config.http, Duration::from_secs(8));
+    upstream.wait_in_flight(1);
+    let _scraper = HttpConnection::idle(config.metrics);
+    let mut sessions = [(); 3].map(|()| Some(TcpSession::open(config.tcp)));
+
+    let terminal = Terminal::start();
+    terminal.types(&[&command(&drainit, "--watch"), "Enter"]);
+    terminal.wait("state        live for ");
+    assert_eq!(terminal.variable("alternate_on"), "1");
+    assert_eq!(terminal.variable("cursor_flag"), "0");
+    let envoy = drainit.envoy_pid();
+    terminal.wait(&format!("envoy        pid {envoy}, version 1.40.0, up "));
+
+    drainit.signal(Signal::SIGTERM);
+    terminal.wait("connections  4 of 4 left, 1 request in flight, 3 TCP sessions");
+    let ip = config.ip();
+    for text in [
+        "state        draining for ",
+        &format!("{ip}_10001: 3 of 3"),
+        "  metrics: 1 of 1 (excluded: these do not count)",
+        "drain        SIGTERM: ",
+        "s left of 60 s, until ",
+        "asked",
+        "health check failed",
+        "listeners draining",
+    ] {
+        terminal.wait(text);
+    }
+    let first = terminal.shows();
+    assert_eq!(bar(&first, "drained"), Some((0, 50)), "{first}");
+
+    sessions[0] = None;
+    sessions[1] = None;
+    terminal.wait("connections  2 of 4 left, 1 request in flight, 1 TCP session");
+    let second = terminal.shows();
+    assert_eq!(bar(&second, "drained"), Some((25, 50)), "{second}");
+    assert!(second.contains("]  50 %"), "{second}");
+    // Drawn over the last picture, not below it.
+    for once in ["drainit 0", "state  ", "connections  ", "  deadline  "] {
+        assert_eq!(second.matches(once).count(), 1, "{once}\n{second}");
+    }
+    // Time passes, and nothing else.
+    wait_for("the deadline's bar to grow", PATIENCE, || {
+        bar(&terminal.shows(), "deadline")
+            .is_some_and(|(full, _)| full > bar(&second, "deadline").unwrap().0)
+    });
+    // A narrower window is drawn anew, and nothing wraps.
+    terminal.tmux(&["resize-window", "-x", "50", "-y", "10"]);
+    wait_for("a narrow picture", PATIENCE, || {
+        bar(&terminal.shows(), "drained").is_none_or(|(_, length)| length < 50)
+    });
+    assert!(terminal.shows().lines().count() <= 10);
+    terminal.tmux(&["resize-window", "-x", "100", "-y", "30"]);
+
+    sessions[2] = None;
+    assert_eq!(slow.status(), 200);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    terminal.wait("drainit is gone");
+    terminal.types(&["echo code $?", "Enter"]);
+    terminal.wait("code 0");
+    assert_eq!(terminal.variable("alternate_on"), "0");
+    assert_eq!(terminal.variable("cursor_flag"), "1");
+}
+
+#[test]
+fn a_watch_that_is_interrupted_gives_the_terminal_back() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&[], &config);
+    let terminal = Terminal::start();
+    for end in ["C-c", "TERM"] {
+        terminal.types(&["clear", "Enter"]);
+        terminal.types(&[&command(&drainit, "--watch; echo code $?"), "Enter"]);
+        wait_for("the picture", PATIENCE, || {
+            terminal.variable("alternate_on") == "1"
+                && terminal.shows().contains("state        live")
+        });
+        if end == "C-c" {
+            terminal.types(&[end]);
+        } else {
+            let shell = terminal.variable("pane_pid").parse().unwrap();
+            let children = support::process::children(nix::unistd::Pid::from_raw(shell));
+            nix::sys::signal::kill(children[0], Signal::SIGTERM).unwrap();
+        }
+        terminal.wait("code 0");
+        assert_eq!(terminal.variable("alternate_on"), "0");
+        assert_eq!(terminal.variable("cursor_flag"), "1");
+        // The last picture stays.
+        assert!(terminal.shows().contains("state        live for "));
+    }
+    assert!(!drainit.has_exited());
+}
+
+#[test]
+fn colours_are_for_terminals_and_for_those_who_want_them() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&[], &config);
+    let listen = format!("unix:{}", drainit.health.text());
+    let (code, table, _) = drainit::run(&["status", "--listen", &listen]);
+    assert_eq!(code, 0);
+    assert!(table.starts_with("drainit "), "{table}");
+    assert!(!table.contains('\x1b'), "{table:?}");
+
+    let terminal = Terminal::start();
+    let painted = || terminal.tmux(&["capture-pane", "-p", "-e"]);
+    let live = |shown: &str| shown.contains("live for ") || shown.contains("live\x1b[0m for ");
+    for (no_color, color) in [("NO_COLOR=1 ", false), ("", true), ("TERM=dumb ", false)] {
+        terminal.types(&["clear", "Enter"]);
+        terminal.types(&[
+            &format!("{no_color}{}; echo code $?", command(&drainit, "")),
+            "Enter",
+        ]);
+        terminal.wait("code 0");
+        let shown = painted();
+        assert!(
+            live(&shown.replace("\x1b[39m", "\x1b[0m")) || shown.contains("live"),
+            "{shown:?}"
+        );
+        assert_eq!(
+            shown.contains("\x1b[32m") || shown.contains(";32m"),
+            color,
+            "{no_color}{shown:?}"
+        );
+    }
+}
+
+#[test]
+fn a_watch_in_a_pipe_is_a_line_for_each_change() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&[], &config);
+    let session = TcpSession::open(config.tcp);
+    let program = support::drainit();
+    let listen = format!("unix:{}", drainit.health.text());
+    let out = TempDir::new();
+    let (text, json) = (out.join("text"), out.join("json"));
+    let mut watches = [(&text, None), (&json, Some("--json"))].map(|(file, json)| {
+        let mut command = Command::new(&program);
+        command
+            .args(["status", "--watch", "--listen", &listen])
+            .args(json);
+        command.stdout(std::fs::File::create(file).unwrap());
+        support::process::Process::spawn(&mut command)
+    });
+    let written = |file| std::fs::read_to_string(file).unwrap();
+    wait_for("the first lines", PATIENCE, || {
+        !written(&text).is_empty() && !written(&json).is_empty()
+    });
+    drainit.signal(Signal::SIGTERM);
+    wait_for("the draining", PATIENCE, || {
+        written(&text).contains("draining: 1 of 1 left, 1 TCP session\n")
+    });
+    // Nothing changes: nothing is written.
+    let before = written(&text);
+    holds_for("silence", Duration::from_millis(1500), || {
+        written(&text) == before
+    });
+    drop(session);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    for watch in &mut watches {
+        assert_eq!(watch.wait_exit(PATIENCE), 0);
+    }
+    let lines = written(&text);
+    let lines: Vec<&str> = lines.lines().collect();
+    assert!(lines[0].starts_with("live: live "), "{lines:?}");
+    assert_eq!(lines.last(), Some(&"drainit is gone"));
+    assert!(!written(&text).contains('\x1b'));
+    let states: Vec<String> = written(&json)
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["state"].to_string())
+        .collect();
+    assert_eq!(states[0], "\"live\"");
+    assert!(states.contains(&"\"draining\"".to_owned()), "{states:?}");
+}
+
+#[test]
+fn the_json_is_one_line_and_nothing_that_runs_is_an_error() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&[], &config);
+    let listen = format!("unix:{}", drainit.health.text());
+    let (code, out, _) = drainit::run(&["status", "--json", "--listen", &listen]);
+    assert_eq!((code, out.lines().count()), (0, 1));
+    let status: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(status["state"], "live");
+    assert_eq!(status["envoy"]["pid"], drainit.envoy_pid().as_raw());
+
+    for more in [["--json", "--watch"], ["--watch", "--watch"]] {
+        let mut line = vec!["status", "--listen", "unix:/nowhere/socket"];
+        line.extend(more);
+        let (code, out, err) = drainit::run(&line);
+        assert_eq!((code, &*out), (1, ""));
+        assert_eq!(err.lines().count(), 1, "{err}");
+        assert!(err.starts_with("drainit: /nowhere/socket: "), "{err}");
+    }
+}
