@@ -8,6 +8,7 @@
 #![allow(dead_code)]
 
 pub mod clients;
+pub mod container;
 pub mod drainit;
 pub mod envoy_config;
 pub mod fake_admin;
