@@ -15,6 +15,7 @@ pub mod fake_admin;
 pub mod fake_envoy;
 pub mod http;
 pub mod load;
+pub mod manifest;
 pub mod process;
 pub mod upstream;
 
