@@ -65,6 +65,22 @@ impl Network {
         entered.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// Starts a process in the namespace. It ends with the calling thread, or before.
+    pub fn spawn(&self, command: &mut Command) -> Process {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::process::CommandExt;
+        let namespace = self.0.as_raw_fd();
+        // SAFETY: between fork and exec, setns alone, which is a bare system call on a
+        // descriptor that outlives it.
+        unsafe {
+            command.pre_exec(move || {
+                let namespace = std::os::fd::BorrowedFd::borrow_raw(namespace);
+                setns(namespace, CloneFlags::CLONE_NEWNET).map_err(Into::into)
+            });
+        }
+        Process::spawn(command)
+    }
+
     fn path(&self) -> String {
         use std::os::fd::AsRawFd;
         format!("/proc/{}/fd/{}", std_process::id(), self.0.as_raw_fd())

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::container::{Container, Network, Spec, open_to_all, writable_file};
-use super::http::Address;
+use super::http::{Address, Response};
 use super::{TempDir, wait_for};
 
 /// The worst of what the default seccomp profile of container runtimes refuses.
@@ -109,18 +109,17 @@ impl Pod {
     pub fn probe(&self, kind: &str) -> bool {
         let get = &self.only_container()[kind]["httpGet"];
         let path = get["path"].as_str().unwrap();
-        self.get(self.port(&get["port"]), "GET", path)
-            .is_some_and(|status| (200..400).contains(&status))
+        self.get(self.port(&get["port"]), path)
+            .is_some_and(|answer| (200..400).contains(&answer.status))
     }
 
-    /// A request to the pod's address; its status.
-    pub fn get(&self, port: u16, method: &str, path: &str) -> Option<u16> {
+    /// The answer to a GET from outside of loopback.
+    pub fn get(&self, port: u16, path: &str) -> Option<Response> {
         let address = Address::Tcp(self.address(port));
         let patience = Duration::from_secs(1);
-        let answer = self
-            .network
-            .enter(|| address.request(method, path, patience));
-        answer.ok().map(|answer| answer.status)
+        self.network
+            .enter(|| address.request("GET", path, patience))
+            .ok()
     }
 
     pub fn address(&self, port: u16) -> SocketAddr {
