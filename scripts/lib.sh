@@ -45,9 +45,15 @@ need_python() {
         python3 -m venv --clear $venv || fail "python3 -m venv failed"
         touch $venv/ready
     fi
-    if ! $venv/bin/pip show --quiet "$@" 2>/dev/null; then
-        say "installing $* from PyPI"
-        $venv/bin/pip install --quiet --disable-pip-version-check "$@" >&2 || fail "pip could not install $*"
+    # One at a time: pip is content when one of several is there.
+    local missing=() name
+    for name; do
+        $venv/bin/pip show --quiet "$name" 2>/dev/null || missing+=("$name")
+    done
+    if [ ${#missing[@]} -gt 0 ]; then
+        say "installing ${missing[*]} from PyPI"
+        $venv/bin/pip install --quiet --disable-pip-version-check "${missing[@]}" >&2 ||
+            fail "pip could not install ${missing[*]}"
     fi
     exec 9>&-
 }

@@ -15,7 +15,7 @@ use crate::client::Address;
 use crate::drain::Limits;
 use crate::http::Listen;
 
-pub use flags::{FLAGS, Flag};
+pub use flags::{FLAGS, Flag, Value};
 pub use help::{help, version};
 
 /// What the user wants.

@@ -23,7 +23,7 @@ use super::{PATIENCE, TempDir, wait_for, wait_for_some};
 pub struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
-    fn collect(&self, output: impl std::io::Read + Send + 'static) {
+    pub fn collect(&self, output: impl std::io::Read + Send + 'static) {
         let log = self.clone();
         thread::spawn(move || {
             for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {

@@ -8,12 +8,15 @@
 #![allow(dead_code)]
 
 pub mod clients;
+pub mod container;
 pub mod drainit;
 pub mod envoy_config;
 pub mod fake_admin;
 pub mod fake_envoy;
 pub mod http;
+pub mod kubelet;
 pub mod load;
+pub mod manifest;
 pub mod process;
 pub mod upstream;
 

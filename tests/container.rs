@@ -1,0 +1,139 @@
+//! The image's root file system as a real container: drainit as pid 1, uid 65534, a read-only
+//! root, no capability, no /dev/shm.
+
+mod support;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use support::clients::{HttpConnection, SlowRequest};
+use support::container::{Container, Network, Spec, open_to_all, wait_text, writable_file};
+use support::envoy_config::{Admin, EnvoyConfig};
+use support::http::Address;
+use support::upstream::Upstream;
+use support::{PATIENCE, TempDir, wait_for};
+
+/// As Dockerfile.scratch has it: ENTRYPOINT and CMD.
+const IMAGE: [&str; 5] = [
+    "/drainit",
+    "--",
+    "/usr/local/bin/envoy",
+    "-c",
+    "/etc/envoy/envoy.yaml",
+];
+
+/// drainit's port, as it is without any option.
+fn health(network: &Network, path: &str) -> Option<(u16, String)> {
+    let address: SocketAddr = "127.0.0.1:8090".parse().unwrap();
+    let answer = network.enter(|| Address::Tcp(address).request("GET", path, PATIENCE));
+    answer.ok().map(|answer| (answer.status, answer.body))
+}
+
+fn wait_ready(network: &Network) {
+    wait_for("the container to be ready", PATIENCE, || {
+        health(network, "/ready").is_some_and(|(status, _)| status == 200)
+    });
+}
+
+#[test]
+fn a_slow_request_in_a_container_gets_its_answer_and_the_container_exits_with_0() {
+    let network = Network::new();
+    let (upstream, config) = network.enter(|| {
+        let upstream = Upstream::start();
+        let config = EnvoyConfig::new(Admin::Tcp, &upstream);
+        (upstream, config)
+    });
+    open_to_all(config.dir.path()).unwrap();
+    let outside = TempDir::new();
+    let last_words = outside.join("termination-log");
+    writable_file(&last_words);
+
+    let mut spec = Spec::new(&["/drainit", "--", "/usr/local/bin/envoy"]);
+    spec.args.extend(config.arguments());
+    let dir = config.dir.path().to_owned();
+    spec.mounts = vec![
+        (dir.clone(), dir, false),
+        (last_words.clone(), "/dev/termination-log".into(), false),
+    ];
+    let mut container = Container::start(&spec, &network);
+    wait_ready(&network);
+
+    assert_eq!(health(&network, "/healthz").unwrap(), (200, "OK".into()));
+    assert_eq!(health(&network, "/ready").unwrap(), (200, "LIVE".into()));
+    // pid 1 of its namespace, nobody, and with no privilege.
+    assert!(container.status("NSpid:").ends_with(" 1"));
+    assert_eq!(container.status("Uid:"), "65534 65534 65534 65534");
+    for set in ["CapEff:", "CapBnd:"] {
+        assert_eq!(container.status(set), "0000000000000000");
+    }
+
+    let slow = network.enter(|| SlowRequest::start(config.http, Duration::from_secs(2)));
+    upstream.wait_in_flight(1);
+    container.kill("TERM");
+    wait_for("the container not to be ready", PATIENCE, || {
+        health(&network, "/ready").unwrap().0 == 503
+    });
+    assert_eq!(health(&network, "/healthz").unwrap().0, 200);
+    assert_eq!(slow.status(), 200);
+    assert_eq!(container.wait_exit(PATIENCE), 0);
+    container.log.find("drainit is over: drained").unwrap();
+    wait_text(&last_words, "drainit is over: drained");
+}
+
+#[test]
+fn the_image_as_it_is_serves_and_is_probed_and_drained_from_inside() {
+    let network = Network::new();
+    let mut container = Container::start(&Spec::new(&IMAGE), &network);
+    wait_for("the exec probe to succeed", PATIENCE, || {
+        container.exec(&["/drainit", "health", "ready"]) == (0, "LIVE\n".into())
+    });
+    assert_eq!(container.exec(&["/drainit", "health"]), (0, "OK\n".into()));
+    let hello = network.enter(|| {
+        let mut connection = HttpConnection::open(([127, 0, 0, 1], 10_000).into()).unwrap();
+        connection.get("/").unwrap()
+    });
+    assert_eq!((hello.status, hello.body.as_str()), (200, "hello\n"));
+
+    let (code, progress) = container.exec(&["/drainit", "shutdown"]);
+    assert_eq!(code, 0, "{progress}");
+    assert!(progress.contains("drained"), "{progress}");
+    assert_eq!(
+        container.exec(&["/drainit", "health", "ready"]),
+        (1, "DRAINING\n".into())
+    );
+    assert_eq!(container.exec(&["/drainit", "health", "live"]).0, 0);
+    assert!(!container.has_exited());
+    container.kill("TERM");
+    assert_eq!(container.wait_exit(PATIENCE), 0);
+}
+
+#[test]
+fn a_broken_envoy_ends_the_container_with_its_exit_code() {
+    let network = Network::new();
+    let mut spec = Spec::new(&IMAGE);
+    spec.args.push("--no-such-flag".into());
+    let (code, log) = Container::run(&spec, &network);
+    assert_eq!(code, 1, "{log:?}");
+}
+
+#[test]
+fn install_copies_a_program_that_runs() {
+    let dir = TempDir::new();
+    for (to, path) in [("tool", "tool"), (".", "drainit")] {
+        let target = dir.join(to).display().to_string();
+        let (code, out, err) = support::drainit::run(&["install", &target]);
+        assert_eq!(code, 0, "{err}");
+        let path = dir.join(path);
+        assert!(out.starts_with("installed "), "{out}");
+        let version = std::process::Command::new(&path).arg("--version").output();
+        let version = version.unwrap();
+        assert!(version.stdout.starts_with(b"drainit "), "{version:?}");
+        assert_eq!(
+            fs::read(&path).unwrap(),
+            fs::read(support::drainit()).unwrap()
+        );
+    }
+    let (code, _, err) = support::drainit::run(&["install", "/proc/no/such/place"]);
+    assert_eq!((code, err.lines().count()), (1, 1), "{err}");
+}

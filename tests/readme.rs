@@ -1,0 +1,392 @@
+//! The README is true: its options, metrics, paths, states and manifests are those of the program.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use drainit::drain::{Answer, Ask, Limits};
+use drainit::envoy::stats::Load;
+use drainit::options::{FLAGS, help};
+use drainit::process::Exit;
+use drainit::status::{Snapshot, State, metrics};
+use drainit::supervisor::decide::{Action, Core, Input, Order, Rules};
+use serde_json::Value;
+
+use support::TempDir;
+use support::manifest::{blocks, duration_option, manifests, readme};
+
+/// The table of options, from the table that `--help` is made of.
+fn options_table() -> String {
+    use drainit::options::Value::{Each, One, Switch};
+    let mut table = String::from("| option | default | meaning |\n| --- | --- | --- |\n");
+    for flag in FLAGS {
+        let value = match flag.value {
+            Switch => String::new(),
+            One(name) | Each(name) => format!(" {}", name.replace('|', "\\|")),
+        };
+        let default = match flag.default {
+            "" | "off" | "found out" | "loopback" => flag.default.to_owned(),
+            default => format!("`{default}`"),
+        };
+        let mut doc = flag.doc.to_owned();
+        for name in flag.aliases {
+            let _ = write!(doc, " Also `--{name}`.");
+        }
+        if let Some(variable) = flag.env {
+            let _ = write!(doc, " Also `{variable}`.");
+        }
+        let _ = writeln!(table, "| `--{}{value}` | {default} | {doc} |", flag.name);
+    }
+    table
+}
+
+#[test]
+fn the_table_of_options_is_the_one_of_help() {
+    let table = options_table();
+    assert!(
+        readme().contains(&table),
+        "the README's table of options should be:\n{table}"
+    );
+    let (_, shown, _) = support::drainit::run(&["help"]);
+    assert_eq!(shown, help().trim_end());
+}
+
+#[test]
+fn every_line_of_helps_usage_is_a_command_of_the_readme() {
+    let readme = readme();
+    let usage = help();
+    let usage = usage.split("Options.").next().unwrap();
+    let commands = usage.lines().filter_map(|line| {
+        let line = line.strip_prefix("  drainit ")?;
+        line.split("  ").next()
+    });
+    for command in commands {
+        let shown = format!("`drainit {}", command.split(',').next().unwrap());
+        assert!(readme.contains(&shown.replace('|', "\\|")), "{shown}");
+    }
+}
+
+#[test]
+fn every_metric_path_signal_and_state_is_in_the_readme() {
+    let readme = readme();
+    let now = Instant::now();
+    let page = metrics::render(&Snapshot::new(now), now);
+    let named = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .map(|line| line.split_once(' ').unwrap());
+    for (name, kind) in named {
+        let row = readme
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{name}")));
+        let row = row.unwrap_or_else(|| panic!("{name} is not in the README"));
+        assert!(row.contains(&format!(" {kind} ")), "{row} is no {kind}");
+    }
+    for path in ["/healthz", "/ready", "/shutdown", "/status", "/metrics"] {
+        assert!(readme.contains(&format!("{path}` |")), "{path}");
+    }
+    for signal in ["TERM, INT", "USR2", "QUIT", "USR1", "HUP"] {
+        assert!(readme.contains(&format!("\n| {signal} | ")), "{signal}");
+    }
+    for state in State::ALL {
+        assert!(readme.contains(state.name()), "{state:?}");
+    }
+}
+
+/// The arrows of the README's diagram.
+fn drawn() -> BTreeSet<(String, String)> {
+    let diagram = blocks("mermaid").remove(0);
+    let arrows = diagram.lines().filter_map(|line| {
+        let (from, to) = line.trim().split_once(" --> ")?;
+        let to = to.split(':').next().unwrap();
+        Some((from.to_owned(), to.to_owned()))
+    });
+    arrows.collect()
+}
+
+/// The changes of state that the decision core makes, whatever comes.
+fn walked() -> BTreeSet<(String, String)> {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = move |limit: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % limit
+    };
+    let mut seen = BTreeSet::new();
+    for _ in 0..60_000 {
+        let second = Duration::from_secs(1);
+        let rules = Rules {
+            limits: Limits {
+                delay: second * [0, 5][below(2) as usize],
+                timeout: second * 25,
+                min: Duration::ZERO,
+                settle: second * 5,
+                open_connections: 0,
+                check_interval: second / 4,
+            },
+            kill_timeout: second * 2,
+            restart: below(2) == 0,
+            gated: below(3) == 0,
+        };
+        let mut core = Core::new(rules, below(1000));
+        let mut now = Duration::ZERO;
+        let mut state = "[*]".to_owned();
+        let mut see = |core: &Core, now| {
+            let new = core.state(now).name();
+            if state != new {
+                seen.insert((state.clone(), new.to_owned()));
+                new.clone_into(&mut state);
+            }
+        };
+        see(&core, now);
+        let mut runs = false;
+        let mut asked = None;
+        let mut todo = vec![Input::Tick];
+        for _ in 0..40 {
+            let input = todo.pop().unwrap_or_else(|| match below(9) {
+                0 if below(4) == 0 => Input::Order(Order::Stop, "TERM".into()),
+                0 if below(4) == 0 => Input::Order(Order::StopNow, "QUIT".into()),
+                0 => Input::Order(Order::Drain, "USR2".into()),
+                1 => Input::Probe,
+                2 => Input::CertificatesReady,
+                3 if runs && below(3) == 0 => Input::Exited(Exit::Code(below(2) as u8)),
+                4..8 if asked.is_some() => {
+                    let ask = asked.take().unwrap();
+                    Input::Answer(ask, answer(ask, below(4)))
+                }
+                _ => Input::Tick,
+            });
+            if !matches!(input, Input::Spawned | Input::SpawnFailed(_)) {
+                now += [Duration::ZERO, second / 5, second * 2, second * 11][below(4) as usize];
+                see(&core, now);
+            }
+            runs = match input {
+                Input::Spawned => true,
+                Input::Exited(_) => false,
+                _ => runs,
+            };
+            for action in core.handle(now, input) {
+                match action {
+                    Action::Spawn if below(8) == 0 => todo.push(Input::SpawnFailed(127)),
+                    Action::Spawn => todo.push(Input::Spawned),
+                    Action::Ask(ask) => asked = Some(ask),
+                    _ => {}
+                }
+            }
+            // As the main loop, which publishes once it has done what was decided.
+            if todo.is_empty() {
+                see(&core, now);
+            }
+            if core.state(now) == State::Gone {
+                break;
+            }
+        }
+    }
+    seen.insert(("gone".into(), "[*]".into()));
+    seen
+}
+
+fn answer(ask: Ask, luck: u64) -> Option<Answer> {
+    if luck == 0 {
+        return None;
+    }
+    Some(match ask {
+        Ask::Ready if luck == 1 => Answer::Ready("INITIALIZING".into()),
+        Ask::Ready => Answer::Ready("LIVE".into()),
+        Ask::ServerInfo => Answer::Version("1.40.0".into()),
+        Ask::Stats => Answer::Stats(Load {
+            requests: luck - 1,
+            health_failed: true,
+            ..Load::default()
+        }),
+        _ => Answer::Done,
+    })
+}
+
+#[test]
+fn the_diagrams_arrows_are_those_that_the_decision_core_takes() {
+    let (drawn, walked) = (drawn(), walked());
+    let missing: Vec<_> = walked.difference(&drawn).collect();
+    let invented: Vec<_> = drawn.difference(&walked).collect();
+    assert!(
+        missing.is_empty() && invented.is_empty(),
+        "missing: {missing:?}, invented: {invented:?}"
+    );
+}
+
+#[test]
+fn the_pods_have_time_to_drain_are_probed_have_no_hook_and_are_restricted() {
+    let mut pods = 0;
+    for manifest in manifests() {
+        let Some(pod) = manifest.pointer("/spec/template/spec") else {
+            continue;
+        };
+        pods += 1;
+        let text = pod.to_string();
+        assert!(!text.contains("preStop") && !text.contains("lifecycle"));
+        let grace = pod["terminationGracePeriodSeconds"].as_f64().unwrap();
+        let containers = pod["containers"].as_array().unwrap();
+        let envoy = containers.iter().find(|one| one["name"] == "envoy");
+        let envoy = envoy.unwrap();
+        let args = envoy["args"].as_array().unwrap();
+        let needed = duration_option(args, "--drain-timeout")
+            .unwrap_or(Duration::from_secs(25))
+            .as_secs_f64()
+            + duration_option(args, "--kill-timeout")
+                .unwrap_or(Duration::from_secs(2))
+                .as_secs_f64();
+        assert!(grace > needed, "{grace} s are not above {needed} s");
+        for (probe, path) in [
+            ("startupProbe", "/ready"),
+            ("readinessProbe", "/ready"),
+            ("livenessProbe", "/healthz"),
+        ] {
+            assert_eq!(envoy[probe]["httpGet"]["path"], path, "{probe}");
+        }
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(
+            pod["securityContext"]["seccompProfile"]["type"],
+            "RuntimeDefault"
+        );
+        let inits = pod["initContainers"].as_array().unwrap();
+        for container in inits.iter().chain(containers) {
+            let security = &container["securityContext"];
+            assert_eq!(security["allowPrivilegeEscalation"], false);
+            assert_eq!(security["readOnlyRootFilesystem"], true);
+            assert_eq!(security["capabilities"]["drop"], serde_json::json!(["ALL"]));
+            mounts_have_volumes(pod, container);
+        }
+        // The key is in the SDS files: not on a disk.
+        if args
+            .iter()
+            .any(|arg| arg == "--resources-dir=/config/resources")
+        {
+            let volumes = pod["volumes"].as_array().unwrap();
+            let config = volumes.iter().find(|one| one["name"] == "config").unwrap();
+            assert_eq!(config["emptyDir"]["medium"], "Memory");
+        }
+        let options: Vec<_> = args
+            .iter()
+            .map(|arg| arg.as_str().unwrap().into())
+            .collect();
+        if let Err(why) = drainit::options::parse(options, |_| None) {
+            panic!("{args:?}: {why}");
+        }
+    }
+    assert_eq!(pods, 3);
+}
+
+fn mounts_have_volumes(pod: &Value, container: &Value) {
+    let volumes = pod["volumes"].as_array().unwrap();
+    for mount in container["volumeMounts"].as_array().unwrap() {
+        assert!(
+            volumes.iter().any(|volume| volume["name"] == mount["name"]),
+            "{mount} has no volume"
+        );
+    }
+}
+
+#[test]
+fn the_manifests_fit_kubernetes_published_schema() {
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/python/bin/python");
+    assert!(python.is_file(), "kubernetes-validate: run scripts/test");
+    let dir = TempDir::new();
+    let file = dir.join("manifests.json");
+    // What is not Kubernetes' own has no schema there.
+    let own: Vec<_> = manifests()
+        .into_iter()
+        .filter(|one| !one["apiVersion"].as_str().unwrap().contains("cert-manager"))
+        .collect();
+    assert!(own.len() >= 4);
+    fs::write(&file, serde_json::to_string(&own).unwrap()).unwrap();
+    let script = "import json, sys, kubernetes_validate as k\n\
+                  for one in json.load(open(sys.argv[1])): k.validate(one, k.latest_version(), strict=True)";
+    let checked = Command::new(python)
+        .args(["-c", script])
+        .arg(&file)
+        .output();
+    let checked = checked.unwrap();
+    assert!(
+        checked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&checked.stderr)
+    );
+}
+
+#[test]
+fn links_and_scripts_exist_and_anchors_have_their_headings() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = readme();
+    let headings: BTreeSet<_> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("## "))
+        .map(|title| title.to_lowercase().replace(' ', "-").replace(',', ""))
+        .collect();
+    let mut links = 0;
+    for target in readme.split("](").skip(1) {
+        let target = target.split(')').next().unwrap();
+        links += 1;
+        match target.strip_prefix('#') {
+            Some(anchor) => assert!(headings.contains(anchor), "no heading for #{anchor}"),
+            None => assert!(root.join(target).exists(), "{target} does not exist"),
+        }
+    }
+    assert!(links > 10);
+    let words = readme.split(|c: char| !(c.is_ascii_alphanumeric() || "/._-".contains(c)));
+    let mut scripts = BTreeSet::new();
+    for word in words.map(|word| word.trim_end_matches('.')) {
+        if word.starts_with("scripts/") {
+            scripts.insert(word);
+            let script = fs::metadata(root.join(word));
+            let script = script.unwrap_or_else(|error| panic!("{word}: {error}"));
+            assert_ne!(script.permissions().mode() & 0o111, 0, "{word}");
+        } else if word.starts_with("src/") {
+            assert!(root.join(word).exists(), "{word} does not exist");
+        }
+    }
+    assert!(scripts.contains("scripts/demo") && scripts.contains("scripts/test"));
+}
+
+#[test]
+fn the_unit_gives_the_drain_its_time_and_the_init_scripts_parse() {
+    let unit = blocks("ini").remove(0);
+    let setting = |name: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name}")).to_owned()
+    };
+    assert_eq!(setting("Type="), "notify");
+    assert_eq!(setting("KillMode="), "mixed");
+    assert!(setting("TimeoutStopSec=").parse::<u64>().unwrap() > 27);
+    for name in ["ExecStart=", "ExecReload=", "WatchdogSec="] {
+        setting(name);
+    }
+    let scripts = blocks("sh");
+    assert_eq!(scripts.len(), 2);
+    for script in scripts {
+        let checked = Command::new("sh").args(["-n", "-c", &script]).status();
+        assert!(checked.unwrap().success(), "{script}");
+    }
+}
+
+#[test]
+fn the_demo_loses_nothing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut demo = Command::new("python3");
+    demo.arg(root.join("scripts/demo.py"));
+    demo.args([support::drainit(), support::envoy()]);
+    demo.stdin(Stdio::null());
+    let output = demo.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && told.contains("Nothing was lost."),
+        "{told}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
