@@ -116,9 +116,9 @@ pub fn run(
             }));
         }
         if units.iter_mut().fold(false, |any, unit| {
-            any | unit.engine.changed_status().is_some()
+            any | unit.engine.record.changed().is_some()
         }) {
-            let status = units.iter().flat_map(|unit| unit.engine.status());
+            let status = units.iter().flat_map(|unit| unit.engine.record.status());
             send(Report::Status(status.cloned().collect()));
         }
         if !ready {
@@ -192,7 +192,7 @@ fn outcome(units: &[Unit]) -> Result<String, String> {
     let mut lines = Vec::new();
     let mut failed = false;
     for unit in units {
-        if let Some(leaf) = unit.engine.status().first() {
+        if let Some(leaf) = unit.engine.record.status().first() {
             let serial = leaf.serial.as_deref().unwrap_or("none");
             let secret = &leaf.secret;
             failed |= leaf.last_error.is_some();
