@@ -16,7 +16,6 @@ use super::pending::{Pending, Ruling, Set, Way};
 use super::read::{self, Contents, Refusal};
 use super::record::{Outcome, Record};
 use super::watch::Watch;
-use crate::status::Certificate;
 
 /// For the candidate's verdict; it takes 0.1 s. After that the running Envoy judges alone.
 const VALIDATE_WITHIN: Duration = Duration::from_secs(10);
@@ -67,7 +66,8 @@ pub struct Engine {
     /// What the SDS files held at the start.
     kept: Option<Arc<Contents>>,
     watch: Watch,
-    record: Record,
+    /// What people are told.
+    pub record: Record,
 }
 
 impl Engine {
@@ -384,29 +384,14 @@ impl Engine {
         watching && !self.watch.is_news() && !self.awaits_word()
     }
 
-    /// Why the last change did not succeed; none where it did.
-    pub fn error(&self) -> Option<&str> {
-        self.record.error()
-    }
-
     /// What the files lack, as far as that is known, or what is being done about it.
     pub fn waiting_for(&self) -> String {
-        match (&self.phase, self.error(), self.watch.seen()) {
+        match (&self.phase, self.record.error(), self.watch.seen()) {
             (Phase::Watching, _, Some(Err(refusal))) => refusal.to_string(),
             (Phase::Watching, Some(why), _) => why.to_owned(),
             (Phase::Watching, None, _) => "a certificate that can be used".to_owned(),
             _ => "the verdict of a candidate Envoy".to_owned(),
         }
-    }
-
-    /// What is known of the secrets, when it has changed since it was last asked for.
-    pub fn changed_status(&mut self) -> Option<&[Certificate]> {
-        self.record.changed()
-    }
-
-    /// What is known of the secrets.
-    pub fn status(&self) -> &[Certificate] {
-        self.record.status()
     }
 
     fn name(&self) -> &str {

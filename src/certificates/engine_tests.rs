@@ -132,7 +132,7 @@ impl World {
         world.run(Duration::from_secs(1));
         world.start_envoy();
         world.run(Duration::from_secs(1));
-        assert_eq!(world.engine.status()[0].last_result, Some("ok"));
+        assert_eq!(world.engine.record.status()[0].last_result, Some("ok"));
         world
     }
 
@@ -246,7 +246,7 @@ impl World {
 
     /// The number of changes that ended so: ok, refused, rejected, unconfirmed.
     fn results(&self) -> [u64; 4] {
-        self.engine.status()[0].reloads
+        self.engine.record.status()[0].reloads
     }
 
     fn shows(&self, kind: Kind) -> bool {
@@ -338,12 +338,12 @@ fn what_envoy_rejects_is_followed_by_the_last_good_set_and_not_tried_again() {
     world.write(Kind::Poison(1), ms(60_000));
     assert!(world.shows(Kind::Ec(0)));
     assert_eq!(world.publications, 3);
-    let leaf = &world.engine.status()[0];
+    let leaf = &world.engine.record.status()[0];
     assert_eq!((leaf.last_result, leaf.generation), (Some("rejected"), 3));
     assert_eq!(world.envoy.as_ref().unwrap().taken.as_ref().unwrap().0, 3);
     world.write(Kind::Ec(0), ms(5000));
     assert_eq!(world.publications, 3, "the old bytes are there already");
-    assert_eq!(world.engine.error(), None);
+    assert_eq!(world.engine.record.error(), None);
     world.write(Kind::Rsa, ms(2000));
     assert_eq!(world.results(), [2, 0, 1, 0]);
 }
@@ -353,11 +353,11 @@ fn what_is_refused_is_said_once_and_tried_again_when_it_changes() {
     let mut world = World::live(Kind::Ec(0));
     world.write(Kind::Expired, ms(30_000));
     assert_eq!(world.results(), [1, 1, 0, 0]);
-    assert!(world.engine.error().unwrap().contains("expired"));
+    assert!(world.engine.record.error().unwrap().contains("expired"));
     world.write(Kind::Missing, ms(5000));
     world.write(Kind::Ec(1), ms(2000));
     assert_eq!(world.results(), [2, 2, 0, 0]);
-    assert_eq!(world.engine.error(), None);
+    assert_eq!(world.engine.record.error(), None);
 }
 
 #[test]
@@ -371,7 +371,7 @@ fn asked_for_it_looks_at_once_and_says_what_it_thinks() {
     world.write(Kind::Expired, ms(3000));
     world.engine.check_now(world.now);
     world.run(ms(10));
-    assert!(world.engine.is_idle() && world.engine.error().is_some());
+    assert!(world.engine.is_idle() && world.engine.record.error().is_some());
 }
 
 #[test]
@@ -388,7 +388,20 @@ fn a_silent_admin_is_no_reason_to_go_back() {
     );
     world.admin_answers = true;
     world.run(ms(60_000));
-    assert_eq!(world.engine.status()[0].last_result, Some("ok"));
+    assert_eq!(world.engine.record.status()[0].last_result, Some("ok"));
+}
+
+#[test]
+fn the_next_change_waits_for_envoys_word_on_the_last() {
+    let mut world = World::live(Kind::Ec(0));
+    world.admin_answers = false;
+    world.write(Kind::Rsa, ms(3000));
+    world.write(Kind::Other, ms(3000));
+    assert!(world.shows(Kind::Rsa));
+    world.admin_answers = true;
+    world.run(ms(2000));
+    assert!(world.shows(Kind::Other));
+    assert_eq!(world.results(), [3, 0, 0, 0]);
 }
 
 #[test]
@@ -429,19 +442,18 @@ fn a_full_disk_delays_and_loses_nothing() {
     let mut world = World::live(Kind::Ec(0));
     world.disk_full = true;
     world.write(Kind::Rsa, ms(10_000));
-    assert!(world.engine.error().unwrap().contains("disk full"));
+    assert!(world.engine.record.error().unwrap().contains("disk full"));
     world.disk_full = false;
     world.run(ms(2000));
     assert!(world.shows(Kind::Rsa));
-    assert_eq!(world.engine.error(), None);
+    assert_eq!(world.engine.record.error(), None);
 }
 
 #[test]
 fn without_a_verdict_of_the_candidate_it_goes_on() {
     let mut world = World::new(Kind::Ec(0));
-    while !matches!(world.engine.next(world.now), Step::Validate(_)) {
-        world.step();
-    }
+    world.step();
+    assert!(matches!(world.engine.next(world.now), Step::Validate(_)));
     world.run(ms(9000));
     assert!(!world.engine.is_ready());
     world.run(ms(2000));
@@ -455,10 +467,10 @@ fn what_an_earlier_life_published_is_good_enough_to_start_with() {
     let mut world = World::going_on(Kind::Missing, now, now, 7, kept());
     world.run(ms(10));
     assert!(world.engine.is_ready());
-    assert_eq!(world.engine.status()[0].generation, 7);
+    assert_eq!(world.engine.record.status()[0].generation, 7);
     assert_eq!((world.publications, world.candidates), (0, 1));
     world.write(Kind::Ec(1), ms(2000));
-    assert_eq!(world.engine.status()[0].generation, 8);
+    assert_eq!(world.engine.record.status()[0].generation, 8);
 
     let mut world = World::going_on(Kind::Poison(1), now, now, 7, kept());
     world.run(ms(10));
@@ -486,6 +498,7 @@ fn a_certificate_that_is_not_valid_yet_is_tried_again_when_it_is() {
     assert!(
         world
             .engine
+            .record
             .error()
             .unwrap()
             .contains("is not valid before")
@@ -589,6 +602,6 @@ proptest! {
         let (generation, _) = world.envoy.as_ref().unwrap().taken.clone().unwrap();
         prop_assert_eq!(generation, world.published.as_ref().unwrap().0);
         prop_assert!(world.engine.is_idle());
-        prop_assert_eq!(world.engine.error(), None);
+        prop_assert_eq!(world.engine.record.error(), None);
     }
 }

@@ -35,6 +35,9 @@ use crate::status::Certificate;
 /// The thread wakes at least this often.
 const AT_MOST: Duration = Duration::from_secs(3600);
 
+/// A long wait may be that much longer.
+const SLACK: Duration = Duration::from_millis(5);
+
 /// What is to be kept fresh.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -116,9 +119,9 @@ pub fn run(
             }));
         }
         if units.iter_mut().fold(false, |any, unit| {
-            any | unit.engine.changed_status().is_some()
+            any | unit.engine.record.changed().is_some()
         }) {
-            let status = units.iter().flat_map(|unit| unit.engine.status());
+            let status = units.iter().flat_map(|unit| unit.engine.record.status());
             send(Report::Status(status.cloned().collect()));
         }
         if !ready {
@@ -137,7 +140,11 @@ pub fn run(
             reload = false;
             send(Report::Reloaded(outcome(&units)));
         }
-        let pause = wake.saturating_duration_since(Instant::now());
+        let mut pause = wake.saturating_duration_since(Instant::now());
+        if pause > SLACK * 10 {
+            // Sets that are due at about the same time share a wake-up.
+            pause += SLACK;
+        }
         let command = match commands.recv_timeout(pause) {
             Ok(command) => command,
             Err(RecvTimeoutError::Timeout) => continue,
@@ -166,6 +173,7 @@ pub fn run(
 }
 
 fn units(config: &Config) -> Vec<Unit> {
+    let start = Instant::now();
     let xds = config
         .xds
         .iter()
@@ -177,7 +185,7 @@ fn units(config: &Config) -> Vec<Unit> {
     let unit = |(files, target): (&Files, Result<Target, String>)| match target {
         Ok(mut target) => {
             target.owner = config.owner;
-            Some(Unit::new(files.clone(), target, config.check))
+            Some(Unit::new(files.clone(), target, config.check, start))
         }
         Err(why) => {
             error!("{why}");
@@ -192,7 +200,7 @@ fn outcome(units: &[Unit]) -> Result<String, String> {
     let mut lines = Vec::new();
     let mut failed = false;
     for unit in units {
-        if let Some(leaf) = unit.engine.status().first() {
+        if let Some(leaf) = unit.engine.record.status().first() {
             let serial = leaf.serial.as_deref().unwrap_or("none");
             let secret = &leaf.secret;
             failed |= leaf.last_error.is_some();

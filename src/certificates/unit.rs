@@ -31,14 +31,13 @@ pub struct Unit {
 }
 
 impl Unit {
-    pub fn new(files: Files, mut target: Target, check: Duration) -> Unit {
+    pub fn new(files: Files, mut target: Target, check: Duration, start: Instant) -> Unit {
         let published = target.take_over();
         let _ = fs::remove_file(target.candidate_path());
         let names: Vec<_> = target.names().into_iter().map(str::to_owned).collect();
-        let now = Instant::now();
         let (generation, contents) = (published.generation, published.contents);
         Unit {
-            engine: Engine::new(names.clone(), check, now, generation, contents),
+            engine: Engine::new(names.clone(), check, start, generation, contents),
             files,
             target,
             names,

@@ -21,6 +21,7 @@ pub type Reading = Result<Arc<Contents>, Refusal>;
 /// The files of a set, as they were when they were last looked at.
 #[derive(Debug)]
 pub struct Watch {
+    start: Instant,
     check: Duration,
     seen: Option<Reading>,
     since: Instant,
@@ -37,6 +38,7 @@ impl Watch {
     /// Files that are looked at from `now` on, `check` apart.
     pub fn new(check: Duration, now: Instant) -> Watch {
         Watch {
+            start: now,
             check: check.clamp(AT_LEAST, AT_MOST),
             seen: None,
             since: now,
@@ -87,10 +89,18 @@ impl Watch {
         let calm = calm && !self.is_news();
         self.look = now
             + if calm {
-                self.check
+                self.to_next_beat(now)
             } else {
                 QUICK.min(self.check)
             };
+    }
+
+    /// How long it is to the next look: all sets that began together look together, and share a
+    /// wake-up of their thread, which costs more than a look.
+    fn to_next_beat(&self, now: Instant) -> Duration {
+        let passed = now.duration_since(self.start).as_nanos() % self.check.as_nanos().max(1);
+        let passed = Duration::from_nanos(passed.try_into().unwrap_or(0));
+        self.check.saturating_sub(passed)
     }
 
     /// What was seen.

@@ -42,8 +42,10 @@ Options:
                                an IP address with --admin-port
                                [/admin/admin.sock]
       --admin-port PORT        Its port, where the address is not a path [9001]
-      --namespace NAME         For the clusters' names in statistics
-                               [$CONTOUR_NAMESPACE, else projectcontour]
+      --namespace NAME         For the clusters' names in statistics, and Envoy's
+                               node.cluster; its node.id is $ENVOY_POD_NAME, else
+                               the host's name [$CONTOUR_NAMESPACE, else
+                               projectcontour]
       --dns-lookup-family F    How the xDS server's name is looked up: auto, v4,
                                v6 or all [auto]
       --overload-max-heap N    Refuse requests when Envoy's heap nears N bytes; 0
@@ -100,6 +102,7 @@ struct Options {
     xds_port: u16,
     tls: Option<Files>,
     namespace: String,
+    node: String,
     dns_family: &'static str,
     max_heap: u64,
     max_connections: u64,
@@ -202,10 +205,20 @@ fn parse(
         xds_port: if xds_port == 0 { 8001 } else { xds_port },
         tls,
         namespace,
+        node: node_id(&variable),
         dns_family,
         max_heap,
         max_connections,
     }))
+}
+
+/// Who Envoy says that it is, where its command line has no `--service-node`: SDS wants to know.
+/// An init container has the pod's name for a host name.
+fn node_id(variable: impl Fn(&str) -> Option<OsString>) -> String {
+    let pod = variable("ENVOY_POD_NAME").and_then(|name| name.into_string().ok());
+    let host = || fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = pod.or_else(host).unwrap_or_default();
+    or(name.trim().to_owned(), "envoy")
 }
 
 fn or(value: String, default: &str) -> String {
@@ -300,13 +313,18 @@ mod tests {
             --xds-resource-version=v3 --resources-dir=/config/resources \
             --envoy-cafile=/certs/ca.crt --envoy-cert-file=/certs/tls.crt \
             --envoy-key-file=/certs/tls.key --overload-max-heap=0";
-        let options = options(args, &[("CONTOUR_NAMESPACE", "here")]).unwrap();
+        let variables = [("CONTOUR_NAMESPACE", "here"), ("ENVOY_POD_NAME", "me")];
+        let options = options(args, &variables).unwrap();
         assert_eq!(options.path, Path::new("/config/envoy.json"));
         assert_eq!(
             options.resources.as_deref(),
             Some(Path::new("/config/resources"))
         );
         let config = config::bootstrap(&options, None);
+        assert_eq!(
+            config["node"],
+            serde_json::json!({ "id": "me", "cluster": "here" })
+        );
         let contour = &config["static_resources"]["clusters"][0];
         assert_eq!(contour["alt_stat_name"], "here_contour_8002");
         assert_eq!(contour["type"], "STRICT_DNS");

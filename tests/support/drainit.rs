@@ -1,6 +1,5 @@
 //! The program under test, running.
 
-use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead, BufReader, PipeReader};
 use std::net::SocketAddr;
@@ -49,7 +48,7 @@ pub struct Drainit {
     pub log: Log,
     pub health: Address,
     process: Process,
-    unread: Cell<Option<PipeReader>>,
+    unread: Mutex<Option<PipeReader>>,
     _dir: TempDir,
 }
 
@@ -78,13 +77,14 @@ impl Drainit {
     pub fn start_unread(options: &[&str], command: &[String]) -> Drainit {
         let (reader, writer) = std::io::pipe().unwrap();
         let drainit = Setting::default().stderr(writer).start(options, command);
-        drainit.unread.set(Some(reader));
+        *drainit.unread.lock().unwrap() = Some(reader);
         drainit
     }
 
     /// Begins to read a log that was not.
     pub fn read_log(&self) {
-        self.log.collect(self.unread.take().unwrap());
+        let unread = self.unread.lock().unwrap().take();
+        self.log.collect(unread.unwrap());
     }
 
     /// The real Envoy, with this configuration, under `drainit`.
@@ -260,7 +260,7 @@ impl Setting {
             log,
             health,
             process,
-            unread: Cell::default(),
+            unread: Mutex::default(),
             _dir: dir,
         }
     }

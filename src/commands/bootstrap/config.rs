@@ -52,6 +52,8 @@ pub fn bootstrap(options: &Options, transport: Option<Value>) -> Value {
         "load_assignment": endpoint("envoy-admin", &options.admin.address()),
     });
     let mut bootstrap = json!({
+        // `--service-node` and `--service-cluster` win.
+        "node": { "id": options.node, "cluster": options.namespace },
         "static_resources": { "clusters": [contour, admin_cluster] },
         "dynamic_resources": {
             "ads_config": {
