@@ -299,9 +299,14 @@ pub fn run(arguments: &[&str]) -> (i32, String, String) {
 pub fn run_with(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
     let mut command = Command::new(super::drainit());
     command.args(arguments).envs(variables.iter().copied());
+    run_command(&mut command)
+}
+
+/// The same for a command that is set up in another way.
+pub fn run_command(command: &mut Command) -> (i32, String, String) {
     command.stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut process = Process::spawn(&mut command);
+    let mut process = Process::spawn(command);
     let (out, err) = (Log::default(), Log::default());
     out.collect(process.child().stdout.take().unwrap());
     err.collect(process.child().stderr.take().unwrap());
