@@ -126,6 +126,10 @@ fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
     if let Some(text) = refusal {
         return Answer::Now(Reply::text(503, text));
     }
+    if snapshot.handover {
+        // The old generation serves while the new one rises, and nobody can be asked.
+        return Answer::Now(Reply::text(200, "LIVE"));
+    }
     // What an Envoy before this one said does not count. What was asked shortly before the
     // request came does, because the supervisor would not ask again so soon.
     let started = snapshot.envoy.as_ref().map(|envoy| envoy.started);

@@ -158,6 +158,17 @@ pub struct Reload {
     pub result: Result<String, String>,
 }
 
+/// How many reloads by hot restart ended how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HotRestarts {
+    /// The next generation took over.
+    pub done: u64,
+    /// It was not started: its configuration is none, or the moment was wrong.
+    pub refused: u64,
+    /// It ended before it was live.
+    pub failed: u64,
+}
+
 /// Everything that is known.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -189,6 +200,15 @@ pub struct Snapshot {
     pub certificates: Vec<Certificate>,
     /// The last reload, if there was one.
     pub reload: Option<Reload>,
+    /// The newest generation's number (`--restart-epoch`).
+    pub epoch: u32,
+    /// The old generation's pid, while it drains beside the newest.
+    pub parent: Option<i32>,
+    /// Whether a generation is rising: until it is live nobody can be asked, and the one before
+    /// serves.
+    pub handover: bool,
+    /// The reloads by hot restart.
+    pub hot_restarts: HotRestarts,
 }
 
 impl Snapshot {
@@ -209,6 +229,10 @@ impl Snapshot {
             reaped: 0,
             certificates: Vec::new(),
             reload: None,
+            epoch: 0,
+            parent: None,
+            handover: false,
+            hot_restarts: HotRestarts::default(),
         }
     }
 }

@@ -99,6 +99,7 @@ pub fn envoy_argv(bytes: &[u8]) {
             line,
             Duration::from_secs(15),
             Some("/proc/self/fd/3".into()),
+            false,
         );
     };
     complete(&mut line);

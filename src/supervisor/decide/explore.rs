@@ -72,6 +72,7 @@ impl Says {
                 requests,
                 tcp_sessions: 0,
                 udp_sessions,
+                parent_connections: 0,
                 health_failed,
             })
         };
@@ -327,6 +328,11 @@ impl World {
         let outcome = core.drain.as_ref().and_then(Drain::outcome);
         let running = matches!(before.phase, Phase::Running { .. }) || event == Event::Spawned;
         match action {
+            Action::Try
+            | Action::SpawnNext
+            | Action::KillNext
+            | Action::TerminateParent
+            | Action::Reloaded(_) => Err("a hot restart that nobody asked for".into()),
             Action::Spawn => {
                 must(core.phase == Phase::Spawning, "spawned twice")?;
                 must(core.drain.is_none(), "spawned although told to drain")
@@ -659,6 +665,7 @@ const RULES: Rules = Rules {
     kill_timeout: ms(1_000),
     restart: true,
     gated: true,
+    hot_restart: false,
 };
 
 /// From each state to each that may follow it. The README draws this.
@@ -704,6 +711,7 @@ fn every_order_of_events_keeps_the_rules_and_draws_the_diagram() {
         Rules {
             restart: false,
             gated: false,
+            hot_restart: false,
             ..RULES
         },
         false,
@@ -734,6 +742,7 @@ fn a_machine_that_is_late_keeps_them_too() {
                 ..LIMITS
             },
             gated: false,
+            hot_restart: false,
             ..RULES
         },
         true,
@@ -777,6 +786,7 @@ fn other_limits_keep_them_too() {
             limits,
             kill_timeout,
             gated: false,
+            hot_restart: false,
             ..RULES
         };
         let search = Search::run(rules, false);

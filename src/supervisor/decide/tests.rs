@@ -26,6 +26,7 @@ fn rules() -> Rules {
         kill_timeout: s(2),
         restart: false,
         gated: false,
+        hot_restart: false,
     }
 }
 
@@ -47,6 +48,7 @@ fn load(connections: u64) -> Answer {
         tcp_sessions: 0,
         udp_sessions: 0,
         health_failed: true,
+        parent_connections: 0,
     })
 }
 
@@ -161,6 +163,7 @@ fn silent(_: Ask) -> Option<Answer> {
 fn phase(name: &str) -> Play {
     let gated = Rules {
         gated: true,
+        hot_restart: false,
         ..rules()
     };
     match name {
