@@ -756,7 +756,8 @@ fn a_machine_that_is_late_keeps_them_too() {
     let search = Search::run(
         Rules {
             limits: Limits {
-                min: ms(1_000),
+                timeout: ms(1_000),
+                min: ms(500),
                 ..LIMITS
             },
             gated: false,
