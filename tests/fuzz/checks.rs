@@ -5,8 +5,12 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use drainit::certificates::confirm;
+use drainit::certificates::pem::blocks;
+use drainit::certificates::read::{check_bundle, check_pair};
+use drainit::certificates::x509::{Certificate, Key};
 use drainit::cidr::Cidr;
 use drainit::client::Address;
 use drainit::duration;
@@ -129,6 +133,59 @@ pub fn options(bytes: &[u8]) {
             assert!(!why.contains('\n') || bytes.contains(&b'\n'), "{why}");
         }
     }
+}
+
+/// A file of certificates and keys is taken, or refused in one line that shows none of it.
+pub fn pem(bytes: &[u8]) {
+    let now = UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+    if let Ok(blocks) = blocks(bytes) {
+        for block in &blocks {
+            der(&block.der);
+        }
+        let begun = bytes.windows(11).filter(|at| at == b"-----BEGIN ");
+        assert!(blocks.len() <= begun.count());
+    }
+    let why = [
+        check_pair(bytes, bytes, now).map(drop).err(),
+        check_bundle(bytes, now).map(drop).err(),
+    ];
+    for why in why.into_iter().flatten() {
+        let why = why.to_string();
+        assert!(!why.is_empty() && !why.contains('\n'), "{why}");
+    }
+}
+
+/// What claims to be a certificate or a key is one, or malformed.
+pub fn der(bytes: &[u8]) {
+    let key = ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"]
+        .into_iter()
+        .find_map(|label| Key::parse(label, bytes)?.ok());
+    if let Ok(certificate) = Certificate::parse(bytes) {
+        assert!(
+            certificate
+                .serial
+                .bytes()
+                .all(|byte| byte.is_ascii_hexdigit())
+        );
+        if let Some(key) = &key {
+            // Nothing is both, and nothing may be taken for a match by accident.
+            assert_ne!(certificate.has_key(key), Some(true));
+        }
+    }
+}
+
+/// The pages of Envoy's admin interface that tell which certificates it uses.
+pub fn admin_pages(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(serials) = confirm::parse_certs(text) {
+        for serial in serials {
+            assert!(serial == "0" || !serial.starts_with('0'));
+        }
+    }
+    let names = ["client".to_owned(), "a.b".to_owned()];
+    assert_eq!(confirm::parse_stats(text, &names).len(), names.len());
 }
 
 fn arguments(bytes: &[u8]) -> Vec<OsString> {

@@ -268,8 +268,34 @@ impl World {
             count(|a| matches!(a, Action::Terminate)) <= 1,
             "two SIGTERMs",
         )?;
+        self.judge_order(event, from)?;
         self.judge_rest(now, &actions)?;
         Ok(actions)
+    }
+
+    /// Whether a signal that can wait for nothing was obeyed at once.
+    fn judge_order(&self, event: Event, from: &World) -> Verdict {
+        let Event::Order(order @ (Order::Stop | Order::StopNow)) = event else {
+            return Ok(());
+        };
+        let again = from
+            .core
+            .drain
+            .as_ref()
+            .is_some_and(|drain| drain.outcome().is_some() || drain.stops());
+        match from.core.phase {
+            Phase::Running { .. } if again || order == Order::StopNow => must(
+                self.witness.terminated.is_some(),
+                "a signal to stop is ignored",
+            ),
+            Phase::Stopping { .. } if self.witness.stops >= 3 => {
+                must(self.witness.killed.is_some(), "a third signal is ignored")
+            }
+            Phase::Waiting | Phase::Backoff { .. } | Phase::Down => {
+                must(matches!(self.core.phase, Phase::Over(_)), "it does not end")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether a drain that has just ended had reason to.
@@ -738,7 +764,8 @@ fn a_machine_that_is_late_keeps_them_too() {
     let search = Search::run(
         Rules {
             limits: Limits {
-                min: ms(1_000),
+                timeout: ms(1_000),
+                min: ms(500),
                 ..LIMITS
             },
             gated: false,

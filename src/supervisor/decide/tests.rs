@@ -512,6 +512,7 @@ fn the_end_of_the_delay_is_not_overslept_while_a_question_hangs() {
     assert_eq!(play.state(), State::Delaying);
     play.now = s(2);
     play.put(Input::Probe);
+    play.put(Input::Tick);
     assert_eq!(play.core.asked(), Some(Ask::Ready));
     assert_eq!(play.core.wake_at(), Some(s(3)));
     play.until(s(3), silent);
@@ -610,6 +611,14 @@ fn an_answer_that_nobody_waits_for_is_ignored() {
         assert_eq!(play.core, before, "{name}");
         assert!(play.done.is_empty(), "{name}");
     }
+
+    let mut play = Play::started(rules());
+    assert_eq!(play.core.asked(), Some(Ask::Ready));
+    let before = play.core.clone();
+    play.done.clear();
+    play.put(Input::Answer(Ask::Stats, None));
+    assert_eq!(play.core, before);
+    assert!(play.done.is_empty());
 }
 
 #[test]
