@@ -133,6 +133,7 @@ fn walked() -> BTreeSet<(String, String)> {
             },
             kill_timeout: second * 2,
             restart: below(2) == 0,
+            hot_restart: false,
             gated: below(3) == 0,
         };
         let mut core = Core::new(rules, below(1000));
