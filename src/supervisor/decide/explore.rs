@@ -691,7 +691,7 @@ const RULES: Rules = Rules {
     kill_timeout: ms(1_000),
     restart: true,
     gated: true,
-    hot_restart: false,
+    parent_time: None,
 };
 
 /// From each state to each that may follow it. The README draws this.
@@ -737,7 +737,7 @@ fn every_order_of_events_keeps_the_rules_and_draws_the_diagram() {
         Rules {
             restart: false,
             gated: false,
-            hot_restart: false,
+            parent_time: None,
             ..RULES
         },
         false,
@@ -769,7 +769,7 @@ fn a_machine_that_is_late_keeps_them_too() {
                 ..LIMITS
             },
             gated: false,
-            hot_restart: false,
+            parent_time: None,
             ..RULES
         },
         true,
@@ -813,7 +813,7 @@ fn other_limits_keep_them_too() {
             limits,
             kill_timeout,
             gated: false,
-            hot_restart: false,
+            parent_time: None,
             ..RULES
         };
         let search = Search::run(rules, false);
