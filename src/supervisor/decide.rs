@@ -280,7 +280,7 @@ impl Core {
             Input::Spawned => self.take_start(now),
             Input::SpawnFailed(code) => self.take_failed_start(now, code, &mut actions),
             Input::AdminKnown => {
-                if self.live.is_none() {
+                if self.live.is_none() || self.is_rising() {
                     self.probe_due = Some(now);
                 }
             }

@@ -163,7 +163,6 @@ fn silent(_: Ask) -> Option<Answer> {
 fn phase(name: &str) -> Play {
     let gated = Rules {
         gated: true,
-        parent_time: None,
         ..rules()
     };
     match name {
