@@ -14,6 +14,7 @@ mod trials;
 mod words;
 
 use std::ffi::OsString;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -123,7 +124,8 @@ impl Supervisor {
         helpers.start_due(born);
         let notifier = Notifier::new(|name| std::env::var_os(name), std::process::id(), born);
         let reporter = Reporter::new(born, notifier, options.kill_timeout);
-        let seed = u64::from(std::process::id()) ^ born.elapsed().as_nanos() as u64;
+        // The kernel's randomness: every container's pid is 1, and all may start at once.
+        let seed = RandomState::new().build_hasher().finish();
         Ok(Supervisor {
             options,
             signals,
