@@ -317,7 +317,10 @@ impl World {
         };
         let limits = &self.core.rules.limits;
         let clean = |seen: &DrainSeen| now >= seen.min_until && (!seen.stops || seen.closed);
+        let only_the_minimum =
+            |seen: &DrainSeen| now >= seen.deadline && seen.min_until >= seen.deadline;
         let why = match (outcome, &seen) {
+            (Outcome::Drained | Outcome::Idle, Some(seen)) if only_the_minimum(seen) => true,
             (Outcome::Drained, Some(seen)) => {
                 clean(seen)
                     && load.is_some_and(|load| {
