@@ -226,6 +226,7 @@ impl Supervisor {
                 self.handle(Input::Order(Order::Drain, format!("/shutdown from {peer}")));
             }
             Event::Probe => self.handle(Input::Probe),
+            Event::Look => self.handle(Input::Look),
             Event::Admin(reply) => self.take_reply(reply),
             Event::Certificates(report) => self.take_certificates(report),
             Event::ThreadEnded(name) => {
@@ -387,6 +388,8 @@ impl Supervisor {
                 errors: snapshot.admin.errors,
                 ..Admin::default()
             };
+            snapshot.load = None;
+            snapshot.load_at = None;
             snapshot.envoy = Some(Envoy {
                 pid,
                 version: None,
