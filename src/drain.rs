@@ -191,7 +191,7 @@ pub struct Drain {
     next_poll: Time,
     poll_failures: u32,
     asked: Option<(Ask, Time)>,
-    /// Whether it is unknown what is left: the last poll failed.
+    /// Whether it is unknown what is left: the last poll failed, or there was none yet.
     failing: bool,
     /// How the drain could have ended by what the last poll showed.
     quiet: Option<Outcome>,
@@ -228,7 +228,7 @@ impl Drain {
             next_poll: serving_until,
             poll_failures: 0,
             asked: None,
-            failing: false,
+            failing: true,
             quiet: None,
             idle_since: None,
             outcome: None,
@@ -316,12 +316,15 @@ impl Drain {
             let hanging = self
                 .asked
                 .is_some_and(|(_, at)| now.saturating_sub(at) >= HANGING);
-            let lost = self.failing || hanging || !self.live;
+            // With no time for any question, nobody has failed to answer one.
+            let lost = hanging || self.failing && self.deadline > self.serving_until;
             self.end(match self.quiet {
                 _ if lost => Outcome::AdminLost,
-                // Only the minimum kept it up until now.
+                // Only the minimum kept it up.
                 Some(outcome)
-                    if self.has_looked_last() && self.asked.is_none() && now >= self.hold =>
+                    if self.min_until >= self.deadline
+                        && self.asked.is_none()
+                        && now >= self.hold =>
                 {
                     outcome
                 }
@@ -390,6 +393,7 @@ impl Drain {
             (Ask::DrainListeners, answer) => self.listeners.tried(now, answer.is_some()),
             (Ask::StopListeners, _) => {
                 self.closing = Some(true);
+                self.quiet = None;
                 // Whether or not it could be done: look again at once.
                 self.next_poll = now;
             }

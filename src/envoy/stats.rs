@@ -12,7 +12,7 @@ pub const QUERY: &str = concat!(
     "%5E(listener%5C..*%5C.downstream_(pre_)%3Fcx_active",
     "%7Chttp%5C..*%5C.downstream_(cx%7Crq)_active",
     "%7Cudp%5C..*%5C.downstream_sess_active",
-    "%7Cserver%5C.(live%7Cparent_connections))%24",
+    "%7Cserver%5C.live%7Cserver%5C.parent_connections)%24",
 );
 
 /// A listener's connections.
@@ -110,7 +110,7 @@ impl Page {
     /// # Errors
     /// When listeners' connections are hidden: then nothing is known.
     pub fn check_own(&mut self) -> Result<(), String> {
-        if !self.own_connection {
+        if !self.own_connection && self.live.is_some() {
             return Err(HIDDEN.into());
         }
         if !self.own_request {

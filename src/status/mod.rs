@@ -190,6 +190,8 @@ pub struct Snapshot {
     pub excluded: Vec<String>,
     /// What was open when Envoy was last asked.
     pub load: Option<Load>,
+    /// When that was.
+    pub load_at: Option<Instant>,
     /// The drain, once one was asked for.
     pub drain: Option<Drain>,
     /// The drains that are over.
@@ -226,6 +228,7 @@ impl Snapshot {
             admin: Admin::default(),
             excluded: Vec::new(),
             load: None,
+            load_at: None,
             drain: None,
             drains: Drains::default(),
             reaped: 0,

@@ -71,6 +71,8 @@ pub enum Input {
     Order(Order, String),
     /// Somebody wants to know how Envoy is.
     Probe,
+    /// Somebody wants to know what is open.
+    Look,
     /// Certificates are missing: these.
     CertificatesMissing(String),
     /// A usable set of certificates is there.
@@ -114,8 +116,9 @@ pub enum Action {
     Try,
     /// Spawn the next generation.
     SpawnNext,
-    /// Send the rising generation SIGKILL.
-    KillNext,
+    /// Send the newest generation SIGKILL: it rises for too long, or is useless without the one
+    /// before.
+    KillNewest,
     /// Send the old generation SIGTERM.
     TerminateParent,
     /// Tell whoever asked for a reload how it ended.
@@ -161,6 +164,10 @@ pub struct Core {
     /// When `/ready` was last answered, or failed to be.
     probed: Option<Time>,
     version_asked: bool,
+    /// Whether somebody wants to know what is open, drain aside.
+    look_wanted: bool,
+    /// When that was last told, or was not.
+    looked: Option<Time>,
     backoff: Backoff,
     wake_at: Option<Time>,
     reason: String,
@@ -204,6 +211,8 @@ impl Core {
             probe_pause: PROBE_FIRST,
             probed: None,
             version_asked: false,
+            look_wanted: false,
+            looked: None,
             backoff: Backoff::new(seed),
             wake_at: None,
             reason: "starting".into(),
@@ -267,6 +276,7 @@ impl Core {
             Input::Tick => {}
             Input::Order(order, from) => self.take_order(now, order, &from, &mut actions),
             Input::Probe => self.take_probe(now),
+            Input::Look => self.take_look(now),
             Input::CertificatesMissing(which) => {
                 if self.phase == Phase::Waiting {
                     self.reason = which;
@@ -387,12 +397,20 @@ impl Core {
         }
     }
 
+    fn take_look(&mut self, now: Time) {
+        let rested = |at: Option<Time>| at.is_none_or(|at| now.saturating_sub(at) >= PROBE_REST);
+        // Whether it is well goes first: what is open may be told a second later.
+        self.look_wanted |= self.live.is_some() && rested(self.looked) && rested(self.probed);
+    }
+
     fn take_start(&mut self, now: Time) {
         self.phase = Phase::Running { since: now };
         self.live = None;
         self.answered = false;
         self.mute = false;
         self.version_asked = false;
+        self.look_wanted = false;
+        self.looked = None;
         self.probe_pause = PROBE_FIRST;
         self.probe_due = Some(now);
         self.probed = None;
@@ -429,6 +447,10 @@ impl Core {
             drain.answer(now, ask, answer);
         }
         let serves = matches!(answer, Some(Answer::Ready(state)) if matches!(state.as_str(), "LIVE" | "DRAINING"));
+        if ask == Ask::Stats {
+            self.looked = Some(now);
+            self.look_wanted = false;
+        }
         if let (Ask::Ready, Some(Next::Rising(rise))) = (ask, self.next) {
             self.take_rise(now, rise.since, serves, actions);
             return;
@@ -578,7 +600,7 @@ impl Core {
         {
             if now >= rise.since + RISE {
                 rise.ended = true;
-                actions.push(Action::KillNext);
+                actions.push(Action::KillNewest);
             } else {
                 wake_at = Some(rise.since + RISE);
             }
@@ -609,6 +631,8 @@ impl Core {
                 self.asked = Some(Ask::ServerInfo);
             } else if self.probe_due.is_some_and(|due| due <= now) {
                 self.asked = Some(Ask::Ready);
+            } else if self.look_wanted && !self.is_rising() {
+                self.asked = Some(Ask::Stats);
             } else {
                 return [wake_at, self.probe_due].into_iter().flatten().min();
             }

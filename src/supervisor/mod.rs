@@ -14,6 +14,7 @@ mod trials;
 mod words;
 
 use std::ffi::OsString;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -128,7 +129,8 @@ impl Supervisor {
         helpers.start_due(born);
         let notifier = Notifier::new(|name| std::env::var_os(name), std::process::id(), born);
         let reporter = Reporter::new(born, notifier, options.kill_timeout);
-        let seed = u64::from(std::process::id()) ^ born.elapsed().as_nanos() as u64;
+        // The kernel's randomness: every container's pid is 1, and all may start at once.
+        let seed = RandomState::new().build_hasher().finish();
         Ok(Supervisor {
             options,
             signals,
@@ -229,6 +231,7 @@ impl Supervisor {
                 self.handle(Input::Order(Order::Drain, format!("/shutdown from {peer}")));
             }
             Event::Probe => self.handle(Input::Probe),
+            Event::Look => self.handle(Input::Look),
             Event::Admin(reply) => self.take_reply(reply),
             Event::Certificates(report) => self.take_certificates(report),
             Event::ThreadEnded(name) => {
@@ -343,7 +346,7 @@ impl Supervisor {
                 Action::Exit(code) => self.exit = Some(code),
                 Action::Try => self.try_next(),
                 Action::SpawnNext => self.spawn_next(),
-                Action::KillNext => self.envoys.signal(libc::SIGKILL),
+                Action::KillNewest => self.envoys.signal(libc::SIGKILL),
                 Action::TerminateParent => self.envoys.signal_parent(libc::SIGTERM),
                 Action::Reloaded(how) => self.take_reloaded(how),
             }
@@ -390,6 +393,8 @@ impl Supervisor {
                 errors: snapshot.admin.errors,
                 ..Admin::default()
             };
+            snapshot.load = None;
+            snapshot.load_at = None;
             snapshot.envoy = Some(Envoy {
                 pid,
                 version: None,

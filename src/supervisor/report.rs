@@ -374,6 +374,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply) {
                 }
             }
             snapshot.load = Some(load.clone());
+            snapshot.load_at = Some(now);
         }
         _ => {}
     }

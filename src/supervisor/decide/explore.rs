@@ -379,7 +379,10 @@ impl World {
         let known = !self.witness.old || self.witness.told_at.is_some_and(|at| now >= at);
         let clean =
             |seen: &DrainSeen| known && now >= seen.min_until && (!seen.stops || seen.closed);
+        let only_the_minimum =
+            |seen: &DrainSeen| known && now >= seen.deadline && seen.min_until >= seen.deadline;
         let why = match (outcome, &seen) {
+            (Outcome::Drained | Outcome::Idle, Some(seen)) if only_the_minimum(seen) => true,
             (Outcome::Drained, Some(seen)) => {
                 clean(seen)
                     && load.is_some_and(|load| {
@@ -428,14 +431,14 @@ impl World {
                 )?;
                 must(core.drain.is_none(), "raised although told to drain")
             }
-            Action::KillNext => {
+            Action::KillNewest => {
+                if let Event::ParentExited(_) = event {
+                    self.witness.killed = Some(now);
+                    return must(running && self.witness.newest, "SIGKILL to nobody");
+                }
                 let Some(Next::Rising(rise)) = before.next else {
                     return Err("SIGKILL to a generation that does not rise".into());
                 };
-                if let Event::ParentExited(_) = event {
-                    self.witness.killed = Some(now);
-                    return Ok(());
-                }
                 must(now >= rise.since + RISE && !rise.ended, "given up early")
             }
             Action::TerminateParent => {
@@ -458,7 +461,8 @@ impl World {
                     || matches!(event, Event::Spawned | Event::NextSpawned(_));
                 must(before.asked.is_none() || answered, "two questions at once")?;
                 let at_rest = core.live.is_some() && core.drain.is_none() && !core.is_rising();
-                if ask == Ask::Ready && at_rest && !matches!(event, Event::Exited(_)) {
+                let anew = matches!(event, Event::Exited(_) | Event::NextSpawned(_));
+                if ask == Ask::Ready && at_rest && !anew {
                     let rested = before.probed.is_none_or(|at| now - at >= PROBE_REST);
                     must(rested, "asked more than once a second at rest")?;
                 }
@@ -466,7 +470,7 @@ impl World {
             }
             Action::Terminate if before.is_rising() && matches!(event, Event::Exited(_)) => {
                 // Now the one before.
-                let stopping = matches!(core.phase, Phase::Stopping { killed: None, .. });
+                let stopping = matches!(before.phase, Phase::Stopping { killed: None, .. });
                 must(stopping && self.witness.newest, "SIGTERM too early")
             }
             Action::Terminate => {
@@ -475,10 +479,6 @@ impl World {
                     "SIGTERM twice",
                 )?;
                 self.witness.terminated = Some(now);
-                if core.replace {
-                    let lost = matches!(event, Event::ParentExited(_));
-                    return must(lost, "replaced without reason");
-                }
                 let told = self.witness.stops > 0;
                 let now_at_once = event == Event::Order(Order::StopNow);
                 must(

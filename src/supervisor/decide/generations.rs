@@ -292,10 +292,11 @@ impl Core {
             (Phase::Running { .. }, Some(drain)) => drain.hold_until(Time::ZERO),
             (Phase::Running { .. }, None) if exit != Exit::Code(0) || !is_its_time => {
                 // The newest still serves, but its main thread hangs when it would talk to the old
-                // one, and it aborts then.
+                // one: for ten seconds, then it aborts. SIGTERM makes it do so at once.
                 self.reason = format!("the old generation's end was none of ours: {exit}");
+                self.next = self.next.filter(|next| *next != Next::Trying);
                 self.replace = true;
-                self.terminate(now, actions);
+                self.kill_newest(now, actions);
             }
             _ => {}
         }
@@ -315,11 +316,15 @@ impl Core {
             }
             None => self.replace = true,
         }
+        self.kill_newest(now, actions);
+    }
+
+    fn kill_newest(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.phase = Phase::Stopping {
             since: now,
             killed: Some(now),
         };
-        actions.push(Action::KillNext);
+        actions.push(Action::KillNewest);
         self.tell(Reloaded::Failed);
     }
 }
