@@ -464,9 +464,12 @@ impl Core {
             // DRAINING: somebody failed its health check, but it serves.
             if serves {
                 self.live = Some(now);
-                if let (Some(drain), Some(parent)) = (&mut self.drain, &mut self.parent) {
+                if let Some(parent) = &mut self.parent {
+                    // Its time begins again, and so does what is not known of it.
                     *parent = now;
-                    drain.hold_until(now + FLUSH);
+                    if let Some(drain) = &mut self.drain {
+                        drain.hold_until(now + FLUSH);
+                    }
                 }
                 if self.drain.is_none() {
                     self.reason =

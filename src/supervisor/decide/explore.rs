@@ -468,7 +468,11 @@ impl World {
                 }
                 Ok(())
             }
-            Action::Terminate if before.is_rising() && matches!(event, Event::Exited(_)) => {
+            Action::Terminate
+                if before.is_rising()
+                    && matches!(event, Event::Exited(_))
+                    && matches!(before.phase, Phase::Stopping { .. }) =>
+            {
                 // Now the one before.
                 let stopping = matches!(before.phase, Phase::Stopping { killed: None, .. });
                 must(stopping && self.witness.newest, "SIGTERM too early")
@@ -510,19 +514,16 @@ impl World {
                     "a generation is forgotten",
                 )?;
                 let kept = core.exit.map(Exit::code);
+                let patient = |at: Time| now >= at + KILL_PATIENCE;
+                let cut = code == 137 && self.witness.killed.is_some_and(patient);
                 let right = match event {
                     Event::Exited(exit) => code == kept.unwrap_or(exit.code()),
                     Event::ParentExited(_) => Some(code) == kept,
                     Event::SpawnFailed => code == COMMAND_NOT_FOUND,
-                    Event::Order(_) if self.witness.killed.is_none() => {
-                        code == 0 && !running && before.phase != Phase::Spawning
-                    }
-                    _ => {
-                        let killed = self.witness.killed;
-                        code == 137 && killed.is_some_and(|at| now >= at + KILL_PATIENCE)
-                    }
+                    Event::Order(_) => code == 0 && !running && before.phase != Phase::Spawning,
+                    _ => false,
                 };
-                must(right, &format!("exit {code}"))
+                must(right || cut, &format!("exit {code}"))
             }
         }
     }

@@ -279,10 +279,11 @@ impl Core {
         let Some(since) = self.parent.take() else {
             return;
         };
-        let is_its_time = self
-            .rules
-            .parent_time
-            .is_some_and(|time| now + SEEN_LATE >= since + time);
+        let is_its_time = self.live.is_some()
+            && self
+                .rules
+                .parent_time
+                .is_some_and(|time| now + SEEN_LATE >= since + time);
         match (self.phase, &mut self.drain) {
             (Phase::Stopping { .. }, _) => {
                 if let Some(exit) = self.exit {
