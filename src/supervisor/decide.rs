@@ -648,4 +648,6 @@ impl Core {
 #[cfg(test)]
 mod explore;
 #[cfg(test)]
+mod generations_tests;
+#[cfg(test)]
 mod tests;

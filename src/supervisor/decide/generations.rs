@@ -11,15 +11,15 @@ use crate::duration::show;
 use crate::process::Exit;
 
 /// A generation that is not live by then is given up.
-pub(super) const RISE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
+pub(super) const RISE: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 60_000 });
 
 /// Envoy tells how many connections the old generation has at each flush of its statistics, 5 s
 /// unless configured. Before the first one a zero means nothing; from then on it stays true,
 /// because an old generation accepts no more. (The tests explore every moment of it.)
-pub(super) const FLUSH: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 6 });
+pub(super) const FLUSH: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 6_000 });
 
 /// An old generation's time begins when the new one serves, which is seen a little later.
-const SEEN_LATE: Duration = Duration::from_secs(2);
+pub(super) const SEEN_LATE: Duration = Duration::from_secs(2);
 
 /// How a reload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

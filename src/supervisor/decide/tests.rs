@@ -13,7 +13,7 @@ const CODE_0: Exit = Exit::Code(0);
 const CODE_1: Exit = Exit::Code(1);
 const KILLED: Exit = Exit::Signal(9);
 
-fn rules() -> Rules {
+pub(super) fn rules() -> Rules {
     Rules {
         limits: Limits {
             delay: ms(0),
@@ -53,10 +53,10 @@ fn load(connections: u64) -> Answer {
 }
 
 /// A core, its clock, and everything it has had done.
-struct Play {
-    core: Core,
-    now: Time,
-    done: Vec<Action>,
+pub(super) struct Play {
+    pub core: Core,
+    pub now: Time,
+    pub done: Vec<Action>,
 }
 
 impl Play {
@@ -72,14 +72,14 @@ impl Play {
     }
 
     /// Envoy has just been spawned, and its first question hangs.
-    fn started(rules: Rules) -> Play {
+    pub fn started(rules: Rules) -> Play {
         let play = Play::new(rules);
         assert_eq!(play.done, [Action::Spawn, Action::Ask(Ask::Ready)]);
         play
     }
 
     /// Envoy is live, and has told its version.
-    fn live(rules: Rules) -> Play {
+    pub fn live(rules: Rules) -> Play {
         let mut play = Play::started(rules);
         play.answer(Answer::Ready("LIVE".into()));
         play.answer(Answer::Version("1.40.0".into()));
@@ -88,7 +88,7 @@ impl Play {
         play
     }
 
-    fn put(&mut self, input: Input) {
+    pub fn put(&mut self, input: Input) {
         let actions = self.core.handle(self.now, input);
         self.done.extend(&actions);
         if actions.contains(&Action::Spawn) {
@@ -96,11 +96,11 @@ impl Play {
         }
     }
 
-    fn order(&mut self, order: Order) {
+    pub fn order(&mut self, order: Order) {
         self.put(Input::Order(order, "a signal".into()));
     }
 
-    fn answer(&mut self, answer: Answer) {
+    pub fn answer(&mut self, answer: Answer) {
         let ask = self.core.asked().expect("a question");
         self.put(Input::Answer(ask, Some(answer)));
     }
@@ -112,7 +112,7 @@ impl Play {
 
     /// Lets the time pass, and wakes the core whenever it wants to be; Envoy answers at once, by
     /// `envoy`, or not at all.
-    fn until(&mut self, end: Time, mut envoy: impl FnMut(Ask) -> Option<Answer>) {
+    pub fn until(&mut self, end: Time, mut envoy: impl FnMut(Ask) -> Option<Answer>) {
         loop {
             if let Some(ask) = self.core.asked()
                 && let Some(answer) = envoy(ask)
@@ -130,7 +130,7 @@ impl Play {
         }
     }
 
-    fn state(&self) -> State {
+    pub fn state(&self) -> State {
         self.core.state(self.now)
     }
 
@@ -138,13 +138,13 @@ impl Play {
         self.core.drain().and_then(Drain::outcome)
     }
 
-    fn did(&self, action: Action) -> bool {
+    pub fn did(&self, action: Action) -> bool {
         self.done.contains(&action)
     }
 }
 
 /// An Envoy with so many requests in flight.
-fn with(requests: u64) -> impl FnMut(Ask) -> Option<Answer> {
+pub(super) fn with(requests: u64) -> impl FnMut(Ask) -> Option<Answer> {
     move |ask| {
         Some(match ask {
             Ask::Ready => Answer::Ready("LIVE".into()),

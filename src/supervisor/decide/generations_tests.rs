@@ -1,0 +1,208 @@
+//! The rules of a hot restart, one by one.
+
+use super::tests::{Play, rules, with};
+use super::*;
+
+fn hot() -> Rules {
+    Rules {
+        parent_time: Some(Duration::from_secs(25)),
+        ..rules()
+    }
+}
+
+const KILLED: Exit = Exit::Signal(9);
+
+/// A generation rises beside one that is live.
+fn rising(rules: Rules) -> Play {
+    let mut play = Play::live(rules);
+    play.put(Input::Reload);
+    assert_eq!(play.done, [Action::Try]);
+    play.put(Input::Tried(true));
+    assert!(play.did(Action::SpawnNext));
+    play.put(Input::NextSpawned(true));
+    play.done.clear();
+    play
+}
+
+/// A generation is live beside an old one.
+fn two(rules: Rules) -> Play {
+    let mut play = rising(rules);
+    play.answer(Answer::Ready("LIVE".into()));
+    assert!(play.did(Action::Reloaded(Reloaded::Live)));
+    play.done.clear();
+    play
+}
+
+#[test]
+fn a_reload_is_refused_when_it_would_do_harm() {
+    for (mut play, why) in [
+        (Play::started(hot()), Reloaded::NotLive),
+        (rising(hot()), Reloaded::UnderWay),
+        (two(hot()), Reloaded::OldDrains),
+        (
+            {
+                let mut play = Play::live(hot());
+                play.order(Order::Drain);
+                play
+            },
+            Reloaded::Draining,
+        ),
+    ] {
+        play.done.clear();
+        play.put(Input::Reload);
+        assert!(play.did(Action::Reloaded(why)), "{why:?}");
+        assert!(!play.did(Action::Try), "{why:?}");
+    }
+    let mut play = Play::live(hot());
+    play.put(Input::Reload);
+    play.put(Input::Tried(false));
+    assert!(play.did(Action::Reloaded(Reloaded::Refused)));
+    assert_eq!(play.state(), State::Live);
+}
+
+#[test]
+fn nothing_is_asked_between_the_trial_and_the_spawn() {
+    let mut play = Play::live(hot());
+    play.put(Input::Reload);
+    play.now += PROBE_REST;
+    play.put(Input::Probe);
+    assert_eq!(play.core.asked(), Some(Ask::Ready));
+    play.answer(Answer::Ready("LIVE".into()));
+    play.now += PROBE_REST;
+    play.done.clear();
+    play.put(Input::Tried(true));
+    assert_eq!(play.done, [Action::SpawnNext]);
+}
+
+#[test]
+fn a_drain_while_a_generation_rises_waits_until_it_can_be_known_what_is_in_flight() {
+    let mut play = rising(hot());
+    play.order(Order::Stop);
+    assert!(play.did(Action::Reloaded(Reloaded::Draining)));
+    assert_eq!(play.core.asked(), Some(Ask::Ready), "not what is left");
+    let live = play.now + RISE / 2;
+    play.now = live;
+    play.answer(Answer::Ready("LIVE".into()));
+    play.until(live + FLUSH - Duration::from_millis(1), with(0));
+    assert!(!play.did(Action::Terminate), "a zero is believed too early");
+    play.until(live + FLUSH + Duration::from_millis(300), with(0));
+    assert!(play.did(Action::Terminate));
+    let told = |action: &&Action| matches!(action, Action::Reloaded(_));
+    assert_eq!(play.done.iter().filter(told).count(), 1);
+}
+
+#[test]
+fn a_drain_goes_on_with_the_old_generation_when_the_rising_one_ends() {
+    let mut play = rising(hot());
+    play.order(Order::Stop);
+    play.put(Input::Exited(KILLED));
+    assert!(!play.did(Action::SpawnNext), "raised although it drains");
+    assert_eq!(play.state(), State::Draining);
+    let end = play.now + Duration::from_secs(1);
+    play.until(end, with(0));
+    assert!(play.did(Action::Terminate));
+}
+
+#[test]
+fn a_generation_that_crashes_while_it_rises_is_tried_once_more() {
+    let mut play = rising(hot());
+    play.put(Input::Exited(KILLED));
+    assert_eq!(play.done, [Action::SpawnNext]);
+    play.put(Input::NextSpawned(true));
+    play.done.clear();
+    play.put(Input::Exited(KILLED));
+    assert!(play.did(Action::Reloaded(Reloaded::Failed)));
+    assert!(!play.did(Action::SpawnNext));
+    assert!(play.core.is_mute());
+    assert_eq!(play.state(), State::Live);
+
+    let mut refused = rising(hot());
+    refused.put(Input::Exited(Exit::Code(1)));
+    assert!(refused.did(Action::Reloaded(Reloaded::Failed)));
+    assert!(!refused.did(Action::SpawnNext));
+}
+
+#[test]
+fn a_generation_that_does_not_come_up_is_given_up() {
+    let mut play = rising(hot());
+    let end = play.now + RISE;
+    play.until(end, |ask| {
+        (ask == Ask::Ready).then(|| Answer::Ready("INITIALIZING".into()))
+    });
+    assert!(play.did(Action::KillNewest));
+    play.put(Input::Exited(KILLED));
+    assert!(!play.did(Action::SpawnNext));
+    assert!(play.did(Action::Reloaded(Reloaded::Failed)));
+}
+
+#[test]
+fn without_its_old_generation_the_whole_envoy_is_replaced() {
+    for (mut play, exit) in [
+        (rising(hot()), KILLED),
+        (two(hot()), KILLED),
+        (two(hot()), Exit::Code(0)),
+    ] {
+        play.put(Input::ParentExited(exit));
+        assert!(play.did(Action::KillNewest));
+        play.put(Input::Exited(KILLED));
+        assert!(play.did(Action::Spawn));
+    }
+    // An order in between counts.
+    let mut play = two(hot());
+    play.put(Input::ParentExited(KILLED));
+    play.order(Order::Stop);
+    play.put(Input::Exited(KILLED));
+    assert!(play.did(Action::Exit(137)) && !play.did(Action::Spawn));
+
+    let mut play = two(hot());
+    play.now += Duration::from_secs(25);
+    play.put(Input::ParentExited(Exit::Code(0)));
+    assert!(play.done.is_empty(), "its time had come");
+}
+
+#[test]
+fn a_newest_generation_that_ends_beside_an_old_one_is_started_again_once() {
+    let mut play = two(hot());
+    play.put(Input::Exited(KILLED));
+    assert!(play.did(Action::Spawn));
+    play.answer(Answer::Ready("LIVE".into()));
+    play.done.clear();
+    play.put(Input::Exited(KILLED));
+    assert_eq!(play.done, [Action::TerminateParent]);
+    play.put(Input::ParentExited(Exit::Code(0)));
+    assert!(play.did(Action::Exit(137)));
+}
+
+#[test]
+fn a_start_that_fails_beside_an_old_generation_leaves_none_behind() {
+    let mut play = two(hot());
+    play.core.handle(play.now, Input::Exited(KILLED));
+    let actions = play.core.handle(play.now, Input::SpawnFailed(127));
+    assert_eq!(actions, [Action::TerminateParent]);
+    // It has all of the kill timeout.
+    assert_eq!(play.core.wake_at(), Some(play.now + Duration::from_secs(2)));
+    play.put(Input::ParentExited(Exit::Code(0)));
+    assert!(play.did(Action::Exit(127)));
+}
+
+#[test]
+fn a_signal_to_stop_now_ends_both_in_order() {
+    let mut play = rising(hot());
+    play.order(Order::StopNow);
+    assert!(play.did(Action::Terminate));
+    assert!(play.did(Action::Reloaded(Reloaded::NotLive)));
+    play.done.clear();
+    play.put(Input::Exited(Exit::Signal(15)));
+    assert_eq!(play.done, [Action::Terminate], "the one before is left");
+    play.put(Input::Exited(Exit::Code(0)));
+    assert!(play.did(Action::Exit(0)));
+}
+
+#[test]
+fn logs_are_reopened_once_nothing_rises() {
+    let mut play = rising(hot());
+    play.order(Order::ReopenLogs);
+    assert!(!play.did(Action::ReopenLogs));
+    play.answer(Answer::Ready("LIVE".into()));
+    assert!(play.did(Action::ReopenLogs));
+}
