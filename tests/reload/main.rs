@@ -20,10 +20,8 @@ use support::{PATIENCE, wait_for};
 /// Puts a route for `path` before the others.
 fn add_route(config: &EnvoyConfig, path: &str) {
     config.replace(
-        "routes: [{ match: { prefix: / }",
-        &format!(
-            "routes: [{{ match: {{ path: {path} }}, direct_response: {{ status: 418 }} }}, {{ match: {{ prefix: / }}"
-        ),
+        "routes: [",
+        &format!("routes: [{{ match: {{ path: {path} }}, direct_response: {{ status: 418 }} }}, "),
     );
 }
 
