@@ -29,6 +29,7 @@ use self::publish::Target;
 use self::read::Files;
 use self::unit::Unit;
 use crate::event::Event;
+use crate::fault;
 use crate::mailbox::Mailbox;
 use crate::status::Certificate;
 
@@ -109,6 +110,7 @@ pub fn run(
     let mut waiting = String::new();
     let mut reload = false;
     loop {
+        fault::point("certificates");
         let mut wake = Instant::now() + AT_MOST;
         for unit in &mut units {
             wake = wake.min(unit.work(&admin, &mut |config| {

@@ -19,6 +19,7 @@ pub mod load;
 pub mod manifest;
 pub mod process;
 pub mod upstream;
+pub mod xds;
 
 use std::env;
 use std::net::{Ipv4Addr, TcpListener};
