@@ -40,13 +40,10 @@ fn a_ca_is_replaced_by_way_of_a_bundle_without_a_failed_handshake() {
     plane.wait_presented(&leaf);
     plane.wait_handshake();
     for name in ["fail_verify_error", "fail_verify_san", "connection_error"] {
-        let name = format!("cluster.contour.ssl.{name}");
-        assert_eq!(node.statistic(&name), 0, "{name}");
+        let name = format!("ssl.{name}");
+        assert_eq!(node.of_control_plane(&name), 0, "{name}");
     }
-    assert_eq!(
-        node.statistic("cluster.contour.upstream_cx_connect_fail"),
-        0
-    );
+    assert_eq!(node.of_control_plane("upstream_cx_connect_fail"), 0);
     let (_, failed) = load.finish();
     assert!(failed.is_empty(), "{failed:?}");
 }
@@ -63,7 +60,7 @@ fn after_a_hard_cut_of_the_ca_envoy_reconnects_by_itself() {
     node.write_server(&new.server(), &new.cert);
     // For so long the server is of a CA that Envoy does not know.
     wait_for("a failed handshake", PATIENCE, || {
-        node.statistic("cluster.contour.ssl.fail_verify_error") > 0
+        node.of_control_plane("ssl.fail_verify_error") > 0
     });
     fs::write(node.file("ca.crt"), &new.cert).unwrap();
     fs::write(node.file("tls.crt"), &leaf.cert).unwrap();

@@ -30,8 +30,7 @@ fn of_twenty_changes_in_four_seconds_the_last_one_wins_and_a_touch_is_none() {
 
     // The same bytes once more, in place and by a rename.
     let before = secret(&drainit, LEAF);
-    let reloaded =
-        node.statistic("cluster.contour.client_ssl_socket_factory.ssl_context_update_by_sds");
+    let reloaded = node.of_control_plane("client_ssl_socket_factory.ssl_context_update_by_sds");
     node.write(last);
     holds_for("the generation", Duration::from_secs(3), || {
         secret(&drainit, LEAF)["generation"] == before["generation"]
@@ -46,7 +45,7 @@ fn of_twenty_changes_in_four_seconds_the_last_one_wins_and_a_touch_is_none() {
     let after = secret(&drainit, LEAF);
     assert_eq!(after["reloads"], before["reloads"]);
     assert_eq!(
-        node.statistic("cluster.contour.client_ssl_socket_factory.ssl_context_update_by_sds"),
+        node.of_control_plane("client_ssl_socket_factory.ssl_context_update_by_sds"),
         reloaded
     );
 }

@@ -112,7 +112,7 @@ fn what_is_bad_is_refused_the_old_leaf_presented_and_the_next_good_set_loaded() 
         let serials = [plane.wait_handshake(), plane.wait_handshake()];
         assert_eq!(serials[1], leaf.serial, "{what}");
         assert_eq!(secret(&drainit, LEAF)["generation"], generation, "{what}");
-        assert_eq!(drainit.get("/healthz"), (200, "OK\n".to_owned()), "{what}");
+        assert_eq!(drainit.get("/healthz"), (200, "OK".to_owned()), "{what}");
         assert_eq!(drainit.get("/ready").0, 200, "{what}");
 
         fs::create_dir_all(node.live()).unwrap();
@@ -123,7 +123,7 @@ fn what_is_bad_is_refused_the_old_leaf_presented_and_the_next_good_set_loaded() 
         println!("{what}: refused ({told}); healed after {took:?}");
         seen.push(leaf.clone());
     }
-    assert_eq!(node.statistic("cluster.contour.ssl.fail_verify_error"), 0);
+    assert_eq!(node.of_control_plane("ssl.fail_verify_error"), 0);
     let (_, failed) = load.finish();
     assert!(failed.is_empty(), "{failed:?}");
     no_key_is_told(&drainit, &seen);
@@ -174,5 +174,5 @@ fn a_bad_set_and_the_old_one_again_poison_nothing() {
     write_pair(&node, &last);
     node.wait_loaded(&last);
     plane.wait_presented(&last);
-    assert_eq!(node.statistic("cluster.contour.ssl.fail_verify_error"), 0);
+    assert_eq!(node.of_control_plane("ssl.fail_verify_error"), 0);
 }

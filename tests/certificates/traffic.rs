@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use drainit::certificates::publish::Target;
 use drainit::certificates::read::check_pair;
@@ -130,14 +130,13 @@ pub fn no_key_is_told(drainit: &crate::support::drainit::Drainit, pairs: &[Pair]
         let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
         told.push(String::from_utf8_lossy(&line).into_owned());
     }
-    let start = Instant::now();
     for pair in pairs {
-        for line in pair.key.lines().filter(|line| !line.starts_with('-')) {
-            // What is the same in every key of this kind tells nothing.
-            let piece = line.get(line.len() - 16..).unwrap_or(line);
+        let lines = pair.key.lines().filter(|line| !line.starts_with('-'));
+        for line in lines.filter(|line| line.len() >= 20) {
+            // A line's end: its beginning may be the same in every key of this kind.
+            let piece = &line[line.len() - 16..];
             let found = told.iter().find(|told| told.contains(piece));
             assert!(found.is_none(), "{found:?}");
         }
     }
-    assert!(start.elapsed() < PATIENCE);
 }

@@ -94,5 +94,5 @@ fn whoever_writes_the_new_leaf_is_loaded_in_time_and_presented_next() {
         let serial = [plane.wait_handshake(), plane.wait_handshake()];
         assert_eq!(serial[1], leaf.serial, "{name}");
     }
-    assert_eq!(node.statistic("cluster.contour.ssl.fail_verify_error"), 0);
+    assert_eq!(node.of_control_plane("ssl.fail_verify_error"), 0);
 }

@@ -304,6 +304,14 @@ impl Node {
         value.unwrap_or_else(|| panic!("{name}: {page}"))
     }
 
+    /// A statistic of the cluster that is the control plane.
+    pub fn of_control_plane(&self, name: &str) -> u64 {
+        self.statistic(&format!(
+            "cluster.projectcontour_contour_{}.{name}",
+            Node::PORT
+        ))
+    }
+
     /// Waits for the listener from the control plane.
     #[track_caller]
     pub fn wait_configured(&self) {
