@@ -43,6 +43,8 @@ fn every_seed_passes() {
         ("words", checks::words),
         ("envoy_argv", checks::envoy_argv),
         ("options", checks::options),
+        ("pem", checks::pem),
+        ("der", checks::der),
     ] {
         for seed in seeds(target) {
             check(&seed);
@@ -74,5 +76,15 @@ proptest! {
     #[test]
     fn our_command_line_is_taken_or_refused_in_a_line(bytes in bytes("options")) {
         checks::options(&bytes);
+    }
+
+    #[test]
+    fn certificates_are_taken_or_refused_in_a_line(bytes in bytes("pem")) {
+        checks::pem(&bytes);
+    }
+
+    #[test]
+    fn certificates_and_keys_are_taken_whole(bytes in bytes("der")) {
+        checks::der(&bytes);
     }
 }
