@@ -45,11 +45,15 @@ need_python() {
         python3 -m venv --clear $venv || fail "python3 -m venv failed"
         touch $venv/ready
     fi
-    # One at a time: pip is content when one of several is there.
-    local missing=() name
-    for name; do
-        $venv/bin/pip show --quiet "$name" 2>/dev/null || missing+=("$name")
-    done
+    # Not by pip, which takes a second for each.
+    local missing=()
+    mapfile -t missing < <($venv/bin/python -c '
+import importlib.metadata as metadata, sys
+for name in sys.argv[1:]:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        print(name)' "$@")
     if [ ${#missing[@]} -gt 0 ]; then
         say "installing ${missing[*]} from PyPI"
         $venv/bin/pip install --quiet --disable-pip-version-check "${missing[@]}" >&2 ||

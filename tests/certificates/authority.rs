@@ -4,7 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use crate::put;
-use crate::support::xds::{LEAF, Node, Pair, secret};
+use crate::support::pki::Pair;
+use crate::support::xds::{LEAF, Node, secret};
 use crate::support::{PATIENCE, wait_for};
 
 /// By a bundle: everybody trusts both, then everybody has a new leaf, then the old one is dropped.

@@ -8,8 +8,9 @@ use nix::sys::signal::Signal;
 
 use crate::set_by_hand;
 use crate::support::drainit::Drainit;
+use crate::support::pki::Pair;
 use crate::support::process::children;
-use crate::support::xds::{Node, Pair};
+use crate::support::xds::Node;
 use crate::support::{PATIENCE, holds_for, wait_for_some};
 use crate::traffic::no_key_is_told;
 

@@ -8,8 +8,9 @@ use serde_json::json;
 
 use crate::support::drainit::Drainit;
 use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::pki::{Pair, ask, presented};
 use crate::support::upstream::Upstream;
-use crate::support::xds::{LEAF, Node, Pair, ask, presented, secret};
+use crate::support::xds::{LEAF, Node, secret};
 use crate::support::{PATIENCE, wait_for, wait_for_some};
 
 /// Behind which the HTTP listener speaks TLS, as the README has it.

@@ -10,7 +10,7 @@ use drainit::certificates::read::{Contents, check_bundle, check_pair};
 use serde_json::Value;
 
 use crate::support::TempDir;
-use crate::support::xds::Pair;
+use crate::support::pki::Pair;
 
 /// At full speed, which no Envoy and no writer has.
 #[test]

@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::PATIENCE;
+use crate::support::pki::Pair;
 use crate::support::wait_for;
-use crate::support::xds::{LEAF, Node, Pair, reloads, secret, wait_result};
+use crate::support::xds::{LEAF, Node, reloads, secret, wait_result};
 use crate::traffic::no_key_is_told;
 
 /// A set that is bad, and what is said of it.

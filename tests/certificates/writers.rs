@@ -8,10 +8,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::put;
-use crate::support::xds::{Node, PROMISED, Pair};
+use crate::support::pki::Pair;
+use crate::support::xds::{Node, PROMISED};
 
 /// Between two files of a slow writer.
 const PAUSE: Duration = Duration::from_millis(300);
+
+type Writer = fn(&Node, &Pair);
 
 pub fn files(node: &Node, leaf: &Pair) -> [(&'static str, String); 3] {
     [
@@ -75,7 +78,7 @@ fn whoever_writes_the_new_leaf_is_loaded_in_time_and_presented_next() {
     kubelet(&node, &node.ca.leaf());
     let plane = node.control_plane(Some(Duration::from_millis(500)));
     let _drainit = node.ready(&[]);
-    let writers: [(&str, fn(&Node, &Pair)); 5] = [
+    let writers: [(&str, Writer); 5] = [
         ("kubelet", kubelet),
         ("rename", rename),
         ("in place", in_place),

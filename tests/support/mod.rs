@@ -17,6 +17,7 @@ pub mod http;
 pub mod kubelet;
 pub mod load;
 pub mod manifest;
+pub mod pki;
 pub mod process;
 pub mod upstream;
 pub mod xds;

@@ -1,21 +1,19 @@
 //! A node whose Envoy has its listener and its cluster from an xDS server over mutual TLS, and
-//! the certificates for that. Server and certificates are Python's (`tests/xds`).
+//! that server (`tests/xds/server.py`).
 
-use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Mutex;
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::drainit::{Drainit, Log, Setting, run};
 use super::http::Address;
 use super::load::Load;
+use super::pki::{Pair, script};
 use super::process::Process;
 use super::upstream::Upstream;
 use super::{Loopback, PATIENCE, TempDir, wait_for, wait_for_some};
@@ -26,96 +24,6 @@ pub const CA: &str = "contour_xds_tls_validation_context";
 
 /// From the write to Envoy's having it, at default settings, by what is promised.
 pub const PROMISED: Duration = Duration::from_millis(2500);
-
-fn script(name: &str) -> Command {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = env::var_os("TEST_PYTHON").map_or_else(
-        || root.join("target/tools/python/bin/python3"),
-        PathBuf::from,
-    );
-    assert!(
-        python.exists(),
-        "no {}: run scripts/test once",
-        python.display()
-    );
-    let mut command = Command::new(python);
-    command.arg(root.join("tests/xds").join(name));
-    command
-}
-
-/// Asks `certs.py serve`. One serves all tests, and ends with its standard input.
-pub fn ask(request: &Value) -> Result<Value, String> {
-    static SERVER: Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>> = Mutex::new(None);
-    let mut server = SERVER.lock().unwrap_or_else(|poison| poison.into_inner());
-    let (into, out) = server.get_or_insert_with(|| {
-        let mut command = script("certs.py");
-        command.arg("serve").stdin(Stdio::piped());
-        let child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let out = BufReader::new(child.stdout.unwrap());
-        (child.stdin.unwrap(), out)
-    });
-    writeln!(into, "{request}").unwrap();
-    let mut line = String::new();
-    out.read_line(&mut line).unwrap();
-    let answer: Value = serde_json::from_str(&line).expect("an answer of certs.py");
-    match answer["error"].as_str() {
-        Some(why) => Err(why.to_owned()),
-        None => Ok(answer),
-    }
-}
-
-/// A certificate and its key, PEM.
-#[derive(Clone, Debug)]
-pub struct Pair {
-    pub cert: String,
-    pub key: String,
-    /// Hex, as Envoy shows it but for leading zeros.
-    pub serial: String,
-}
-
-impl Pair {
-    #[track_caller]
-    fn make(request: &Value) -> Pair {
-        let answer = ask(request).unwrap();
-        let text = |name: &str| answer[name].as_str().unwrap().to_owned();
-        Pair {
-            cert: text("cert"),
-            key: text("key"),
-            serial: text("serial"),
-        }
-    }
-
-    /// A new CA.
-    pub fn ca(name: &str) -> Pair {
-        Pair::make(&json!({ "do": "ca", "name": name }))
-    }
-
-    /// A new leaf of this CA.
-    pub fn leaf(&self) -> Pair {
-        self.leaf_with(&json!({}))
-    }
-
-    /// A new leaf of this CA, special in something.
-    pub fn leaf_with(&self, special: &Value) -> Pair {
-        let mut request = json!({ "do": "leaf", "ca_cert": self.cert, "ca_key": self.key });
-        for (name, value) in special.as_object().unwrap() {
-            request[name] = value.clone();
-        }
-        Pair::make(&request)
-    }
-
-    /// A server's.
-    pub fn server(&self) -> Pair {
-        self.leaf_with(&json!({ "name": "server", "san": "contour" }))
-    }
-}
-
-/// The serial that is presented there to a TLS client.
-pub fn presented(address: SocketAddr) -> Result<String, String> {
-    let (host, port) = (address.ip().to_string(), address.port());
-    let answer = ask(&json!({ "do": "peek", "host": host, "port": port }))?;
-    Ok(answer["serial"].as_str().unwrap().to_owned())
-}
 
 /// A node: its files, its addresses, and what is around it.
 pub struct Node {
@@ -400,8 +308,8 @@ impl ControlPlane {
 #[track_caller]
 pub fn secret(drainit: &Drainit, name: &str) -> Value {
     let status: Value = serde_json::from_str(&drainit.get("/status").1).unwrap();
-    let secrets = status["certificates"].as_array().unwrap().iter();
-    let found = secrets.filter(|secret| secret["secret"] == name).next();
+    let mut secrets = status["certificates"].as_array().unwrap().iter();
+    let found = secrets.find(|secret| secret["secret"] == name);
     found
         .unwrap_or_else(|| panic!("no {name} in {status}"))
         .clone()
