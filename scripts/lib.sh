@@ -46,18 +46,20 @@ need_python() {
         touch $venv/ready
     fi
     # Not by pip, which takes a second for each.
-    local missing=()
-    mapfile -t missing < <($venv/bin/python -c '
+    local missing
+    missing=$($venv/bin/python -c '
 import importlib.metadata as metadata, sys
 for name in sys.argv[1:]:
     try:
         metadata.distribution(name)
     except metadata.PackageNotFoundError:
-        print(name)' "$@")
-    if [ ${#missing[@]} -gt 0 ]; then
-        say "installing ${missing[*]} from PyPI"
-        $venv/bin/pip install --quiet --disable-pip-version-check "${missing[@]}" >&2 ||
-            fail "pip could not install ${missing[*]}"
+        print(name)' "$@") || fail "no Python in $venv: remove it"
+    if [ -n "$missing" ]; then
+        missing=${missing//$'\n'/ }
+        say "installing $missing from PyPI"
+        # shellcheck disable=SC2086 # a word for each
+        $venv/bin/pip install --quiet --disable-pip-version-check $missing >&2 ||
+            fail "pip could not install $missing"
     fi
     exec 9>&-
 }
