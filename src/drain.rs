@@ -191,6 +191,8 @@ pub struct Drain {
     asked: Option<(Ask, Time)>,
     /// Whether it is unknown what is left: the last poll failed, or there was none yet.
     failing: bool,
+    /// How the drain could have ended by what the last poll showed.
+    quiet: Option<Outcome>,
     idle_since: Option<Time>,
     outcome: Option<Outcome>,
 }
@@ -224,6 +226,7 @@ impl Drain {
             poll_failures: 0,
             asked: None,
             failing: true,
+            quiet: None,
             idle_since: None,
             outcome: None,
         }
@@ -305,11 +308,13 @@ impl Drain {
             let hanging = self
                 .asked
                 .is_some_and(|(_, at)| now.saturating_sub(at) >= HANGING);
-            let lost = self.failing || hanging;
-            self.end(if lost {
-                Outcome::AdminLost
-            } else {
-                Outcome::Deadline
+            // With no time for any question, nobody has failed to answer one.
+            let lost = hanging || self.failing && self.deadline > self.serving_until;
+            self.end(match self.quiet {
+                _ if lost => Outcome::AdminLost,
+                // Only the minimum kept it up.
+                Some(outcome) if self.min_until >= self.deadline && self.asked.is_none() => outcome,
+                _ => Outcome::Deadline,
             });
         } else if !self.live && now >= self.silent_until {
             self.end(Outcome::NeverLive);
@@ -374,6 +379,7 @@ impl Drain {
             (Ask::DrainListeners, answer) => self.listeners.tried(now, answer.is_some()),
             (Ask::StopListeners, _) => {
                 self.closing = Some(true);
+                self.quiet = None;
                 // Whether or not it could be done: look again at once.
                 self.next_poll = now;
             }
@@ -420,23 +426,27 @@ impl Drain {
         }
         let settled =
             |since: Time| !self.settle.is_zero() && now.saturating_sub(since) >= self.settle;
-        let outcome = if load.connections() <= self.open_connections && load.udp_sessions == 0 {
-            Outcome::Drained
+        self.quiet = if load.connections() <= self.open_connections && load.udp_sessions == 0 {
+            Some(Outcome::Drained)
         } else if self.idle_since.is_some_and(settled) {
-            Outcome::Idle
+            Some(Outcome::Idle)
         } else {
+            None
+        };
+        let Some(outcome) = self.quiet.filter(|_| now >= self.min_until) else {
             return;
         };
-        if now < self.min_until {
-            return;
-        }
-        // An Envoy that stays must go on accepting; one that is stopped must not accept what it
-        // would then cut.
-        if !self.stops || self.closing == Some(true) {
+        if self.has_looked_last() {
             self.end(outcome);
         } else {
             self.closing = Some(false);
         }
+    }
+
+    /// An Envoy that stays must go on accepting; one that is stopped must not accept what it would
+    /// then cut, and is asked once more after it has stopped to.
+    fn has_looked_last(&self) -> bool {
+        !self.stops || self.closing == Some(true)
     }
 }
 

@@ -11,6 +11,8 @@ pub enum Event {
     /// Somebody wants to know how Envoy is: ask its admin interface, if that was not done within
     /// the last second. The answer shows in the snapshot.
     Probe,
+    /// Somebody wants to know what is open: ask that too, as seldom.
+    Look,
     /// Envoy's admin interface answered, or did not.
     Admin(Reply),
     /// The certificate thread has something to tell.

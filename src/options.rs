@@ -345,6 +345,16 @@ impl Options {
                 "{missing} is missing: --envoy-cert-file, --envoy-key-file, --envoy-cafile and --resources-dir go together"
             ));
         }
+        for (at, secret) in self.secrets.iter().enumerate() {
+            if self
+                .secrets
+                .iter()
+                .take(at)
+                .any(|other| other.name == secret.name)
+            {
+                return Err(format!("--secret {} is given twice", secret.name));
+            }
+        }
         match (&self.resources_dir, given || !self.secrets.is_empty()) {
             (None, true) => Err("--resources-dir is missing: it is where the SDS files of the certificates go".into()),
             (Some(_), false) => Err("--resources-dir is given, but no certificates: add --envoy-cert-file, --envoy-key-file and --envoy-cafile, or --secret".into()),

@@ -45,6 +45,7 @@ fn every_seed_passes() {
         ("options", checks::options),
         ("pem", checks::pem),
         ("der", checks::der),
+        ("admin_pages", checks::admin_pages),
     ] {
         for seed in seeds(target) {
             check(&seed);
@@ -79,12 +80,17 @@ proptest! {
     }
 
     #[test]
-    fn certificates_are_taken_or_refused_in_a_line(bytes in bytes("pem")) {
+    fn certificates_and_keys_are_taken_or_refused_in_a_line(bytes in bytes("pem")) {
         checks::pem(&bytes);
     }
 
     #[test]
-    fn certificates_and_keys_are_taken_whole(bytes in bytes("der")) {
+    fn what_claims_to_be_a_certificate_is_one_or_malformed(bytes in bytes("der")) {
         checks::der(&bytes);
+    }
+
+    #[test]
+    fn the_pages_about_certificates_are_read_as_they_are(bytes in bytes("admin_pages")) {
+        checks::admin_pages(&bytes);
     }
 }

@@ -169,6 +169,14 @@ fn prometheus_reads_the_page_in_every_state() {
         Some(String::new())
     });
     pages.push(restarting.take(5).find(|page| !page.is_empty()).unwrap());
+    let dir = TempDir::new();
+    let (secret, place) = (
+        format!("web={0}/no.crt,{0}/no.key", dir.path().display()),
+        dir.path().display().to_string(),
+    );
+    let options = ["--secret", &secret, "--resources-dir", &place];
+    let drainit = Drainit::start(&options, &child);
+    pages.push(page_when(&drainit, "waiting"));
     assert_eq!(
         states_of(&pages),
         [
@@ -178,7 +186,8 @@ fn prometheus_reads_the_page_in_every_state() {
             "draining",
             "drained",
             "stopping",
-            "restarting"
+            "restarting",
+            "waiting"
         ]
     );
     for (index, samples) in [

@@ -108,6 +108,8 @@ fn load(drainit: &Drainit, upstream: &Upstream, counts: &Counts, time: Duration)
             if let Ok(mut stranger) = UnixStream::connect(health) {
                 let _ = stranger.write_all(b"GET /healthz HTTP/1.1\r\nHalf");
             }
+            // Leave the others some of the processor.
+            thread::sleep(Duration::from_millis(1));
         });
         again(scope, &stop, &counts.signals, || {
             for signal in [

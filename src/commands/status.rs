@@ -2,6 +2,7 @@
 
 mod screen;
 mod table;
+mod view;
 
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;

@@ -29,6 +29,7 @@ fn load(connections: u64, requests: u64, tcp_sessions: u64, udp_sessions: u64) -
         tcp_sessions,
         udp_sessions,
         health_failed: true,
+        parent_connections: 0,
     })
 }
 
@@ -202,6 +203,30 @@ fn a_minimum_is_kept_with_nothing_left() {
         play.until(ms(2_300), envoy_with(&load(0, 0, 0, 0))),
         Some(Outcome::Drained)
     );
+}
+
+#[test]
+fn a_minimum_as_long_as_the_timeout_is_no_cut() {
+    let limits = Limits {
+        min: ms(25_000),
+        ..limits()
+    };
+    let mut play = Play::new(&limits, true);
+    assert_eq!(
+        play.until(ms(30_000), envoy_with(&load(0, 0, 0, 0))),
+        Some(Outcome::Drained)
+    );
+    assert_eq!(play.now, ms(25_000));
+}
+
+#[test]
+fn without_any_time_nobody_is_asked_and_nothing_is_lost_but_time() {
+    let limits = Limits {
+        timeout: ms(0),
+        ..limits()
+    };
+    let mut play = Play::new(&limits, true);
+    assert_eq!(play.until(ms(1), |_, _| None), Some(Outcome::Deadline));
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub fn complete(
     args: &mut Vec<OsString>,
     drain_time: Duration,
     admin_address_path: Option<OsString>,
+    hot_restart: bool,
 ) {
     let mut add = |flag: &str, value: Option<OsString>| {
         if !has(args, flag) {
@@ -52,7 +53,9 @@ pub fn complete(
     }
     // Nobody but drainit's own hot restart hands listeners on, and without it /dev/shm may be
     // read-only.
-    add("--disable-hot-restart", None);
+    if !hot_restart {
+        add("--disable-hot-restart", None);
+    }
 }
 
 /// What a drain sequence needs at the least to close idle connections: more than three times the
@@ -107,6 +110,7 @@ mod tests {
             &mut line,
             Duration::from_secs(15),
             Some("/proc/self/fd/3".into()),
+            false,
         );
         assert_eq!(
             line,

@@ -3,4 +3,5 @@
 pub mod address;
 pub mod admin;
 pub mod flags;
+pub mod hot_restart;
 pub mod stats;

@@ -12,7 +12,7 @@ pub const QUERY: &str = concat!(
     "%5E(listener%5C..*%5C.downstream_(pre_)%3Fcx_active",
     "%7Chttp%5C..*%5C.downstream_(cx%7Crq)_active",
     "%7Cudp%5C..*%5C.downstream_sess_active",
-    "%7Cserver%5C.live)%24",
+    "%7Cserver%5C.live%7Cserver%5C.parent_connections)%24",
 );
 
 /// A listener's connections.
@@ -37,18 +37,21 @@ pub struct Load {
     pub tcp_sessions: u64,
     /// UDP sessions, which have no connection.
     pub udp_sessions: u64,
+    /// Connections of an old generation that hands over. Its own gauges are hidden: Envoy adds
+    /// them to the newest one's, but does not mark those as used (seen on 1.40.0).
+    pub parent_connections: u64,
     /// Whether Envoy's health check is failed, as a drain wants it.
     pub health_failed: bool,
 }
 
 impl Load {
-    /// Connections on the listeners that count.
+    /// Connections on the listeners that count, and those of an old generation.
     pub fn connections(&self) -> u64 {
         self.listeners
             .iter()
             .filter(|listener| !listener.excluded)
             .map(|listener| listener.connections)
-            .fold(0, u64::saturating_add)
+            .fold(self.parent_connections, u64::saturating_add)
     }
 
     /// Whatever would be lost if Envoy ended now: requests, TCP and UDP sessions.
@@ -56,6 +59,7 @@ impl Load {
         self.requests
             .saturating_add(self.tcp_sessions)
             .saturating_add(self.udp_sessions)
+            .saturating_add(self.parent_connections)
     }
 }
 
@@ -77,6 +81,7 @@ pub struct Page {
     http_connections: u64,
     requests: u64,
     udp_sessions: u64,
+    parent_connections: u64,
     live: Option<bool>,
     /// Whether it counts the connection over which it was asked for, and the request.
     own_connection: bool,
@@ -105,7 +110,7 @@ impl Page {
     /// # Errors
     /// When listeners' connections are hidden: then nothing is known.
     pub fn check_own(&mut self) -> Result<(), String> {
-        if !self.own_connection {
+        if !self.own_connection && self.live.is_some() {
             return Err(HIDDEN.into());
         }
         if !self.own_request {
@@ -140,6 +145,7 @@ impl Page {
                 .saturating_sub(self.http_connections)
                 .min(counted),
             udp_sessions: self.udp_sessions,
+            parent_connections: self.parent_connections,
             health_failed: !live,
         })
     }
@@ -159,6 +165,8 @@ impl Page {
         };
         if name == "server.live" {
             self.live = Some(value != 0);
+        } else if name == "server.parent_connections" {
+            self.parent_connections = value;
         } else if let Some(name) = name.strip_prefix("listener.") {
             self.take_listener(name, value, excluded);
         } else if let Some(name) = name.strip_prefix("http.") {

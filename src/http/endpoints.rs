@@ -7,6 +7,8 @@ use super::request::{Method, Request};
 use crate::status::{Snapshot, State, json, metrics};
 
 /// How long `/ready` waits for Envoy's admin interface: below the 1 s that a kubelet's probe
+/// How long `/status` and `/metrics` wait for the word on what is open; then they tell the last.
+const LOOK_WAIT: Duration = Duration::from_millis(250);
 /// waits by default.
 const READY_WAIT: Duration = Duration::from_millis(900);
 /// How old an answer of Envoy's `/ready` may be. drainit asks no more than once a second.
@@ -79,6 +81,9 @@ pub fn answer(
         Endpoint::Health => Answer::Now(health(snapshot, now)),
         Endpoint::Ready => ready(snapshot, asked, now),
         Endpoint::Shutdown => shutdown(snapshot),
+        Endpoint::Status | Endpoint::Metrics if is_worth_a_look(snapshot, asked, now) => {
+            Answer::Later(asked.checked_add(LOOK_WAIT))
+        }
         Endpoint::Status => Answer::Now(Reply {
             content_type: "application/json",
             ..Reply::text(200, json::render(snapshot, now, wall))
@@ -88,6 +93,17 @@ pub fn answer(
             ..Reply::text(200, metrics::render(snapshot, now))
         }),
     }
+}
+
+/// Whether what is open is worth waiting for: a drain asks for that by itself, and elsewhere Envoy
+/// is asked when somebody wants to know.
+fn is_worth_a_look(snapshot: &Snapshot, asked: Instant, now: Instant) -> bool {
+    let at_rest = matches!(snapshot.state, State::Live | State::Delaying) && !snapshot.handover;
+    let answers = snapshot.admin.answered.is_some() && snapshot.admin.failing_since.is_none();
+    let known = snapshot
+        .load_at
+        .is_some_and(|at| now.saturating_duration_since(at) < READY_FRESH);
+    at_rest && answers && !known && now.saturating_duration_since(asked) < LOOK_WAIT
 }
 
 fn health(snapshot: &Snapshot, now: Instant) -> Reply {
@@ -125,6 +141,10 @@ fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
     };
     if let Some(text) = refusal {
         return Answer::Now(Reply::text(503, text));
+    }
+    if snapshot.handover {
+        // The old generation serves while the new one rises, and nobody can be asked.
+        return Answer::Now(Reply::text(200, "LIVE"));
     }
     // What an Envoy before this one said does not count. What was asked shortly before the
     // request came does, because the supervisor would not ask again so soon.

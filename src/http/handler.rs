@@ -26,6 +26,8 @@ pub struct Handler<'a> {
     seated: usize,
     /// Whether a probe was asked for and has not been sent.
     probe_wanted: bool,
+    /// The same for a look at what is open.
+    look_wanted: bool,
     /// When the next may be sent.
     next_probe: Option<Instant>,
 }
@@ -45,6 +47,7 @@ impl<'a> Handler<'a> {
             seats,
             seated: 0,
             probe_wanted: false,
+            look_wanted: false,
             next_probe: None,
         }
     }
@@ -92,6 +95,7 @@ impl<'a> Handler<'a> {
         match endpoint {
             Endpoint::Health => self.probe_wanted = true,
             Endpoint::Ready => self.probe_wanted |= waits,
+            Endpoint::Status | Endpoint::Metrics => self.look_wanted |= waits,
             Endpoint::Shutdown if waits => {
                 if self.seated >= self.seats {
                     let text = "the drain is asked for; too many wait for its end already";
@@ -125,14 +129,18 @@ impl<'a> Handler<'a> {
 
     /// Sends the probe that was asked for, unless it is too soon. Returns when it will not be.
     pub fn probe(&mut self, now: Instant) -> Option<Instant> {
-        if !self.probe_wanted {
+        if !self.probe_wanted && !self.look_wanted {
             return None;
         }
         if let Some(next) = self.next_probe.filter(|next| now < *next) {
             return Some(next);
         }
-        self.mailbox.send(Event::Probe);
-        self.probe_wanted = false;
+        if std::mem::take(&mut self.probe_wanted) {
+            self.mailbox.send(Event::Probe);
+        }
+        if std::mem::take(&mut self.look_wanted) {
+            self.mailbox.send(Event::Look);
+        }
         self.next_probe = Some(now + PROBE_PAUSE);
         None
     }

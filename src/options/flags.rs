@@ -263,7 +263,8 @@ pub const FLAGS: &[Flag] = &[
         "0s",
         "Drain at least this long, even with nothing left.",
         |o, v| set(&mut o.limits.min, span(v)),
-    ),
+    )
+    .also(&["min-drain-duration"]),
     flag(
         "settle",
         One("DUR"),

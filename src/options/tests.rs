@@ -117,7 +117,7 @@ fn bad_input_gets_one_line_that_says_what_would_be_right() {
         (&["--secret", "x", "x"], "NAME=CERT,KEY"),
         (
             &["--secret", "../x=a,b", "--resources-dir", "/d", "x"],
-            "cannot be a secret's name",
+            "a secret's name has letters",
         ),
         (&["--drain-delay", "30s", "x"], "--drain-timeout"),
         (&["--min-drain", "30s", "x"], "--drain-timeout"),

@@ -39,6 +39,8 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
             "started": envoy.map(|envoy| clock.timestamp(envoy.started)),
             "uptime_seconds": envoy.map(|envoy| clock.age(envoy.started)),
             "restarts": snapshot.restarts,
+            "epoch": snapshot.epoch,
+            "old_generation_pid": snapshot.parent,
         },
         "admin": admin(&snapshot.admin, &clock),
         "listeners": listeners(load),
@@ -47,6 +49,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
         "requests": load.map(|load| load.requests),
         "tcp_sessions": load.map(|load| load.tcp_sessions),
         "udp_sessions": load.map(|load| load.udp_sessions),
+        "old_generation_connections": load.map(|load| load.parent_connections),
         "drain": snapshot.drain.as_ref().map(|drain| self::drain(drain, &clock)),
         "drains": {
             "drained": snapshot.drains.drained,
@@ -55,6 +58,11 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
         },
         "reaped_processes": snapshot.reaped,
         "certificates": certificates,
+        "hot_restarts": {
+            "done": snapshot.hot_restarts.done,
+            "refused": snapshot.hot_restarts.refused,
+            "failed": snapshot.hot_restarts.failed,
+        },
         "reload": snapshot.reload.as_ref().map(|reload| json!({
             "number": reload.number,
             "ok": reload.result.is_ok(),

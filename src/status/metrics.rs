@@ -80,6 +80,20 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
         "Processes reaped, Envoy's own included.",
     );
     page.sample(snapshot.reaped);
+    page.name(
+        "drainit_envoy_epoch",
+        "gauge",
+        "The number of Envoy's newest generation, which a hot restart raises.",
+    );
+    page.sample(snapshot.epoch);
+    page.name(
+        "drainit_hot_restarts_total",
+        "counter",
+        "Reloads by hot restart: done, refused before anything was started, or failed.",
+    );
+    page.labelled("result", "done", snapshot.hot_restarts.done);
+    page.labelled("result", "refused", snapshot.hot_restarts.refused);
+    page.labelled("result", "failed", snapshot.hot_restarts.failed);
     certificates(&mut page, snapshot);
     page.text
 }
@@ -177,7 +191,7 @@ pub(crate) mod tests {
     use crate::envoy::stats::Listener;
     use crate::status::{Admin, Certificate, Drain, Drains, Envoy};
 
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 15] = [
         "drainit_state",
         "drainit_envoy_up",
         "drainit_envoy_restarts_total",
@@ -187,6 +201,8 @@ pub(crate) mod tests {
         "drainit_drains_total",
         "drainit_admin_errors_total",
         "drainit_reaped_processes_total",
+        "drainit_envoy_epoch",
+        "drainit_hot_restarts_total",
         "drainit_certificate_not_before_seconds",
         "drainit_certificate_not_after_seconds",
         "drainit_certificate_generation",
@@ -206,6 +222,7 @@ pub(crate) mod tests {
             requests: 3,
             tcp_sessions: 4,
             udp_sessions: 5,
+            parent_connections: 0,
             health_failed: true,
         };
         Snapshot {

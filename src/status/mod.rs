@@ -158,6 +158,17 @@ pub struct Reload {
     pub result: Result<String, String>,
 }
 
+/// How many reloads by hot restart ended how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HotRestarts {
+    /// The next generation took over.
+    pub done: u64,
+    /// It was not started: its configuration is none, or the moment was wrong.
+    pub refused: u64,
+    /// It ended before it was live.
+    pub failed: u64,
+}
+
 /// Everything that is known.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -179,6 +190,8 @@ pub struct Snapshot {
     pub excluded: Vec<String>,
     /// What was open when Envoy was last asked.
     pub load: Option<Load>,
+    /// When that was.
+    pub load_at: Option<Instant>,
     /// The drain, once one was asked for.
     pub drain: Option<Drain>,
     /// The drains that are over.
@@ -189,6 +202,15 @@ pub struct Snapshot {
     pub certificates: Vec<Certificate>,
     /// The last reload, if there was one.
     pub reload: Option<Reload>,
+    /// The newest generation's number (`--restart-epoch`).
+    pub epoch: u32,
+    /// The old generation's pid, while it drains beside the newest.
+    pub parent: Option<i32>,
+    /// Whether a generation is rising: until it is live nobody can be asked, and the one before
+    /// serves.
+    pub handover: bool,
+    /// The reloads by hot restart.
+    pub hot_restarts: HotRestarts,
 }
 
 impl Snapshot {
@@ -204,11 +226,16 @@ impl Snapshot {
             admin: Admin::default(),
             excluded: Vec::new(),
             load: None,
+            load_at: None,
             drain: None,
             drains: Drains::default(),
             reaped: 0,
             certificates: Vec::new(),
             reload: None,
+            epoch: 0,
+            parent: None,
+            handover: false,
+            hot_restarts: HotRestarts::default(),
         }
     }
 }

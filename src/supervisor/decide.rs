@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use crate::drain::{Answer, Ask, Drain, Limits, Next, Outcome, Time};
+use crate::drain::{self, Answer, Ask, Drain, Limits, Outcome, Time};
 use crate::duration::show;
 use crate::process::Exit;
 use crate::status::State;
@@ -25,6 +25,13 @@ const KILL_PATIENCE: Duration = Duration::from_millis(800);
 /// itself: starting it again cannot help.
 const REFUSAL: Duration = Duration::from_secs(1);
 
+/// A generation that is not live by then is given up.
+const RISE: Duration = Duration::from_secs(60);
+
+/// Envoy tells how many connections the old generation has at each flush of its statistics, 5 s
+/// unless configured: before one has passed, a zero may be old.
+const FLUSH: Duration = Duration::from_secs(6);
+
 /// An Envoy that was told to reopen its logs before it had a handler would die of that. It has
 /// one when its admin interface answers, and surely this long after its start.
 const HANDLERS_READY: Duration = Duration::from_secs(5);
@@ -40,6 +47,8 @@ pub struct Rules {
     pub restart: bool,
     /// Whether to wait for certificates before Envoy's first start.
     pub gated: bool,
+    /// Whether a reload is Envoy's hot restart.
+    pub hot_restart: bool,
 }
 
 /// A signal, by what it means.
@@ -64,6 +73,8 @@ pub enum Input {
     Order(Order, String),
     /// Somebody wants to know how Envoy is.
     Probe,
+    /// Somebody wants to know what is open.
+    Look,
     /// Certificates are missing: these.
     CertificatesMissing(String),
     /// A usable set of certificates is there.
@@ -76,8 +87,16 @@ pub enum Input {
     AdminKnown,
     /// It answered; none stands for every failure there is.
     Answer(Ask, Option<Answer>),
-    /// Envoy is gone.
+    /// Envoy is gone. Of several generations it is the one that rises, or else the newest.
     Exited(Exit),
+    /// Somebody wants the next generation.
+    Reload,
+    /// The next generation's configuration was tried, and is one; or it is not.
+    Tried(bool),
+    /// The next generation was spawned, or could not be.
+    NextSpawned(bool),
+    /// The old generation, which another has taken over from, is gone.
+    ParentExited(Exit),
 }
 
 /// What is to be done about it.
@@ -95,6 +114,42 @@ pub enum Action {
     ReopenLogs,
     /// End, with this code.
     Exit(u8),
+    /// Try the next generation's configuration.
+    Try,
+    /// Spawn the next generation.
+    SpawnNext,
+    /// Send the rising generation SIGKILL.
+    KillNext,
+    /// Send the old generation SIGTERM.
+    TerminateParent,
+    /// Tell whoever asked for a reload how it ended.
+    Reloaded(Reloaded),
+}
+
+/// How a reload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reloaded {
+    /// The next generation is live, and the old one drains.
+    Live,
+    /// Not now: another reload is under way.
+    UnderWay,
+    /// Not now: Envoy is not live.
+    NotLive,
+    /// A drain is asked for, or one came in between.
+    Draining,
+    /// Envoy refuses the configuration.
+    Refused,
+    /// The next generation ended, or was ended, before it was live.
+    Failed,
+}
+
+/// The next generation, before it is live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Next {
+    /// Its configuration is tried.
+    Trying,
+    /// It rises since then.
+    Rising(Time),
 }
 
 /// Where Envoy is in its life.
@@ -136,9 +191,23 @@ pub struct Core {
     /// When `/ready` was last answered, or failed to be.
     probed: Option<Time>,
     version_asked: bool,
+    /// Whether somebody wants to know what is open, drain aside.
+    look_wanted: bool,
+    /// When that was last told, or was not.
+    looked: Option<Time>,
     backoff: Backoff,
     wake_at: Option<Time>,
     reason: String,
+    /// The next generation, before it is live.
+    next: Option<Next>,
+    /// Since when an old generation drains beside the newest.
+    parent: Option<Time>,
+    /// Whether the whole Envoy is to be started anew when it has ended.
+    replace: bool,
+    /// How Envoy ended, while the old generation is still to end.
+    exit: Option<Exit>,
+    /// How a reload ended that somebody waits for.
+    reloaded: Option<Reloaded>,
 }
 
 impl Core {
@@ -161,9 +230,16 @@ impl Core {
             probe_pause: PROBE_FIRST,
             probed: None,
             version_asked: false,
+            look_wanted: false,
+            looked: None,
             backoff: Backoff::new(seed),
             wake_at: None,
             reason: "starting".into(),
+            next: None,
+            parent: None,
+            replace: false,
+            exit: None,
+            reloaded: None,
         }
     }
 
@@ -180,6 +256,12 @@ impl Core {
     /// What Envoy's admin interface was asked and has not answered yet.
     pub fn asked(&self) -> Option<Ask> {
         self.asked
+    }
+
+    /// Whether a generation is rising: until it is live, nobody can say how Envoy is, and the old
+    /// one serves.
+    pub fn is_rising(&self) -> bool {
+        matches!(self.next, Some(Next::Rising(_)))
     }
 
     /// When to call [`Core::handle`] with [`Input::Tick`], if nothing else happens before.
@@ -215,6 +297,7 @@ impl Core {
             Input::Tick => {}
             Input::Order(order, from) => self.take_order(now, order, &from, &mut actions),
             Input::Probe => self.take_probe(now),
+            Input::Look => self.take_look(now),
             Input::CertificatesMissing(which) => {
                 if self.phase == Phase::Waiting {
                     self.reason = which;
@@ -233,9 +316,14 @@ impl Core {
                 }
             }
             Input::Answer(ask, answer) => self.take_answer(now, ask, answer.as_ref()),
-            Input::Exited(exit) => self.take_exit(now, exit),
+            Input::Exited(exit) => self.take_exit(now, exit, &mut actions),
+            Input::Reload => self.take_reload(&mut actions),
+            Input::Tried(passed) => self.take_tried(passed, &mut actions),
+            Input::NextSpawned(spawned) => self.take_next(now, spawned),
+            Input::ParentExited(exit) => self.take_parent_exit(now, exit, &mut actions),
         }
         self.wake_at = self.advance(now, &mut actions);
+        actions.extend(self.reloaded.take().map(Action::Reloaded));
         actions
     }
 
@@ -292,7 +380,15 @@ impl Core {
             (None, _) => {
                 let live = self.live.is_some();
                 let stops = order == Order::Stop;
-                self.drain = Some(Drain::new(&self.rules.limits, now, since, live, stops));
+                let mut limits = self.rules.limits.clone();
+                if self.parent.is_some() {
+                    limits.min = limits.min.max(FLUSH).min(limits.timeout);
+                }
+                self.drain = Some(Drain::new(&limits, now, since, live, stops));
+                if self.next.is_some() {
+                    self.reloaded = Some(Reloaded::Draining);
+                }
+                self.next = self.next.filter(|next| *next != Next::Trying);
             }
             (Some(_), Order::Drain | Order::ReopenLogs) => {}
             (Some(drain), order) => {
@@ -313,11 +409,19 @@ impl Core {
         }
     }
 
+    fn take_look(&mut self, now: Time) {
+        let rested = |at: Option<Time>| at.is_none_or(|at| now.saturating_sub(at) >= PROBE_REST);
+        // Whether it is well goes first: what is open may be told a second later.
+        self.look_wanted |= self.live.is_some() && rested(self.looked) && rested(self.probed);
+    }
+
     fn take_start(&mut self, now: Time) {
         self.phase = Phase::Running { since: now };
         self.live = None;
         self.answered = false;
         self.version_asked = false;
+        self.look_wanted = false;
+        self.looked = None;
         self.probe_pause = PROBE_FIRST;
         self.probe_due = Some(now);
         self.probed = None;
@@ -346,6 +450,15 @@ impl Core {
         if let Some(drain) = &mut self.drain {
             drain.answer(now, ask, answer);
         }
+        let serves = matches!(answer, Some(Answer::Ready(state)) if matches!(state.as_str(), "LIVE" | "DRAINING"));
+        if ask == Ask::Stats {
+            self.looked = Some(now);
+            self.look_wanted = false;
+        }
+        if let (Ask::Ready, Some(Next::Rising(since))) = (ask, self.next) {
+            self.take_rise(now, since, serves);
+            return;
+        }
         if ask != Ask::Ready {
             return;
         }
@@ -353,8 +466,7 @@ impl Core {
         self.probe_due = None;
         if self.live.is_none() {
             // DRAINING: somebody failed its health check, but it serves.
-            if matches!(answer, Some(Answer::Ready(state)) if matches!(state.as_str(), "LIVE" | "DRAINING"))
-            {
+            if serves {
                 self.live = Some(now);
                 if self.drain.is_none() {
                     self.reason =
@@ -370,12 +482,93 @@ impl Core {
         }
     }
 
-    fn take_exit(&mut self, now: Time, exit: Exit) {
+    fn take_reload(&mut self, actions: &mut Vec<Action>) {
+        let refusal = match self.phase {
+            _ if self.drain.is_some() => Reloaded::Draining,
+            Phase::Running { .. } if self.next.is_some() => Reloaded::UnderWay,
+            Phase::Running { .. } if self.live.is_some() => {
+                self.next = Some(Next::Trying);
+                actions.push(Action::Try);
+                return;
+            }
+            _ => Reloaded::NotLive,
+        };
+        // Another reload's own end is told to those who wait for that.
+        actions.push(Action::Reloaded(refusal));
+    }
+
+    fn take_tried(&mut self, passed: bool, actions: &mut Vec<Action>) {
+        if self.next.take_if(|next| *next == Next::Trying).is_none() {
+            return;
+        }
+        if !matches!(self.phase, Phase::Running { .. }) || self.drain.is_some() {
+            self.reloaded = Some(Reloaded::Draining);
+        } else if passed {
+            actions.push(Action::SpawnNext);
+        } else {
+            self.reloaded = Some(Reloaded::Refused);
+        }
+    }
+
+    fn take_next(&mut self, now: Time, spawned: bool) {
+        if spawned {
+            self.next = Some(Next::Rising(now));
+            self.asked = None;
+            self.probe_pause = PROBE_FIRST;
+            self.probe_due = Some(now);
+        } else {
+            self.reloaded = Some(Reloaded::Failed);
+        }
+    }
+
+    /// The rising generation answered, or did not.
+    fn take_rise(&mut self, now: Time, since: Time, serves: bool) {
+        if serves {
+            self.phase = Phase::Running { since };
+            self.live = Some(now);
+            self.parent = Some(now);
+            self.next = None;
+            self.version_asked = false;
+            self.probed = Some(now);
+            self.probe_due = None;
+            self.reason = format!(
+                "live {} after its start, next to the one before",
+                show(now.saturating_sub(since))
+            );
+            self.reloaded = Some(Reloaded::Live);
+        } else {
+            self.probe_due = Some(now + self.probe_pause);
+            self.probe_pause = (self.probe_pause * 3 / 2).min(PROBE_REST);
+        }
+    }
+
+    fn take_exit(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
         self.asked = None;
+        if self.is_rising() {
+            // The one before still serves, with its admin interface gone for good if the new one
+            // got as far as that.
+            self.next = None;
+            if self.drain.is_none() {
+                self.reloaded = Some(Reloaded::Failed);
+            }
+            self.probe_due = Some(now);
+            if let Phase::Stopping { .. } = self.phase {
+                actions.push(Action::Terminate);
+            }
+            return;
+        }
+        if self.next.take().is_some() {
+            self.reloaded = Some(Reloaded::Failed);
+        }
         let since = match self.phase {
             Phase::Running { since } => since,
+            Phase::Stopping { .. } if self.replace => {
+                self.replace = false;
+                self.phase = Phase::Spawning;
+                return;
+            }
             Phase::Stopping { .. } => {
-                self.phase = Phase::Over(exit.code());
+                self.end(exit, actions);
                 return;
             }
             _ => return,
@@ -383,7 +576,13 @@ impl Core {
         self.reason = format!("envoy exited: {exit}");
         if let Some(drain) = &mut self.drain {
             drain.end(Outcome::EnvoyExited);
-            self.phase = Phase::Over(exit.code());
+            self.end(exit, actions);
+            return;
+        }
+        if self.parent.is_some() && self.live.is_some() {
+            // The listeners are closed now; the same generation, started again, finds the old one
+            // and its sockets.
+            self.phase = Phase::Spawning;
             return;
         }
         let refused =
@@ -392,7 +591,7 @@ impl Core {
             self.reason = "envoy refused its command line or configuration".into();
         }
         if exit == Exit::Code(0) || refused || !self.rules.restart {
-            self.phase = Phase::Over(exit.code());
+            self.end(exit, actions);
             return;
         }
         if let Some(live) = self.live {
@@ -401,6 +600,38 @@ impl Core {
         self.phase = Phase::Backoff {
             until: now + self.backoff.next(),
         };
+    }
+
+    /// Envoy is over, but for an old generation.
+    fn end(&mut self, exit: Exit, actions: &mut Vec<Action>) {
+        if self.parent.is_none() {
+            self.phase = Phase::Over(exit.code());
+            return;
+        }
+        self.exit = Some(exit);
+        if let Phase::Running { since } = self.phase {
+            self.phase = Phase::Stopping {
+                since,
+                killed: None,
+            };
+        }
+        actions.push(Action::TerminateParent);
+    }
+
+    fn take_parent_exit(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
+        self.parent = None;
+        if let (Phase::Stopping { .. }, Some(exit)) = (self.phase, self.exit) {
+            self.phase = Phase::Over(exit.code());
+        } else if let Phase::Running { .. } = self.phase
+            && exit != Exit::Code(0)
+            && self.drain.is_none()
+        {
+            // The newest still serves, but its main thread hangs when it would tell the old one to
+            // go, and it aborts then.
+            self.reason = format!("the old generation's end was none of ours: {exit}");
+            self.replace = true;
+            self.terminate(now, actions);
+        }
     }
 
     fn terminate(&mut self, now: Time, actions: &mut Vec<Action>) {
@@ -462,29 +693,38 @@ impl Core {
     fn advance_running(&mut self, now: Time, actions: &mut Vec<Action>) -> Option<Time> {
         let mut wake_at = None;
         let mut probing = true;
+        if let Some(Next::Rising(since)) = self.next {
+            if self.drain.is_none() && now >= since + RISE {
+                actions.push(Action::KillNext);
+                self.next = Some(Next::Rising(now));
+            }
+            wake_at = Some(since + RISE);
+        }
         if let Some(drain) = &mut self.drain {
             match drain.next(now, self.asked.is_none()) {
-                Next::Ask(ask) => {
+                drain::Next::Ask(ask) => {
                     self.asked = Some(ask);
                     actions.push(Action::Ask(ask));
                     wake_at = Some(drain.horizon(now));
                 }
-                Next::Wait(until) => wake_at = Some(until),
-                Next::Over(_) if drain.stops() => {
+                drain::Next::Wait(until) => wake_at = Some(until),
+                drain::Next::Over(_) if drain.stops() => {
                     self.terminate(now, actions);
                     return None;
                 }
-                Next::Over(_) => {}
+                drain::Next::Over(_) => {}
             }
             // While it drains, the drain's own questions tell how Envoy is.
             probing = drain.is_delayed(now) || drain.outcome().is_some();
         }
         if probing && self.asked.is_none() {
-            if self.live.is_some() && !self.version_asked {
+            if self.live.is_some() && !self.version_asked && !self.is_rising() {
                 self.version_asked = true;
                 self.asked = Some(Ask::ServerInfo);
             } else if self.probe_due.is_some_and(|due| due <= now) {
                 self.asked = Some(Ask::Ready);
+            } else if self.look_wanted && !self.is_rising() {
+                self.asked = Some(Ask::Stats);
             } else {
                 return [wake_at, self.probe_due].into_iter().flatten().min();
             }

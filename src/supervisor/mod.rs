@@ -6,12 +6,15 @@
 
 mod backoff;
 pub mod decide;
+mod envoys;
 mod helpers;
+mod reload;
 mod report;
-mod validator;
+mod trials;
 mod words;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,23 +25,22 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::certificates::{Command, Report};
-use crate::drain::{Ask, Time};
-use crate::envoy::address::{Pipe, Place, stamp};
+use crate::drain::{Answer, Ask, Time};
 use crate::envoy::admin::{Job, Reply};
-use crate::envoy::flags;
 use crate::event::Event;
 use crate::fault;
 use crate::logging;
 use crate::mailbox::{Mailbox, Waker};
 use crate::notify::Notifier;
 use crate::options::{Options, Restart};
-use crate::process::{self, Exit, Signals, Spawn};
-use crate::status::{Admin, Board, Envoy, Reload, Snapshot};
+use crate::process::{self, Exit, Signals};
+use crate::status::{Admin, Board, Envoy, Snapshot, State};
 
 use decide::{Action, Core, Input, Order, Rules};
+use envoys::{Envoys, Whose};
 use helpers::Helpers;
 use report::Reporter;
-use validator::Validator;
+use trials::{Purpose, Trials, program};
 
 /// Not for Envoy: they are between systemd and us.
 const OURS: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
@@ -76,25 +78,21 @@ pub fn run(options: Options, line: Vec<OsString>, signals: Signals, waker: Waker
     }
 }
 
-/// Envoy, while it runs.
-struct Child {
-    pid: i32,
-    place: Place,
-    pipe: Option<Pipe>,
-}
-
 struct Supervisor {
     options: Arc<Options>,
-    line: Vec<OsString>,
     signals: Signals,
     events: Receiver<Event>,
     helpers: Helpers,
     core: Core,
     reporter: Reporter,
-    validator: Validator,
+    trials: Trials,
+    envoys: Envoys,
     board: Board,
     born: Instant,
-    child: Option<Child>,
+    /// Why the next generation is none.
+    refusal: String,
+    /// Which hot restart it speaks.
+    next_version: String,
     /// The number of the last question to Envoy's admin interface.
     job: u64,
     exit: Option<u8>,
@@ -106,37 +104,41 @@ impl Supervisor {
         line: Vec<OsString>,
         signals: Signals,
         waker: Waker,
-    ) -> std::io::Result<Supervisor> {
+    ) -> Result<Supervisor, String> {
         let born = Instant::now();
         let (mailbox, events) = Mailbox::new(waker);
-        let (http_waker, http_wakeups) = Waker::new()?;
+        let (http_waker, http_wakeups) = Waker::new().map_err(|error| error.to_string())?;
         let mut snapshot = Snapshot::new(born);
         snapshot.excluded.clone_from(&options.exclude_listeners);
         let board = Board::new(snapshot, http_waker);
         let options = Arc::new(options);
+        let envoys = Envoys::new(options.clone(), line)?;
         let rules = Rules {
             limits: options.limits.clone(),
             kill_timeout: options.kill_timeout,
             restart: options.restart == Restart::OnFailure,
             gated: options.has_certificates(),
+            hot_restart: options.hot_restart,
         };
         let mut helpers = Helpers::new(options.clone(), board.clone(), http_wakeups, mailbox);
         helpers.start_due(born);
         let notifier = Notifier::new(|name| std::env::var_os(name), std::process::id(), born);
         let reporter = Reporter::new(born, notifier, options.kill_timeout);
-        let seed = u64::from(std::process::id()) ^ born.elapsed().as_nanos() as u64;
+        // The kernel's randomness: every container's pid is 1, and all may start at once.
+        let seed = RandomState::new().build_hasher().finish();
         Ok(Supervisor {
             options,
-            line,
             signals,
             events,
             helpers,
             core: Core::new(rules, seed),
             reporter,
-            validator: Validator::default(),
+            trials: Trials::default(),
+            envoys,
             board,
             born,
-            child: None,
+            refusal: String::new(),
+            next_version: String::new(),
             job: 0,
             exit: None,
         })
@@ -156,11 +158,13 @@ impl Supervisor {
         while let Ok(event) = self.events.try_recv() {
             self.take_event(event);
         }
-        self.read_admin_address();
+        if self.envoys.read_address() {
+            self.handle(Input::AdminKnown);
+        }
         self.handle(Input::Tick);
         let now = Instant::now();
-        if let Some((id, verdict)) = self.validator.proceed(&self.line, now) {
-            self.helpers.tell(Command::Validated { id, verdict });
+        if let Some(verdict) = self.trials.proceed(now) {
+            self.take_verdict(verdict);
         }
         if self.reporter.is_beat_due(now) {
             // A sign of life is worth as much as is known of Envoy.
@@ -175,7 +179,7 @@ impl Supervisor {
             self.core.wake_at().map(|at| self.born + at),
             self.helpers.wake_at(),
             self.reporter.wake_at(),
-            self.validator.wake_at(),
+            self.trials.wake_at(),
         ];
         let timeout = until
             .into_iter()
@@ -188,8 +192,11 @@ impl Supervisor {
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
             });
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        let pipe = self.child.as_ref().and_then(|child| child.pipe.as_ref());
-        fds.extend(pipe.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        fds.extend(
+            self.envoys
+                .pipe()
+                .map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)),
+        );
         // EINTR is a signal, which is looked for anyway.
         let _ = poll(&mut fds, timeout);
     }
@@ -219,6 +226,7 @@ impl Supervisor {
                 self.handle(Input::Order(Order::Drain, format!("/shutdown from {peer}")));
             }
             Event::Probe => self.handle(Input::Probe),
+            Event::Look => self.handle(Input::Look),
             Event::Admin(reply) => self.take_reply(reply),
             Event::Certificates(report) => self.take_certificates(report),
             Event::ThreadEnded(name) => {
@@ -231,18 +239,20 @@ impl Supervisor {
         }
     }
 
-    fn take_reply(&mut self, reply: Reply) {
+    fn take_reply(&mut self, mut reply: Reply) {
         if reply.number != self.job {
             return;
         }
         let now = Instant::now();
-        if let (Some(child), Some(address)) = (&mut self.child, &reply.address)
-            && let Place::File(..) = child.place
-        {
-            child.place = Place::Known(address.clone());
+        if let Some(address) = &reply.address {
+            self.envoys.found(address);
         }
-        let state = self.core.state(self.now());
-        self.reporter.take_answer(now, &reply, state);
+        if let (Ok(Answer::Stats(load)), None) = (&mut reply.answer, self.envoys.parent()) {
+            // Envoy's last word on an old generation stands when that is gone.
+            load.parent_connections = 0;
+        }
+        let starts = self.core.is_rising() || self.core.state(self.now()) == State::Starting;
+        self.reporter.take_answer(now, &reply, starts);
         self.board
             .update(|snapshot| report::note_answer(snapshot, now, &reply));
         self.handle(Input::Answer(reply.ask, reply.answer.ok()));
@@ -261,22 +271,20 @@ impl Supervisor {
     }
 
     fn reap(&mut self) {
-        let mut reaped = 0;
-        let mut ended = None;
         while let Some((pid, exit)) = process::reap() {
-            reaped += 1;
-            if self.child.as_ref().is_some_and(|child| child.pid == pid) {
-                ended = Some(exit);
-            } else if let Some((id, verdict)) = self.validator.take_exit(pid, exit) {
-                self.helpers.tell(Command::Validated { id, verdict });
-            } else {
-                log::debug!("reaped {pid}: {exit}");
+            self.board.update_quietly(|snapshot| snapshot.reaped += 1);
+            match self.envoys.take_exit(pid) {
+                Whose::Newest => self.take_exit(exit),
+                Whose::Parent => {
+                    log::info!("the old generation is gone: {exit}");
+                    self.note_generations();
+                    self.handle(Input::ParentExited(exit));
+                }
+                Whose::Another => match self.trials.take_exit(pid, exit) {
+                    Some(verdict) => self.take_verdict(verdict),
+                    None => log::debug!("reaped {pid}: {exit}"),
+                },
             }
-        }
-        self.board
-            .update_quietly(|snapshot| snapshot.reaped += reaped);
-        if let Some(exit) = ended {
-            self.take_exit(exit);
         }
     }
 
@@ -284,67 +292,30 @@ impl Supervisor {
         match report {
             Report::Waiting(which) => self.handle(Input::CertificatesMissing(which)),
             Report::FirstSetReady => self.handle(Input::CertificatesReady),
-            Report::Validate { id, config } => self.validator.ask(id, config),
+            Report::Validate { id, config } => {
+                let mut line = program(self.envoys.line());
+                line.extend(["--mode", "validate", "-c"].map(OsString::from));
+                line.push(config.into());
+                self.trials.ask(Purpose::Certificates(id), line);
+            }
             Report::Status(secrets) => self
                 .board
                 .update(|snapshot| snapshot.certificates = secrets),
-            Report::Reloaded(result) => self.reloaded(result),
+            // With hot restart the reload is more, and has an end of its own.
+            Report::Reloaded(result) if !self.options.hot_restart => self.reloaded(result),
+            Report::Reloaded(_) => {}
         }
-    }
-
-    /// SIGHUP: somebody changed a file, and wants it read now.
-    fn reload(&mut self) {
-        log::info!("SIGHUP");
-        self.reporter.begin_reload();
-        if !self.helpers.tell(Command::CheckNow) {
-            self.reloaded(if self.options.has_certificates() {
-                Err("the certificate thread is not there; it is being started again".into())
-            } else {
-                Ok("no certificates are kept fresh here: nothing to reload".into())
-            });
-        }
-    }
-
-    fn reloaded(&mut self, result: Result<String, String>) {
-        self.reporter.end_reload();
-        match &result {
-            Ok(line) => log::info!("reloaded: {line}"),
-            Err(why) => log::warn!("not reloaded: {why}"),
-        }
-        self.board.update(|snapshot| {
-            let number = snapshot.reload.as_ref().map_or(0, |reload| reload.number) + 1;
-            snapshot.reload = Some(Reload { number, result });
-        });
     }
 
     fn take_exit(&mut self, exit: Exit) {
-        self.child = None;
-        self.helpers.tell(Command::EnvoyGone);
-        self.reporter.take_exit(exit);
-        self.board.update(|snapshot| snapshot.envoy = None);
-        self.handle(Input::Exited(exit));
-    }
-
-    fn read_admin_address(&mut self) {
-        let Some(child) = &mut self.child else {
-            return;
-        };
-        let Some(pipe) = &mut child.pipe else {
-            return;
-        };
-        match pipe.read() {
-            Ok(None) => {}
-            Ok(Some(address)) => {
-                log::debug!("envoy's admin interface is {address}");
-                child.place = Place::Told(address);
-                child.pipe = None;
-                self.handle(Input::AdminKnown);
-            }
-            Err(why) => {
-                log::debug!("{why}");
-                child.pipe = None;
-            }
+        if self.core.is_rising() && self.envoys.parent().is_some() {
+            self.fall_back(exit);
+        } else {
+            self.helpers.tell(Command::EnvoyGone);
+            self.reporter.take_exit(exit);
+            self.board.update(|snapshot| snapshot.envoy = None);
         }
+        self.handle(Input::Exited(exit));
     }
 
     /// Lets the core decide, and does what it says.
@@ -354,36 +325,35 @@ impl Supervisor {
             match action {
                 Action::Spawn => self.spawn(),
                 Action::Ask(ask) => self.ask(ask),
-                Action::Terminate => self.signal_envoy(libc::SIGTERM),
+                Action::Terminate => self.envoys.signal(libc::SIGTERM),
                 Action::Kill => {
                     log::warn!(
                         "envoy did not end on SIGTERM within {}: SIGKILL",
                         crate::duration::show(self.options.kill_timeout)
                     );
-                    self.signal_envoy(libc::SIGKILL);
+                    self.envoys.signal(libc::SIGKILL);
+                    self.envoys.signal_parent(libc::SIGKILL);
                 }
-                Action::ReopenLogs => self.signal_envoy(libc::SIGUSR1),
+                Action::ReopenLogs => {
+                    self.envoys.signal(libc::SIGUSR1);
+                    self.envoys.signal_parent(libc::SIGUSR1);
+                }
                 Action::Exit(code) => self.exit = Some(code),
+                Action::Try => self.try_next(),
+                Action::SpawnNext => self.spawn_next(),
+                Action::KillNext => self.envoys.signal(libc::SIGKILL),
+                Action::TerminateParent => self.envoys.signal_parent(libc::SIGTERM),
+                Action::Reloaded(how) => self.take_reloaded(how),
             }
-        }
-    }
-
-    fn signal_envoy(&self, signal: i32) {
-        if let Some(child) = &self.child {
-            process::kill(child.pid, signal);
         }
     }
 
     fn ask(&mut self, ask: Ask) {
         self.job += 1;
-        let place = self
-            .child
-            .as_ref()
-            .map_or(Place::Unknown, |child| child.place.clone());
         let job = Job {
             number: self.job,
             ask,
-            place,
+            place: self.envoys.place(),
         };
         if let Err(job) = self.helpers.ask(job) {
             self.answer_missing(job.number);
@@ -391,62 +361,17 @@ impl Supervisor {
     }
 
     fn spawn(&mut self) {
-        let Some((program, args)) = self.line.split_first() else {
-            return;
-        };
-        let program = program.clone();
-        let mut args = args.to_vec();
-        let mut pipe = None;
-        let mut place = Place::Unknown;
-        if let Some(address) = &self.options.admin_address {
-            place = Place::Known(address.clone());
-        } else if let Some(path) = flags::value(&args, "--admin-address-path") {
-            let path = std::path::PathBuf::from(path);
-            let before = stamp(&path);
-            place = Place::File(path, before);
-        } else if self.options.add_envoy_flags {
-            pipe = Pipe::new()
-                .inspect_err(|error| log::warn!("envoy cannot tell its admin address: {error}"))
-                .ok();
-        }
-        if self.options.add_envoy_flags {
-            let path = pipe.as_ref().and_then(Pipe::path);
-            let limits = &self.options.limits;
-            let drain_time = flags::drain_time(limits.timeout, limits.delay);
-            flags::complete(&mut args, drain_time, path);
-        }
-        let spawned = process::spawn(&Spawn {
-            program: &program,
-            args: &args,
-            without: &OURS,
-            inherit: pipe.as_ref().and_then(Pipe::write_end),
-            output: None,
-        });
-        match spawned {
+        match self.envoys.spawn() {
             Ok(pid) => {
-                if let Some(pipe) = &mut pipe {
-                    pipe.close_write_end();
-                }
-                log::info!(pid = pid; "envoy started, pid {pid}: {}", show_line(&program, &args));
                 let again = self.reporter.take_start();
-                self.child = Some(Child { pid, place, pipe });
-                self.board.update(|snapshot| {
-                    snapshot.restarts += u64::from(again);
-                    snapshot.admin = Admin {
-                        errors: snapshot.admin.errors,
-                        ..Default::default()
-                    };
-                    snapshot.envoy = Some(Envoy {
-                        pid,
-                        version: None,
-                        started: Instant::now(),
-                    });
-                });
+                self.board
+                    .update(|snapshot| snapshot.restarts += u64::from(again));
+                self.note_start(pid);
                 self.helpers.tell(Command::EnvoyStarted);
                 self.handle(Input::Spawned);
             }
             Err(error) => {
-                let (code, why) = process::spawn_failure(&program, &error);
+                let (code, why) = process::spawn_failure(self.envoys.program(), &error);
                 log::error!("{why}");
                 self.reporter.cannot_start(why);
                 self.handle(Input::SpawnFailed(code));
@@ -454,8 +379,39 @@ impl Supervisor {
         }
     }
 
+    /// Another Envoy is the one to ask and to show from now on.
+    fn note_start(&mut self, pid: i32) {
+        let now = Instant::now();
+        self.reporter.take_generation(now);
+        self.board.update(|snapshot| {
+            snapshot.admin = Admin {
+                errors: snapshot.admin.errors,
+                ..Admin::default()
+            };
+            snapshot.load = None;
+            snapshot.load_at = None;
+            snapshot.envoy = Some(Envoy {
+                pid,
+                version: None,
+                started: now,
+            });
+        });
+        self.note_generations();
+    }
+
+    fn note_generations(&self) {
+        self.board.update(|snapshot| {
+            snapshot.epoch = self.envoys.epoch();
+            snapshot.parent = self.envoys.parent();
+        });
+    }
+
     /// Brings snapshot and log up to what the core has decided.
     fn publish(&mut self, now: Instant) {
+        let rising = self.core.is_rising();
+        if self.board.read().handover != rising {
+            self.board.update(|snapshot| snapshot.handover = rising);
+        }
         let state = self.core.state(self.now());
         let drain = self.core.drain();
         self.reporter
@@ -477,14 +433,7 @@ impl Supervisor {
                 Err(_) => break,
             }
         }
+        self.envoys.clean_up();
         logging::flush(FAREWELL);
     }
-}
-
-fn show_line(program: &OsStr, args: &[OsString]) -> String {
-    let words = std::iter::once(program).chain(args.iter().map(OsString::as_os_str));
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
 }

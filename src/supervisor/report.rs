@@ -41,6 +41,8 @@ const TERMINATION_MAX: usize = 4096;
 /// Keeps snapshot and log up to date.
 pub struct Reporter {
     born: Instant,
+    /// When the newest Envoy was spawned.
+    started: Instant,
     /// What the snapshot was last brought up to.
     seen: (State, String, Option<(bool, Option<Outcome>)>),
     starts: u64,
@@ -62,6 +64,7 @@ impl Reporter {
     pub fn new(born: Instant, notifier: Notifier, kill_timeout: Duration) -> Reporter {
         Reporter {
             born,
+            started: born,
             seen: (State::Starting, String::new(), None),
             starts: 0,
             exit: None,
@@ -98,6 +101,11 @@ impl Reporter {
         self.notifier.end_reload();
     }
 
+    /// A generation of Envoy was spawned.
+    pub fn take_generation(&mut self, now: Instant) {
+        self.started = now;
+    }
+
     /// Envoy was spawned; whether that was not the first time.
     pub fn take_start(&mut self) -> bool {
         self.starts += 1;
@@ -117,9 +125,9 @@ impl Reporter {
     }
 
     /// Logs what is worth it of an answer.
-    pub fn take_answer(&mut self, now: Instant, reply: &Reply, state: State) {
+    pub fn take_answer(&mut self, now: Instant, reply: &Reply, starts: bool) {
         match &reply.answer {
-            Err(why) => self.complain(now, why, state),
+            Err(why) => self.complain(now, why, starts),
             Ok(answer) => {
                 if !std::mem::take(&mut self.complaints).is_empty()
                     && !matches!(reply.ask, Ask::Ready)
@@ -137,8 +145,8 @@ impl Reporter {
         }
     }
 
-    fn complain(&mut self, now: Instant, why: &str, state: State) {
-        let starting = state == State::Starting && now.saturating_duration_since(self.born) < START;
+    fn complain(&mut self, now: Instant, why: &str, starts: bool) {
+        let starting = starts && now.saturating_duration_since(self.started) < START;
         // A drain has several questions, and each may fail in its own way again and again.
         self.complaints
             .retain(|(_, at)| now.saturating_duration_since(*at) < COMPLAINT);
@@ -366,6 +374,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply) {
                 }
             }
             snapshot.load = Some(load.clone());
+            snapshot.load_at = Some(now);
         }
         _ => {}
     }

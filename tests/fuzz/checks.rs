@@ -5,11 +5,11 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use drainit::certificates::read::{Refusal, check_bundle, check_pair};
+use drainit::certificates::confirm;
+use drainit::certificates::pem::blocks;
+use drainit::certificates::read::{check_bundle, check_pair};
 use drainit::certificates::x509::{Certificate, Key};
 use drainit::cidr::Cidr;
 use drainit::client::Address;
@@ -103,6 +103,7 @@ pub fn envoy_argv(bytes: &[u8]) {
             line,
             Duration::from_secs(15),
             Some("/proc/self/fd/3".into()),
+            false,
         );
     };
     complete(&mut line);
@@ -134,74 +135,69 @@ pub fn options(bytes: &[u8]) {
     }
 }
 
-/// 2025-01-01, when the certificates in tests/data are valid.
-fn now() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_735_689_600)
-}
-
-/// A certificate and, behind a zero byte, its key: taken, with a serial number that can be
-/// compared, or refused in a line. How the lines end, and what is between the blocks, is nothing.
+/// A file of certificates and keys is taken, or refused in one line that shows none of it.
 pub fn pem(bytes: &[u8]) {
-    let mut parts = bytes.splitn(2, |byte| *byte == 0);
-    let cert = parts.next().unwrap_or_default();
-    let key = parts.next().unwrap_or_default();
-    let pair = check_pair(cert, key, now());
-    match &pair {
-        Ok(leaf) => {
-            let hex = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
-            assert!(leaf.serial.bytes().all(hex), "{}", leaf.serial);
-            assert!(leaf.serial == "0" || !leaf.serial.is_empty() && !leaf.serial.starts_with('0'));
-            assert!(leaf.not_before <= now() && now() < leaf.not_after);
-            let dressed = |text: &[u8]| {
-                let lines = text.split(|byte| *byte == b'\n');
-                let lines: Vec<_> = lines.collect();
-                [
-                    b"# a comment\r\n",
-                    &*lines.join(&b"\r\n"[..]),
-                    b"\r\n# the end",
-                ]
-                .concat()
-            };
-            assert_eq!(check_pair(&dressed(cert), &dressed(key), now()), pair);
+    let now = UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+    if let Ok(blocks) = blocks(bytes) {
+        for block in &blocks {
+            der(&block.der);
         }
-        Err(refusal) => one_line(refusal, bytes),
+        let begun = bytes.windows(11).filter(|at| at == b"-----BEGIN ");
+        assert!(blocks.len() <= begun.count());
     }
-    match check_bundle(cert, now()) {
-        Ok(bundle) => assert!(bundle.not_before <= now() && now() < bundle.not_after),
-        Err(refusal) => one_line(&refusal, bytes),
+    if let Ok(leaf) = check_pair(bytes, bytes, now) {
+        assert!(leaf.not_before <= now && now < leaf.not_after);
+        // How the lines end, and what is around the blocks, is nothing.
+        let lines: Vec<_> = bytes.split(|byte| *byte == b'\n').collect();
+        let lines = lines.join(&b"\r\n"[..]);
+        let dressed = [b"# a comment\r\n", &*lines, b"\r\n# the end"].concat();
+        assert_eq!(check_pair(&dressed, &dressed, now), Ok(leaf));
+    }
+    let why = [
+        check_pair(bytes, bytes, now).map(drop).err(),
+        check_bundle(bytes, now).map(drop).err(),
+    ];
+    for why in why.into_iter().flatten() {
+        let why = why.to_string();
+        assert!(!why.is_empty() && !why.contains('\n'), "{why}");
     }
 }
 
-fn one_line(refusal: &Refusal, bytes: &[u8]) {
-    let line = refusal.to_string();
-    assert!(!line.is_empty() && !line.contains('\n'), "{line}");
-    // A label may be in it, whatever it is.
-    assert!(line.len() < 200 || bytes.len() > 100, "{line}");
-}
-
-/// One DER structure, as a certificate and as a key of each kind: neither is taken without its
-/// last byte, nor a certificate with one more.
+/// What claims to be a certificate or a key is one, or malformed.
 pub fn der(bytes: &[u8]) {
-    let shorter = bytes.split_last().map_or(bytes, |(_, rest)| rest);
-    if Certificate::parse(bytes).is_ok() {
+    let key = ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"]
+        .into_iter()
+        .find_map(|label| Key::parse(label, bytes)?.ok());
+    if let Ok(certificate) = Certificate::parse(bytes) {
+        assert!(
+            certificate
+                .serial
+                .bytes()
+                .all(|byte| byte.is_ascii_hexdigit())
+        );
+        // Neither cut off nor with something behind it.
+        let (_, shorter) = bytes.split_last().unwrap();
         assert!(Certificate::parse(shorter).is_err());
         assert!(Certificate::parse(&[bytes, &[0]].concat()).is_err());
-    }
-    for label in ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"] {
-        let is_key = |der: &[u8]| matches!(Key::parse(label, der), Some(Ok(_)));
-        // Behind a key there may be something; a key that was cut off is none.
-        let whole = bytes
-            .get(1)
-            .is_some_and(|length| *length < 0x80 && bytes.len() == usize::from(*length) + 2);
-        assert!(!(whole && is_key(bytes) && is_key(shorter)), "{label}");
-        let cert = block("CERTIFICATE", bytes);
-        pem(&[cert.as_bytes(), b"\0", block(label, bytes).as_bytes()].concat());
+        if let Some(key) = &key {
+            // Nothing is both, and nothing may be taken for a match by accident.
+            assert_ne!(certificate.has_key(key), Some(true));
+        }
     }
 }
 
-fn block(label: &str, der: &[u8]) -> String {
-    let base64 = STANDARD.encode(der);
-    format!("-----BEGIN {label}-----\n{base64}\n-----END {label}-----\n")
+/// The pages of Envoy's admin interface that tell which certificates it uses.
+pub fn admin_pages(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(serials) = confirm::parse_certs(text) {
+        for serial in serials {
+            assert!(serial == "0" || !serial.starts_with('0'));
+        }
+    }
+    let names = ["client".to_owned(), "a.b".to_owned()];
+    assert_eq!(confirm::parse_stats(text, &names).len(), names.len());
 }
 
 fn arguments(bytes: &[u8]) -> Vec<OsString> {

@@ -8,6 +8,7 @@
 mod support;
 
 mod admin;
+mod certificates;
 mod clock;
 mod envoy;
 mod limits;

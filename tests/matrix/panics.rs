@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::certificates::data;
 use crate::support::clients::{SlowRequest, TcpSession};
 use crate::support::drainit::{Drainit, Setting};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
@@ -36,11 +37,26 @@ fn survives(thread: &str) {
     let config = EnvoyConfig::new(Admin::Unix, &upstream);
     let dir = TempDir::new();
     let file = dir.join("panic");
+    let resources = dir.path().display().to_string();
+    let pair = ["ec.crt", "ec.key"].map(|name| data(name).display().to_string());
+    let pair = format!("web={}", pair.join(","));
+    let options = [
+        "--drain-timeout",
+        "60s",
+        "--log-level",
+        "debug",
+        "--secret",
+        &pair,
+        "--resources-dir",
+        &resources,
+        "--certificate-check",
+        "100ms",
+    ];
     let mut drainit = Setting::default()
         .debug_build()
         .variable("DRAINIT_TEST_PANIC", file.display())
         // Every question to Envoy and every signal is a line.
-        .ready(&["--drain-timeout", "60s", "--log-level", "debug"], &config);
+        .ready(&options, &config);
     let envoy = drainit.envoy_pid();
 
     panic(&drainit, &file, thread, 3);
@@ -76,6 +92,11 @@ fn the_thread_that_answers_http_panics() {
 #[test]
 fn the_thread_that_writes_the_log_panics() {
     survives("log");
+}
+
+#[test]
+fn the_thread_that_keeps_the_certificates_fresh_panics() {
+    survives("certificates");
 }
 
 #[test]

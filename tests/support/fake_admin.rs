@@ -240,7 +240,7 @@ impl State {
 
 fn response(status: u16, body: &str) -> String {
     let length = body.len();
-    format!("HTTP/1.1 {status} Status\r\nContent-Length: {length}\r\n\r\n{body}")
+    format!("HTTP/1.1 {status} Status\r\nServer: envoy\r\nContent-Length: {length}\r\n\r\n{body}")
 }
 
 enum Stream {

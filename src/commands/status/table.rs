@@ -1,9 +1,8 @@
 //! The table that `drainit status` shows: pure, from the JSON of `/status` to text.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
+use super::view::{View, unknown};
 use crate::duration::show;
 
 /// How the table is drawn.
@@ -76,47 +75,6 @@ pub fn moves(status: &Value) -> bool {
         state.as_deref(),
         Some("delaying" | "draining" | "stopping" | "starting")
     )
-}
-
-/// The JSON, or a part of it.
-#[derive(Clone, Copy)]
-struct View<'a>(&'a Value);
-
-impl<'a> View<'a> {
-    fn at(self, path: &str) -> Option<&'a Value> {
-        self.0.pointer(path).filter(|value| !value.is_null())
-    }
-
-    fn text(self, path: &str) -> Option<String> {
-        let text = self.at(path)?.as_str()?;
-        Some(text.replace(char::is_control, "?"))
-    }
-
-    fn count(self, path: &str) -> Option<u64> {
-        self.at(path)?.as_u64()
-    }
-
-    fn holds(self, path: &str) -> bool {
-        self.at(path).and_then(Value::as_bool).unwrap_or(false)
-    }
-
-    /// A number of seconds; none when it is negative, too.
-    fn span(self, path: &str) -> Option<Duration> {
-        Duration::try_from_secs_f64(self.at(path)?.as_f64()?).ok()
-    }
-
-    fn shown(self, path: &str) -> String {
-        self.span(path).map_or_else(unknown, show)
-    }
-
-    fn items(self, path: &str) -> impl Iterator<Item = View<'a>> + use<'a> {
-        let items = self.at(path).and_then(Value::as_array);
-        items.into_iter().flatten().map(View)
-    }
-}
-
-fn unknown() -> String {
-    "unknown".into()
 }
 
 fn title(status: View<'_>) -> Line {

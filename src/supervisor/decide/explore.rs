@@ -72,6 +72,7 @@ impl Says {
                 requests,
                 tcp_sessions: 0,
                 udp_sessions,
+                parent_connections: 0,
                 health_failed,
             })
         };
@@ -267,8 +268,34 @@ impl World {
             count(|a| matches!(a, Action::Terminate)) <= 1,
             "two SIGTERMs",
         )?;
+        self.judge_order(event, from)?;
         self.judge_rest(now, &actions)?;
         Ok(actions)
+    }
+
+    /// Whether a signal that can wait for nothing was obeyed at once.
+    fn judge_order(&self, event: Event, from: &World) -> Verdict {
+        let Event::Order(order @ (Order::Stop | Order::StopNow)) = event else {
+            return Ok(());
+        };
+        let again = from
+            .core
+            .drain
+            .as_ref()
+            .is_some_and(|drain| drain.outcome().is_some() || drain.stops());
+        match from.core.phase {
+            Phase::Running { .. } if again || order == Order::StopNow => must(
+                self.witness.terminated.is_some(),
+                "a signal to stop is ignored",
+            ),
+            Phase::Stopping { .. } if self.witness.stops >= 3 => {
+                must(self.witness.killed.is_some(), "a third signal is ignored")
+            }
+            Phase::Waiting | Phase::Backoff { .. } | Phase::Down => {
+                must(matches!(self.core.phase, Phase::Over(_)), "it does not end")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether a drain that has just ended had reason to.
@@ -290,7 +317,10 @@ impl World {
         };
         let limits = &self.core.rules.limits;
         let clean = |seen: &DrainSeen| now >= seen.min_until && (!seen.stops || seen.closed);
+        let only_the_minimum =
+            |seen: &DrainSeen| now >= seen.deadline && seen.min_until >= seen.deadline;
         let why = match (outcome, &seen) {
+            (Outcome::Drained | Outcome::Idle, Some(seen)) if only_the_minimum(seen) => true,
             (Outcome::Drained, Some(seen)) => {
                 clean(seen)
                     && load.is_some_and(|load| {
@@ -327,6 +357,11 @@ impl World {
         let outcome = core.drain.as_ref().and_then(Drain::outcome);
         let running = matches!(before.phase, Phase::Running { .. }) || event == Event::Spawned;
         match action {
+            Action::Try
+            | Action::SpawnNext
+            | Action::KillNext
+            | Action::TerminateParent
+            | Action::Reloaded(_) => Err("a hot restart that nobody asked for".into()),
             Action::Spawn => {
                 must(core.phase == Phase::Spawning, "spawned twice")?;
                 must(core.drain.is_none(), "spawned although told to drain")
@@ -659,6 +694,7 @@ const RULES: Rules = Rules {
     kill_timeout: ms(1_000),
     restart: true,
     gated: true,
+    hot_restart: false,
 };
 
 /// From each state to each that may follow it. The README draws this.
@@ -704,6 +740,7 @@ fn every_order_of_events_keeps_the_rules_and_draws_the_diagram() {
         Rules {
             restart: false,
             gated: false,
+            hot_restart: false,
             ..RULES
         },
         false,
@@ -730,10 +767,12 @@ fn a_machine_that_is_late_keeps_them_too() {
     let search = Search::run(
         Rules {
             limits: Limits {
-                min: ms(1_000),
+                timeout: ms(1_000),
+                min: ms(500),
                 ..LIMITS
             },
             gated: false,
+            hot_restart: false,
             ..RULES
         },
         true,
@@ -777,6 +816,7 @@ fn other_limits_keep_them_too() {
             limits,
             kill_timeout,
             gated: false,
+            hot_restart: false,
             ..RULES
         };
         let search = Search::run(rules, false);

@@ -26,6 +26,7 @@ fn rules() -> Rules {
         kill_timeout: s(2),
         restart: false,
         gated: false,
+        hot_restart: false,
     }
 }
 
@@ -47,6 +48,7 @@ fn load(connections: u64) -> Answer {
         tcp_sessions: 0,
         udp_sessions: 0,
         health_failed: true,
+        parent_connections: 0,
     })
 }
 
@@ -161,6 +163,7 @@ fn silent(_: Ask) -> Option<Answer> {
 fn phase(name: &str) -> Play {
     let gated = Rules {
         gated: true,
+        hot_restart: false,
         ..rules()
     };
     match name {
@@ -509,6 +512,7 @@ fn the_end_of_the_delay_is_not_overslept_while_a_question_hangs() {
     assert_eq!(play.state(), State::Delaying);
     play.now = s(2);
     play.put(Input::Probe);
+    play.put(Input::Tick);
     assert_eq!(play.core.asked(), Some(Ask::Ready));
     assert_eq!(play.core.wake_at(), Some(s(3)));
     play.until(s(3), silent);
@@ -607,6 +611,14 @@ fn an_answer_that_nobody_waits_for_is_ignored() {
         assert_eq!(play.core, before, "{name}");
         assert!(play.done.is_empty(), "{name}");
     }
+
+    let mut play = Play::started(rules());
+    assert_eq!(play.core.asked(), Some(Ask::Ready));
+    let before = play.core.clone();
+    play.done.clear();
+    play.put(Input::Answer(Ask::Stats, None));
+    assert_eq!(play.core, before);
+    assert!(play.done.is_empty());
 }
 
 #[test]

@@ -1,0 +1,55 @@
+//! A look into the JSON of `/status`, in which anything may be missing.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::duration::show;
+
+/// The JSON, or a part of it.
+#[derive(Clone, Copy)]
+pub struct View<'a>(pub &'a Value);
+
+impl<'a> View<'a> {
+    /// What is at this JSON pointer; none for null, too.
+    pub fn at(self, path: &str) -> Option<&'a Value> {
+        self.0.pointer(path).filter(|value| !value.is_null())
+    }
+
+    /// A text, without control characters.
+    pub fn text(self, path: &str) -> Option<String> {
+        let text = self.at(path)?.as_str()?;
+        Some(text.replace(char::is_control, "?"))
+    }
+
+    /// A whole number.
+    pub fn count(self, path: &str) -> Option<u64> {
+        self.at(path)?.as_u64()
+    }
+
+    /// Whether this is true.
+    pub fn holds(self, path: &str) -> bool {
+        self.at(path).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// A number of seconds; none when it is negative, too.
+    pub fn span(self, path: &str) -> Option<Duration> {
+        Duration::try_from_secs_f64(self.at(path)?.as_f64()?).ok()
+    }
+
+    /// A number of seconds, for a person.
+    pub fn shown(self, path: &str) -> String {
+        self.span(path).map_or_else(unknown, show)
+    }
+
+    /// The items of a list; of anything else, none.
+    pub fn items(self, path: &str) -> impl Iterator<Item = View<'a>> + use<'a> {
+        let items = self.at(path).and_then(Value::as_array);
+        items.into_iter().flatten().map(View)
+    }
+}
+
+/// What stands for what is missing.
+pub fn unknown() -> String {
+    "unknown".into()
+}

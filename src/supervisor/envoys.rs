@@ -1,0 +1,264 @@
+//! The Envoy processes: one, or with hot restart a newest and an old one that drains beside it.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::OURS;
+use crate::client::Address;
+use crate::envoy::address::{Pipe, Place, stamp};
+use crate::envoy::flags;
+use crate::envoy::hot_restart::Family;
+use crate::options::Options;
+use crate::process::{self, Spawn};
+
+/// One Envoy.
+#[derive(Debug)]
+struct Child {
+    pid: i32,
+    place: Place,
+    pipe: Option<Pipe>,
+}
+
+/// Whose end a process's end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The newest Envoy's.
+    Newest,
+    /// The old generation's.
+    Parent,
+    /// An orphan's, or a trial's.
+    Another,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Envoys {
+    options: Arc<Options>,
+    line: Vec<OsString>,
+    /// With hot restart, what the generations have in common.
+    family: Option<Family>,
+    /// The newest generation's number.
+    epoch: u32,
+    newest: Option<Child>,
+    parent: Option<Child>,
+}
+
+impl Envoys {
+    /// None runs yet.
+    ///
+    /// # Errors
+    /// One line, when `--hot-restart` cannot work here.
+    pub fn new(options: Arc<Options>, line: Vec<OsString>) -> Result<Envoys, String> {
+        let limits = &options.limits;
+        let family = match line.get(1..) {
+            Some(args) if options.hot_restart => {
+                let drain_time =
+                    flags::drain_time(limits.timeout, limits.delay).min(limits.timeout);
+                Some(Family::new(args, drain_time, limits.timeout)?)
+            }
+            _ => None,
+        };
+        Ok(Envoys {
+            options,
+            line,
+            family,
+            epoch: 0,
+            newest: None,
+            parent: None,
+        })
+    }
+
+    /// Envoy's command line, as the operator gave it.
+    pub fn line(&self) -> &[OsString] {
+        &self.line
+    }
+
+    /// What is run.
+    pub fn program(&self) -> &OsStr {
+        self.line
+            .first()
+            .map_or(OsStr::new(""), OsString::as_os_str)
+    }
+
+    /// The newest generation's number.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The newest Envoy's pid.
+    pub fn pid(&self) -> Option<i32> {
+        self.newest.as_ref().map(|child| child.pid)
+    }
+
+    /// The old generation's pid, while it drains.
+    pub fn parent(&self) -> Option<i32> {
+        self.parent.as_ref().map(|child| child.pid)
+    }
+
+    /// Where to ask how Envoy is.
+    pub fn place(&self) -> Place {
+        self.newest
+            .as_ref()
+            .map_or(Place::Unknown, |child| child.place.clone())
+    }
+
+    /// What is polled for its admin address.
+    pub fn pipe(&self) -> Option<&Pipe> {
+        self.newest.as_ref()?.pipe.as_ref()
+    }
+
+    /// Envoy's admin address was in the file that it was to be in.
+    pub fn found(&mut self, address: &Address) {
+        if let Some(child) = &mut self.newest
+            && let Place::File(..) = child.place
+        {
+            child.place = Place::Known(address.clone());
+        }
+    }
+
+    /// Reads the admin address from the pipe, if it has come; whether it has.
+    pub fn read_address(&mut self) -> bool {
+        let Some(child) = &mut self.newest else {
+            return false;
+        };
+        let Some(told) = child.pipe.as_mut().map(Pipe::read) else {
+            return false;
+        };
+        match told {
+            Ok(None) => return false,
+            Ok(Some(address)) => {
+                log::debug!("envoy's admin interface is {address}");
+                child.place = Place::Told(address);
+            }
+            Err(why) => log::debug!("{why}"),
+        }
+        child.pipe = None;
+        true
+    }
+
+    /// Spawns Envoy: the first generation, or while an old one is there the same one again.
+    ///
+    /// # Errors
+    /// Those of [`process::spawn`].
+    pub fn spawn(&mut self) -> io::Result<i32> {
+        if self.parent.is_none() {
+            self.epoch = 0;
+        }
+        let child = self.start(self.epoch)?;
+        let pid = child.pid;
+        self.newest = Some(child);
+        Ok(pid)
+    }
+
+    /// Spawns the next generation beside the newest, which becomes the parent.
+    ///
+    /// # Errors
+    /// Those of [`process::spawn`].
+    pub fn spawn_next(&mut self) -> io::Result<i32> {
+        let child = self.start(self.epoch + 1)?;
+        let pid = child.pid;
+        self.epoch += 1;
+        self.parent = self.newest.replace(child);
+        Ok(pid)
+    }
+
+    /// The rising generation is no more: the one before is the newest again. The next attempt has
+    /// the same number.
+    pub fn fall_back(&mut self) {
+        self.newest = self.parent.take();
+        self.epoch = self.epoch.saturating_sub(1);
+        if let Some(Err(why)) = self.family.as_ref().map(Family::mend) {
+            log::error!("the next reload may fail, too: {why}");
+        }
+    }
+
+    /// A process ended: whose was it?
+    pub fn take_exit(&mut self, pid: i32) -> Whose {
+        if self.newest.take_if(|child| child.pid == pid).is_some() {
+            Whose::Newest
+        } else if self.parent.take_if(|child| child.pid == pid).is_some() {
+            Whose::Parent
+        } else {
+            Whose::Another
+        }
+    }
+
+    /// Sends the newest Envoy a signal.
+    pub fn signal(&self, signal: i32) {
+        if let Some(child) = &self.newest {
+            process::kill(child.pid, signal);
+        }
+    }
+
+    /// Sends the old generation a signal.
+    pub fn signal_parent(&self, signal: i32) {
+        if let Some(parent) = &self.parent {
+            process::kill(parent.pid, signal);
+        }
+    }
+
+    /// All Envoys are gone, and drainit is about to be.
+    pub fn clean_up(&self) {
+        if let Some(family) = &self.family {
+            family.remove();
+        }
+    }
+
+    fn start(&self, epoch: u32) -> io::Result<Child> {
+        let (program, args) = self
+            .line
+            .split_first()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let mut args = args.to_vec();
+        let (place, mut pipe) = self.admin(&args);
+        if let Some(family) = &self.family {
+            family.complete(&mut args, epoch);
+        }
+        if self.options.add_envoy_flags {
+            let path = pipe.as_ref().and_then(Pipe::path);
+            let limits = &self.options.limits;
+            let drain_time = flags::drain_time(limits.timeout, limits.delay);
+            flags::complete(&mut args, drain_time, path, self.family.is_some());
+        }
+        let pid = process::spawn(&Spawn {
+            program,
+            args: &args,
+            without: &OURS,
+            inherit: pipe.as_ref().and_then(Pipe::write_end),
+            output: None,
+        })?;
+        if let Some(pipe) = &mut pipe {
+            pipe.close_write_end();
+        }
+        log::info!(pid = pid; "envoy started, pid {pid}: {}", show(program, &args));
+        Ok(Child { pid, place, pipe })
+    }
+
+    /// How the next Envoy's admin address will be known.
+    fn admin(&self, args: &[OsString]) -> (Place, Option<Pipe>) {
+        if let Some(address) = &self.options.admin_address {
+            return (Place::Known(address.clone()), None);
+        }
+        if let Some(path) = flags::value(args, "--admin-address-path") {
+            let path = PathBuf::from(path);
+            let before = stamp(&path);
+            return (Place::File(path, before), None);
+        }
+        if !self.options.add_envoy_flags {
+            return (Place::Unknown, None);
+        }
+        let pipe = Pipe::new()
+            .inspect_err(|error| log::warn!("envoy cannot tell its admin address: {error}"));
+        (Place::Unknown, pipe.ok())
+    }
+}
+
+fn show(program: &OsStr, args: &[OsString]) -> String {
+    let words = std::iter::once(program).chain(args.iter().map(OsString::as_os_str));
+    words
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}

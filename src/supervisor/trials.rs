@@ -1,0 +1,230 @@
+//! Envoy, run for a moment to hear what it says: of a candidate configuration, or of itself.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::time::{Duration, Instant};
+
+use nix::libc::SIGKILL;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::OURS;
+use crate::process::{self, Exit, Spawn};
+
+/// A trial takes 40 to 80 ms; nobody waits longer than this.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// How much of what it says is read: the reason is in the last lines.
+const OUTPUT: u64 = 64 * 1024;
+
+/// What an Envoy that refuses a configuration says, and nobody else.
+const REFUSAL: &str = "initializing config";
+
+/// What a trial is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The certificate thread's question of this number.
+    Certificates(u64),
+    /// Whether the next generation's configuration is one.
+    Configuration,
+    /// Which hot restart the next generation speaks.
+    NextVersion,
+    /// Which one the running generation speaks.
+    Version,
+}
+
+/// How a trial ended.
+#[derive(Debug)]
+pub struct Verdict {
+    /// What it was for.
+    pub purpose: Purpose,
+    /// How the process ended; none if it could not be started.
+    pub exit: Option<Exit>,
+    /// What it said on stdout and stderr, the end of it.
+    pub said: String,
+}
+
+impl Verdict {
+    /// Why Envoy refuses what it was tried with, if it does: a process that is no Envoy, or that
+    /// could not be started, has refused nothing.
+    pub fn refusal(&self) -> Option<String> {
+        let line = self
+            .said
+            .lines()
+            .rev()
+            .find(|line| line.contains(REFUSAL))?;
+        (self.exit == Some(Exit::Code(1))).then(|| reason(line, &self.said))
+    }
+}
+
+/// The trials that were asked for, one after the other.
+#[derive(Default)]
+pub struct Trials {
+    asked: VecDeque<(Purpose, Vec<OsString>)>,
+    running: Option<Running>,
+}
+
+struct Running {
+    purpose: Purpose,
+    pid: i32,
+    output: File,
+    until: Instant,
+}
+
+impl Trials {
+    /// Asks for a run of this command line.
+    pub fn ask(&mut self, purpose: Purpose, line: Vec<OsString>) {
+        self.asked.push_back((purpose, line));
+    }
+
+    /// Starts what is next, and ends what takes too long. The verdict is on one that could not be
+    /// started.
+    pub fn proceed(&mut self, now: Instant) -> Option<Verdict> {
+        if let Some(running) = &mut self.running {
+            if now >= running.until {
+                process::kill(running.pid, SIGKILL);
+                running.until = now + LIMIT;
+            }
+            return None;
+        }
+        let (purpose, line) = self.asked.pop_front()?;
+        match start(&line) {
+            Ok((pid, output)) => {
+                let until = now + LIMIT;
+                self.running = Some(Running {
+                    purpose,
+                    pid,
+                    output,
+                    until,
+                });
+                None
+            }
+            Err(error) => {
+                let (exit, said) = (None, error.to_string());
+                Some(Verdict {
+                    purpose,
+                    exit,
+                    said,
+                })
+            }
+        }
+    }
+
+    /// When [`Trials::proceed`] has something to do.
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.running.as_ref().map(|running| running.until)
+    }
+
+    /// A process ended: the verdict, if it was a trial's.
+    pub fn take_exit(&mut self, pid: i32, exit: Exit) -> Option<Verdict> {
+        let running = self.running.take_if(|running| running.pid == pid)?;
+        Some(Verdict {
+            purpose: running.purpose,
+            exit: Some(exit),
+            said: read(running.output).unwrap_or_default(),
+        })
+    }
+}
+
+/// The command line up to Envoy's own flags: whatever stands before them (`su-exec envoy`) belongs
+/// to it.
+pub fn program(line: &[OsString]) -> Vec<OsString> {
+    let is_program = |word: &&OsString| !word.to_string_lossy().starts_with('-');
+    line.iter().take_while(is_program).cloned().collect()
+}
+
+fn start(line: &[OsString]) -> io::Result<(i32, File)> {
+    let (program, args) = line
+        .split_first()
+        .ok_or_else(|| io::Error::other("no program"))?;
+    let output = File::from(memfd_create("trial", MFdFlags::MFD_CLOEXEC)?);
+    let pid = process::spawn(&Spawn {
+        program: OsStr::new(program),
+        args,
+        without: &OURS,
+        inherit: None,
+        output: Some(&output),
+    })?;
+    Ok((pid, output))
+}
+
+fn read(mut output: File) -> io::Result<String> {
+    let length = output.seek(SeekFrom::End(0))?;
+    output.seek(SeekFrom::Start(length.saturating_sub(OUTPUT)))?;
+    let mut said = Vec::new();
+    output.take(OUTPUT).read_to_end(&mut said)?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+/// The reason alone, without Envoy's log prefix. It says `error initializing configuration 'FILE':
+/// WHY`, or, with reasons of several lines, ``error `WHY` initializing config ...``.
+fn reason(line: &str, said: &str) -> String {
+    let quoted = line
+        .split_once("error `")
+        .and_then(|(_, rest)| rest.split_once('`'));
+    let named = line.split_once("': ").map(|(_, reason)| reason);
+    let last = said
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty());
+    let reason = quoted
+        .map(|(reason, _)| reason)
+        .or(named)
+        .or(last)
+        .unwrap_or(line);
+    reason.chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_what_envoy_says_without_its_log_prefix() {
+        for (said, expected) in [
+            (
+                "[2026-11-23 09:43:59.762][6563][critical][main] [server.cc:76] error \
+                 initializing configuration '/d/candidate.yaml': Failed to load key",
+                "Failed to load key",
+            ),
+            (
+                "[critical][main] error `Invalid path: /x.yaml` initializing config 'debug",
+                "Invalid path: /x.yaml",
+            ),
+        ] {
+            let verdict = |exit| Verdict {
+                purpose: Purpose::Configuration,
+                exit,
+                said: said.into(),
+            };
+            assert_eq!(
+                verdict(Some(Exit::Code(1))).refusal().as_deref(),
+                Some(expected)
+            );
+            assert_eq!(verdict(Some(Exit::Code(0))).refusal(), None);
+            assert_eq!(verdict(None).refusal(), None);
+        }
+    }
+
+    #[test]
+    fn a_trial_says_how_it_ended_and_what_it_said() {
+        let mut trials = Trials::default();
+        let line = ["sh", "-c", "echo one; echo two >&2; exit 3"].map(OsString::from);
+        trials.ask(Purpose::Configuration, line.to_vec());
+        trials.ask(Purpose::Version, vec!["/nowhere/envoy".into()]);
+        assert!(trials.proceed(Instant::now()).is_none());
+        let pid = trials.running.as_ref().unwrap().pid;
+        let mut status = 0;
+        // SAFETY: waitpid writes one int.
+        unsafe { nix::libc::waitpid(pid, &mut status, 0) };
+        let verdict = trials.take_exit(pid, Exit::Code(3)).unwrap();
+        assert_eq!(
+            (verdict.purpose, verdict.said.as_str()),
+            (Purpose::Configuration, "one\ntwo\n")
+        );
+        let verdict = trials.proceed(Instant::now()).unwrap();
+        assert_eq!((verdict.purpose, verdict.exit), (Purpose::Version, None));
+    }
+}
