@@ -45,15 +45,21 @@ need_python() {
         python3 -m venv --clear $venv || fail "python3 -m venv failed"
         touch $venv/ready
     fi
-    # One at a time: pip is content when one of several is there.
-    local missing=() name
-    for name; do
-        $venv/bin/pip show --quiet "$name" 2>/dev/null || missing+=("$name")
-    done
-    if [ ${#missing[@]} -gt 0 ]; then
-        say "installing ${missing[*]} from PyPI"
-        $venv/bin/pip install --quiet --disable-pip-version-check "${missing[@]}" >&2 ||
-            fail "pip could not install ${missing[*]}"
+    # Not by pip, which takes a second for each.
+    local missing
+    missing=$($venv/bin/python -c '
+import importlib.metadata as metadata, sys
+for name in sys.argv[1:]:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        print(name)' "$@") || fail "no Python in $venv: remove it"
+    if [ -n "$missing" ]; then
+        missing=${missing//$'\n'/ }
+        say "installing $missing from PyPI"
+        # shellcheck disable=SC2086 # a word for each
+        $venv/bin/pip install --quiet --disable-pip-version-check $missing >&2 ||
+            fail "pip could not install $missing"
     fi
     exec 9>&-
 }

@@ -25,7 +25,7 @@ const VALIDATE_WITHIN: Duration = Duration::from_secs(10);
 pub enum Step {
     /// Nothing before this time.
     Wait(Instant),
-    /// Read the files: [`Engine::read`].
+    /// Look at the files: [`Engine::read`], or [`Engine::unchanged`] where they need not be read.
     Read,
     /// Have a candidate Envoy try this set: [`Engine::validated`].
     Validate(Arc<Contents>),
@@ -141,8 +141,14 @@ impl Engine {
 
     /// The files were read: their contents, or why they could not be.
     pub fn read(&mut self, now: Instant, wall: SystemTime, reading: Result<&Contents, Refusal>) {
+        self.watch.see(now, reading);
+        self.unchanged(now, wall);
+    }
+
+    /// The files were looked at, and are what they were when they were last read.
+    pub fn unchanged(&mut self, now: Instant, wall: SystemTime) {
         self.record.warn_of_end(wall);
-        self.watch.see(now, wall, reading, self.current.is_some());
+        self.watch.looked(now, wall, self.current.is_some());
         if !self.watch.is_news() || self.awaits_word() {
             return;
         }

@@ -95,6 +95,8 @@ struct World {
     admin_answers: bool,
     disk_full: bool,
     published: Option<(u64, Arc<Contents>)>,
+    /// Whether the files of the set are of one generation.
+    whole: bool,
     publications: u64,
     candidates: u64,
 }
@@ -122,6 +124,7 @@ impl World {
             admin_answers: true,
             disk_full: false,
             published: None,
+            whole: true,
             publications: 0,
             candidates: 0,
         }
@@ -209,6 +212,7 @@ impl World {
                 }
                 self.publications += 1;
                 self.published = Some((generation, contents));
+                self.whole = true;
                 self.engine.published(self.now, Ok(()));
             }
         }
@@ -508,7 +512,7 @@ fn a_certificate_that_is_not_valid_yet_is_tried_again_when_it_is() {
 }
 
 /// What may happen between any two steps.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum Fault {
     Write(Kind),
     EnvoyStarts,
@@ -517,6 +521,8 @@ enum Fault {
     DiskFull(bool),
     Asked,
     ThreadStartsAgain,
+    /// It died between the two files of a set: the CA's is of the next generation.
+    ThreadDiesPublishing,
 }
 
 fn kinds() -> impl Strategy<Value = Kind> {
@@ -542,6 +548,7 @@ fn faults() -> impl Strategy<Value = Fault> {
         1 => any::<bool>().prop_map(Fault::DiskFull),
         1 => Just(Fault::Asked),
         1 => Just(Fault::ThreadStartsAgain),
+        1 => Just(Fault::ThreadDiesPublishing),
     ]
 }
 
@@ -567,14 +574,21 @@ proptest! {
                 Fault::AdminAnswers(yes) => world.admin_answers = yes,
                 Fault::DiskFull(yes) => world.disk_full = yes,
                 Fault::Asked => world.engine.check_now(world.now),
-                Fault::ThreadStartsAgain => {
-                    let published = world.published.take();
+                Fault::ThreadStartsAgain | Fault::ThreadDiesPublishing => {
+                    let dies = fault == Fault::ThreadDiesPublishing;
+                    let whole = world.whole && !(dies && world.published.is_some());
+                    let mut published = world.published.take();
+                    if let Some((generation, _)) = &mut published {
+                        *generation += u64::from(dies);
+                    }
                     let generation = published.as_ref().map_or(0, |(generation, _)| *generation);
                     let kept = published.as_ref().map(|(_, contents)| (**contents).clone());
+                    let kept = kept.filter(|_| whole);
                     let envoy = world.envoy.take();
                     let (start, now, files) = (world.start, world.now, world.files);
                     world = World::going_on(files, start, now, generation, kept);
                     world.published = published;
+                    world.whole = whole;
                     if let Some(envoy) = envoy {
                         world.envoy = Some(envoy);
                         world.engine.envoy_started(now);

@@ -65,14 +65,8 @@ impl Watch {
         self.look = now;
     }
 
-    /// They were looked at; `calm` when there is no hurry to look again.
-    pub fn see(
-        &mut self,
-        now: Instant,
-        wall: SystemTime,
-        reading: Result<&Contents, Refusal>,
-        calm: bool,
-    ) {
+    /// They were read.
+    pub fn see(&mut self, now: Instant, reading: Result<&Contents, Refusal>) {
         let same = match (&self.seen, &reading) {
             (Some(Ok(seen)), Ok(contents)) => **seen == **contents,
             (Some(Err(seen)), Err(refusal)) => seen == refusal,
@@ -82,6 +76,11 @@ impl Watch {
             self.seen = Some(reading.map(|contents| Arc::new(contents.clone())));
             self.since = now;
         }
+    }
+
+    /// They were looked at, whether they had to be read for that or not; `calm` when there is no
+    /// hurry to look again.
+    pub fn looked(&mut self, now: Instant, wall: SystemTime, calm: bool) {
         if self.again.is_some_and(|again| again <= wall) {
             self.again = None;
             self.acted = None;

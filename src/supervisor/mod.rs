@@ -213,7 +213,12 @@ impl Supervisor {
             libc::SIGTERM | libc::SIGINT => Order::Stop,
             libc::SIGQUIT => Order::StopNow,
             libc::SIGUSR2 => Order::Drain,
-            libc::SIGUSR1 => Order::ReopenLogs,
+            libc::SIGUSR1 => {
+                // Passed on before it is logged: that wakes a thread, which may get the processor.
+                self.handle(Input::Order(Order::ReopenLogs, String::new()));
+                log::info!(signal = name.as_str(); "{name}");
+                return;
+            }
             libc::SIGHUP => return self.reload(),
             _ => {
                 log::debug!("{name} means nothing here, and is not forwarded");

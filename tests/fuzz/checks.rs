@@ -145,6 +145,14 @@ pub fn pem(bytes: &[u8]) {
         let begun = bytes.windows(11).filter(|at| at == b"-----BEGIN ");
         assert!(blocks.len() <= begun.count());
     }
+    if let Ok(leaf) = check_pair(bytes, bytes, now) {
+        assert!(leaf.not_before <= now && now < leaf.not_after);
+        // How the lines end, and what is around the blocks, is nothing.
+        let lines: Vec<_> = bytes.split(|byte| *byte == b'\n').collect();
+        let lines = lines.join(&b"\r\n"[..]);
+        let dressed = [b"# a comment\r\n", &*lines, b"\r\n# the end"].concat();
+        assert_eq!(check_pair(&dressed, &dressed, now), Ok(leaf));
+    }
     let why = [
         check_pair(bytes, bytes, now).map(drop).err(),
         check_bundle(bytes, now).map(drop).err(),
@@ -167,6 +175,10 @@ pub fn der(bytes: &[u8]) {
                 .bytes()
                 .all(|byte| byte.is_ascii_hexdigit())
         );
+        // Neither cut off nor with something behind it.
+        let (_, shorter) = bytes.split_last().unwrap();
+        assert!(Certificate::parse(shorter).is_err());
+        assert!(Certificate::parse(&[bytes, &[0]].concat()).is_err());
         if let Some(key) = &key {
             // Nothing is both, and nothing may be taken for a match by accident.
             assert_ne!(certificate.has_key(key), Some(true));

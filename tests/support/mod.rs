@@ -17,8 +17,10 @@ pub mod http;
 pub mod kubelet;
 pub mod load;
 pub mod manifest;
+pub mod pki;
 pub mod process;
 pub mod upstream;
+pub mod xds;
 
 use std::env;
 use std::net::{Ipv4Addr, TcpListener};

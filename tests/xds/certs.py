@@ -3,13 +3,27 @@
 
     certs.py ca DIR [--name NAME]                      DIR/ca.crt, DIR/ca.key
     certs.py leaf DIR OUT [--san NAME] [--serial HEX]  OUT.crt, OUT.key, of the CA in DIR
+    certs.py serve                                     a JSON line in, a JSON line out, to the end
+
+What `serve` is asked, by `do`:
+
+    ca      a CA called `name`
+    leaf    of the CA with `ca_cert` and `ca_key`; `name`, `kind`, `bits`, `san`, `serial` (hex),
+            `before` and `after` (days from now), `password`
+    peek    the serial that `host`:`port` presents in a TLS handshake
+    open    the same, and the connection stays open: `id`
+    get     the status of a GET on the connection `id`
 
 Needs cryptography.
 """
 
 import argparse
 import datetime
+import http.client
+import json
 import os
+import ssl
+import sys
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,9 +33,9 @@ from cryptography.x509.oid import NameOID
 DAY = datetime.timedelta(days=1)
 
 
-def new_key(kind):
+def new_key(kind, bits=2048):
     if kind == "rsa":
-        return rsa.generate_private_key(65537, 2048)
+        return rsa.generate_private_key(65537, bits)
     if kind == "ed25519":
         return ed25519.Ed25519PrivateKey.generate()
     return ec.generate_private_key(ec.SECP256R1())
@@ -82,6 +96,77 @@ def make_leaf(directory, name="envoy", kind="ec", **options):
     return cert_pem(certificate(name, key, ca.subject, ca_key, **options)), key_pem(key)
 
 
+def key_pem_encrypted(key, password):
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(password.encode()),
+    )
+
+
+class Server:
+    """What `serve` answers."""
+
+    def __init__(self):
+        self.open_connections = []
+
+    def ca(self, name):
+        key = new_key("ec")
+        return self.pair(certificate(name, key, None, key), key)
+
+    def leaf(self, ca_cert, ca_key, name="envoy", kind="ec", bits=2048, san=None, serial=None,
+             before=-1, after=90, password=None):
+        ca = x509.load_pem_x509_certificate(ca_cert.encode())
+        ca_key = serialization.load_pem_private_key(ca_key.encode(), None)
+        key = new_key(kind, bits)
+        now = datetime.datetime.now(datetime.timezone.utc)
+        cert = certificate(name, key, ca.subject, ca_key, san, serial and int(serial, 16),
+                           now + before * DAY, now + after * DAY)
+        return self.pair(cert, key, password)
+
+    def pair(self, cert, key, password=None):
+        pem = key_pem_encrypted(key, password) if password else key_pem(key)
+        serial = format(cert.serial_number, "x")
+        return {"cert": cert_pem(cert).decode(), "key": pem.decode(), "serial": serial}
+
+    def connect(self, host, port):
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(host, port, timeout=20, context=context)
+        connection.connect()
+        der = connection.sock.getpeercert(True)
+        return connection, format(x509.load_der_x509_certificate(der).serial_number, "x")
+
+    def peek(self, host, port):
+        connection, serial = self.connect(host, port)
+        connection.close()
+        return {"serial": serial}
+
+    def open(self, host, port):
+        connection, serial = self.connect(host, port)
+        self.open_connections.append(connection)
+        return {"serial": serial, "id": len(self.open_connections) - 1}
+
+    def get(self, id):
+        connection = self.open_connections[id]
+        if connection.sock is None:
+            raise ConnectionError("it was closed")
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        answer.read()
+        return {"status": answer.status}
+
+    def serve(self):
+        for line in sys.stdin:
+            request = json.loads(line)
+            try:
+                answer = getattr(self, request.pop("do"))(**request)
+            except Exception as error:
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(answer), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -95,8 +180,11 @@ def main():
     command.add_argument("--kind", choices=["ec", "rsa", "ed25519"], default="ec")
     command.add_argument("--san")
     command.add_argument("--serial", type=lambda text: int(text, 16))
+    commands.add_parser("serve")
     args = parser.parse_args()
-    if args.command == "ca":
+    if args.command == "serve":
+        Server().serve()
+    elif args.command == "ca":
         make_ca(args.directory, args.name)
     else:
         cert, key = make_leaf(

@@ -207,10 +207,12 @@ class Discovery:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen")
     parser.add_argument("--port", type=int, default=0, help="where to listen; 0: any")
     parser.add_argument("--cert", required=True)
     parser.add_argument("--key", required=True)
     parser.add_argument("--ca", required=True, help="whose clients are let in")
+    parser.add_argument("--listener-host", default="127.0.0.1")
     parser.add_argument("--listener-port", type=int, default=10000)
     parser.add_argument("--upstream-host", default="127.0.0.1")
     parser.add_argument("--upstream-port", type=int, default=8080)
@@ -227,7 +229,7 @@ def main():
     discovery = Discovery(
         {
             CLUSTER: cluster(args.upstream_host, args.upstream_port),
-            LISTENER: listener("127.0.0.1", args.listener_port),
+            LISTENER: listener(args.listener_host, args.listener_port),
         }
     )
     handler = grpc.stream_stream_rpc_method_handler(discovery.stream)
@@ -238,7 +240,7 @@ def main():
     credentials = grpc.dynamic_ssl_server_credentials(
         pair.configuration(), pair.changed, require_client_authentication=True
     )
-    port = server.add_secure_port(f"127.0.0.1:{args.port}", credentials)
+    port = server.add_secure_port(f"{args.host}:{args.port}", credentials)
     server.start()
     say("ready", port=port)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})

@@ -1,0 +1,133 @@
+//! A listener's own certificate, and an Envoy that starts again.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use serde_json::json;
+
+use crate::support::drainit::Drainit;
+use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::pki::{Pair, ask, presented};
+use crate::support::upstream::Upstream;
+use crate::support::xds::{LEAF, Node, secret};
+use crate::support::{PATIENCE, wait_for, wait_for_some};
+
+/// Behind which the HTTP listener speaks TLS, as the README has it.
+fn with_tls(config: &EnvoyConfig) {
+    let sds = config.dir.join("resources/sds/edge.json");
+    let transport = format!(
+        "  - name: http\n    address: {{ socket_address: {{ address: {}, port_value: {} }} }}\n\
+         \x20   filter_chains:\n    - ",
+        config.http.ip(),
+        config.http.port()
+    );
+    let tls = format!(
+        "transport_socket:\n        name: envoy.transport_sockets.tls\n        typed_config:\n\
+         \x20         '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n\
+         \x20         common_tls_context:\n\
+         \x20           tls_certificate_sds_secret_configs:\n\
+         \x20           - name: edge\n\
+         \x20             sds_config: {{ path_config_source: {{ path: {} }}, resource_api_version: V3 }}\n      ",
+        sds.display()
+    );
+    config.replace(&transport, &format!("{transport}{tls}"));
+    config.prepend("node: { id: edge, cluster: edge }\n");
+}
+
+#[test]
+fn a_static_listener_has_its_new_certificate_within_a_second_and_keeps_its_connections() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    with_tls(&config);
+    let ca = Pair::ca("edge");
+    let (cert, key) = (config.dir.join("edge.crt"), config.dir.join("edge.key"));
+    let write = |pair: &Pair| {
+        fs::write(&cert, &pair.cert).unwrap();
+        fs::write(&key, &pair.key).unwrap();
+    };
+    let first = ca.leaf();
+    write(&first);
+    let option = format!("edge={},{}", cert.display(), key.display());
+    let resources = config.dir.join("resources").display().to_string();
+    let drainit = Drainit::ready(
+        &["--secret", &option, "--resources-dir", &resources],
+        &config,
+    );
+    let (host, port) = (config.http.ip().to_string(), config.http.port());
+    let old = ask(&json!({ "do": "open", "host": host, "port": port })).unwrap();
+    assert_eq!(old["serial"], first.serial.as_str());
+    let get = || ask(&json!({ "do": "get", "id": old["id"] })).unwrap()["status"].clone();
+    assert_eq!(get(), 200);
+    for _ in 0..3 {
+        let next = ca.leaf();
+        write(&next);
+        let written = Instant::now();
+        wait_for_some("the detection", PATIENCE, || {
+            drainit
+                .log
+                .find(&format!("edge: found serial {}", next.serial))
+        });
+        let found = Instant::now();
+        wait_for("the new certificate", PATIENCE, || {
+            presented(config.http).as_ref() == Ok(&next.serial)
+        });
+        println!(
+            "found {:?} after the write, presented {:?} later",
+            found - written,
+            found.elapsed()
+        );
+        assert!(
+            found.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            found.elapsed()
+        );
+        assert_eq!(get(), 200);
+        wait_for("the confirmation", PATIENCE, || {
+            let edge = secret(&drainit, "edge");
+            edge["serial"] == next.serial.as_str() && edge["last_result"] == "ok"
+        });
+    }
+    assert_eq!(drainit.get("/ready").0, 200);
+}
+
+#[test]
+fn an_envoy_that_is_started_again_has_the_last_good_generation() {
+    let (node, _) = Node::with_leaf();
+    let plane = node.control_plane(None);
+    let drainit = node.ready(&["--certificate-check", "100ms", "--restart", "on-failure"]);
+    let good = node.ca.leaf();
+    node.write(&good);
+    node.wait_loaded(&good);
+    wait_for("the confirmation", PATIENCE, || {
+        secret(&drainit, LEAF)["reloads"]["ok"].as_u64() >= Some(1)
+    });
+    // What the files hold from now on is of no use.
+    fs::write(node.file("tls.key"), node.ca.leaf().key).unwrap();
+    drainit.wait_log(&format!(
+        "{LEAF}: refused: the key: is not the certificate's"
+    ));
+    let before = drainit.envoy_pid();
+    kill(before, Signal::SIGKILL).unwrap();
+    wait_for("another Envoy", PATIENCE, || {
+        drainit
+            .log
+            .lines()
+            .iter()
+            .filter(|line| line.contains("envoy started"))
+            .count()
+            == 2
+    });
+    node.wait_configured();
+    assert_ne!(drainit.envoy_pid(), before);
+    plane.wait_presented(&good);
+    assert!(node.has_loaded(&good));
+    // It is said which one it has, and that the files are bad.
+    drainit.wait_ready();
+    let told = secret(&drainit, LEAF);
+    assert_eq!(told["serial"], good.serial.as_str());
+    assert_eq!(told["last_result"], "refused");
+    let next = node.ca.leaf();
+    node.write(&next);
+    node.wait_loaded(&next);
+}

@@ -1,0 +1,101 @@
+//! Whoever writes the files, and however.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::put;
+use crate::support::pki::Pair;
+use crate::support::xds::{Node, PROMISED};
+
+/// Between two files of a slow writer.
+const PAUSE: Duration = Duration::from_millis(300);
+
+type Writer = fn(&Node, &Pair);
+
+pub fn files(node: &Node, leaf: &Pair) -> [(&'static str, String); 3] {
+    [
+        ("tls.crt", leaf.cert.clone()),
+        ("tls.key", leaf.key.clone()),
+        ("ca.crt", node.ca.cert.clone()),
+    ]
+}
+
+/// As kubelet: the files are links through `..data`, which is swapped.
+pub fn kubelet(node: &Node, leaf: &Pair) {
+    let version = format!("..{}", leaf.serial);
+    fs::create_dir(node.file(&version)).unwrap();
+    for (name, text) in files(node, leaf) {
+        fs::write(node.file(&version).join(name), text).unwrap();
+    }
+    let swap = |target: &Path, link: &str| {
+        symlink(target, node.file("..new")).unwrap();
+        fs::rename(node.file("..new"), node.file(link)).unwrap();
+    };
+    swap(Path::new(&version), "..data");
+    for (name, _) in files(node, leaf) {
+        if fs::read_link(node.file(name)).is_err() {
+            swap(&Path::new("..data").join(name), name);
+        }
+    }
+}
+
+pub fn rename(node: &Node, leaf: &Pair) {
+    for (name, text) in files(node, leaf) {
+        put(&node.file(name), &text);
+    }
+}
+
+pub fn in_place(node: &Node, leaf: &Pair) {
+    node.write(leaf);
+}
+
+fn paused(node: &Node, leaf: &Pair) {
+    for (name, text) in files(node, leaf) {
+        sleep(PAUSE);
+        fs::write(node.file(name), text).unwrap();
+    }
+}
+
+/// Two seconds for two files, in pieces.
+fn torn(node: &Node, leaf: &Pair) {
+    let pieces = 5;
+    for (name, text) in [("tls.crt", &leaf.cert), ("tls.key", &leaf.key)] {
+        let mut file = File::create(node.file(name)).unwrap();
+        for piece in text.as_bytes().chunks(text.len() / pieces + 1) {
+            file.write_all(piece).unwrap();
+            sleep(Duration::from_secs(1) / pieces as u32);
+        }
+    }
+}
+
+#[test]
+fn whoever_writes_the_new_leaf_is_loaded_in_time_and_presented_next() {
+    let node = Node::new();
+    kubelet(&node, &node.ca.leaf());
+    let plane = node.control_plane(Some(Duration::from_millis(500)));
+    let _drainit = node.ready(&[]);
+    let writers: [(&str, Writer); 5] = [
+        ("kubelet", kubelet),
+        ("rename", rename),
+        ("in place", in_place),
+        ("in place, 300 ms between", paused),
+        ("torn, two seconds", torn),
+    ];
+    for (name, write) in writers {
+        let leaf = node.ca.leaf();
+        write(&node, &leaf);
+        let written = Instant::now();
+        node.wait_loaded(&leaf);
+        let took = written.elapsed();
+        println!("{name}: loaded after {took:?}");
+        assert!(took < PROMISED, "{name}: {took:?}");
+        // Not the handshake that may just go on.
+        let serial = [plane.wait_handshake(), plane.wait_handshake()];
+        assert_eq!(serial[1], leaf.serial, "{name}");
+    }
+    assert_eq!(node.of_control_plane("ssl.fail_verify_error"), 0);
+}

@@ -1,0 +1,101 @@
+//! Certificates, by Python (`tests/xds/certs.py`).
+
+use std::env;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
+
+use serde_json::{Value, json};
+
+/// One of the programs in `tests/xds`.
+pub fn script(name: &str) -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = env::var_os("TEST_PYTHON").map_or_else(
+        || root.join("target/tools/python/bin/python3"),
+        PathBuf::from,
+    );
+    assert!(
+        python.exists(),
+        "no {}: run scripts/test once",
+        python.display()
+    );
+    let mut command = Command::new(python);
+    command.arg(root.join("tests/xds").join(name));
+    command
+}
+
+/// Asks `certs.py serve`. One serves all tests, and ends with its standard input.
+pub fn ask(request: &Value) -> Result<Value, String> {
+    static SERVER: Mutex<Option<(Child, BufReader<ChildStdout>)>> = Mutex::new(None);
+    let mut server = SERVER.lock().unwrap_or_else(|poison| poison.into_inner());
+    let (child, out) = server.get_or_insert_with(|| {
+        let mut command = script("certs.py");
+        command.arg("serve").stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        (child, out)
+    });
+    writeln!(child.stdin.as_mut().unwrap(), "{request}").unwrap();
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    let answer: Value = serde_json::from_str(&line).expect("an answer of certs.py");
+    match answer["error"].as_str() {
+        Some(why) => Err(why.to_owned()),
+        None => Ok(answer),
+    }
+}
+
+/// A certificate and its key, PEM.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    pub cert: String,
+    pub key: String,
+    /// Hex, as Envoy shows it but for leading zeros.
+    pub serial: String,
+}
+
+impl Pair {
+    #[track_caller]
+    fn make(request: &Value) -> Pair {
+        let answer = ask(request).unwrap();
+        let text = |name: &str| answer[name].as_str().unwrap().to_owned();
+        Pair {
+            cert: text("cert"),
+            key: text("key"),
+            serial: text("serial"),
+        }
+    }
+
+    /// A new CA.
+    pub fn ca(name: &str) -> Pair {
+        Pair::make(&json!({ "do": "ca", "name": name }))
+    }
+
+    /// A new leaf of this CA.
+    pub fn leaf(&self) -> Pair {
+        self.leaf_with(&json!({}))
+    }
+
+    /// A new leaf of this CA, special in something.
+    pub fn leaf_with(&self, special: &Value) -> Pair {
+        let mut request = json!({ "do": "leaf", "ca_cert": self.cert, "ca_key": self.key });
+        for (name, value) in special.as_object().unwrap() {
+            request[name] = value.clone();
+        }
+        Pair::make(&request)
+    }
+
+    /// A server's.
+    pub fn server(&self) -> Pair {
+        self.leaf_with(&json!({ "name": "server", "san": "contour" }))
+    }
+}
+
+/// The serial that is presented there to a TLS client.
+pub fn presented(address: SocketAddr) -> Result<String, String> {
+    let (host, port) = (address.ip().to_string(), address.port());
+    let answer = ask(&json!({ "do": "peek", "host": host, "port": port }))?;
+    Ok(answer["serial"].as_str().unwrap().to_owned())
+}
