@@ -274,8 +274,10 @@ impl World {
             Event::Order(Order::StopNow),
             Event::Order(Order::Drain),
             Event::Order(Order::ReopenLogs),
-            Event::Probe,
         ];
+        if !hot {
+            inputs.push(Event::Probe);
+        }
         if core.phase == Phase::Waiting || core.phase == Phase::Down {
             inputs.push(Event::Certificates);
         }
