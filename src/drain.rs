@@ -171,6 +171,8 @@ pub struct Drain {
     deadline: Time,
     serving_until: Time,
     min_until: Time,
+    /// Before this, nobody knows of everything that is in flight.
+    hold: Time,
     closing_at: Time,
     settle: Duration,
     open_connections: u64,
@@ -211,6 +213,7 @@ impl Drain {
             deadline,
             serving_until,
             min_until: now + limits.min,
+            hold: Time::ZERO,
             closing_at: deadline - (limits.timeout / 10).min(Duration::from_secs(1)),
             settle: limits.settle,
             open_connections: limits.open_connections,
@@ -255,6 +258,11 @@ impl Drain {
     /// From now on, Envoy is stopped when the drain is over.
     pub fn join_stop(&mut self) {
         self.stops = true;
+    }
+
+    /// Before then, nothing left is not believed: an old generation has not told yet.
+    pub fn hold_until(&mut self, time: Time) {
+        self.hold = time;
     }
 
     /// How it ended, once it has.
@@ -313,7 +321,13 @@ impl Drain {
             self.end(match self.quiet {
                 _ if lost => Outcome::AdminLost,
                 // Only the minimum kept it up.
-                Some(outcome) if self.min_until >= self.deadline && self.asked.is_none() => outcome,
+                Some(outcome)
+                    if self.min_until >= self.deadline
+                        && self.asked.is_none()
+                        && now >= self.hold =>
+                {
+                    outcome
+                }
                 _ => Outcome::Deadline,
             });
         } else if !self.live && now >= self.silent_until {
@@ -433,7 +447,7 @@ impl Drain {
         } else {
             None
         };
-        let Some(outcome) = self.quiet.filter(|_| now >= self.min_until) else {
+        let Some(outcome) = self.quiet.filter(|_| now >= self.min_until.max(self.hold)) else {
             return;
         };
         if self.has_looked_last() {

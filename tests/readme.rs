@@ -133,7 +133,7 @@ fn walked() -> BTreeSet<(String, String)> {
             },
             kill_timeout: second * 2,
             restart: below(2) == 0,
-            hot_restart: false,
+            parent_time: None,
             gated: below(3) == 0,
         };
         let mut core = Core::new(rules, below(1000));

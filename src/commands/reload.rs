@@ -15,8 +15,9 @@ use crate::process;
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A reload of certificates takes 10 s at the most for Envoy's confirmation, and is done twice
-/// where the first is refused.
-const LIMIT: Duration = Duration::from_secs(60);
+/// where the first is refused. A hot restart has 10 s for each of three trials, and 60 s for the
+/// next generation.
+const LIMIT: Duration = Duration::from_secs(100);
 
 /// Asks the running drainit to reload, and waits; 0, or 1 and why.
 pub fn run(options: &Options) -> u8 {
@@ -37,6 +38,9 @@ fn reload(options: &Options) -> Result<String, String> {
     let before = status(&address)?;
     let number = |status: &Value| status.pointer("/reload/number").and_then(Value::as_u64);
     let pid = pid_in(&before).ok_or("the running drainit does not tell its pid")?;
+    if before.get("reloading").and_then(Value::as_bool) == Some(true) {
+        return Err("another reload is under way".into());
+    }
     process::kill(pid, SIGHUP);
     let until = Instant::now() + LIMIT;
     while Instant::now() < until {

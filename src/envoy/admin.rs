@@ -143,6 +143,8 @@ fn ready(status: u16, body: &str) -> Result<Answer, String> {
         | (503, state @ ("PRE_INITIALIZING" | "INITIALIZING" | "DRAINING")) => {
             Ok(Answer::Ready(state.into()))
         }
+        // `admin.allow_paths` without it: its main thread answers, and may be serving.
+        (400..=499, _) => Ok(Answer::Ready(format!("UNKNOWN ({status})"))),
         _ => Err(refused(status, body)),
     }
 }

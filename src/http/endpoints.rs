@@ -143,7 +143,8 @@ fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
         return Answer::Now(Reply::text(503, text));
     }
     if snapshot.handover {
-        // The old generation serves while the new one rises, and nobody can be asked.
+        // The old generation serves while the new one rises, and after one that did not; nobody can
+        // be asked. That its admin interface stays silent is for /healthz to tell.
         return Answer::Now(Reply::text(200, "LIVE"));
     }
     // What an Envoy before this one said does not count. What was asked shortly before the

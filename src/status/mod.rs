@@ -206,9 +206,11 @@ pub struct Snapshot {
     pub epoch: u32,
     /// The old generation's pid, while it drains beside the newest.
     pub parent: Option<i32>,
-    /// Whether a generation is rising: until it is live nobody can be asked, and the one before
-    /// serves.
+    /// Whether nobody can be asked although the old generation serves: until the next one is
+    /// live, and after one that ended before it was.
     pub handover: bool,
+    /// Whether a reload by hot restart is under way.
+    pub reloading: bool,
     /// The reloads by hot restart.
     pub hot_restarts: HotRestarts,
 }
@@ -235,6 +237,7 @@ impl Snapshot {
             epoch: 0,
             parent: None,
             handover: false,
+            reloading: false,
             hot_restarts: HotRestarts::default(),
         }
     }

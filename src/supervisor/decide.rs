@@ -3,6 +3,8 @@
 //! Together with the drain this is the whole of the decision core. It has no clock, no process
 //! and no socket, so that its tests can walk through every order of events.
 
+mod generations;
+
 use std::time::Duration;
 
 use super::backoff::Backoff;
@@ -10,6 +12,9 @@ use crate::drain::{self, Answer, Ask, Drain, Limits, Outcome, Time};
 use crate::duration::show;
 use crate::process::Exit;
 use crate::status::State;
+
+pub use generations::Reloaded;
+use generations::{FLUSH, Next, RISE};
 
 /// Between two looks at an Envoy that is not live yet: this at first, growing to [`PROBE_REST`].
 const PROBE_FIRST: Duration = Duration::from_millis(20);
@@ -24,13 +29,6 @@ const KILL_PATIENCE: Duration = Duration::from_millis(800);
 /// An Envoy that exits with 1 within this time was refused its command line or configuration by
 /// itself: starting it again cannot help.
 const REFUSAL: Duration = Duration::from_secs(1);
-
-/// A generation that is not live by then is given up.
-const RISE: Duration = Duration::from_secs(60);
-
-/// Envoy tells how many connections the old generation has at each flush of its statistics, 5 s
-/// unless configured: before one has passed, a zero may be old.
-const FLUSH: Duration = Duration::from_secs(6);
 
 /// An Envoy that was told to reopen its logs before it had a handler would die of that. It has
 /// one when its admin interface answers, and surely this long after its start.
@@ -47,8 +45,8 @@ pub struct Rules {
     pub restart: bool,
     /// Whether to wait for certificates before Envoy's first start.
     pub gated: bool,
-    /// Whether a reload is Envoy's hot restart.
-    pub hot_restart: bool,
+    /// With hot restart: when an old generation ends by itself.
+    pub parent_time: Option<Duration>,
 }
 
 /// A signal, by what it means.
@@ -118,38 +116,13 @@ pub enum Action {
     Try,
     /// Spawn the next generation.
     SpawnNext,
-    /// Send the rising generation SIGKILL.
-    KillNext,
+    /// Send the newest generation SIGKILL: it rises for too long, or is useless without the one
+    /// before.
+    KillNewest,
     /// Send the old generation SIGTERM.
     TerminateParent,
     /// Tell whoever asked for a reload how it ended.
     Reloaded(Reloaded),
-}
-
-/// How a reload ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reloaded {
-    /// The next generation is live, and the old one drains.
-    Live,
-    /// Not now: another reload is under way.
-    UnderWay,
-    /// Not now: Envoy is not live.
-    NotLive,
-    /// A drain is asked for, or one came in between.
-    Draining,
-    /// Envoy refuses the configuration.
-    Refused,
-    /// The next generation ended, or was ended, before it was live.
-    Failed,
-}
-
-/// The next generation, before it is live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Next {
-    /// Its configuration is tried.
-    Trying,
-    /// It rises since then.
-    Rising(Time),
 }
 
 /// Where Envoy is in its life.
@@ -202,12 +175,20 @@ pub struct Core {
     next: Option<Next>,
     /// Since when an old generation drains beside the newest.
     parent: Option<Time>,
+    /// Whether this generation was spawned a second time.
+    again: bool,
     /// Whether the whole Envoy is to be started anew when it has ended.
     replace: bool,
     /// How Envoy ended, while the old generation is still to end.
     exit: Option<Exit>,
-    /// How a reload ended that somebody waits for.
+    /// Whether somebody waits for a reload's end.
+    waited: bool,
+    /// How it ended.
     reloaded: Option<Reloaded>,
+    /// Whether the generation that serves may have handed its admin interface over in vain.
+    mute: bool,
+    /// Whether logs are to be reopened once no generation rises.
+    reopen: bool,
 }
 
 impl Core {
@@ -237,9 +218,13 @@ impl Core {
             reason: "starting".into(),
             next: None,
             parent: None,
+            again: false,
             replace: false,
             exit: None,
+            waited: false,
             reloaded: None,
+            mute: false,
+            reopen: false,
         }
     }
 
@@ -256,12 +241,6 @@ impl Core {
     /// What Envoy's admin interface was asked and has not answered yet.
     pub fn asked(&self) -> Option<Ask> {
         self.asked
-    }
-
-    /// Whether a generation is rising: until it is live, nobody can say how Envoy is, and the old
-    /// one serves.
-    pub fn is_rising(&self) -> bool {
-        matches!(self.next, Some(Next::Rising(_)))
     }
 
     /// When to call [`Core::handle`] with [`Input::Tick`], if nothing else happens before.
@@ -309,13 +288,13 @@ impl Core {
                 }
             }
             Input::Spawned => self.take_start(now),
-            Input::SpawnFailed(code) => self.take_failed_start(now, code),
+            Input::SpawnFailed(code) => self.take_failed_start(now, code, &mut actions),
             Input::AdminKnown => {
-                if self.live.is_none() {
+                if self.live.is_none() || self.is_rising() {
                     self.probe_due = Some(now);
                 }
             }
-            Input::Answer(ask, answer) => self.take_answer(now, ask, answer.as_ref()),
+            Input::Answer(ask, answer) => self.take_answer(now, ask, answer.as_ref(), &mut actions),
             Input::Exited(exit) => self.take_exit(now, exit, &mut actions),
             Input::Reload => self.take_reload(&mut actions),
             Input::Tried(passed) => self.take_tried(passed, &mut actions),
@@ -332,6 +311,10 @@ impl Core {
             Order::Stop => self.stops = self.stops.saturating_add(1),
             Order::StopNow => self.stops = self.stops.saturating_add(1).max(2),
             Order::Drain => {}
+            Order::ReopenLogs if self.is_rising() => {
+                self.reopen = true;
+                return;
+            }
             Order::ReopenLogs => {
                 if let Phase::Running { since } = self.phase
                     && (self.answered || now.saturating_sub(since) >= HANDLERS_READY)
@@ -344,7 +327,7 @@ impl Core {
         match self.phase {
             Phase::Waiting | Phase::Spawning | Phase::Backoff { .. } | Phase::Down => {
                 self.reason = from.into();
-                self.take_order_down(now, order != Order::Drain);
+                self.take_order_down(now, order != Order::Drain, actions);
             }
             Phase::Running { since } => {
                 if self.drain.is_none() {
@@ -352,20 +335,28 @@ impl Core {
                 }
                 self.take_order_running(now, since, order, actions);
             }
-            Phase::Stopping { killed: None, .. } if order != Order::Drain && self.stops >= 3 => {
-                self.kill(now, actions);
+            Phase::Stopping { killed, .. } => {
+                if self.replace {
+                    self.take_order_replacing(now, order, from);
+                }
+                if killed.is_none() && order != Order::Drain && self.stops >= 3 {
+                    self.kill(now, actions);
+                }
             }
-            Phase::Stopping { .. } | Phase::Over(_) => {}
+            Phase::Over(_) => {}
         }
     }
 
     /// Without an Envoy there is nothing to drain, and none is started any more.
-    fn take_order_down(&mut self, now: Time, stops: bool) {
+    fn take_order_down(&mut self, now: Time, stops: bool, actions: &mut Vec<Action>) {
         let limits = &self.rules.limits;
         self.drain
             .get_or_insert_with(|| Drain::new(limits, now, now, false, stops))
             .end(Outcome::NeverLive);
-        self.phase = if stops { Phase::Over(0) } else { Phase::Down };
+        self.phase = Phase::Down;
+        if stops {
+            self.end(now, Exit::Code(0), actions);
+        }
     }
 
     fn take_order_running(
@@ -378,16 +369,13 @@ impl Core {
         match (&mut self.drain, order) {
             (None, Order::StopNow) => self.terminate(now, actions),
             (None, _) => {
-                let live = self.live.is_some();
+                // With an old generation, that one has been.
+                let live = self.live.is_some() || self.is_unsettled();
                 let stops = order == Order::Stop;
-                let mut limits = self.rules.limits.clone();
-                if self.parent.is_some() {
-                    limits.min = limits.min.max(FLUSH).min(limits.timeout);
-                }
-                self.drain = Some(Drain::new(&limits, now, since, live, stops));
-                if self.next.is_some() {
-                    self.reloaded = Some(Reloaded::Draining);
-                }
+                let mut drain = Drain::new(&self.rules.limits, now, since, live, stops);
+                drain.hold_until(self.old_known_at());
+                self.drain = Some(drain);
+                self.tell(Reloaded::Draining);
                 self.next = self.next.filter(|next| *next != Next::Trying);
             }
             (Some(_), Order::Drain | Order::ReopenLogs) => {}
@@ -419,6 +407,7 @@ impl Core {
         self.phase = Phase::Running { since: now };
         self.live = None;
         self.answered = false;
+        self.mute = false;
         self.version_asked = false;
         self.look_wanted = false;
         self.looked = None;
@@ -428,18 +417,24 @@ impl Core {
         self.reason = "envoy started".into();
     }
 
-    fn take_failed_start(&mut self, now: Time, code: u8) {
+    fn take_failed_start(&mut self, now: Time, code: u8, actions: &mut Vec<Action>) {
         self.reason = "envoy cannot be started".into();
-        self.phase = if self.rules.restart && self.backoff.is_under_way() {
-            Phase::Backoff {
+        if self.rules.restart && self.backoff.is_under_way() {
+            self.phase = Phase::Backoff {
                 until: now + self.backoff.next(),
-            }
+            };
         } else {
-            Phase::Over(code)
-        };
+            self.end(now, Exit::Code(code), actions);
+        }
     }
 
-    fn take_answer(&mut self, now: Time, ask: Ask, answer: Option<&Answer>) {
+    fn take_answer(
+        &mut self,
+        now: Time,
+        ask: Ask,
+        answer: Option<&Answer>,
+        actions: &mut Vec<Action>,
+    ) {
         if self.asked.take_if(|asked| *asked == ask).is_none() {
             return;
         }
@@ -447,6 +442,7 @@ impl Core {
             return;
         };
         self.answered |= answer.is_some();
+        self.mute &= answer.is_none();
         if let Some(drain) = &mut self.drain {
             drain.answer(now, ask, answer);
         }
@@ -455,8 +451,8 @@ impl Core {
             self.looked = Some(now);
             self.look_wanted = false;
         }
-        if let (Ask::Ready, Some(Next::Rising(since))) = (ask, self.next) {
-            self.take_rise(now, since, serves);
+        if let (Ask::Ready, Some(Next::Rising(rise))) = (ask, self.next) {
+            self.take_rise(now, rise.since, serves, actions);
             return;
         }
         if ask != Ask::Ready {
@@ -468,6 +464,13 @@ impl Core {
             // DRAINING: somebody failed its health check, but it serves.
             if serves {
                 self.live = Some(now);
+                if let Some(parent) = &mut self.parent {
+                    // Its time begins again, and so does what is not known of it.
+                    *parent = now;
+                    if let Some(drain) = &mut self.drain {
+                        drain.hold_until(now + FLUSH);
+                    }
+                }
                 if self.drain.is_none() {
                     self.reason =
                         format!("live {} after its start", show(now.saturating_sub(since)));
@@ -482,93 +485,20 @@ impl Core {
         }
     }
 
-    fn take_reload(&mut self, actions: &mut Vec<Action>) {
-        let refusal = match self.phase {
-            _ if self.drain.is_some() => Reloaded::Draining,
-            Phase::Running { .. } if self.next.is_some() => Reloaded::UnderWay,
-            Phase::Running { .. } if self.live.is_some() => {
-                self.next = Some(Next::Trying);
-                actions.push(Action::Try);
-                return;
-            }
-            _ => Reloaded::NotLive,
-        };
-        // Another reload's own end is told to those who wait for that.
-        actions.push(Action::Reloaded(refusal));
-    }
-
-    fn take_tried(&mut self, passed: bool, actions: &mut Vec<Action>) {
-        if self.next.take_if(|next| *next == Next::Trying).is_none() {
-            return;
-        }
-        if !matches!(self.phase, Phase::Running { .. }) || self.drain.is_some() {
-            self.reloaded = Some(Reloaded::Draining);
-        } else if passed {
-            actions.push(Action::SpawnNext);
-        } else {
-            self.reloaded = Some(Reloaded::Refused);
-        }
-    }
-
-    fn take_next(&mut self, now: Time, spawned: bool) {
-        if spawned {
-            self.next = Some(Next::Rising(now));
-            self.asked = None;
-            self.probe_pause = PROBE_FIRST;
-            self.probe_due = Some(now);
-        } else {
-            self.reloaded = Some(Reloaded::Failed);
-        }
-    }
-
-    /// The rising generation answered, or did not.
-    fn take_rise(&mut self, now: Time, since: Time, serves: bool) {
-        if serves {
-            self.phase = Phase::Running { since };
-            self.live = Some(now);
-            self.parent = Some(now);
-            self.next = None;
-            self.version_asked = false;
-            self.probed = Some(now);
-            self.probe_due = None;
-            self.reason = format!(
-                "live {} after its start, next to the one before",
-                show(now.saturating_sub(since))
-            );
-            self.reloaded = Some(Reloaded::Live);
-        } else {
-            self.probe_due = Some(now + self.probe_pause);
-            self.probe_pause = (self.probe_pause * 3 / 2).min(PROBE_REST);
-        }
-    }
-
     fn take_exit(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
         self.asked = None;
-        if self.is_rising() {
-            // The one before still serves, with its admin interface gone for good if the new one
-            // got as far as that.
-            self.next = None;
-            if self.drain.is_none() {
-                self.reloaded = Some(Reloaded::Failed);
-            }
-            self.probe_due = Some(now);
-            if let Phase::Stopping { .. } = self.phase {
-                actions.push(Action::Terminate);
-            }
+        if let Some(Next::Rising(rise)) = self.next
+            && !rise.alone
+        {
+            self.fall_back(now, exit, rise, actions);
             return;
         }
-        if self.next.take().is_some() {
-            self.reloaded = Some(Reloaded::Failed);
-        }
+        self.next = None;
+        self.tell(Reloaded::Failed);
         let since = match self.phase {
             Phase::Running { since } => since,
-            Phase::Stopping { .. } if self.replace => {
-                self.replace = false;
-                self.phase = Phase::Spawning;
-                return;
-            }
             Phase::Stopping { .. } => {
-                self.end(exit, actions);
+                self.take_stop(now, exit, actions);
                 return;
             }
             _ => return,
@@ -576,12 +506,13 @@ impl Core {
         self.reason = format!("envoy exited: {exit}");
         if let Some(drain) = &mut self.drain {
             drain.end(Outcome::EnvoyExited);
-            self.end(exit, actions);
+            self.end(now, exit, actions);
             return;
         }
-        if self.parent.is_some() && self.live.is_some() {
-            // The listeners are closed now; the same generation, started again, finds the old one
-            // and its sockets.
+        if self.parent.is_some() && self.live.is_some() && !self.again {
+            // The listeners are closed now; the same generation, started again, finds the old one.
+            // Once: one that keeps ending is subject to the rules.
+            self.again = true;
             self.phase = Phase::Spawning;
             return;
         }
@@ -591,7 +522,7 @@ impl Core {
             self.reason = "envoy refused its command line or configuration".into();
         }
         if exit == Exit::Code(0) || refused || !self.rules.restart {
-            self.end(exit, actions);
+            self.end(now, exit, actions);
             return;
         }
         if let Some(live) = self.live {
@@ -602,39 +533,9 @@ impl Core {
         };
     }
 
-    /// Envoy is over, but for an old generation.
-    fn end(&mut self, exit: Exit, actions: &mut Vec<Action>) {
-        if self.parent.is_none() {
-            self.phase = Phase::Over(exit.code());
-            return;
-        }
-        self.exit = Some(exit);
-        if let Phase::Running { since } = self.phase {
-            self.phase = Phase::Stopping {
-                since,
-                killed: None,
-            };
-        }
-        actions.push(Action::TerminateParent);
-    }
-
-    fn take_parent_exit(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
-        self.parent = None;
-        if let (Phase::Stopping { .. }, Some(exit)) = (self.phase, self.exit) {
-            self.phase = Phase::Over(exit.code());
-        } else if let Phase::Running { .. } = self.phase
-            && exit != Exit::Code(0)
-            && self.drain.is_none()
-        {
-            // The newest still serves, but its main thread hangs when it would tell the old one to
-            // go, and it aborts then.
-            self.reason = format!("the old generation's end was none of ours: {exit}");
-            self.replace = true;
-            self.terminate(now, actions);
-        }
-    }
-
     fn terminate(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.next = self.next.filter(|next| *next != Next::Trying);
+        self.tell(Reloaded::NotLive);
         self.phase = Phase::Stopping {
             since: now,
             killed: None,
@@ -693,21 +594,31 @@ impl Core {
     fn advance_running(&mut self, now: Time, actions: &mut Vec<Action>) -> Option<Time> {
         let mut wake_at = None;
         let mut probing = true;
-        if let Some(Next::Rising(since)) = self.next {
-            if self.drain.is_none() && now >= since + RISE {
-                actions.push(Action::KillNext);
-                self.next = Some(Next::Rising(now));
-            }
-            wake_at = Some(since + RISE);
+        if self.next == Some(Next::Spawning) {
+            // It comes in the same breath, and is the one to ask then.
+            return None;
         }
+        if let Some(Next::Rising(rise)) = &mut self.next
+            && !rise.ended
+        {
+            if now >= rise.since + RISE {
+                rise.ended = true;
+                actions.push(Action::KillNewest);
+            } else {
+                wake_at = Some(rise.since + RISE);
+            }
+        }
+        let unsettled = self.is_unsettled();
         if let Some(drain) = &mut self.drain {
-            match drain.next(now, self.asked.is_none()) {
+            match drain.next(now, self.asked.is_none() && !unsettled) {
                 drain::Next::Ask(ask) => {
                     self.asked = Some(ask);
                     actions.push(Action::Ask(ask));
                     wake_at = Some(drain.horizon(now));
                 }
-                drain::Next::Wait(until) => wake_at = Some(until),
+                drain::Next::Wait(until) => {
+                    wake_at = Some(wake_at.map_or(until, |at| at.min(until)));
+                }
                 drain::Next::Over(_) if drain.stops() => {
                     self.terminate(now, actions);
                     return None;
@@ -715,7 +626,7 @@ impl Core {
                 drain::Next::Over(_) => {}
             }
             // While it drains, the drain's own questions tell how Envoy is.
-            probing = drain.is_delayed(now) || drain.outcome().is_some();
+            probing = unsettled || drain.is_delayed(now) || drain.outcome().is_some();
         }
         if probing && self.asked.is_none() {
             if self.live.is_some() && !self.version_asked && !self.is_rising() {

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::OURS;
 use crate::client::Address;
@@ -82,6 +83,13 @@ impl Envoys {
             .map_or(OsStr::new(""), OsString::as_os_str)
     }
 
+    /// With hot restart: when an old generation ends by itself.
+    pub fn parent_time(&self) -> Option<Duration> {
+        self.family
+            .as_ref()
+            .map(|family| family.parent_shutdown_time)
+    }
+
     /// The newest generation's number.
     pub fn epoch(&self) -> u32 {
         self.epoch
@@ -145,6 +153,8 @@ impl Envoys {
     pub fn spawn(&mut self) -> io::Result<i32> {
         if self.parent.is_none() {
             self.epoch = 0;
+        } else {
+            self.mend();
         }
         let child = self.start(self.epoch)?;
         let pid = child.pid;
@@ -169,8 +179,13 @@ impl Envoys {
     pub fn fall_back(&mut self) {
         self.newest = self.parent.take();
         self.epoch = self.epoch.saturating_sub(1);
+        self.mend();
+    }
+
+    /// A generation may have ended while it started, and no other starts now.
+    fn mend(&self) {
         if let Some(Err(why)) = self.family.as_ref().map(Family::mend) {
-            log::error!("the next reload may fail, too: {why}");
+            log::error!("the next generation may not start: {why}");
         }
     }
 

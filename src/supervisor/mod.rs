@@ -49,6 +49,9 @@ const OURS: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 /// if it happens again and again, it must not take the processor from Envoy.
 const PANIC_PAUSE: Duration = Duration::from_millis(100);
 
+/// The exit code of a command line that cannot work.
+const USAGE: u8 = 2;
+
 /// How long the last answers and log lines may take.
 const FAREWELL: Duration = Duration::from_millis(300);
 
@@ -58,10 +61,10 @@ pub fn run(options: Options, line: Vec<OsString>, signals: Signals, waker: Waker
     process::become_subreaper();
     let mut supervisor = match Supervisor::new(options, line, signals, waker) {
         Ok(supervisor) => supervisor,
-        Err(error) => {
-            log::error!("cannot start: {error}");
+        Err((code, why)) => {
+            log::error!("{why}");
             logging::flush(FAREWELL);
-            return 1;
+            return code;
         }
     };
     supervisor.handle(Input::Tick);
@@ -106,21 +109,23 @@ impl Supervisor {
         line: Vec<OsString>,
         signals: Signals,
         waker: Waker,
-    ) -> Result<Supervisor, String> {
+    ) -> Result<Supervisor, (u8, String)> {
         let born = Instant::now();
         let (mailbox, events) = Mailbox::new(waker);
-        let (http_waker, http_wakeups) = Waker::new().map_err(|error| error.to_string())?;
+        let (http_waker, http_wakeups) =
+            Waker::new().map_err(|error| (1, format!("cannot start: {error}")))?;
         let mut snapshot = Snapshot::new(born);
         snapshot.excluded.clone_from(&options.exclude_listeners);
         let board = Board::new(snapshot, http_waker);
         let options = Arc::new(options);
-        let envoys = Envoys::new(options.clone(), line)?;
+        // What cannot work is refused as a wrong option is.
+        let envoys = Envoys::new(options.clone(), line).map_err(|why| (USAGE, why))?;
         let rules = Rules {
             limits: options.limits.clone(),
             kill_timeout: options.kill_timeout,
             restart: options.restart == Restart::OnFailure,
             gated: options.has_certificates(),
-            hot_restart: options.hot_restart,
+            parent_time: envoys.parent_time(),
         };
         let mut helpers = Helpers::new(options.clone(), board.clone(), http_wakeups, mailbox);
         helpers.start_due(born);
@@ -211,7 +216,12 @@ impl Supervisor {
             libc::SIGTERM | libc::SIGINT => Order::Stop,
             libc::SIGQUIT => Order::StopNow,
             libc::SIGUSR2 => Order::Drain,
-            libc::SIGUSR1 => Order::ReopenLogs,
+            libc::SIGUSR1 => {
+                // Passed on before it is logged: that wakes a thread, which may get the processor.
+                self.handle(Input::Order(Order::ReopenLogs, String::new()));
+                log::info!(signal = name.as_str(); "{name}");
+                return;
+            }
             libc::SIGHUP => return self.reload(),
             _ => {
                 log::debug!("{name} means nothing here, and is not forwarded");
@@ -350,7 +360,7 @@ impl Supervisor {
                 Action::Exit(code) => self.exit = Some(code),
                 Action::Try => self.try_next(),
                 Action::SpawnNext => self.spawn_next(),
-                Action::KillNext => self.envoys.signal(libc::SIGKILL),
+                Action::KillNewest => self.envoys.signal(libc::SIGKILL),
                 Action::TerminateParent => self.envoys.signal_parent(libc::SIGTERM),
                 Action::Reloaded(how) => self.take_reloaded(how),
             }
@@ -417,9 +427,14 @@ impl Supervisor {
 
     /// Brings snapshot and log up to what the core has decided.
     fn publish(&mut self, now: Instant) {
-        let rising = self.core.is_rising();
-        if self.board.read().handover != rising {
-            self.board.update(|snapshot| snapshot.handover = rising);
+        let handover = self.core.is_rising() || self.core.is_mute();
+        let reloading = self.core.is_reloading();
+        let seen = |snapshot: &Snapshot| (snapshot.handover, snapshot.reloading);
+        if seen(&self.board.read()) != (handover, reloading) {
+            self.board.update(|snapshot| {
+                snapshot.handover = handover;
+                snapshot.reloading = reloading;
+            });
         }
         let state = self.core.state(self.now());
         let drain = self.core.drain();

@@ -66,11 +66,18 @@ impl Supervisor {
                 line.push("--hot-restart-version".into());
                 self.trials.ask(Purpose::NextVersion, line);
             }
-            Purpose::Configuration => {
-                let exit = verdict.exit.map(|exit| exit.to_string());
-                let why = verdict.refusal().or(exit).unwrap_or(verdict.said);
-                self.refuse(format!("envoy refuses the configuration: {why}"));
-            }
+            Purpose::Configuration => self.refuse(match (verdict.refusal(), verdict.exit) {
+                (Some(why), _) => format!("envoy refuses the configuration: {why}"),
+                (None, Some(exit)) => format!(
+                    "the trial of the configuration told nothing: {exit}; {}",
+                    verdict.said.lines().last().unwrap_or_default().trim()
+                ),
+                (None, None) => format!(
+                    "{} cannot be started: {}",
+                    self.envoys.program().to_string_lossy(),
+                    verdict.said
+                ),
+            }),
             Purpose::NextVersion => {
                 self.next_version = verdict.said.trim().to_owned();
                 let running = self.envoys.pid().map(|pid| format!("/proc/{pid}/exe"));
@@ -78,7 +85,10 @@ impl Supervisor {
                 self.trials
                     .ask(Purpose::Version, line.map(Into::into).collect());
             }
-            Purpose::Version if verdict.said.trim() == self.next_version => {
+            Purpose::Version
+                if verdict.exit == Some(Exit::Code(0))
+                    && verdict.said.trim() == self.next_version =>
+            {
                 self.handle(Input::Tried(true));
             }
             Purpose::Version => self.refuse(format!(
@@ -89,6 +99,7 @@ impl Supervisor {
         }
     }
 
+    /// The next generation is none, and this is why.
     fn refuse(&mut self, why: String) {
         self.refusal = why;
         self.handle(Input::Tried(false));
@@ -113,11 +124,8 @@ impl Supervisor {
     pub(super) fn fall_back(&mut self, exit: Exit) {
         self.refusal = format!("the next generation ended before it was live: {exit}");
         self.envoys.fall_back();
+        log::warn!("{}", self.refusal);
         if let Some(pid) = self.envoys.pid() {
-            log::error!(
-                "generation {} serves on; its admin interface may be gone until the next reload",
-                self.envoys.epoch()
-            );
             self.note_start(pid);
         }
     }
@@ -139,12 +147,31 @@ impl Supervisor {
             }
             Reloaded::Failed => {
                 count(|counts| counts.failed += 1);
-                Err(std::mem::take(&mut self.refusal))
+                if self.core.is_mute() {
+                    log::error!(
+                        "generation {epoch} serves on; its admin interface may be gone until the next reload"
+                    );
+                }
+                let why = std::mem::take(&mut self.refusal);
+                Err(if why.is_empty() {
+                    "envoy ended meanwhile".into()
+                } else {
+                    why
+                })
+            }
+            Reloaded::UnderWay => {
+                count(|counts| counts.refused += 1);
+                // Whoever looks for a reload's end looks for that one's.
+                log::warn!("not reloaded: another reload is under way");
+                return;
             }
             refused => {
                 count(|counts| counts.refused += 1);
                 Err(match refused {
-                    Reloaded::UnderWay => "another reload is under way".into(),
+                    Reloaded::OldDrains => format!(
+                        "the generation before, pid {}, still drains, and a reload would cut it: try again in a while",
+                        self.envoys.parent().unwrap_or_default()
+                    ),
                     Reloaded::NotLive => "envoy is not live".into(),
                     Reloaded::Draining => "a drain was asked for".into(),
                     _ => std::mem::take(&mut self.refusal),

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::PATIENCE;
-use crate::support::clients::{SlowRequest, TcpSession};
+use crate::support::clients::{HttpConnection, SlowRequest, TcpSession};
 use crate::support::drainit::{Drainit, Setting};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::http::Address;
 use crate::support::upstream::Upstream;
+use crate::support::{PATIENCE, wait_for};
 use crate::{envoy_is_at_least, terminate_within};
 
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -203,4 +203,27 @@ fn it_allows_to_look_but_not_to_drain() {
     assert_eq!(slow.status(), 200);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
     drainit.wait_log("envoy's admin interface answered 403");
+}
+
+#[test]
+fn it_allows_to_drain_but_not_to_ask_whether_it_is_ready() {
+    if !envoy_is_at_least(37) {
+        return;
+    }
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    config.replace(
+        "admin: {",
+        "admin: { allow_paths: [{ prefix: /stats }, { prefix: /healthcheck }, { prefix: /drain_listeners }],",
+    );
+    let mut drainit = Drainit::envoy(&["--drain-timeout", "60s"], &config);
+    wait_for("Envoy to serve", PATIENCE, || {
+        HttpConnection::open(config.http).is_ok_and(|mut open| open.get("/fast").is_ok())
+    });
+    let slow = SlowRequest::start(config.http, Duration::from_secs(3));
+    upstream.wait_in_flight(1);
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(slow.status(), 200);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drainit is over: drained");
 }

@@ -60,7 +60,7 @@ pub fn line(status: &Value) -> String {
     let reason = status.text("/reason").unwrap_or_default();
     match status.count("/drain/first/connections") {
         Some(first) if state == "draining" => {
-            let left = left(status, first);
+            let left = left(status, Some(first));
             format!("draining: {left}")
         }
         _ if reason.is_empty() => state,
@@ -143,13 +143,10 @@ fn admin(status: View<'_>) -> Line {
 }
 
 fn connections(status: View<'_>) -> Vec<Line> {
-    let Some(now) = status.count("/connections") else {
-        return vec![vec![
-            label("connections"),
-            (Paint::Dim, "not counted before a drain".into()),
-        ]];
-    };
-    let first = status.count("/drain/first/connections").unwrap_or(now);
+    if status.count("/connections").is_none() {
+        return vec![vec![label("connections"), (Paint::Dim, "not known".into())]];
+    }
+    let first = status.count("/drain/first/connections");
     let mut lines = vec![vec![
         label("connections"),
         (Paint::Plain, left(status, first)),
@@ -177,10 +174,13 @@ fn connections(status: View<'_>) -> Vec<Line> {
     lines
 }
 
-/// `12 of 340 left, 3 requests in flight, 2 UDP sessions`
-fn left(status: View<'_>, first: u64) -> String {
+/// `12 of 340 left, 3 requests in flight, 2 UDP sessions`; before a drain, `12 open`
+fn left(status: View<'_>, first: Option<u64>) -> String {
     let now = status.count("/connections").unwrap_or(0);
-    let mut text = format!("{now} of {} left", first.max(now));
+    let mut text = match first {
+        Some(first) => format!("{now} of {} left", first.max(now)),
+        None => format!("{now} open"),
+    };
     for (path, one, many) in [
         ("/requests", "request in flight", "requests in flight"),
         ("/tcp_sessions", "TCP session", "TCP sessions"),

@@ -91,7 +91,7 @@ drainit 0.1.0, pid 1, up 3h12m
 state        live for 3h12m, since 2027-01-15T07:59:46.000Z: live 0.41 s after its start
 envoy        pid 7, version 1.40.0, up 3h12m, never restarted
 admin        127.0.0.1:9901, answered 0.5 s ago, /ready said LIVE
-connections  not counted before a drain
+connections  not known
 "
     );
 }

@@ -29,6 +29,9 @@ const LONG: Duration = ms(6_000);
 /// How late the machine may be.
 const LATE: Duration = STEP;
 
+/// When an old generation ends by itself.
+const PARENT_TIME: Duration = ms(3_000);
+
 /// What Envoy's admin interface may say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Says {
@@ -105,6 +108,10 @@ enum Event {
     Exited(Exit),
     Spawned,
     SpawnFailed,
+    Reload,
+    Tried(bool),
+    NextSpawned(bool),
+    ParentExited(Exit),
 }
 
 const COMMAND_NOT_FOUND: u8 = 127;
@@ -121,6 +128,10 @@ impl Event {
             Event::Exited(exit) => Input::Exited(exit),
             Event::Spawned => Input::Spawned,
             Event::SpawnFailed => Input::SpawnFailed(COMMAND_NOT_FOUND),
+            Event::Reload => Input::Reload,
+            Event::Tried(passed) => Input::Tried(passed),
+            Event::NextSpawned(spawned) => Input::NextSpawned(spawned),
+            Event::ParentExited(exit) => Input::ParentExited(exit),
         }
     }
 }
@@ -150,6 +161,13 @@ struct Witness {
     stops: u32,
     terminated: Option<Time>,
     killed: Option<Time>,
+    /// Which processes there are: the newest Envoy, and an old one beside it.
+    newest: bool,
+    old: bool,
+    /// From when on the newest is known to tell of the old one; none while it cannot.
+    told_at: Option<Time>,
+    /// Whether somebody waits for a reload.
+    waiting: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -184,6 +202,10 @@ impl World {
         core.probe_due = core.probe_due.map(due);
         core.probed = core.probed.map(|at| past(at, PROBE_REST));
         core.live = core.live.map(|_| BASE);
+        core.parent = core.parent.map(|at| past(at, FLUSH.max(PARENT_TIME)));
+        if let Some(Next::Rising(rise)) = &mut core.next {
+            rise.since = past(rise.since, RISE);
+        }
         let known = core.live.is_some() || (core.answered && core.drain.is_some());
         match &mut core.phase {
             Phase::Running { since } if known => *since = BASE,
@@ -193,6 +215,10 @@ impl World {
                 *killed = killed.map(|at| past(at, LONG));
                 (core.live, core.answered, core.version_asked) = (None, false, false);
                 (core.probe_due, core.probed) = (None, None);
+                (core.again, core.mute, core.reopen) = (false, false, false);
+                if let Some(Next::Rising(rise)) = &mut core.next {
+                    rise.since = BASE;
+                }
             }
             Phase::Backoff { until } => *until = due(*until),
             _ => {}
@@ -204,6 +230,7 @@ impl World {
         witness.stops = witness.stops.min(3);
         witness.terminated = witness.terminated.map(|at| past(at, LONG));
         witness.killed = witness.killed.map(|at| past(at, LONG));
+        witness.told_at = witness.told_at.map(due);
         if let Some(drain) = &mut witness.drain {
             drain.deadline = due(drain.deadline);
             drain.min_until = due(drain.min_until);
@@ -241,9 +268,18 @@ impl World {
         if core.phase == Phase::Waiting || core.phase == Phase::Down {
             inputs.push(Event::Certificates);
         }
-        if let Phase::Running { .. } | Phase::Stopping { .. } = core.phase {
+        if self.witness.newest {
             inputs.push(Event::AdminKnown);
             inputs.extend([Exit::Code(0), Exit::Code(1), Exit::Signal(11)].map(Event::Exited));
+        }
+        if self.witness.old {
+            inputs.extend([Exit::Code(0), Exit::Signal(9)].map(Event::ParentExited));
+        }
+        if core.rules.parent_time.is_some() {
+            inputs.push(Event::Reload);
+        }
+        if core.next == Some(Next::Trying) {
+            inputs.extend([Event::Tried(true), Event::Tried(false)]);
         }
         if let Some(ask) = core.asked {
             inputs.extend(Says::to(ask).iter().map(|says| Event::Answer(ask, *says)));
@@ -269,8 +305,31 @@ impl World {
             "two SIGTERMs",
         )?;
         self.judge_order(event, from)?;
+        self.judge_reload(event, &actions)?;
         self.judge_rest(now, &actions)?;
         Ok(actions)
+    }
+
+    /// Whether whoever wants a reload hears of its end, and once.
+    fn judge_reload(&mut self, event: Event, actions: &[Action]) -> Verdict {
+        let told = actions
+            .iter()
+            .filter(|a| matches!(a, Action::Reloaded(_)))
+            .count();
+        let tried = actions.contains(&Action::Try);
+        if event == Event::Reload {
+            must(told + usize::from(tried) == 1, "not one answer to a reload")?;
+            must(!(tried && self.witness.waiting), "two reloads at once")?;
+            self.witness.waiting |= tried;
+        } else {
+            must(!tried, "a reload that nobody wants")?;
+            must(told <= usize::from(self.witness.waiting), "told to nobody")?;
+            self.witness.waiting &= told == 0;
+        }
+        must(
+            !self.witness.waiting || self.core.next.is_some(),
+            "somebody waits for a reload in vain",
+        )
     }
 
     /// Whether a signal that can wait for nothing was obeyed at once.
@@ -291,9 +350,10 @@ impl World {
             Phase::Stopping { .. } if self.witness.stops >= 3 => {
                 must(self.witness.killed.is_some(), "a third signal is ignored")
             }
-            Phase::Waiting | Phase::Backoff { .. } | Phase::Down => {
-                must(matches!(self.core.phase, Phase::Over(_)), "it does not end")
-            }
+            Phase::Waiting | Phase::Backoff { .. } | Phase::Down => must(
+                matches!(self.core.phase, Phase::Over(_)) != self.witness.old,
+                "it does not end",
+            ),
             _ => Ok(()),
         }
     }
@@ -316,9 +376,11 @@ impl World {
             _ => None,
         };
         let limits = &self.core.rules.limits;
-        let clean = |seen: &DrainSeen| now >= seen.min_until && (!seen.stops || seen.closed);
+        let known = !self.witness.old || self.witness.told_at.is_some_and(|at| now >= at);
+        let clean =
+            |seen: &DrainSeen| known && now >= seen.min_until && (!seen.stops || seen.closed);
         let only_the_minimum =
-            |seen: &DrainSeen| now >= seen.deadline && seen.min_until >= seen.deadline;
+            |seen: &DrainSeen| known && now >= seen.deadline && seen.min_until >= seen.deadline;
         let why = match (outcome, &seen) {
             (Outcome::Drained | Outcome::Idle, Some(seen)) if only_the_minimum(seen) => true,
             (Outcome::Drained, Some(seen)) => {
@@ -345,7 +407,10 @@ impl World {
                     || event == Event::Order(Order::Stop)
                         && from.witness.drain.as_ref().is_some_and(|drain| drain.stops)
             }
-            (Outcome::EnvoyExited, Some(_)) => matches!(event, Event::Exited(_)),
+            (Outcome::EnvoyExited, Some(_)) => {
+                matches!(event, Event::Exited(_)) || event_is_loss(event, from)
+            }
+            (Outcome::EnvoyExited, None) => from.core.replace,
             _ => false,
         };
         must(why, &format!("{outcome:?} without reason: {seen:?}"))
@@ -357,24 +422,60 @@ impl World {
         let outcome = core.drain.as_ref().and_then(Drain::outcome);
         let running = matches!(before.phase, Phase::Running { .. }) || event == Event::Spawned;
         match action {
-            Action::Try
-            | Action::SpawnNext
-            | Action::KillNext
-            | Action::TerminateParent
-            | Action::Reloaded(_) => Err("a hot restart that nobody asked for".into()),
+            Action::Try => must(core.drain.is_none() && running, "tried although it drains"),
+            Action::Reloaded(_) => Ok(()),
+            Action::SpawnNext => {
+                must(
+                    self.witness.newest && !self.witness.old,
+                    "a third generation",
+                )?;
+                must(core.drain.is_none(), "raised although told to drain")
+            }
+            Action::KillNewest => {
+                if let Event::ParentExited(_) = event {
+                    self.witness.killed = Some(now);
+                    return must(running && self.witness.newest, "SIGKILL to nobody");
+                }
+                let Some(Next::Rising(rise)) = before.next else {
+                    return Err("SIGKILL to a generation that does not rise".into());
+                };
+                must(now >= rise.since + RISE && !rise.ended, "given up early")
+            }
+            Action::TerminateParent => {
+                must(self.witness.old, "SIGTERM to no old generation")?;
+                must(
+                    !self.witness.newest,
+                    "SIGTERM to an old generation with a new one",
+                )?;
+                self.witness.terminated.get_or_insert(now);
+                Ok(())
+            }
             Action::Spawn => {
+                must(!self.witness.newest, "two newest")?;
                 must(core.phase == Phase::Spawning, "spawned twice")?;
                 must(core.drain.is_none(), "spawned although told to drain")
             }
             Action::Ask(ask) => {
                 must(running && core.asked == Some(ask), "a question to nobody")?;
-                let answered = matches!(event, Event::Answer(..)) || event == Event::Spawned;
+                let answered = matches!(event, Event::Answer(..) | Event::Exited(_))
+                    || matches!(event, Event::Spawned | Event::NextSpawned(_));
                 must(before.asked.is_none() || answered, "two questions at once")?;
-                if ask == Ask::Ready && core.live.is_some() && core.drain.is_none() {
+                let at_rest = core.live.is_some() && core.drain.is_none() && !core.is_rising();
+                let anew = matches!(event, Event::Exited(_) | Event::NextSpawned(_));
+                if ask == Ask::Ready && at_rest && !anew {
                     let rested = before.probed.is_none_or(|at| now - at >= PROBE_REST);
                     must(rested, "asked more than once a second at rest")?;
                 }
                 Ok(())
+            }
+            Action::Terminate
+                if before.is_rising()
+                    && matches!(event, Event::Exited(_))
+                    && matches!(before.phase, Phase::Stopping { .. }) =>
+            {
+                // Now the one before.
+                let stopping = matches!(before.phase, Phase::Stopping { killed: None, .. });
+                must(stopping && self.witness.newest, "SIGTERM too early")
             }
             Action::Terminate => {
                 must(
@@ -408,18 +509,21 @@ impl World {
                 must(handlers, "SIGUSR1 to an Envoy without handlers")
             }
             Action::Exit(code) => {
+                must(
+                    !self.witness.newest && !self.witness.old || self.witness.killed.is_some(),
+                    "a generation is forgotten",
+                )?;
+                let kept = core.exit.map(Exit::code);
+                let patient = |at: Time| now >= at + KILL_PATIENCE;
+                let cut = code == 137 && self.witness.killed.is_some_and(patient);
                 let right = match event {
-                    Event::Exited(exit) => code == exit.code(),
+                    Event::Exited(exit) => code == kept.unwrap_or(exit.code()),
+                    Event::ParentExited(_) => Some(code) == kept,
                     Event::SpawnFailed => code == COMMAND_NOT_FOUND,
-                    Event::Order(_) if self.witness.killed.is_none() => {
-                        code == 0 && !running && before.phase != Phase::Spawning
-                    }
-                    _ => {
-                        let killed = self.witness.killed;
-                        code == 137 && killed.is_some_and(|at| now >= at + KILL_PATIENCE)
-                    }
+                    Event::Order(_) => code == 0 && !running && before.phase != Phase::Spawning,
+                    _ => false,
                 };
-                must(right, &format!("exit {code}"))
+                must(right || cut, &format!("exit {code}"))
             }
         }
     }
@@ -457,7 +561,7 @@ impl World {
             }
         }
         match core.phase {
-            Phase::Spawning => must(actions == [Action::Spawn], "not spawned")?,
+            Phase::Spawning => must(actions.contains(&Action::Spawn), "not spawned")?,
             Phase::Backoff { until } => wakes_by(until, "the restart")?,
             Phase::Stopping { .. } => {
                 let end = match (self.witness.killed, self.witness.terminated) {
@@ -481,7 +585,10 @@ impl World {
         }
         let running = matches!(core.phase, Phase::Running { .. });
         must(
-            core.asked.is_none() || running || self.witness.terminated.is_some(),
+            core.asked.is_none()
+                || running
+                || self.witness.terminated.is_some()
+                || self.witness.killed.is_some(),
             "asks nobody",
         )
     }
@@ -564,7 +671,12 @@ impl Witness {
                     });
                 }
             }
-            Event::Answer(Ask::Ready, Says::Live | Says::HealthFailed) => self.live = true,
+            Event::Answer(Ask::Ready, Says::Live | Says::HealthFailed) => {
+                self.live = true;
+                if running && before.is_unsettled() {
+                    self.told_at = Some(now + FLUSH);
+                }
+            }
             Event::Answer(Ask::StopListeners, _) => {
                 if let Some(drain) = &mut self.drain {
                     drain.closed = true;
@@ -579,7 +691,17 @@ impl Witness {
                     }
                 }
             }
-            Event::Spawned => self.live = false,
+            Event::Spawned => {
+                self.live = self.old;
+                self.newest = true;
+                self.told_at = None;
+                (self.terminated, self.killed) = (None, None);
+            }
+            Event::NextSpawned(true) => (self.old, self.told_at) = (true, None),
+            Event::ParentExited(_) => self.old = false,
+            // While one rises it is that one, and the one before is the newest again.
+            Event::Exited(_) if before.is_rising() && self.old => self.old = false,
+            Event::Exited(_) => self.newest = false,
             _ => {}
         }
     }
@@ -625,10 +747,14 @@ impl Search {
         let actions = to.step(from, now, event);
         let actions = self.expect(path, now, event, actions);
         self.steps += 1;
-        if !actions.contains(&Action::Spawn) {
+        let results = if actions.contains(&Action::Spawn) {
+            [Event::Spawned, Event::SpawnFailed]
+        } else if actions.contains(&Action::SpawnNext) {
+            [true, false].map(Event::NextSpawned)
+        } else {
             return self.keep(path, from, to, now, event);
-        }
-        for result in [Event::Spawned, Event::SpawnFailed] {
+        };
+        for result in results {
             let mut next = to.clone();
             let actions = next.step(&to, now, result);
             self.expect(path, now, result, actions);
@@ -673,6 +799,11 @@ impl Search {
     }
 }
 
+/// Whether the generation that served is gone.
+fn event_is_loss(event: Event, from: &World) -> bool {
+    matches!(event, Event::ParentExited(_)) && from.core.is_rising()
+}
+
 impl Core {
     fn phase_is_over(&self) -> bool {
         matches!(self.phase, Phase::Over(_))
@@ -694,7 +825,7 @@ const RULES: Rules = Rules {
     kill_timeout: ms(1_000),
     restart: true,
     gated: true,
-    hot_restart: false,
+    parent_time: None,
 };
 
 /// From each state to each that may follow it. The README draws this.
@@ -740,7 +871,6 @@ fn every_order_of_events_keeps_the_rules_and_draws_the_diagram() {
         Rules {
             restart: false,
             gated: false,
-            hot_restart: false,
             ..RULES
         },
         false,
@@ -763,6 +893,20 @@ fn every_order_of_events_keeps_the_rules_and_draws_the_diagram() {
 }
 
 #[test]
+fn every_order_of_events_of_a_hot_restart_keeps_the_rules() {
+    for restart in [false, true] {
+        let rules = Rules {
+            restart,
+            gated: false,
+            parent_time: Some(PARENT_TIME),
+            ..RULES
+        };
+        let search = Search::run(rules, false);
+        println!("{} states, {} steps", search.seen.len(), search.steps);
+    }
+}
+
+#[test]
 fn a_machine_that_is_late_keeps_them_too() {
     let search = Search::run(
         Rules {
@@ -772,7 +916,6 @@ fn a_machine_that_is_late_keeps_them_too() {
                 ..LIMITS
             },
             gated: false,
-            hot_restart: false,
             ..RULES
         },
         true,
@@ -816,7 +959,6 @@ fn other_limits_keep_them_too() {
             limits,
             kill_timeout,
             gated: false,
-            hot_restart: false,
             ..RULES
         };
         let search = Search::run(rules, false);

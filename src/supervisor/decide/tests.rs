@@ -26,7 +26,7 @@ fn rules() -> Rules {
         kill_timeout: s(2),
         restart: false,
         gated: false,
-        hot_restart: false,
+        parent_time: None,
     }
 }
 
@@ -163,7 +163,6 @@ fn silent(_: Ask) -> Option<Answer> {
 fn phase(name: &str) -> Play {
     let gated = Rules {
         gated: true,
-        hot_restart: false,
         ..rules()
     };
     match name {

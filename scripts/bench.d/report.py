@@ -1,0 +1,201 @@
+"""The results as a table in text, and as a chart."""
+
+from statistics import median, quantiles
+
+from instance import CONTESTANTS
+
+
+def spread(values):
+    """The median, and where nine tenths of the values lie."""
+    low, *_, high = quantiles(values, n=20, method="inclusive") if len(values) > 1 else (values[0], values[0])
+    return median(values), low, high
+
+
+def percentile(values, percent):
+    return quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def table(head, rows):
+    """Columns as wide as they need; the first to the left, the others to the right."""
+    cells = [head, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(head))]
+    lines = []
+    for row in cells:
+        first, *rest = (cell.ljust(w) if n == 0 else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths)))
+        lines.append("  ".join([first, *rest]).rstrip())
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(lines) + "\n"
+
+
+def rollout(part):
+    rows = []
+    for row in part["rows"]:
+        middle, low, high = spread(row["seconds"])
+        rows.append(
+            [
+                CONTESTANTS[row["contestant"]],
+                row["envoy"],
+                row["requests"],
+                row["failed"],
+                row["sessions"],
+                row["cut"],
+                f"{middle:.2f}",
+                f"{low:.2f} to {high:.2f}",
+                row["killed"] or "",
+            ]
+        )
+    restarts = part["rows"][0]["restarts"]
+    return (
+        f"Rollout: {restarts} rolling restarts of two instances, the clients hear of a change 1 s later and\n"
+        "never retry. HTTP/1.1 keep-alive, HTTP/2, requests of 3 s, WebSocket and TCP sessions of 2 s.\n"
+        f"drainit with {part['options']}; seconds from SIGTERM (or the hook) to the exit, median and 5 to 95 %.\n\n"
+        + table(["", "Envoy", "requests", "failed", "sessions", "cut", "seconds", "spread", "SIGKILL"], rows)
+    )
+
+
+def latency(part):
+    drains = [
+        [
+            CONTESTANTS[row["contestant"]],
+            row["envoy"],
+            len(row["seconds"]),
+            f"{median(row['seconds']) * 1000:.0f}",
+            f"{percentile(row['seconds'], 90) * 1000:.0f}",
+        ]
+        for row in part["drains"]
+    ]
+    idle = [
+        [CONTESTANTS[row["contestant"]], row["envoy"], f"{median(row['seconds']):.1f}", row["killed"] or ""]
+        for row in part["idle"]
+    ]
+    return (
+        "Drain latency: from the last connection's end to the exit, ms.\n\n"
+        + table(["", "Envoy", "drains", "p50", "p90"], drains)
+        + "\nWith only idle keep-alive connections (5 HTTP/1.1, 5 HTTP/2): from SIGTERM to the exit, seconds;\n"
+        "after 30 s an orchestrator kills.\n\n"
+        + table(["", "Envoy", "seconds", "SIGKILL"], idle)
+    )
+
+
+def cost(part):
+    rest = part["rest"]
+    base = "tini"
+    lines = [["binary, kB", *(f"{rest[init]['binary'] / 1000:.0f}" for init in rest)]]
+    for key, name in (("Pss", "Pss at rest, kB"), ("Private_Dirty", "private dirty, kB"), ("Anonymous", "anonymous, kB")):
+        lines.append([name, *(f"{rest[init][key] * 1.024:.0f}" for init in rest)])
+    lines.append(["threads", *(rest[init]["threads"] for init in rest)])
+    lines.append(["wakeups a minute", *(f"{rest[init]['wakeups']:.0f}" for init in rest)])
+    for key, name, digits in (
+        ("starts", "start to exec, us", 0),
+        ("signals", "signal to child, us", 1),
+        ("orphans", "10,000 orphans, ms", 0),
+    ):
+        values = {init: spread(part[key][init]) for init in rest}
+        lines.append([name, *(f"{values[init][0]:.{digits}f}" for init in rest)])
+        lines.append(["  5 to 95 %", *(f"{values[init][1]:.{digits}f}-{values[init][2]:.{digits}f}" for init in rest)])
+        lines.append([f"  of {base}'s", *(f"{values[init][0] / values[base][0]:.2f}" for init in rest)])
+    polls = []
+    for row in part["polls"]:
+        middle = {name: median(values) for name, values in row["ms"].items()}
+        page = list(middle)[1]
+        polls.append(
+            [
+                f"{row['clusters']:,} clusters",
+                *(f"{value:.2f}" for value in middle.values()),
+                f"{middle['drainit'] / middle[page]:.3f}",
+            ]
+        )
+    return (
+        "Cost: an Envoy 1.40 below each; drainit with its HTTP port on. kB are 1,000 bytes.\n\n"
+        + table(["", *rest], lines)
+        + "\nA poll's cost: time of Envoy's main thread, ms, median.\n\n"
+        + table(["", *part["polls"][0]["ms"], "drainit : Contour's"], polls)
+    )
+
+
+def text(results):
+    parts = [("rollout", rollout), ("latency", latency), ("cost", cost)]
+    head = f"Measured on {results['machine']}.\n"
+    return "\n".join([head, *(write(results[name]) for name, write in parts if name in results)])
+
+
+# The chart: by hand, for it is bars and words only. It reads on a light and on a dark ground.
+LEFT, BAR, ROW, FULL = 190, 400, 20, 800
+STYLE = (
+    "text{font:13px system-ui,sans-serif;fill:#24292f}.title{font-weight:600}.note{fill:#57606a;font-size:12px}"
+    ".other{fill:#8c959f}.ours{fill:#1a7f37}.cut{fill:#cf222e}.lost{fill:#e16f24}"
+    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.note{fill:#8d96a0}}"
+)
+
+
+class Chart:
+    def __init__(self):
+        self.y = 10
+        self.shapes = []
+
+    def say(self, x, words, kind="", anchor="start"):
+        words = words.replace("&", "&amp;").replace("<", "&lt;")
+        self.shapes.append(f'<text class="{kind}" x="{x}" y="{self.y + 14}" text-anchor="{anchor}">{words}</text>')
+
+    def panel(self, title, note, rows):
+        """rows: a name, the lengths of its bar's pieces with their classes, and what they say."""
+        self.say(0, title, "title")
+        self.y += 18
+        self.say(0, note, "note")
+        self.y += 24
+        most = max(sum(length for length, _ in pieces) for _, pieces, _ in rows) or 1
+        for name, pieces, words in rows:
+            self.say(LEFT - 8, name, "", "end")
+            x = LEFT
+            for length, kind in pieces:
+                width = length / most * BAR
+                if width > 0:
+                    self.shapes.append(f'<rect class="{kind}" x="{x:.1f}" y="{self.y + 2}" width="{width:.1f}" height="15"/>')
+                x += width
+            self.say(x + 6, words)
+            self.y += ROW
+        self.y += 16
+
+    def svg(self):
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-10 0 {FULL} {self.y}" width="{FULL}" height="{self.y}">'
+            f"<style>{STYLE}</style>\n" + "\n".join(self.shapes) + "\n</svg>\n"
+        )
+
+
+def colour(name):
+    return "ours" if name == "drainit" else "other"
+
+
+def chart(results):
+    drawn = Chart()
+    for version in ("1.40", "1.36"):
+        rows = [row for row in results["rollout"]["rows"] if row["envoy"] == version]
+        drawn.panel(
+            f"Lost in {rows[0]['restarts']} rolling restarts, Envoy {version}",
+            "failed requests (orange) and cut sessions (red); clients hear of a change 1 s late, never retry",
+            [
+                (CONTESTANTS[r["contestant"]], [(r["failed"], "lost"), (r["cut"], "cut")], f"{r['failed']} + {r['cut']}")
+                for r in rows
+            ],
+        )
+    rows = [row for row in results["rollout"]["rows"] if row["envoy"] == "1.40"]
+    drawn.panel(
+        "From SIGTERM to the exit, under that load",
+        "seconds, median",
+        [
+            (CONTESTANTS[r["contestant"]], [(median(r["seconds"]), colour(r["contestant"]))], f"{median(r['seconds']):.1f} s")
+            for r in rows
+        ],
+    )
+    if "cost" in results:
+        rest = results["cost"]["rest"]
+        drawn.panel(
+            "Memory at rest",
+            "Pss: its own pages, and its share of those it has in common with others",
+            [
+                (init, [(row["Pss"] * 1.024, colour(init))], f"{row['Pss'] * 1.024:.0f} kB, anonymous {row['Anonymous'] * 1.024:.0f} kB")
+                for init, row in rest.items()
+            ],
+        )
+    return drawn.svg()

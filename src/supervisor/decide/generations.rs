@@ -1,0 +1,331 @@
+//! What is decided of generations: the rules of a hot restart.
+//!
+//! Until a generation is live, nobody can be asked how Envoy is: the old one's admin interface is
+//! gone and the new one's knows nothing of it. A drain waits for that, with the deadline running.
+
+use std::time::Duration;
+
+use super::{Action, Core, Order, Phase};
+use crate::drain::{Drain, Outcome, Time};
+use crate::duration::show;
+use crate::process::Exit;
+
+/// A generation that is not live by then is given up.
+pub(super) const RISE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
+
+/// Envoy tells how many connections the old generation has at each flush of its statistics, 5 s
+/// unless configured. Before the first one a zero means nothing; from then on it stays true,
+/// because an old generation accepts no more. (The tests explore every moment of it.)
+pub(super) const FLUSH: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 6 });
+
+/// An old generation's time begins when the new one serves, which is seen a little later.
+const SEEN_LATE: Duration = Duration::from_secs(2);
+
+/// How a reload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reloaded {
+    /// The next generation is live, and the old one drains.
+    Live,
+    /// Not now: another reload is under way.
+    UnderWay,
+    /// Not now: the generation before this one still drains, and Envoy would end it at once.
+    OldDrains,
+    /// Not now: Envoy is not live.
+    NotLive,
+    /// A drain is asked for, or one came in between.
+    Draining,
+    /// Envoy refuses the configuration.
+    Refused,
+    /// The next generation ended, or was ended, before it was live.
+    Failed,
+}
+
+/// The next generation, before it is live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Next {
+    /// Its configuration is tried.
+    Trying,
+    /// It is about to be spawned.
+    Spawning,
+    /// It rises.
+    Rising(Rise),
+}
+
+/// A generation that rises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Rise {
+    /// Since then.
+    pub since: Time,
+    /// Whether it was given up, and killed.
+    pub ended: bool,
+    /// Whether the one before is gone.
+    pub alone: bool,
+}
+
+impl Core {
+    /// Whether a generation is rising: until it is live, nobody can say how Envoy is, and the old
+    /// one serves.
+    pub fn is_rising(&self) -> bool {
+        matches!(self.next, Some(Next::Rising(_)))
+    }
+
+    /// Whether a reload is under way.
+    pub fn is_reloading(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Whether the Envoy that serves cannot be asked, because it has handed its admin interface
+    /// over to one that ended.
+    pub fn is_mute(&self) -> bool {
+        self.mute
+    }
+
+    /// Whether there is an old generation, and the newest is not live: neither can tell what is in
+    /// flight.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.is_rising() || self.parent.is_some() && self.live.is_none()
+    }
+
+    /// From when on a zero tells something about the old generation.
+    pub(super) fn old_known_at(&self) -> Time {
+        match self.parent {
+            _ if self.is_unsettled() => Time::MAX,
+            Some(since) => since + FLUSH,
+            None => Time::ZERO,
+        }
+    }
+
+    /// Tells whoever waits for a reload how it ended, once.
+    pub(super) fn tell(&mut self, how: Reloaded) {
+        if std::mem::take(&mut self.waited) {
+            self.reloaded = Some(how);
+        }
+    }
+
+    pub(super) fn take_reload(&mut self, actions: &mut Vec<Action>) {
+        let refusal = match self.phase {
+            _ if self.next.is_some() => Reloaded::UnderWay,
+            _ if self.drain.is_some() => Reloaded::Draining,
+            Phase::Running { .. } if self.live.is_none() => Reloaded::NotLive,
+            Phase::Running { .. } if self.parent.is_some() => Reloaded::OldDrains,
+            Phase::Running { .. } => {
+                self.next = Some(Next::Trying);
+                self.waited = true;
+                actions.push(Action::Try);
+                return;
+            }
+            _ => Reloaded::NotLive,
+        };
+        // Another reload's own end is told to those who wait for that.
+        actions.push(Action::Reloaded(refusal));
+    }
+
+    pub(super) fn take_tried(&mut self, passed: bool, actions: &mut Vec<Action>) {
+        if self.next.take_if(|next| *next == Next::Trying).is_none() {
+            return;
+        }
+        if passed {
+            self.again = false;
+            self.next = Some(Next::Spawning);
+            actions.push(Action::SpawnNext);
+        } else {
+            self.tell(Reloaded::Refused);
+        }
+    }
+
+    pub(super) fn take_next(&mut self, now: Time, spawned: bool) {
+        if self.next.take_if(|next| *next == Next::Spawning).is_none() {
+            return;
+        }
+        if spawned {
+            self.next = Some(Next::Rising(Rise {
+                since: now,
+                ended: false,
+                alone: false,
+            }));
+            self.asked = None;
+            self.probe_pause = super::PROBE_FIRST;
+            self.probe_due = Some(now);
+        } else {
+            self.tell(Reloaded::Failed);
+        }
+    }
+
+    /// The rising generation answered, or did not.
+    pub(super) fn take_rise(
+        &mut self,
+        now: Time,
+        since: Time,
+        serves: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        if !serves {
+            self.probe_due = Some(now + self.probe_pause);
+            self.probe_pause = (self.probe_pause * 3 / 2).min(super::PROBE_REST);
+            return;
+        }
+        self.phase = Phase::Running { since };
+        self.live = Some(now);
+        self.parent = Some(now);
+        self.next = None;
+        self.again = false;
+        self.mute = false;
+        self.version_asked = false;
+        self.probed = Some(now);
+        self.probe_due = None;
+        match &mut self.drain {
+            Some(drain) => drain.hold_until(now + FLUSH),
+            None => {
+                self.reason = format!(
+                    "live {} after its start, next to the one before",
+                    show(now.saturating_sub(since))
+                );
+            }
+        }
+        self.reopen_now(actions);
+        self.tell(Reloaded::Live);
+    }
+
+    /// The generation that rose is gone, and the one before serves on, with its admin interface
+    /// gone for good if the new one got as far as that.
+    pub(super) fn fall_back(
+        &mut self,
+        now: Time,
+        exit: Exit,
+        rise: Rise,
+        actions: &mut Vec<Action>,
+    ) {
+        self.next = None;
+        if let Phase::Stopping { killed, .. } = self.phase {
+            if killed.is_none() {
+                actions.push(Action::Terminate);
+            }
+            return;
+        }
+        let crashed = matches!(exit, Exit::Signal(_)) && !rise.ended;
+        if crashed && !self.again && self.drain.is_none() {
+            // Not its configuration's fault, by the look of it; and the old one may have stopped
+            // accepting for it.
+            self.again = true;
+            self.next = Some(Next::Spawning);
+            actions.push(Action::SpawnNext);
+            return;
+        }
+        self.mute = true;
+        self.probe_due = Some(now);
+        if let Some(drain) = &mut self.drain {
+            drain.hold_until(Time::ZERO);
+        }
+        self.reopen_now(actions);
+        self.tell(Reloaded::Failed);
+    }
+
+    /// Logs that were to be reopened while a generation rose: it would have died of the signal.
+    fn reopen_now(&mut self, actions: &mut Vec<Action>) {
+        if std::mem::take(&mut self.reopen) {
+            actions.push(Action::ReopenLogs);
+        }
+    }
+
+    /// An order while the whole Envoy is ended to be started anew: it is not, then.
+    pub(super) fn take_order_replacing(&mut self, now: Time, order: Order, from: &str) {
+        let stops = order != Order::Drain;
+        let limits = &self.rules.limits;
+        let drain = self.drain.get_or_insert_with(|| {
+            self.reason = from.into();
+            Drain::new(limits, now, now, true, stops)
+        });
+        drain.end(Outcome::EnvoyExited);
+        if stops {
+            drain.join_stop();
+        }
+    }
+
+    /// Envoy is gone that was to be ended.
+    pub(super) fn take_stop(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
+        let stays = self.drain.as_ref().is_none_or(|drain| !drain.stops());
+        if std::mem::take(&mut self.replace) && stays {
+            self.phase = match self.drain {
+                Some(_) => Phase::Down,
+                None => Phase::Spawning,
+            };
+        } else {
+            self.end(now, self.exit.unwrap_or(exit), actions);
+        }
+    }
+
+    /// Envoy is over, but for an old generation.
+    pub(super) fn end(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
+        if self.parent.is_none() {
+            self.phase = Phase::Over(exit.code());
+            return;
+        }
+        self.exit = Some(exit);
+        if !matches!(self.phase, Phase::Stopping { .. }) {
+            self.phase = Phase::Stopping {
+                since: now,
+                killed: None,
+            };
+        }
+        actions.push(Action::TerminateParent);
+    }
+
+    pub(super) fn take_parent_exit(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
+        if let Some(Next::Rising(rise)) = &mut self.next {
+            rise.alone = true;
+            self.lose_everything(now, exit, actions);
+            return;
+        }
+        let Some(since) = self.parent.take() else {
+            return;
+        };
+        let is_its_time = self.live.is_some()
+            && self
+                .rules
+                .parent_time
+                .is_some_and(|time| now + SEEN_LATE >= since + time);
+        match (self.phase, &mut self.drain) {
+            (Phase::Stopping { .. }, _) => {
+                if let Some(exit) = self.exit {
+                    self.phase = Phase::Over(exit.code());
+                }
+            }
+            (Phase::Running { .. }, Some(drain)) => drain.hold_until(Time::ZERO),
+            (Phase::Running { .. }, None) if exit != Exit::Code(0) || !is_its_time => {
+                // The newest still serves, but its main thread hangs when it would talk to the old
+                // one: for ten seconds, then it aborts. SIGTERM makes it do so at once.
+                self.reason = format!("the old generation's end was none of ours: {exit}");
+                self.next = self.next.filter(|next| *next != Next::Trying);
+                self.replace = true;
+                self.kill_newest(now, actions);
+            }
+            _ => {}
+        }
+    }
+
+    /// The generation that serves is gone while the next one rises, which is not to be trusted
+    /// without it.
+    fn lose_everything(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
+        let Phase::Running { .. } = self.phase else {
+            return;
+        };
+        self.reason = format!("envoy exited: {exit}");
+        match &mut self.drain {
+            Some(drain) => {
+                drain.end(Outcome::EnvoyExited);
+                self.exit = Some(exit);
+            }
+            None => self.replace = true,
+        }
+        self.kill_newest(now, actions);
+    }
+
+    fn kill_newest(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.phase = Phase::Stopping {
+            since: now,
+            killed: Some(now),
+        };
+        actions.push(Action::KillNewest);
+        self.tell(Reloaded::Failed);
+    }
+}

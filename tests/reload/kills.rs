@@ -1,0 +1,130 @@
+//! Generations that are killed at every moment of a reload.
+
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::rig::{Rig, Watch};
+use crate::support::{PATIENCE, wait_for};
+
+/// From the spawn of the next generation.
+const MOMENTS: [u64; 7] = [0, 20, 40, 60, 80, 100, 200];
+
+/// Waits until one generation serves, and none beside it that is not wanted; it can reload, and
+/// ends in order.
+fn recovers(mut rig: Rig, what: &str, watch: Watch) {
+    wait_for("the reload's end", PATIENCE, || {
+        rig.status()["reloading"] == false
+    });
+    wait_for("traffic", PATIENCE, || {
+        crate::HttpConnection::open(rig.config.http)
+            .is_ok_and(|mut open| open.get("/fast").is_ok_and(|answer| answer.status == 200))
+    });
+    rig.drainit.wait_ready();
+    let (state, reload) = (
+        rig.status()["state"].clone(),
+        rig.status()["reload"].clone(),
+    );
+    let seen = watch.finish();
+    println!(
+        "{what}: outage {} ms, {} of {} looks failed; {state}, {reload}",
+        seen.outage.as_millis(),
+        seen.failures.len(),
+        seen.looks
+    );
+    assert!(seen.outage < Duration::from_secs(3), "{what}: {seen:?}");
+    let before = rig.epoch();
+    rig.reload_well();
+    assert_eq!(rig.epoch(), before + 1, "{what}");
+    rig.drainit.signal(Signal::SIGTERM);
+    let code = rig.drainit.wait_exit(Duration::from_secs(13));
+    assert_eq!(code, 0, "{what}");
+}
+
+#[test]
+fn the_rising_generation_is_killed() {
+    for moment in MOMENTS {
+        let rig = Rig::start();
+        let old = rig.newest();
+        let watch = Watch::connections(rig.config.http);
+        rig.drainit.signal(Signal::SIGHUP);
+        let new = rig.wait_two(old);
+        thread::sleep(Duration::from_millis(moment));
+        kill(new, Signal::SIGKILL).unwrap();
+        recovers(
+            rig,
+            &format!("new one killed {moment} ms after its spawn"),
+            watch,
+        );
+    }
+}
+
+#[test]
+fn the_new_generation_is_killed_once_it_is_live() {
+    let rig = Rig::start();
+    rig.reload_well();
+    let watch = Watch::connections(rig.config.http);
+    let new = rig.newest();
+    kill(new, Signal::SIGKILL).unwrap();
+    wait_for("another one", PATIENCE, || rig.newest() != new);
+    assert_eq!(rig.epoch(), 1);
+    recovers(rig, "new one killed when live", watch);
+}
+
+#[test]
+fn the_old_generation_is_killed() {
+    for moment in MOMENTS {
+        let rig = Rig::start();
+        let old = rig.newest();
+        let watch = Watch::connections(rig.config.http);
+        rig.drainit.signal(Signal::SIGHUP);
+        rig.wait_two(old);
+        thread::sleep(Duration::from_millis(moment));
+        kill(old, Signal::SIGKILL).unwrap();
+        recovers(
+            rig,
+            &format!("old one killed {moment} ms after the new one's spawn"),
+            watch,
+        );
+    }
+}
+
+#[test]
+fn the_old_generation_is_told_to_go_before_its_time() {
+    let rig = Rig::start();
+    let old = rig.newest();
+    rig.reload_well();
+    let watch = Watch::connections(rig.config.http);
+    kill(old, Signal::SIGTERM).unwrap();
+    wait_for("a new beginning", PATIENCE, || rig.epoch() == 0);
+    recovers(rig, "old one told to go", watch);
+}
+
+#[test]
+fn a_sigterm_with_a_kill_ends_in_time() {
+    for (moment, victim) in [
+        (0, "new"),
+        (40, "new"),
+        (80, "new"),
+        (40, "old"),
+        (80, "old"),
+        (200, "old"),
+        (200, "new"),
+    ] {
+        let mut rig = Rig::start();
+        let old = rig.newest();
+        rig.drainit.signal(Signal::SIGHUP);
+        let new = rig.wait_two(old);
+        thread::sleep(Duration::from_millis(moment));
+        rig.drainit.signal(Signal::SIGTERM);
+        kill(if victim == "new" { new } else { old }, Signal::SIGKILL).unwrap();
+        let start = std::time::Instant::now();
+        // The deadline, the kill timeout, and a second; nothing is left behind.
+        let code = rig.drainit.wait_exit(Duration::from_secs(13));
+        println!(
+            "SIGTERM and the {victim} one killed after {moment} ms: exit code {code} in {:?}",
+            start.elapsed()
+        );
+    }
+}
