@@ -109,9 +109,37 @@ pub fn run(
     let mut ready = false;
     let mut waiting = String::new();
     let mut reload = false;
+    // What is known already comes first: that an Envoy runs, above all.
+    let mut wake = Instant::now();
     loop {
+        let mut pause = wake.saturating_duration_since(Instant::now());
+        if pause > SLACK * 10 {
+            // Sets that are due at about the same time share a wake-up.
+            pause += SLACK;
+        }
+        let command = commands.recv_timeout(pause);
         fault::point("certificates");
-        let mut wake = Instant::now() + AT_MOST;
+        let now = Instant::now();
+        match command {
+            Ok(Command::CheckNow) => {
+                reload = true;
+                units.iter_mut().for_each(|unit| unit.engine.check_now(now));
+            }
+            Ok(Command::EnvoyStarted) => {
+                units
+                    .iter_mut()
+                    .for_each(|unit| unit.engine.envoy_started(now));
+            }
+            Ok(Command::EnvoyGone) => units.iter_mut().for_each(|unit| unit.engine.envoy_gone()),
+            Ok(Command::Validated { id, verdict }) => {
+                if let Some(unit) = units.iter_mut().find(|unit| unit.asked(id)) {
+                    unit.validated(verdict);
+                }
+            }
+            Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        wake = Instant::now() + AT_MOST;
         for unit in &mut units {
             wake = wake.min(unit.work(&admin, &mut |config| {
                 next_id += 1;
@@ -141,35 +169,6 @@ pub fn run(
         if reload && units.iter().all(|unit| unit.engine.is_idle()) {
             reload = false;
             send(Report::Reloaded(outcome(&units)));
-        }
-        let mut pause = wake.saturating_duration_since(Instant::now());
-        if pause > SLACK * 10 {
-            // Sets that are due at about the same time share a wake-up.
-            pause += SLACK;
-        }
-        let command = match commands.recv_timeout(pause) {
-            Ok(command) => command,
-            Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let now = Instant::now();
-        match command {
-            Command::CheckNow => {
-                reload = true;
-                units.iter_mut().for_each(|unit| unit.engine.check_now(now));
-            }
-            Command::EnvoyStarted => {
-                units
-                    .iter_mut()
-                    .for_each(|unit| unit.engine.envoy_started(now));
-            }
-            Command::EnvoyGone => units.iter_mut().for_each(|unit| unit.engine.envoy_gone()),
-            Command::Validated { id, verdict } => {
-                if let Some(unit) = units.iter_mut().find(|unit| unit.asked(id)) {
-                    unit.validated(verdict);
-                }
-            }
-            Command::Stop => return,
         }
     }
 }

@@ -98,6 +98,8 @@ struct Supervisor {
     next_version: String,
     /// The number of the last question to Envoy's admin interface.
     job: u64,
+    /// The certificate thread owes the answer to a reload.
+    reading: bool,
     exit: Option<u8>,
 }
 
@@ -145,6 +147,7 @@ impl Supervisor {
             refusal: String::new(),
             next_version: String::new(),
             job: 0,
+            reading: false,
             exit: None,
         })
     }
@@ -245,6 +248,10 @@ impl Supervisor {
                     // With it went the question that it was asked, if any.
                     self.answer_missing(self.job);
                 }
+                if name == "certificates" && std::mem::take(&mut self.reading) {
+                    let why = "the certificate thread ended over it; it is being started again";
+                    self.reloaded(Err(why.into()));
+                }
             }
         }
     }
@@ -311,9 +318,11 @@ impl Supervisor {
             Report::Status(secrets) => self
                 .board
                 .update(|snapshot| snapshot.certificates = secrets),
-            // With hot restart the reload is more, and has an end of its own.
-            Report::Reloaded(result) if !self.options.hot_restart => self.reloaded(result),
-            Report::Reloaded(_) => {}
+            Report::Reloaded(result) => {
+                if std::mem::take(&mut self.reading) {
+                    self.reloaded(result);
+                }
+            }
         }
     }
 

@@ -14,6 +14,8 @@ impl Supervisor {
         log::info!("SIGHUP");
         self.reporter.begin_reload();
         let told = self.helpers.tell(Command::CheckNow);
+        // With hot restart the reload is more, and has an end of its own.
+        self.reading = told && !self.options.hot_restart;
         if self.options.hot_restart {
             self.handle(Input::Reload);
         } else if !told {
