@@ -63,13 +63,14 @@ pub fn find(options: &Options) -> Result<Address, String> {
     }
 }
 
-fn answering(pid: u32) -> Option<Address> {
+/// The control socket of the drainit with this pid, if it answers.
+pub fn answering(pid: u32) -> Option<Address> {
     let address = Address::Abstract(socket_name(pid));
     let limits = client::Limits {
         time: super::commands::PATIENCE,
         body: super::commands::BODY,
     };
-    client::fetch(&address, Method::Get, "/healthz", limits)
+    client::fetch(&address, Method::Get, "/", limits)
         .ok()
         .map(|_| address)
 }

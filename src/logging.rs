@@ -148,7 +148,13 @@ impl Write for Queue {
         if lost > 0 {
             let _ = writeln!(item, "{}", lost_lines(lost, self.0));
         }
-        item.extend_from_slice(line);
+        // What an argument or a peer put into it must not make two lines of one.
+        let (text, end) = line.split_at(line.len() - usize::from(line.ends_with(b"\n")));
+        item.extend(
+            text.iter()
+                .map(|byte| if *byte == b'\n' { b' ' } else { *byte }),
+        );
+        item.extend_from_slice(end);
         match queue.as_ref().map(|queue| queue.try_send(Item::Line(item))) {
             Some(Ok(())) => {}
             Some(Err(TrySendError::Full(_))) => {

@@ -169,11 +169,12 @@ pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     env: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, String> {
-    let mut options = Options::default();
+    let mut given = Given::default();
     for flag in FLAGS {
-        flag.take_env(&mut options, &env)?;
+        if let Err(why) = flag.take_env(&mut given.options, &env) {
+            given.unread.push((flag.name, why));
+        }
     }
-    let mut seen = Vec::new();
     let mut parser = Parser::from_args(args);
     loop {
         // `--` ends the options, and what follows is Envoy's even if it has a command's name.
@@ -184,14 +185,22 @@ pub fn parse(
             None => return Err(MISSING.into()),
             Some(Arg::Short('h') | Arg::Long("help")) => return Ok(Command::Help),
             Some(Arg::Short('V') | Arg::Long("version")) => return Ok(Command::Version),
-            Some(Arg::Value(word)) if verbatim => return run(options, word, &mut parser),
-            Some(Arg::Value(word)) => return command(options, seen, word, &mut parser),
-            Some(arg) => {
-                let flag = find(&arg)?;
-                flag.take(&mut options, &mut parser, &mut seen)?;
-            }
+            Some(Arg::Value(word)) if verbatim => return run(given, word, &mut parser),
+            Some(Arg::Value(word)) => return command(given, word, &mut parser),
+            Some(arg) => find(&arg)?.take(&mut given.options, &mut parser, &mut given.seen)?,
         }
     }
+}
+
+/// What was given so far.
+#[derive(Default)]
+struct Given {
+    options: Options,
+    /// Options of the command line.
+    seen: Vec<&'static str>,
+    /// Options whose environment variable is wrong: it counts where the command line does not say
+    /// otherwise, and where it is used.
+    unread: Vec<(&'static str, String)>,
 }
 
 const MISSING: &str =
@@ -243,19 +252,22 @@ fn explain(error: lexopt::Error) -> String {
     }
 }
 
-fn run(options: Options, program: OsString, parser: &mut Parser) -> Result<Command, String> {
+fn run(given: Given, program: OsString, parser: &mut Parser) -> Result<Command, String> {
+    let Given {
+        options,
+        seen,
+        unread,
+    } = given;
+    if let Some((_, why)) = unread.into_iter().find(|(name, _)| !seen.contains(name)) {
+        return Err(why);
+    }
     options.check()?;
     let mut line = vec![program];
     line.extend(parser.raw_args().map_err(explain)?);
     Ok(Command::Run(Box::new(options), line))
 }
 
-fn command(
-    mut options: Options,
-    mut seen: Vec<&'static str>,
-    word: OsString,
-    parser: &mut Parser,
-) -> Result<Command, String> {
+fn command(mut given: Given, word: OsString, parser: &mut Parser) -> Result<Command, String> {
     let name = match word.to_str() {
         Some(name @ ("shutdown" | "health" | "status" | "reload" | "install" | "help")) => {
             name.to_owned()
@@ -265,7 +277,7 @@ fn command(
                 parser.raw_args().map_err(explain)?.collect(),
             ));
         }
-        _ => return run(options, word, parser),
+        _ => return run(given, word, parser),
     };
     let mut words = Vec::new();
     let mut look = Look::default();
@@ -275,10 +287,10 @@ fn command(
             Arg::Long("watch") if name == "status" => look.watch = true,
             Arg::Long("json") if name == "status" => look.json = true,
             Arg::Value(word) => words.push(word),
-            arg => find(&arg)?.take(&mut options, parser, &mut seen)?,
+            arg => find(&arg)?.take(&mut given.options, parser, &mut given.seen)?,
         }
     }
-    let options = Box::new(options);
+    let options = Box::new(given.options);
     let mut words = words.into_iter();
     let command = match name.as_str() {
         "health" => Command::Health(options, probe(words.next())?),

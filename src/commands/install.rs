@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{complain, say};
 
@@ -30,19 +31,21 @@ pub fn run(path: &Path) -> u8 {
 fn copy(target: &Path) -> io::Result<()> {
     let mut source =
         fs::File::open("/proc/self/exe").or_else(|_| fs::File::open(std::env::current_exe()?))?;
+    // An init container is always pid 1, and an earlier one may have left its temporary behind.
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let mut name = target.as_os_str().to_owned();
-    name.push(format!(".{}", std::process::id()));
+    name.push(format!(".{}.{}", std::process::id(), now.as_nanos()));
     let temporary = PathBuf::from(name);
-    let copied = OpenOptions::new()
+    let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o755)
-        .open(&temporary)
-        .and_then(|mut file| {
-            io::copy(&mut source, &mut file)?;
-            // Whatever the umask says.
-            file.set_permissions(Permissions::from_mode(0o755))
-        })
+        .open(&temporary)?;
+    let copied = io::copy(&mut source, &mut file)
+        // Whatever the umask says.
+        .and_then(|_| file.set_permissions(Permissions::from_mode(0o755)))
         .and_then(|()| fs::rename(&temporary, target));
     if copied.is_err() {
         let _ = fs::remove_file(&temporary);

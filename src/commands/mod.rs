@@ -28,7 +28,12 @@ pub fn say(line: &str) {
 
 /// Writes a line to stderr, whoever reads there or does not.
 pub fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "drainit: {line}");
+    let _ = writeln!(std::io::stderr(), "drainit: {}", one_line(line));
+}
+
+/// What an argument or a peer put into a line must not make two of it.
+fn one_line(line: &str) -> String {
+    line.replace(char::is_control, " ")
 }
 
 /// Runs a client command, and returns the exit code.
@@ -67,7 +72,8 @@ pub fn status(address: &Address) -> Result<Value, String> {
         body: BODY,
     };
     let (_, body) = fetch(address, Method::Get, "/status", limits)?;
-    serde_json::from_str(&body).map_err(|_| format!("{address}: no drainit answers there"))
+    let status = serde_json::from_str(&body).ok().filter(Value::is_object);
+    status.ok_or_else(|| format!("{address}: no drainit answers there"))
 }
 
 /// Its pid.

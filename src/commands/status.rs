@@ -14,8 +14,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::Value;
 
-use super::{BODY, PATIENCE, complain, say};
-use crate::client::{Address, Limits, Method, fetch};
+use super::{complain, say};
+use crate::client::Address;
 use crate::control;
 use crate::options::{Look, Options};
 
@@ -33,7 +33,7 @@ const SECOND_TRY: Duration = Duration::from_millis(300);
 
 /// Shows the status, once or again and again: 0, or 1 when nothing runs.
 pub fn run(options: &Options, look: Look) -> u8 {
-    let asked = control::find(options).and_then(|address| Ok((ask(&address)?, address)));
+    let asked = control::find(options).and_then(|address| Ok((super::status(&address)?, address)));
     match asked {
         Ok((first, address)) if look.watch => watch(&address, first, look.json),
         Ok((first, _)) => {
@@ -45,17 +45,6 @@ pub fn run(options: &Options, look: Look) -> u8 {
             1
         }
     }
-}
-
-/// The JSON of `/status`.
-fn ask(address: &Address) -> Result<Value, String> {
-    let limits = Limits {
-        time: PATIENCE,
-        body: BODY,
-    };
-    let (_, body) = fetch(address, Method::Get, "/status", limits)?;
-    let status = serde_json::from_str(&body).ok().filter(Value::is_object);
-    status.ok_or_else(|| format!("{address}: no drainit answers there"))
 }
 
 fn show(status: &Value, json: bool) {
@@ -126,9 +115,9 @@ fn watch(address: &Address, first: Value, json: bool) -> u8 {
         if !rest(&signals, drawn + pause) {
             break false;
         }
-        let again = ask(address).or_else(|_| {
+        let again = super::status(address).or_else(|_| {
             thread::sleep(SECOND_TRY);
-            ask(address)
+            super::status(address)
         });
         match again {
             Ok(next) => status = next,

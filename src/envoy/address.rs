@@ -1,10 +1,10 @@
 //! How drainit learns where Envoy's admin interface is.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -50,7 +50,11 @@ impl Place {
                     return Err(unknown("not written yet".into()));
                 }
                 let mut text = String::new();
-                File::open(path)
+                // A FIFO that nobody writes would block for ever.
+                OpenOptions::new()
+                    .read(true)
+                    .custom_flags(OFlag::O_NONBLOCK.bits())
+                    .open(path)
                     .and_then(|file| file.take(4096).read_to_string(&mut text))
                     .map_err(|error| unknown(error.to_string()))?;
                 text.trim().parse().map_err(unknown)

@@ -196,7 +196,7 @@ impl Page {
             return;
         };
         self.own_connection |= proxied && name == "admin";
-        if name == "admin" || name.starts_with("admin.") || is_per_worker(name) {
+        if name == "admin" || name == "admin.main_thread" || is_per_worker(name) {
             return;
         }
         if proxied {

@@ -6,9 +6,9 @@ use super::reply::Reply;
 use super::request::{Method, Request};
 use crate::status::{Snapshot, State, json, metrics};
 
-/// How long `/ready` waits for Envoy's admin interface: below the 1 s that a kubelet's probe
 /// How long `/status` and `/metrics` wait for the word on what is open; then they tell the last.
 const LOOK_WAIT: Duration = Duration::from_millis(250);
+/// How long `/ready` waits for Envoy's admin interface: below the 1 s that a kubelet's probe
 /// waits by default.
 const READY_WAIT: Duration = Duration::from_millis(900);
 /// How old an answer of Envoy's `/ready` may be. drainit asks no more than once a second.
@@ -57,8 +57,11 @@ pub fn route(request: &Request) -> Result<Endpoint, Reply> {
         }
     };
     let (allowed, allow) = match endpoint {
-        Endpoint::Shutdown => ([Method::Get, Method::Post], "GET, POST"),
-        _ => ([Method::Get, Method::Head], "GET, HEAD"),
+        Endpoint::Shutdown => (
+            &[Method::Get, Method::Head, Method::Post][..],
+            "GET, HEAD, POST",
+        ),
+        _ => (&[Method::Get, Method::Head][..], "GET, HEAD"),
     };
     if allowed.contains(&request.method) {
         return Ok(endpoint);
@@ -111,7 +114,9 @@ fn health(snapshot: &Snapshot, now: Instant) -> Reply {
         State::Waiting => return Reply::text(200, waiting(snapshot)),
         State::Restarting => return Reply::text(503, restarting(snapshot)),
         State::Gone => return Reply::text(503, GONE),
-        State::Stopping if snapshot.envoy.is_none() => return Reply::text(503, GONE),
+        State::Stopping | State::Drained if snapshot.envoy.is_none() => {
+            return Reply::text(503, GONE);
+        }
         _ => (),
     }
     let silence = match snapshot.admin.failing_since {

@@ -54,6 +54,8 @@ impl FromStr for Listen {
                 None if !path.is_empty() => Some(Listen::Unix(path.into())),
                 _ => None,
             },
+            // As Go has it: every address.
+            None if text.starts_with(':') => format!("[::]{text}").parse().ok().map(Listen::Tcp),
             None => text.parse().ok().map(Listen::Tcp),
         };
         found.ok_or_else(|| {
@@ -314,7 +316,7 @@ mod tests {
         for text in [
             "",
             "8090",
-            ":8090",
+            ":",
             "::1",
             "unix:",
             "unix:@",

@@ -12,7 +12,7 @@
 //! Only its response writer is used. Request heads are parsed by `httparse`.
 //!
 //! # What a stranger can and cannot do
-//! - There are at most 128 connections, and at most a quarter of the descriptors that the process
+//! - There are at most 512 connections, and at most a quarter of the descriptors that the process
 //!   may have. When one more comes, the one that owes the least is closed for it: who has had
 //!   their answer, else who has been sending a request for the longest, and so on. A kubelet's
 //!   probe, which arrives whole, is thus answered however many idle connections there are.

@@ -18,7 +18,7 @@ use crate::mailbox::{Mailbox, Wakeups};
 use crate::status::{Board, State};
 
 /// The most connections at a time, however many descriptors there are.
-const MAX_CONNECTIONS: u64 = 128;
+const MAX_CONNECTIONS: u64 = 512;
 /// How many connections are accepted before those that are open have their turn.
 const ACCEPT_TURN: usize = 64;
 /// How long nothing is accepted after descriptors or memory were short.

@@ -9,6 +9,7 @@ use lexopt::Parser;
 
 use super::{LogFormat, Options, Restart, Secret};
 use crate::certificates::publish;
+use crate::cidr::Cidr;
 use crate::duration;
 
 /// One option.
@@ -121,6 +122,9 @@ fn set<T>(target: &mut T, value: Result<T, String>) -> Result<(), String> {
 }
 
 fn path(text: &str) -> Result<Option<PathBuf>, String> {
+    if text.is_empty() {
+        return Err("the path is empty".into());
+    }
     Ok(Some(text.into()))
 }
 
@@ -159,6 +163,17 @@ fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
             let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
             format!("`{text}` is none of {}", names.join(", "))
         })
+}
+
+fn networks(text: &str) -> Result<Vec<Cidr>, String> {
+    if text == "loopback" {
+        return Ok(Cidr::loopback().to_vec());
+    }
+    let networks: Vec<Cidr> = list(text)?;
+    if networks.is_empty() {
+        return Err("the list is empty: write loopback, or networks such as 10.0.0.0/8".into());
+    }
+    Ok(networks)
 }
 
 fn list<T: FromStr<Err = String>>(text: &str) -> Result<Vec<T>, String> {
@@ -241,7 +256,7 @@ pub const FLAGS: &[Flag] = &[
         One("CIDR,..."),
         "loopback",
         "Who may GET or POST /shutdown.",
-        |o, v| set(&mut o.shutdown_from, list(v)),
+        |o, v| set(&mut o.shutdown_from, networks(v)),
     ),
     flag(
         "drain-delay",
@@ -280,7 +295,8 @@ pub const FLAGS: &[Flag] = &[
         |o, v| {
             set(
                 &mut o.limits.open_connections,
-                v.parse().map_err(|_| format!("`{v}` is no number")),
+                v.parse()
+                    .map_err(|_| format!("`{v}` is no number: write 0 or more")),
             )
         },
     )
@@ -305,6 +321,9 @@ pub const FLAGS: &[Flag] = &[
         "",
         "A listener (its stat prefix, or address:port) whose connections do not count; repeatable.",
         |o, v| {
+            if v.is_empty() {
+                return Err("the name is empty: write a stat prefix or address:port".into());
+            }
             o.exclude_listeners.push(v.into());
             Ok(())
         },

@@ -166,8 +166,6 @@ pub struct Core {
     version_asked: bool,
     /// Whether somebody wants to know what is open, drain aside.
     look_wanted: bool,
-    /// When that was last told, or was not.
-    looked: Option<Time>,
     backoff: Backoff,
     wake_at: Option<Time>,
     reason: String,
@@ -187,7 +185,7 @@ pub struct Core {
     reloaded: Option<Reloaded>,
     /// Whether the generation that serves may have handed its admin interface over in vain.
     mute: bool,
-    /// Whether logs are to be reopened once no generation rises.
+    /// Whether logs are to be reopened as soon as Envoy has a handler for that.
     reopen: bool,
 }
 
@@ -212,7 +210,6 @@ impl Core {
             probed: None,
             version_asked: false,
             look_wanted: false,
-            looked: None,
             backoff: Backoff::new(seed),
             wake_at: None,
             reason: "starting".into(),
@@ -311,16 +308,8 @@ impl Core {
             Order::Stop => self.stops = self.stops.saturating_add(1),
             Order::StopNow => self.stops = self.stops.saturating_add(1).max(2),
             Order::Drain => {}
-            Order::ReopenLogs if self.is_rising() => {
-                self.reopen = true;
-                return;
-            }
             Order::ReopenLogs => {
-                if let Phase::Running { since } = self.phase
-                    && (self.answered || now.saturating_sub(since) >= HANDLERS_READY)
-                {
-                    actions.push(Action::ReopenLogs);
-                }
+                self.reopen = true;
                 return;
             }
         }
@@ -397,20 +386,28 @@ impl Core {
         }
     }
 
+    /// The answer also tells how Envoy is, so that both together ask no more often.
     fn take_look(&mut self, now: Time) {
-        let rested = |at: Option<Time>| at.is_none_or(|at| now.saturating_sub(at) >= PROBE_REST);
-        // Whether it is well goes first: what is open may be told a second later.
-        self.look_wanted |= self.live.is_some() && rested(self.looked) && rested(self.probed);
+        if self.live.is_some() && !self.look_wanted {
+            self.look_wanted = true;
+            let rested = self.probed.map_or(now, |at| at + PROBE_REST);
+            self.probe_due = Some(
+                self.probe_due
+                    .map_or(rested, |due| due.min(rested))
+                    .max(now),
+            );
+        }
     }
 
     fn take_start(&mut self, now: Time) {
         self.phase = Phase::Running { since: now };
         self.live = None;
         self.answered = false;
+        // It has just opened them.
+        self.reopen = false;
         self.mute = false;
         self.version_asked = false;
         self.look_wanted = false;
-        self.looked = None;
         self.probe_pause = PROBE_FIRST;
         self.probe_due = Some(now);
         self.probed = None;
@@ -447,9 +444,12 @@ impl Core {
             drain.answer(now, ask, answer);
         }
         let serves = matches!(answer, Some(Answer::Ready(state)) if matches!(state.as_str(), "LIVE" | "DRAINING"));
-        if ask == Ask::Stats {
-            self.looked = Some(now);
+        if ask == Ask::Stats && self.look_wanted {
             self.look_wanted = false;
+            self.probed = Some(now);
+            // Unless it tells that all is well, the question remains how it is.
+            let well = matches!(answer, Some(Answer::Stats(load)) if !load.health_failed);
+            self.probe_due = (!well).then_some(now);
         }
         if let (Ask::Ready, Some(Next::Rising(rise))) = (ask, self.next) {
             self.take_rise(now, rise.since, serves, actions);
@@ -608,13 +608,23 @@ impl Core {
                 wake_at = Some(rise.since + RISE);
             }
         }
+        if let (Phase::Running { since }, true) = (self.phase, self.reopen && !self.is_rising()) {
+            let ready = since + HANDLERS_READY;
+            if self.answered || now >= ready {
+                self.reopen = false;
+                actions.push(Action::ReopenLogs);
+            } else {
+                wake_at = Some(wake_at.map_or(ready, |at: Time| at.min(ready)));
+            }
+        }
         let unsettled = self.is_unsettled();
+        let at_first = wake_at;
         if let Some(drain) = &mut self.drain {
             match drain.next(now, self.asked.is_none() && !unsettled) {
                 drain::Next::Ask(ask) => {
                     self.asked = Some(ask);
                     actions.push(Action::Ask(ask));
-                    wake_at = Some(drain.horizon(now));
+                    wake_at = at_first.into_iter().chain([drain.horizon(now)]).min();
                 }
                 drain::Next::Wait(until) => {
                     wake_at = Some(wake_at.map_or(until, |at| at.min(until)));
@@ -633,9 +643,8 @@ impl Core {
                 self.version_asked = true;
                 self.asked = Some(Ask::ServerInfo);
             } else if self.probe_due.is_some_and(|due| due <= now) {
-                self.asked = Some(Ask::Ready);
-            } else if self.look_wanted && !self.is_rising() {
-                self.asked = Some(Ask::Stats);
+                let look = self.look_wanted && self.live.is_some() && !self.is_rising();
+                self.asked = Some(if look { Ask::Stats } else { Ask::Ready });
             } else {
                 return [wake_at, self.probe_due].into_iter().flatten().min();
             }

@@ -67,8 +67,8 @@ pub fn run(options: Options, line: Vec<OsString>, signals: Signals, waker: Waker
             return code;
         }
     };
-    supervisor.handle(Input::Tick);
     // From here on nothing ends this process but the decision to.
+    let _ = catch_unwind(AssertUnwindSafe(|| supervisor.handle(Input::Tick)));
     loop {
         let turn = catch_unwind(AssertUnwindSafe(|| supervisor.turn()));
         if turn.is_err() {
@@ -346,10 +346,7 @@ impl Supervisor {
                 Action::Ask(ask) => self.ask(ask),
                 Action::Terminate => self.envoys.signal(libc::SIGTERM),
                 Action::Kill => {
-                    log::warn!(
-                        "envoy did not end on SIGTERM within {}: SIGKILL",
-                        crate::duration::show(self.options.kill_timeout)
-                    );
+                    log::warn!("envoy has not ended on SIGTERM: SIGKILL");
                     self.envoys.signal(libc::SIGKILL);
                     self.envoys.signal_parent(libc::SIGKILL);
                 }

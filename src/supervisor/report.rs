@@ -127,6 +127,7 @@ impl Reporter {
     /// Logs what is worth it of an answer.
     pub fn take_answer(&mut self, now: Instant, reply: &Reply, starts: bool) {
         match &reply.answer {
+            Err(why) if reply.ask == Ask::ServerInfo => log::debug!("/server_info: {why}"),
             Err(why) => self.complain(now, why, starts),
             Ok(answer) => {
                 if !std::mem::take(&mut self.complaints).is_empty()
@@ -342,6 +343,12 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply) {
             snapshot.admin.answered = Some(now);
             snapshot.admin.failing_since = None;
         }
+        // Nice to have, and what is open is only looked at while it rests: if it cannot be told,
+        // the next `/ready` tells whether that is all.
+        Err(_) if reply.ask == Ask::ServerInfo => {}
+        Err(_) if reply.ask == Ask::Stats && snapshot.drain.is_none() => {
+            snapshot.admin.errors += 1;
+        }
         Err(_) => {
             // Before it knows its address, an Envoy that starts has failed nothing.
             snapshot.admin.errors += u64::from(reply.address.is_some());
@@ -372,6 +379,13 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply) {
                 } else {
                     drain.last_connection.get_or_insert(now);
                 }
+            }
+            // Once live it can only have become unready by a failed health check.
+            if let Some((at, Ok(state))) = &mut snapshot.admin.ready
+                && state == "LIVE"
+                && !load.health_failed
+            {
+                *at = now;
             }
             snapshot.load = Some(load.clone());
             snapshot.load_at = Some(now);

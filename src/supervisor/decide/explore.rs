@@ -522,7 +522,7 @@ impl World {
                 let Phase::Running { since } = before.phase else {
                     return Err("SIGUSR1 to nobody".into());
                 };
-                let handlers = before.answered || now - since >= HANDLERS_READY;
+                let handlers = core.answered || now - since >= HANDLERS_READY;
                 must(handlers, "SIGUSR1 to an Envoy without handlers")
             }
             Action::Exit(code) => {
