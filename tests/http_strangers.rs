@@ -75,9 +75,9 @@ fn probes_are_answered_while_strangers_hold_all_they_can() {
     }
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     assert!(grown < 8 << 10, "{grown} KiB");
-    // The client's own, and at the most 128 of the server's.
+    // The client's own, and at the most 512 of the server's.
     let held = descriptors() - before;
-    assert!(held <= idle_count + DRIPPING + 128, "{held}");
+    assert!(held <= idle_count + DRIPPING + 512, "{held}");
     println!("{rounds} rounds; slowest answer {slowest:?}; memory grew by {grown} KiB");
 
     drop((idle, dripping));
