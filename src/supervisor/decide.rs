@@ -4,17 +4,20 @@
 //! and no socket, so that its tests can walk through every order of events.
 
 mod generations;
+mod orders;
+mod words;
 
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use crate::drain::{self, Answer, Ask, Drain, Limits, Outcome, Time};
+use crate::drain::{self, Answer, Ask, Drain, Outcome, Time};
 use crate::duration::show;
 use crate::process::Exit;
 use crate::status::State;
 
 pub use generations::Reloaded;
 use generations::{FLUSH, Next, RISE};
+pub use words::{Action, Input, Order, Rules};
 
 /// Between two looks at an Envoy that is not live yet: this at first, growing to [`PROBE_REST`].
 const PROBE_FIRST: Duration = Duration::from_millis(20);
@@ -33,97 +36,6 @@ const REFUSAL: Duration = Duration::from_secs(1);
 /// An Envoy that was told to reopen its logs before it had a handler would die of that. It has
 /// one when its admin interface answers, and surely this long after its start.
 const HANDLERS_READY: Duration = Duration::from_secs(5);
-
-/// What drainit was set up to do.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Rules {
-    /// Of a drain.
-    pub limits: Limits,
-    /// From Envoy's SIGTERM to SIGKILL.
-    pub kill_timeout: Duration,
-    /// Whether an Envoy that failed is started again.
-    pub restart: bool,
-    /// Whether to wait for certificates before Envoy's first start.
-    pub gated: bool,
-    /// With hot restart: when an old generation ends by itself.
-    pub parent_time: Option<Duration>,
-}
-
-/// A signal, by what it means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Order {
-    /// TERM, INT: drain, then stop; at the second time stop, at the third kill.
-    Stop,
-    /// QUIT: stop now.
-    StopNow,
-    /// USR2 and /shutdown: drain, and stay.
-    Drain,
-    /// USR1: Envoy reopens its access logs.
-    ReopenLogs,
-}
-
-/// What happens to drainit.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// Time has passed.
-    Tick,
-    /// A signal came, or a request that means the same. The text says from where.
-    Order(Order, String),
-    /// Somebody wants to know how Envoy is.
-    Probe,
-    /// Somebody wants to know what is open.
-    Look,
-    /// Certificates are missing: these.
-    CertificatesMissing(String),
-    /// A usable set of certificates is there.
-    CertificatesReady,
-    /// Envoy was spawned.
-    Spawned,
-    /// It could not be; drainit would exit with this.
-    SpawnFailed(u8),
-    /// Envoy's admin interface is known from now on.
-    AdminKnown,
-    /// It answered; none stands for every failure there is.
-    Answer(Ask, Option<Answer>),
-    /// Envoy is gone. Of several generations it is the one that rises, or else the newest.
-    Exited(Exit),
-    /// Somebody wants the next generation.
-    Reload,
-    /// The next generation's configuration was tried, and is one; or it is not.
-    Tried(bool),
-    /// The next generation was spawned, or could not be.
-    NextSpawned(bool),
-    /// The old generation, which another has taken over from, is gone.
-    ParentExited(Exit),
-}
-
-/// What is to be done about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Spawn Envoy.
-    Spawn,
-    /// Ask Envoy's admin interface.
-    Ask(Ask),
-    /// Send Envoy SIGTERM.
-    Terminate,
-    /// Send Envoy SIGKILL.
-    Kill,
-    /// Send Envoy SIGUSR1.
-    ReopenLogs,
-    /// End, with this code.
-    Exit(u8),
-    /// Try the next generation's configuration.
-    Try,
-    /// Spawn the next generation.
-    SpawnNext,
-    /// Send the newest generation SIGKILL: it rises for too long, or is useless without the one
-    /// before.
-    KillNewest,
-    /// Send the old generation SIGTERM.
-    TerminateParent,
-    /// Tell whoever asked for a reload how it ended.
-    Reloaded(Reloaded),
-}
 
 /// Where Envoy is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -301,80 +213,6 @@ impl Core {
         self.wake_at = self.advance(now, &mut actions);
         actions.extend(self.reloaded.take().map(Action::Reloaded));
         actions
-    }
-
-    fn take_order(&mut self, now: Time, order: Order, from: &str, actions: &mut Vec<Action>) {
-        match order {
-            Order::Stop => self.stops = self.stops.saturating_add(1),
-            Order::StopNow => self.stops = self.stops.saturating_add(1).max(2),
-            Order::Drain => {}
-            Order::ReopenLogs => {
-                self.reopen = true;
-                return;
-            }
-        }
-        match self.phase {
-            Phase::Waiting | Phase::Spawning | Phase::Backoff { .. } | Phase::Down => {
-                self.reason = from.into();
-                self.take_order_down(now, order != Order::Drain, actions);
-            }
-            Phase::Running { since } => {
-                if self.drain.is_none() {
-                    self.reason = from.into();
-                }
-                self.take_order_running(now, since, order, actions);
-            }
-            Phase::Stopping { killed, .. } => {
-                if self.replace {
-                    self.take_order_replacing(now, order, from);
-                }
-                if killed.is_none() && order != Order::Drain && self.stops >= 3 {
-                    self.kill(now, actions);
-                }
-            }
-            Phase::Over(_) => {}
-        }
-    }
-
-    /// Without an Envoy there is nothing to drain, and none is started any more.
-    fn take_order_down(&mut self, now: Time, stops: bool, actions: &mut Vec<Action>) {
-        let limits = &self.rules.limits;
-        self.drain
-            .get_or_insert_with(|| Drain::new(limits, now, now, false, stops))
-            .end(Outcome::NeverLive);
-        self.phase = Phase::Down;
-        if stops {
-            self.end(now, Exit::Code(0), actions);
-        }
-    }
-
-    fn take_order_running(
-        &mut self,
-        now: Time,
-        since: Time,
-        order: Order,
-        actions: &mut Vec<Action>,
-    ) {
-        match (&mut self.drain, order) {
-            (None, Order::StopNow) => self.terminate(now, actions),
-            (None, _) => {
-                // With an old generation, that one has been.
-                let live = self.live.is_some() || self.is_unsettled();
-                let stops = order == Order::Stop;
-                let mut drain = Drain::new(&self.rules.limits, now, since, live, stops);
-                drain.hold_until(self.old_known_at());
-                self.drain = Some(drain);
-                self.tell(Reloaded::Draining);
-                self.next = self.next.filter(|next| *next != Next::Trying);
-            }
-            (Some(_), Order::Drain | Order::ReopenLogs) => {}
-            (Some(drain), order) => {
-                if drain.stops() || order == Order::StopNow {
-                    drain.end(Outcome::SecondSignal);
-                }
-                drain.join_stop();
-            }
-        }
     }
 
     fn take_probe(&mut self, now: Time) {

@@ -12,6 +12,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::generations::SEEN_LATE;
 use super::*;
+use crate::drain::Limits;
 use crate::envoy::stats::{Listener, Load};
 
 /// The present, in every state that is kept.

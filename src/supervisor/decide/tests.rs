@@ -1,4 +1,5 @@
 use super::*;
+use crate::drain::Limits;
 use crate::envoy::stats::{Listener, Load};
 
 const fn ms(milliseconds: u64) -> Time {

@@ -1,0 +1,98 @@
+//! What the decision core is told, and what it tells to do.
+
+use std::time::Duration;
+
+use super::Reloaded;
+use crate::drain::{Answer, Ask, Limits};
+use crate::process::Exit;
+
+/// What drainit was set up to do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rules {
+    /// Of a drain.
+    pub limits: Limits,
+    /// From Envoy's SIGTERM to SIGKILL.
+    pub kill_timeout: Duration,
+    /// Whether an Envoy that failed is started again.
+    pub restart: bool,
+    /// Whether to wait for certificates before Envoy's first start.
+    pub gated: bool,
+    /// With hot restart: when an old generation ends by itself.
+    pub parent_time: Option<Duration>,
+}
+
+/// A signal, by what it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// TERM, INT: drain, then stop; at the second time stop, at the third kill.
+    Stop,
+    /// QUIT: stop now.
+    StopNow,
+    /// USR2 and /shutdown: drain, and stay.
+    Drain,
+    /// USR1: Envoy reopens its access logs.
+    ReopenLogs,
+}
+
+/// What happens to drainit.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    /// A signal came, or a request that means the same. The text says from where.
+    Order(Order, String),
+    /// Somebody wants to know how Envoy is.
+    Probe,
+    /// Somebody wants to know what is open.
+    Look,
+    /// Certificates are missing: these.
+    CertificatesMissing(String),
+    /// A usable set of certificates is there.
+    CertificatesReady,
+    /// Envoy was spawned.
+    Spawned,
+    /// It could not be; drainit would exit with this.
+    SpawnFailed(u8),
+    /// Envoy's admin interface is known from now on.
+    AdminKnown,
+    /// It answered; none stands for every failure there is.
+    Answer(Ask, Option<Answer>),
+    /// Envoy is gone. Of several generations it is the one that rises, or else the newest.
+    Exited(Exit),
+    /// Somebody wants the next generation.
+    Reload,
+    /// The next generation's configuration was tried, and is one; or it is not.
+    Tried(bool),
+    /// The next generation was spawned, or could not be.
+    NextSpawned(bool),
+    /// The old generation, which another has taken over from, is gone.
+    ParentExited(Exit),
+}
+
+/// What is to be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Spawn Envoy.
+    Spawn,
+    /// Ask Envoy's admin interface.
+    Ask(Ask),
+    /// Send Envoy SIGTERM.
+    Terminate,
+    /// Send Envoy SIGKILL.
+    Kill,
+    /// Send Envoy SIGUSR1.
+    ReopenLogs,
+    /// End, with this code.
+    Exit(u8),
+    /// Try the next generation's configuration.
+    Try,
+    /// Spawn the next generation.
+    SpawnNext,
+    /// Send the newest generation SIGKILL: it rises for too long, or is useless without the one
+    /// before.
+    KillNewest,
+    /// Send the old generation SIGTERM.
+    TerminateParent,
+    /// Tell whoever asked for a reload how it ended.
+    Reloaded(Reloaded),
+}
