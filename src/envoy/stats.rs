@@ -110,7 +110,7 @@ impl Page {
     /// # Errors
     /// When listeners' connections are hidden: then nothing is known.
     pub fn check_own(&mut self) -> Result<(), String> {
-        if !self.own_connection && self.live.is_some() {
+        if !self.own_connection {
             return Err(HIDDEN.into());
         }
         if !self.own_request {
