@@ -214,6 +214,18 @@ fn a_watch_that_is_interrupted_gives_the_terminal_back() {
 }
 
 #[test]
+fn who_looks_right_after_a_probe_sees_what_is_open() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&[], &config);
+    let _session = TcpSession::open(config.tcp);
+    // Envoy was asked a moment ago how it is, and nobody has asked yet what is open.
+    drainit.wait_ready();
+    let status: Value = serde_json::from_str(&drainit.get("/status").1).unwrap();
+    assert_eq!(status["connections"], 1, "{status}");
+}
+
+#[test]
 fn colours_are_for_terminals_and_for_those_who_want_them() {
     let upstream = Upstream::start();
     let config = EnvoyConfig::new(Admin::Unix, &upstream);
@@ -230,10 +242,10 @@ fn colours_are_for_terminals_and_for_those_who_want_them() {
     for (no_color, color) in [("NO_COLOR=1 ", false), ("", true), ("TERM=dumb ", false)] {
         terminal.types(&["clear", "Enter"]);
         terminal.types(&[
-            &format!("{no_color}{}; echo code $?", command(&drainit, "")),
+            &format!("{no_color}{}; echo {color} code $?", command(&drainit, "")),
             "Enter",
         ]);
-        terminal.wait("code 0");
+        terminal.wait(&format!("{color} code 0"));
         let shown = painted();
         assert!(
             live(&shown.replace("\x1b[39m", "\x1b[0m")) || shown.contains("live"),
