@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::process::Command;
+use std::fs;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -11,6 +12,7 @@ use serde_json::Value;
 use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::drainit::{self, Drainit};
 use support::envoy_config::{Admin, EnvoyConfig};
+use support::process::Process;
 use support::upstream::Upstream;
 use support::{PATIENCE, TempDir, holds_for, wait_for};
 
@@ -223,6 +225,31 @@ fn who_looks_right_after_a_probe_sees_what_is_open() {
     drainit.wait_ready();
     let status: Value = serde_json::from_str(&drainit.get("/status").1).unwrap();
     assert_eq!(status["connections"], 1, "{status}");
+}
+
+#[test]
+fn a_drain_has_its_first_steps_however_soon_envoy_answers() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&[], &config);
+    let _session = TcpSession::open(config.tcp);
+    // The main thread rests whenever it has woken another, so that an answer is there before it
+    // goes on, as on a single processor.
+    let pid = drainit.pid().to_string();
+    let mut strace = Command::new("strace");
+    strace.args(["-qq", "-e", "inject=futex:delay_exit=100ms", "-p", &pid]);
+    strace.stdout(Stdio::null()).stderr(Stdio::null());
+    let _strace = Process::spawn(&mut strace);
+    wait_for("strace to be there", PATIENCE, || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        !status.contains("TracerPid:\t0\n")
+    });
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_log("draining: ");
+    let status = drainit.get("/status").1;
+    for step in ["asked", "health check failed", "listeners draining"] {
+        assert!(status.contains(step), "{step}: {status}");
+    }
 }
 
 #[test]
