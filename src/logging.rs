@@ -49,13 +49,13 @@ pub fn start(format: LogFormat, level: log::LevelFilter) {
             .filter_level(level.min(log::LevelFilter::Warn))
             .filter_module("drainit", level),
     };
-    match format {
-        LogFormat::Text => builder.format_timestamp_millis(),
-        LogFormat::Json => builder.format(|out, record| {
-            let time = out.timestamp_millis().to_string();
-            writeln!(out, "{}", json(&time, record))
-        }),
-    };
+    builder.format(move |out, record| {
+        let time = rfc3339(SystemTime::now());
+        match format {
+            LogFormat::Text => writeln!(out, "{}", text(&time, record)),
+            LogFormat::Json => writeln!(out, "{}", json(&time, record)),
+        }
+    });
     // Only a second logger in the same process could make this fail.
     let _ = builder.try_init();
     std::panic::set_hook(Box::new(|panic| {
@@ -74,6 +74,12 @@ pub fn flush(limit: Duration) {
     if queued.is_some_and(|queue| queue.try_send(Item::Flush(done)).is_ok()) {
         let _ = written.recv_timeout(limit);
     }
+}
+
+/// The line as env_logger has it.
+fn text(time: &str, record: &log::Record<'_>) -> String {
+    let (level, target, message) = (record.level(), record.target(), record.args());
+    format!("[{time} {level:<5} {target}] {message}")
 }
 
 fn json(time: &str, record: &log::Record<'_>) -> serde_json::Value {
