@@ -1,64 +1,45 @@
 //! The one channel to the main thread.
 //!
 //! Helper threads observe and report; the main thread decides. A report is a message on an
-//! ordinary channel plus one byte on a socket, because the main thread waits in `poll` for
-//! signals (which write to the same socket) and for messages at once.
+//! ordinary channel plus a wake-up, because the main thread waits in `poll` for signals (whose
+//! handlers wake it in the same way) and for messages at once.
 
-use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
-/// A waker: one byte on a non-blocking socket whose other end somebody polls.
-#[derive(Debug)]
-pub struct Waker(UnixStream);
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// A waker: what it wakes polls the [`Wakeups`] that belong to it.
+#[derive(Clone, Debug)]
+pub struct Waker(Arc<EventFd>);
 
 impl Waker {
-    /// A waker and the end to poll.
+    /// A waker and what to poll.
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn new() -> io::Result<(Waker, Wakeups)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        theirs.set_nonblocking(true)?;
-        Ok((Waker(ours), Wakeups(theirs)))
+    pub fn new() -> nix::Result<(Waker, Wakeups)> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let count = Arc::new(EventFd::from_flags(flags)?);
+        Ok((Waker(count.clone()), Wakeups(count)))
     }
 
-    /// Wakes whoever polls the other end.
+    /// Wakes whoever polls. A signal handler may do so too: it is one system call.
     pub fn wake(&self) {
-        // A full socket means that a wake-up is pending already; a closed one, that nobody waits.
-        let _ = (&self.0).write(&[1]);
-    }
-
-    /// A second handle on the same waker.
-    ///
-    /// # Errors
-    /// When the process is out of descriptors.
-    pub fn try_clone(&self) -> io::Result<Waker> {
-        self.0.try_clone().map(Waker)
-    }
-
-    /// The socket itself, for a signal handler to write to.
-    pub fn into_socket(self) -> UnixStream {
-        self.0
+        // A count that is full means that a wake-up is pending already.
+        let _ = self.0.write(1);
     }
 }
 
-/// The end of a [`Waker`] that is polled.
+/// The end of a [`Waker`] that is polled: readable from a wake-up until it is cleared.
 #[derive(Debug)]
-pub struct Wakeups(UnixStream);
+pub struct Wakeups(Arc<EventFd>);
 
 impl Wakeups {
     /// Forgets all wake-ups so far. Look for work *after* this, never before.
     pub fn clear(&self) {
-        let mut bytes = [0; 64];
-        while matches!((&self.0).read(&mut bytes), Ok(n) if n == bytes.len()) {}
-    }
-
-    /// The socket itself.
-    pub fn into_socket(self) -> UnixStream {
-        self.0
+        let _ = self.0.read();
     }
 }
 
@@ -72,7 +53,7 @@ impl AsFd for Wakeups {
 #[derive(Debug)]
 pub struct Mailbox<T> {
     sender: Sender<T>,
-    waker: std::sync::Arc<Waker>,
+    waker: Waker,
 }
 
 impl<T> Clone for Mailbox<T> {
@@ -88,7 +69,6 @@ impl<T> Mailbox<T> {
     /// A mailbox that wakes its reader through `waker`.
     pub fn new(waker: Waker) -> (Mailbox<T>, Receiver<T>) {
         let (sender, receiver) = mpsc::channel();
-        let waker = std::sync::Arc::new(waker);
         (Mailbox { sender, waker }, receiver)
     }
 

@@ -5,16 +5,16 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc::{self, c_int};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use signal_hook::iterator::backend::SignalDelivery;
-use signal_hook::iterator::exfiltrator::SignalOnly;
+use signal_hook::low_level;
 
-use crate::mailbox::Waker;
+use crate::mailbox::{Waker, Wakeups};
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,7 +93,10 @@ const SURVIVED: [c_int; 10] = [
 /// and an Envoy that does would never see a signal. Handlers become defaults at exec.
 #[derive(Debug)]
 pub struct Signals {
-    delivery: SignalDelivery<UnixStream, SignalOnly>,
+    /// A bit for each, as the kernel has them: the lowest is signal 1.
+    came: Arc<AtomicU64>,
+    waker: Waker,
+    wakeups: Wakeups,
 }
 
 impl Signals {
@@ -106,51 +109,65 @@ impl Signals {
     /// When the process is out of descriptors or memory.
     pub fn install() -> io::Result<(Signals, Waker)> {
         let (waker, wakeups) = Waker::new()?;
-        let none: [c_int; 0] = [];
-        let delivery = SignalDelivery::with_pipe(
-            wakeups.into_socket(),
-            waker.try_clone()?.into_socket(),
-            SignalOnly,
-            none,
-        )?;
-        let handle = delivery.handle();
+        let signals = Signals {
+            came: Arc::default(),
+            waker: waker.clone(),
+            wakeups,
+        };
         for signal in MEANT {
-            handle.add_signal(signal)?;
+            signals.handle(signal)?;
         }
         // An inherited mask would keep every signal from us, SIGCHLD above all.
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
         for signal in survived() {
             // One that cannot be had is no reason not to start: under valgrind that is the last.
-            let _ = handle.add_signal(signal);
+            let _ = signals.handle(signal);
         }
         for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
             undo_ignored(signal);
         }
-        Ok((Signals { delivery }, waker))
+        Ok((signals, waker))
+    }
+
+    fn handle(&self, signal: c_int) -> io::Result<()> {
+        let (came, waker) = (self.came.clone(), self.waker.clone());
+        let note = move || {
+            came.fetch_or(bit(signal), Ordering::SeqCst);
+            waker.wake();
+        };
+        // SAFETY: an atomic operation and a write are what a handler may do.
+        unsafe { low_level::register(signal, note) }?;
+        Ok(())
     }
 
     /// The signals since the last call. Forgets all wake-ups so far: look for other work after
     /// this, never before.
-    pub fn take(&mut self) -> impl Iterator<Item = c_int> + use<> {
-        self.delivery.pending()
+    pub fn take(&self) -> impl Iterator<Item = c_int> + use<> {
+        self.wakeups.clear();
+        let came = self.came.swap(0, Ordering::SeqCst);
+        (1..=libc::SIGRTMAX()).filter(move |signal| came & bit(*signal) != 0)
     }
 
     /// Gives every signal its default meaning back, for a command that is no supervisor.
-    pub fn release(mut self) {
+    pub fn release(self) {
         for signal in MEANT.into_iter().chain(survived()) {
             set_disposition(signal, libc::SIG_DFL);
         }
         // What came meanwhile counts.
         for signal in self.take() {
-            let _ = signal_hook::low_level::emulate_default_handler(signal);
+            let _ = low_level::emulate_default_handler(signal);
         }
     }
 }
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.delivery.get_read().as_fd()
+        self.wakeups.as_fd()
     }
+}
+
+fn bit(signal: c_int) -> u64 {
+    1 << (signal - 1)
 }
 
 fn survived() -> impl Iterator<Item = c_int> {

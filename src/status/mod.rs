@@ -247,7 +247,7 @@ impl Snapshot {
 #[derive(Clone, Debug)]
 pub struct Board {
     snapshot: Arc<Mutex<Snapshot>>,
-    reader: Arc<Waker>,
+    reader: Waker,
 }
 
 impl Board {
@@ -255,7 +255,7 @@ impl Board {
     pub fn new(snapshot: Snapshot, reader: Waker) -> Board {
         Board {
             snapshot: Arc::new(Mutex::new(snapshot)),
-            reader: Arc::new(reader),
+            reader,
         }
     }
 
