@@ -1,12 +1,12 @@
-//! The one channel to the main thread.
+//! How threads talk to each other: by messages, which a [`Mailbox`] takes and an [`Inbox`] gives.
 //!
-//! Helper threads observe and report; the main thread decides. A report is a message on an
-//! ordinary channel plus a wake-up, because the main thread waits in `poll` for signals (whose
-//! handlers wake it in the same way) and for messages at once.
+//! Helper threads observe and report; the main thread decides. It waits in `poll`, for signals
+//! (whose handlers use the same [`Waker`]) and for messages at once.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -49,33 +49,89 @@ impl AsFd for Wakeups {
     }
 }
 
-/// Where helper threads put what they have to report to the main thread.
+/// Where messages to another thread are put.
 #[derive(Debug)]
 pub struct Mailbox<T> {
-    sender: Sender<T>,
-    waker: Waker,
+    queue: Arc<Queue<T>>,
+    waker: Option<Waker>,
+}
+
+/// Where they are taken from.
+#[derive(Debug)]
+pub struct Inbox<T>(Arc<Queue<T>>);
+
+#[derive(Debug)]
+struct Queue<T> {
+    messages: Mutex<VecDeque<T>>,
+    came: Condvar,
+}
+
+impl<T> Mailbox<T> {
+    /// A mailbox whose reader waits in [`Inbox::wait`], or polls what `waker` wakes.
+    pub fn new(waker: Option<Waker>) -> (Mailbox<T>, Inbox<T>) {
+        let queue = Arc::new(Queue {
+            messages: Mutex::new(VecDeque::new()),
+            came: Condvar::new(),
+        });
+        let inbox = Inbox(queue.clone());
+        (Mailbox { queue, waker }, inbox)
+    }
+
+    /// Sends `message`. Never blocks; once the reader is gone, nobody listens.
+    pub fn send(&self, message: T) {
+        self.queue.lock().push_back(message);
+        self.queue.came.notify_one();
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+    }
+
+    /// How many messages are still to be taken.
+    pub fn pending(&self) -> usize {
+        self.queue.lock().len()
+    }
 }
 
 impl<T> Clone for Mailbox<T> {
     fn clone(&self) -> Self {
         Mailbox {
-            sender: self.sender.clone(),
+            queue: self.queue.clone(),
             waker: self.waker.clone(),
         }
     }
 }
 
-impl<T> Mailbox<T> {
-    /// A mailbox that wakes its reader through `waker`.
-    pub fn new(waker: Waker) -> (Mailbox<T>, Receiver<T>) {
-        let (sender, receiver) = mpsc::channel();
-        (Mailbox { sender, waker }, receiver)
+impl<T> Inbox<T> {
+    /// The oldest message.
+    pub fn take(&self) -> Option<T> {
+        self.0.lock().pop_front()
     }
 
-    /// Reports `message`. Never blocks; once the main thread is gone, nobody listens.
-    pub fn send(&self, message: T) {
-        let _ = self.sender.send(message);
-        self.waker.wake();
+    /// The oldest message; waits for one, however long.
+    pub fn next(&self) -> T {
+        loop {
+            if let Some(message) = self.wait(Duration::MAX) {
+                return message;
+            }
+        }
+    }
+
+    /// The oldest message; waits for one, `limit` at the most.
+    pub fn wait(&self, limit: Duration) -> Option<T> {
+        let messages = self.0.lock();
+        let (mut messages, _) = self
+            .0
+            .came
+            .wait_timeout_while(messages, limit, |messages| messages.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        messages.pop_front()
+    }
+}
+
+impl<T> Queue<T> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<T>> {
+        // Nobody panics while it is held.
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -92,13 +148,25 @@ mod tests {
     #[test]
     fn a_message_wakes_the_reader_once_and_is_there() {
         let (waker, wakeups) = Waker::new().unwrap();
-        let (mailbox, messages) = Mailbox::new(waker);
+        let (mailbox, messages) = Mailbox::new(Some(waker));
         assert!(!woken(&wakeups));
         mailbox.send(7);
         assert!(woken(&wakeups));
         wakeups.clear();
         assert!(!woken(&wakeups));
-        assert_eq!(messages.try_recv(), Ok(7));
+        assert_eq!(messages.take(), Some(7));
+        assert_eq!(messages.take(), None);
+    }
+
+    #[test]
+    fn messages_keep_their_order_and_who_waits_for_one_gets_it() {
+        let (mailbox, messages) = Mailbox::new(None);
+        let sender = std::thread::spawn(move || (0..1000).for_each(|n| mailbox.send(n)));
+        for n in 0..1000 {
+            assert_eq!(messages.wait(Duration::from_secs(10)), Some(n));
+        }
+        sender.join().unwrap();
+        assert_eq!(messages.wait(Duration::from_millis(1)), None);
     }
 
     #[test]

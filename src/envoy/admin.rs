@@ -1,7 +1,6 @@
 //! Envoy's admin interface, asked by a thread of its own: it runs on Envoy's main thread, and may
 //! answer late or never.
 
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use super::address::Place;
@@ -10,7 +9,7 @@ use crate::client::{Address, Limits, Method, Peer, exchange_with, fetch};
 use crate::drain::{Answer, Ask};
 use crate::event::Event;
 use crate::fault;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Inbox, Mailbox};
 
 /// A probe waits no longer: a kubelet's own patience is a second.
 const PROBE: Duration = Duration::from_secs(1);
@@ -49,10 +48,11 @@ pub struct Reply {
     pub answer: Result<Answer, String>,
 }
 
-/// The thread: asks one question at a time until nobody sends any more. Listeners in `excluded`
-/// are marked in what it reads.
-pub fn work(jobs: &Receiver<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
-    while let Ok(job) = jobs.recv() {
+/// The thread: asks one question at a time, for ever. Listeners in `excluded` are marked in what it
+/// reads.
+pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
+    loop {
+        let job = jobs.next();
         fault::point("admin");
         let found = job.place.find();
         let address = found.as_ref().ok().cloned();
