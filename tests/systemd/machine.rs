@@ -121,14 +121,19 @@ impl Machine {
 
     /// What the unit has logged, and what systemd has to say of it.
     pub fn journal(&self) -> String {
-        self.run(&["journalctl", "--no-pager", "-o", "cat", "-u", "envoy"]).1
+        self.run(&["journalctl", "--no-pager", "-o", "cat", "-u", "envoy"])
+            .1
     }
 
     /// Overrides some of the unit's settings, as `systemctl edit` does.
     pub fn edit(&self, settings: &str) {
         let dir = self.root.join("etc/systemd/system/envoy.service.d");
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("override.conf"), format!("[Service]\n{settings}\n")).unwrap();
+        fs::write(
+            dir.join("override.conf"),
+            format!("[Service]\n{settings}\n"),
+        )
+        .unwrap();
         self.systemctl(&["daemon-reload"]);
     }
 
@@ -188,9 +193,7 @@ fn oci(root: &PathBuf, programs: &PathBuf, network: &Network) -> Value {
         json!({"destination": at, "type": "tmpfs", "source": "tmpfs",
                "options": ["nosuid", "nodev", format!("mode={mode}")]})
     };
-    let bind = |from: &PathBuf, to: &str, access: &str| {
-        json!({"destination": to, "type": "bind", "source": from, "options": ["bind", access]})
-    };
+    let bind = |from: &PathBuf, to: &str, access: &str| json!({"destination": to, "type": "bind", "source": from, "options": ["bind", access]});
     let capabilities = json!(CAPABILITIES);
     json!({
         "ociVersion": "1.0.2",

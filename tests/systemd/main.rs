@@ -59,14 +59,24 @@ fn the_unit_is_started_when_envoy_is_live_and_tells_how_it_is() {
     assert!(shown.contains("Status: \"envoy is live "), "{shown}");
 
     // Not as root, and yet on port 80.
-    let names: Vec<_> = machine.processes().into_iter().map(|(_, name)| name).collect();
+    let names: Vec<_> = machine
+        .processes()
+        .into_iter()
+        .map(|(_, name)| name)
+        .collect();
     assert_eq!(names, ["drainit", "envoy"], "of uid {ENVOY_UID}");
     let address = SocketAddr::from((machine.config.ip(), 80));
-    let answer = machine.network.enter(|| HttpConnection::open(address)?.get("/fast"));
+    let answer = machine
+        .network
+        .enter(|| HttpConnection::open(address)?.get("/fast"));
     assert_eq!(answer.unwrap().status, 200);
 
     machine.systemctl(&["reload", "envoy"]);
-    assert!(machine.journal().contains("SIGHUP"), "{}", machine.journal());
+    assert!(
+        machine.journal().contains("SIGHUP"),
+        "{}",
+        machine.journal()
+    );
     assert_eq!(machine.property("ActiveState"), "active");
     assert!(machine.is_ready());
 
@@ -81,12 +91,16 @@ fn a_stop_waits_for_what_is_in_flight_longer_than_the_unit_allows() {
     machine.edit("TimeoutStopSec=3");
     machine.systemctl(&["start", "envoy"]);
     let http = machine.config.http;
-    let slow = machine.network.enter(|| SlowRequest::start(http, 8 * SECOND));
+    let slow = machine
+        .network
+        .enter(|| SlowRequest::start(http, 8 * SECOND));
     machine.upstream.wait_in_flight(1);
     let start = Instant::now();
     machine.systemctl(&["stop", "--no-block", "envoy"]);
     wait_for("systemd to hear of the drain", PATIENCE, || {
-        machine.property("StatusText").starts_with("draining: 1 of 1 connection left (1 request in flight")
+        machine
+            .property("StatusText")
+            .starts_with("draining: 1 of 1 connection left (1 request in flight")
     });
     assert_eq!(machine.property("ActiveState"), "deactivating");
     // Joins the stop that is under way, and waits for it.
@@ -97,7 +111,11 @@ fn a_stop_waits_for_what_is_in_flight_longer_than_the_unit_allows() {
     assert_eq!(machine.property("Result"), "success");
     assert_eq!(machine.property("ExecMainStatus"), "0");
     assert_eq!(machine.processes(), []);
-    assert!(machine.journal().contains("drainit is over: drained after "));
+    assert!(
+        machine
+            .journal()
+            .contains("drainit is over: drained after ")
+    );
 }
 
 #[test]
@@ -159,7 +177,9 @@ fn a_reload_by_hot_restart_is_one_of_the_unit() {
     fs::write(machine.envoy_yaml(), yaml.replace("routes: [", route)).unwrap();
     machine.systemctl(&["reload", "envoy"]);
     let http = machine.config.http;
-    let answer = machine.network.enter(|| HttpConnection::open(http)?.get("/new"));
+    let answer = machine
+        .network
+        .enter(|| HttpConnection::open(http)?.get("/new"));
     assert_eq!(answer.unwrap().status, 418);
     assert_eq!(machine.property("ActiveState"), "active");
     assert_eq!(machine.property("MainPID"), main);
