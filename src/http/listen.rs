@@ -204,7 +204,6 @@ impl Drop for Listener {
     fn drop(&mut self) {
         // Another's is left alone. The inode is not used again while the socket is open.
         if let Listen::Unix(path) = &self.address
-            && self.file.is_some()
             && self.file == identity(path)
         {
             let _ = std::fs::remove_file(path);

@@ -6,8 +6,6 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::support::container::{Bundle, Container, Network};
@@ -182,9 +180,6 @@ impl Drop for Machine {
         if std::thread::panicking() {
             eprintln!("--- journal\n{}", self.journal());
         }
-        // With pid 1 goes all that is in its namespace.
-        let pid = i32::try_from(self.container.pid()).unwrap();
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 

@@ -39,12 +39,12 @@ impl Screen {
     /// When the terminal is gone.
     pub fn draw(&mut self, status: &Value) -> io::Result<()> {
         let (width, height) = size().unwrap_or((80, 24));
-        let style = Style {
+        let whole = Style {
             color: colors(),
             width,
-            height,
+            height: usize::MAX,
         };
-        self.last = render(status, style);
+        self.last = render(status, whole);
         if in_background() {
             return Ok(());
         }
@@ -54,7 +54,8 @@ impl Screen {
         }
         // Each line clears what is right of it, and the last one what is below: clearing all
         // before would flicker.
-        let lines: Vec<&str> = self.last.lines().collect();
+        let picture = render(status, Style { height, ..whole });
+        let lines: Vec<&str> = picture.lines().collect();
         write(&format!("\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\r\n")))
     }
 
