@@ -160,14 +160,11 @@ impl Machine {
     }
 
     /// The pid of the unit's only process of this name, as the machine counts them.
-    #[track_caller]
-    pub fn pid(&self, name: &str) -> String {
+    pub fn pid(&self, name: &str) -> Option<String> {
         let all = self.processes();
-        let mut found = all.iter().filter(|(_, process)| process == name);
-        match (found.next(), found.next()) {
-            (Some((pid, _)), None) => pid.clone(),
-            _ => panic!("{name} in {all:?}"),
-        }
+        let mut found = all.into_iter().filter(|(_, process)| process == name);
+        let (pid, _) = found.next()?;
+        found.next().is_none().then_some(pid)
     }
 
     pub fn kill(&self, signal: &str, pid: &str) {

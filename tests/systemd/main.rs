@@ -130,7 +130,8 @@ fn whatever_is_killed_or_hangs_the_unit_is_up_again() {
                 && machine.is_ready()
         });
     };
-    let both = || (machine.pid("drainit"), machine.pid("envoy"));
+    let pids = || machine.pid("drainit").zip(machine.pid("envoy"));
+    let both = || pids().expect("a drainit and an Envoy");
     let first = both();
     holds_for("a watchdog that is fed", 5 * SECOND, || {
         machine.property("MainPID") == first.0
@@ -139,7 +140,7 @@ fn whatever_is_killed_or_hangs_the_unit_is_up_again() {
     // Envoy, which drainit starts again.
     machine.kill("KILL", &first.1);
     wait_for("another Envoy", PATIENCE, || {
-        machine.is_ready() && both() != first
+        pids().is_some_and(|pids| pids != first) && machine.is_ready()
     });
     let second = both();
     assert_eq!(second.0, first.0);
