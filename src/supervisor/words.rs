@@ -100,6 +100,9 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
             );
         }
     }
+    if snapshot.degraded {
+        line.push_str("; counted by the kernel, without envoy's admin interface");
+    }
     line
 }
 
