@@ -209,6 +209,9 @@ pub struct Snapshot {
     /// Whether nobody can be asked although the old generation serves: until the next one is
     /// live, and after one that ended before it was.
     pub handover: bool,
+    /// Whether Envoy serves without its admin interface, which it had handed over to a generation
+    /// that ended.
+    pub degraded: bool,
     /// Whether a reload by hot restart is under way.
     pub reloading: bool,
     /// The reloads by hot restart.
@@ -237,6 +240,7 @@ impl Snapshot {
             epoch: 0,
             parent: None,
             handover: false,
+            degraded: false,
             reloading: false,
             hot_restarts: HotRestarts::default(),
         }

@@ -273,7 +273,8 @@ impl Supervisor {
             load.parent_connections = 0;
         }
         let starts = self.core.is_rising() || self.core.state(self.now()) == State::Starting;
-        self.reporter.take_answer(now, &reply, starts);
+        self.reporter
+            .take_answer(now, &reply, starts, self.core.is_mute());
         self.board
             .update(|snapshot| report::note_answer(snapshot, now, &reply));
         self.handle(Input::Answer(reply.ask, reply.answer.ok()));
@@ -374,6 +375,8 @@ impl Supervisor {
             number: self.job,
             ask,
             place: self.envoys.place(),
+            // The one that serves.
+            pid: self.envoys.parent().or(self.envoys.pid()),
         };
         if let Err(job) = self.helpers.ask(job) {
             self.answer_missing(job.number);
@@ -428,15 +431,18 @@ impl Supervisor {
 
     /// Brings snapshot and log up to what the core has decided.
     fn publish(&mut self, now: Instant) {
-        let handover = self.core.is_rising() || self.core.is_mute();
-        let reloading = self.core.is_reloading();
-        let seen = |snapshot: &Snapshot| (snapshot.handover, snapshot.reloading);
-        if seen(&self.board.read()) != (handover, reloading) {
+        let handover = (self.core.is_rising() || self.core.is_mute()) && !self.core.is_closed();
+        let (reloading, degraded) = (self.core.is_reloading(), self.core.is_degraded());
+        let seen = |snapshot: &Snapshot| (snapshot.handover, snapshot.reloading, snapshot.degraded);
+        let before = seen(&self.board.read());
+        if before != (handover, reloading, degraded) {
             self.board.update(|snapshot| {
                 snapshot.handover = handover;
                 snapshot.reloading = reloading;
+                snapshot.degraded = degraded;
             });
         }
+        report::tell_degraded(before.2, degraded);
         let state = self.core.state(self.now());
         let drain = self.core.drain();
         self.reporter
