@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::rig::{Rig, Watch};
+use crate::rig::Rig;
+use crate::support::watch::Watch;
 use crate::support::{PATIENCE, wait_for};
 
 /// From the spawn of the next generation.

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use rig::{Rig, Watch};
+use rig::Rig;
 use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::envoy_config::EnvoyConfig;
 use support::load::Load;
+use support::watch::Watch;
 use support::{PATIENCE, wait_for};
 
 /// Puts a route for `path` before the others.
@@ -31,7 +32,7 @@ fn twenty_reloads_under_load_fail_nothing() {
     let memory = rig.memory();
     let http = rig.config.http;
     let load = Load::start(vec![(http, rig.drainit.health.clone())], 8, 4);
-    let ready = Watch::ready(&rig);
+    let ready = Watch::ready(&rig.drainit.health);
     let connections = Watch::connections(http);
     for number in 1..=20 {
         rig.wait_alone();

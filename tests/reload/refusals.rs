@@ -11,11 +11,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::add_route;
-use crate::rig::{Rig, Watch};
+use crate::rig::Rig;
 use crate::support::clients::{HttpConnection, SlowRequest, TcpSession};
 use crate::support::drainit::{Drainit, run};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::upstream::Upstream;
+use crate::support::watch::Watch;
 use crate::support::{PATIENCE, TempDir, drainit, envoy, wait_for};
 
 /// What must be as before after a reload that was refused.
@@ -30,7 +31,7 @@ fn unharmed(rig: &Rig, epoch: u64) {
 fn what_is_refused_touches_nothing_and_the_next_good_reload_works() {
     let rig = Rig::start();
     let good = fs::read_to_string(&rig.config.file).unwrap();
-    let ready = Watch::ready(&rig);
+    let ready = Watch::ready(&rig.drainit.health);
     let connections = Watch::connections(rig.config.http);
     let session = TcpSession::open(rig.config.tcp);
     let pid = rig.newest();
@@ -91,7 +92,7 @@ fn an_address_that_cannot_be_bound_leaves_the_old_generation_serving() {
     let mut rig = Rig::start();
     let good = fs::read_to_string(&rig.config.file).unwrap();
     let _taken = TcpListener::bind((rig.config.ip(), 10_009)).unwrap();
-    let ready = Watch::ready(&rig);
+    let ready = Watch::ready(&rig.drainit.health);
     let connections = Watch::connections(rig.config.http);
     rig.config.replace(
         "  listeners:\n",

@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod pki;
 pub mod process;
 pub mod upstream;
+pub mod watch;
 pub mod xds;
 
 use std::env;
