@@ -164,9 +164,3 @@ fn generation(pid: Pid) -> Option<u64> {
     let at = words.iter().position(|word| *word == b"--restart-epoch")?;
     String::from_utf8_lossy(words.get(at + 1)?).parse().ok()
 }
-
-/// Another minor, where scripts/test-every-envoy has left one.
-pub fn other_envoy() -> Option<PathBuf> {
-    let path = envoy().parent()?.parent()?.join("1.36.4/envoy");
-    path.is_file().then_some(path)
-}
