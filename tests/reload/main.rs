@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use rig::Rig;
 use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::envoy_config::EnvoyConfig;
+use support::http2::Http2Client;
 use support::load::Load;
 use support::watch::Watch;
 use support::{PATIENCE, wait_for};
@@ -32,11 +33,14 @@ fn twenty_reloads_under_load_fail_nothing() {
     let memory = rig.memory();
     let http = rig.config.http;
     let load = Load::start(vec![(http, rig.drainit.health.clone())], 8, 4);
+    let client = Http2Client::start(http);
+    let http2 = Load::start(vec![(client.address, rig.drainit.health.clone())], 4, 4);
     let ready = Watch::ready(&rig.drainit.health);
     let connections = Watch::connections(http);
     for number in 1..=20 {
         rig.wait_alone();
-        let slow = SlowRequest::start(http, Duration::from_secs(2));
+        let slow = [http, client.address]
+            .map(|address| SlowRequest::start(address, Duration::from_secs(2)));
         let mut session = TcpSession::open(rig.config.tcp);
         let path = format!("/route-{number}");
         add_route(&rig.config, &path);
@@ -48,18 +52,26 @@ fn twenty_reloads_under_load_fail_nothing() {
             .status;
         assert_eq!(status, 418, "the new route is served at once");
         assert_eq!(rig.epoch(), number);
-        assert_eq!(slow.status(), 200);
+        for slow in slow {
+            assert_eq!(slow.status(), 200);
+        }
         session.echo().expect("a session of the old generation");
         assert!(rig.drainit.get("/ready").0 == 200);
     }
-    let (answered, failures) = load.finish();
     let (ready, connections) = (ready.finish(), connections.finish());
+    for (load, version) in [(load, "HTTP/1.1"), (http2, "HTTP/2")] {
+        let (answered, failures) = load.finish();
+        println!("{answered} requests of {version}; failed: {failures:?}");
+        assert!(answered > 1_000, "{version}");
+        assert_eq!(failures, Vec::<String>::new(), "{version}");
+    }
     println!(
-        "{answered} requests, {} connections, {} looks at /ready; failed: {failures:?}",
-        connections.looks, ready.looks
+        "{} of HTTP/2, {} other connections, {} looks at /ready",
+        client.connections(),
+        connections.looks,
+        ready.looks
     );
-    assert!(answered > 1_000);
-    assert_eq!(failures, Vec::<String>::new());
+    assert!(client.connections() > 20, "one to each generation");
     assert_eq!(connections.failures, Vec::<String>::new());
     assert_eq!(ready.failures, Vec::<String>::new());
     assert_eq!(
