@@ -21,6 +21,27 @@ use crate::support::{PATIENCE, wait_for};
 
 const RELOADS: u64 = 6;
 
+/// What runs this configuration, with /dev/shm.
+fn spec(config: &EnvoyConfig, options: &[&str]) -> Spec {
+    open_to_all(config.dir.path()).unwrap();
+    let mut spec = Spec::new(&["/drainit", "--hot-restart"]);
+    let mut add = |more: &[&str]| spec.args.extend(more.iter().map(ToString::to_string));
+    add(options);
+    add(&["--", "/usr/local/bin/envoy"]);
+    add(&["--drain-time-s", "1", "--parent-shutdown-time-s", "3"]);
+    spec.args.extend(config.arguments());
+    let dir = config.dir.path().to_owned();
+    spec.mounts = vec![(dir.clone(), dir, false)];
+    spec.shared_memory = true;
+    spec
+}
+
+fn wait_ready(container: &Container) {
+    wait_for("the container to be ready", PATIENCE, || {
+        container.exec(&["/drainit", "health", "ready"]).0 == 0
+    });
+}
+
 #[test]
 fn pid_1_reloads_while_certificates_rotate_and_refuses_nobody() {
     let network = Network::new();
@@ -30,7 +51,6 @@ fn pid_1_reloads_while_certificates_rotate_and_refuses_nobody() {
         (upstream, config)
     });
     config.serve_tls("edge");
-    open_to_all(config.dir.path()).unwrap();
     let volume = config.dir.join("certificates");
     fs::create_dir(&volume).unwrap();
     let ca = Pair::ca("edge");
@@ -42,24 +62,21 @@ fn pid_1_reloads_while_certificates_rotate_and_refuses_nobody() {
     };
     let mut leaf = rotate();
 
-    let (resources, volume) = (config.resources(), volume.display());
-    let secret = format!("edge={volume}/tls.crt,{volume}/tls.key");
-    let mut spec = Spec::new(&["/drainit", "--hot-restart", "--certificate-check", "100ms"]);
-    spec.args.extend(["--secret".into(), secret]);
-    spec.args
-        .extend(["--resources-dir".into(), resources.display().to_string()]);
-    spec.args
-        .extend(["--".into(), "/usr/local/bin/envoy".into()]);
-    spec.args.extend(config.arguments());
-    spec.args
-        .extend(["--drain-time-s", "1", "--parent-shutdown-time-s", "3"].map(String::from));
-    let dir = config.dir.path().to_owned();
-    spec.mounts = vec![(dir.clone(), dir, false)];
-    spec.shared_memory = true;
+    let secret = format!("edge={0}/tls.crt,{0}/tls.key", volume.display());
+    let resources = config.resources().display().to_string();
+    let spec = spec(
+        &config,
+        &[
+            "--certificate-check",
+            "100ms",
+            "--secret",
+            &secret,
+            "--resources-dir",
+            &resources,
+        ],
+    );
     let mut container = Container::start(&spec, &network);
-    wait_for("the container to be ready", PATIENCE, || {
-        container.exec(&["/drainit", "health", "ready"]).0 == 0
-    });
+    wait_ready(&container);
     assert!(container.status("NSpid:").ends_with(" 1"));
     assert_eq!(container.status("Uid:"), "65534 65534 65534 65534");
     assert_eq!(container.status("CapEff:"), "0000000000000000");
@@ -131,4 +148,29 @@ fn pid_1_reloads_while_certificates_rotate_and_refuses_nobody() {
     wait_for("no process left", PATIENCE, || {
         in_pid_namespace(&namespace).is_empty()
     });
+}
+
+/// With a /dev/shm each, and one network: their sockets must not meet.
+#[test]
+fn two_containers_of_a_pod_reload() {
+    let network = Network::new();
+    let (_upstream, configs) = network.enter(|| {
+        let upstream = Upstream::start();
+        let configs = [(); 2].map(|()| EnvoyConfig::new(Admin::Unix, &upstream));
+        (upstream, configs)
+    });
+    let mut containers = configs.map(|config| {
+        let listen = format!("unix:{}", config.dir.join("health.sock").display());
+        let container = Container::start(&spec(&config, &["--listen", &listen]), &network);
+        wait_ready(&container);
+        (container, config)
+    });
+    for (container, _) in &containers {
+        let (code, said) = container.exec(&["/drainit", "reload"]);
+        assert_eq!(code, 0, "{said}");
+    }
+    for (container, _) in &mut containers {
+        container.kill("TERM");
+        assert_eq!(container.wait_exit(PATIENCE), 0);
+    }
 }
