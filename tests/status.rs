@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::process::Command;
+use std::fs;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -11,6 +12,7 @@ use serde_json::Value;
 use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::drainit::{self, Drainit};
 use support::envoy_config::{Admin, EnvoyConfig};
+use support::process::Process;
 use support::upstream::Upstream;
 use support::{PATIENCE, TempDir, holds_for, wait_for};
 
@@ -214,6 +216,43 @@ fn a_watch_that_is_interrupted_gives_the_terminal_back() {
 }
 
 #[test]
+fn who_looks_right_after_a_probe_sees_what_is_open() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&[], &config);
+    let _session = TcpSession::open(config.tcp);
+    // Envoy was asked a moment ago how it is, and nobody has asked yet what is open.
+    drainit.wait_ready();
+    let status: Value = serde_json::from_str(&drainit.get("/status").1).unwrap();
+    assert_eq!(status["connections"], 1, "{status}");
+}
+
+#[test]
+fn a_drain_has_its_first_steps_however_soon_envoy_answers() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&[], &config);
+    let _session = TcpSession::open(config.tcp);
+    // The main thread rests whenever it has woken another, so that an answer is there before it
+    // goes on, as on a single processor.
+    let pid = drainit.pid().to_string();
+    let mut strace = Command::new("strace");
+    strace.args(["-qq", "-e", "inject=futex:delay_exit=100ms", "-p", &pid]);
+    strace.stdout(Stdio::null()).stderr(Stdio::null());
+    let _strace = Process::spawn(&mut strace);
+    wait_for("strace to be there", PATIENCE, || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        !status.contains("TracerPid:\t0\n")
+    });
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_log("draining: ");
+    let status = drainit.get("/status").1;
+    for step in ["asked", "health check failed", "listeners draining"] {
+        assert!(status.contains(step), "{step}: {status}");
+    }
+}
+
+#[test]
 fn colours_are_for_terminals_and_for_those_who_want_them() {
     let upstream = Upstream::start();
     let config = EnvoyConfig::new(Admin::Unix, &upstream);
@@ -230,10 +269,10 @@ fn colours_are_for_terminals_and_for_those_who_want_them() {
     for (no_color, color) in [("NO_COLOR=1 ", false), ("", true), ("TERM=dumb ", false)] {
         terminal.types(&["clear", "Enter"]);
         terminal.types(&[
-            &format!("{no_color}{}; echo code $?", command(&drainit, "")),
+            &format!("{no_color}{}; echo {color} code $?", command(&drainit, "")),
             "Enter",
         ]);
-        terminal.wait("code 0");
+        terminal.wait(&format!("{color} code 0"));
         let shown = painted();
         assert!(
             live(&shown.replace("\x1b[39m", "\x1b[0m")) || shown.contains("live"),
