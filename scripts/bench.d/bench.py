@@ -8,13 +8,14 @@ import re
 import time
 from pathlib import Path
 
+import change
 import cost
 import latency
 import report
 import rollout
 from instance import HERE, WORK
 
-PARTS = {"rollout": rollout, "latency": latency, "cost": cost}
+PARTS = {"rollout": rollout, "change": change, "latency": latency, "cost": cost}
 
 
 def machine():

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -35,8 +36,9 @@ def envoy_path(version):
     return found[-1]
 
 
-def config(ip, upstream, clusters=0):
-    """Envoy's configuration: HTTP with upgrades, TCP, and so many clusters that nobody uses."""
+def config(ip, upstream, clusters=0, number=0):
+    """Envoy's configuration: HTTP with upgrades, TCP, and so many clusters that nobody uses. It
+    tells its own number on /configuration."""
 
     def at(address, port):
         return {"socket_address": {"address": address, "port_value": port}}
@@ -53,8 +55,12 @@ def config(ip, upstream, clusters=0):
             "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
         }
 
+    def answer(path, text):
+        return {"match": {"path": path}, "direct_response": {"status": 200, "body": {"inline_string": text}}}
+
     routes = [
-        {"match": {"path": "/"}, "direct_response": {"status": 200, "body": {"inline_string": "hello\n"}}},
+        answer("/", "hello\n"),
+        answer("/configuration", str(number)),
         {"match": {"prefix": "/"}, "route": {"cluster": "http", "timeout": "0s"}},
     ]
     manager = extension(
@@ -84,10 +90,12 @@ async def ask(ip, port, path, method="GET"):
     reader, writer = await asyncio.open_connection(ip, port)
     try:
         writer.write(f"{method} {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
-        answer = await reader.read()
-        head, _, body = answer.partition(b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        # Not to the end where its length is told: Envoy would first wait a second for our close.
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        body = await (reader.readexactly(int(length[1])) if length else reader.read())
         return int(head.split()[1]), body.decode(errors="replace")
-    except (IndexError, ValueError) as error:
+    except (IndexError, ValueError, asyncio.IncompleteReadError) as error:
         raise ConnectionError("no answer") from error
     finally:
         writer.close()
@@ -103,8 +111,14 @@ class Instance:
         self.envoy = str(envoy_path(version))
         self.process = None
         WORK.mkdir(parents=True, exist_ok=True)
+        self.upstream = upstream
+        self.clusters = clusters
         self.file = WORK / f"envoy-{ip}.json"
-        self.file.write_text(json.dumps(config(ip, upstream, clusters)))
+        self.configure(0)
+
+    def configure(self, number):
+        """Writes the configuration with this number, which Envoy has yet to take."""
+        self.file.write_text(json.dumps(config(self.ip, self.upstream, self.clusters, number)))
 
     def command(self):
         line = [self.envoy, "-c", str(self.file), "--concurrency", "2", "-l", "error"]
@@ -172,6 +186,14 @@ class Instance:
                 break
             await asyncio.sleep(5)
         await asyncio.sleep(1 - (time.monotonic() - start) % 1)
+
+    async def reload(self):
+        """Has drainit bring up an Envoy with the configuration as it is now."""
+        line = [str(DRAINIT), "reload", "--listen", f"{self.ip}:{SUPERVISOR}"]
+        with open(WORK / "log", "ab") as log:
+            process = await asyncio.create_subprocess_exec(*line, stdout=log, stderr=log)
+            if await process.wait() != 0:
+                raise SystemExit(f"{self.ip}: not reloaded; see {WORK / 'log'}")
 
     async def kill(self):
         """SIGKILL for it and its children: what it started must not outlive it."""

@@ -21,11 +21,12 @@ class Tally:
     """What became of the requests and the sessions."""
 
     def __init__(self):
-        self.requests = self.failed = self.sessions = self.cut = 0
+        self.requests = self.failed = self.refused = self.sessions = self.cut = 0
         self.why = {}
 
     def fail(self, kind, error):
         self.failed += 1
+        self.refused += isinstance(error, ConnectionRefusedError)
         self._note(f"{kind} failed: {type(error).__name__}")
 
     def cut_off(self, kind):
@@ -52,6 +53,16 @@ class View:
         if not known:
             raise ConnectionError("no instance is ready")
         return random.choice(known)
+
+
+class OneNode:
+    """An instance with nobody beside it: clients go there, ready or not."""
+
+    def __init__(self, ip):
+        self._ip = ip
+
+    def pick(self):
+        return self._ip
 
 
 class Failed(Exception):
@@ -83,9 +94,10 @@ async def keep_alive(reader, writer, tally):
             return  # closed while nothing was under way: nothing is lost
         tally.requests += 1
         writer.write(http1_request("/"))
-        if b"connection: close" in await http1_answer(reader):
-            return
+        closes = b"connection: close" in await http1_answer(reader)
         await asyncio.sleep(PAUSE)
+        if closes:
+            return
 
 
 async def slow(reader, writer, tally):
@@ -171,6 +183,15 @@ async def websocket(reader, writer, tally):
 
 # How many clients of each kind, and to which port's name they go.
 MIX = [(keep_alive, 3, "http"), (http2, 2, "http"), (slow, 3, "http"), (websocket, 2, "http"), (tcp, 2, "tcp")]
+
+
+def clients(ports, view, tally, over):
+    """Starts all of them; `ports` by their names in MIX."""
+    return [
+        asyncio.create_task(client(kind, ports[port], view, tally, over))
+        for kind, count, port in MIX
+        for _ in range(count)
+    ]
 
 
 async def client(kind, port, view, tally, over):

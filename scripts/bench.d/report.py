@@ -2,6 +2,7 @@
 
 from statistics import median, quantiles
 
+from change import WAYS
 from instance import CONTESTANTS
 
 
@@ -50,6 +51,31 @@ def rollout(part):
         "never retry. HTTP/1.1 keep-alive, HTTP/2, requests of 3 s, WebSocket and TCP sessions of 2 s.\n"
         f"drainit with {part['options']}; seconds from SIGTERM (or the hook) to the exit, median and 5 to 95 %.\n\n"
         + table(["", "Envoy", "requests", "failed", "sessions", "cut", "seconds", "spread", "SIGKILL"], rows)
+    )
+
+
+def change(rows):
+    lines = []
+    for row in rows:
+        middle, low, high = spread(row["seconds"])
+        lines.append(
+            [
+                WAYS[row["way"]][-1],
+                row["envoy"],
+                row["requests"],
+                row["failed"],
+                row["refused"],
+                row["sessions"],
+                row["cut"],
+                f"{middle:.2f}",
+                f"{low:.2f} to {high:.2f}",
+            ]
+        )
+    return (
+        f"Change: {rows[0]['changes']} new configurations for the only node there is, one after the other; the same\n"
+        "clients, which have nowhere else to go. Default options; seconds from the request for a change until\n"
+        "the new configuration answers, median and 5 to 95 %. Refused connections are among the failed.\n\n"
+        + table(["", "Envoy", "requests", "failed", "refused", "sessions", "cut", "seconds", "spread"], lines)
     )
 
 
@@ -114,7 +140,7 @@ def cost(part):
 
 
 def text(results):
-    parts = [("rollout", rollout), ("latency", latency), ("cost", cost)]
+    parts = [("rollout", rollout), ("change", change), ("latency", latency), ("cost", cost)]
     head = f"Measured on {results['machine']}.\n"
     return "\n".join([head, *(write(results[name]) for name, write in parts if name in results)])
 
@@ -188,6 +214,20 @@ def chart(results):
             for r in rows
         ],
     )
+    if "change" in results:
+        rows = [row for row in results["change"] if row["envoy"] == "1.40"]
+        drawn.panel(
+            f"Lost in {rows[0]['changes']} changes of one node's configuration, Envoy 1.40",
+            "failed requests (orange) and cut sessions (red), and the median of seconds to the new configuration",
+            [
+                (
+                    WAYS[r["way"]][-1],
+                    [(r["failed"], "lost"), (r["cut"], "cut")],
+                    f"{r['failed']} + {r['cut']}, {median(r['seconds']):.1f} s",
+                )
+                for r in rows
+            ],
+        )
     if "cost" in results:
         rest = results["cost"]["rest"]
         drawn.panel(

@@ -29,20 +29,13 @@ async def roll(rig, contestant, version, restarts):
             view.set([instance.ip for instance, is_ready in zip(instances, ready) if is_ready])
             await asyncio.sleep(POLL)
 
-    clients = []
     try:
         for generation in (1, 2):
             instances.append(new(generation))
             await instances[-1].start()
         probing = asyncio.create_task(probe())
         await asyncio.sleep(load.LAG + 0.5)
-        for kind, count, port in load.MIX:
-            for _ in range(count):
-                clients.append(
-                    asyncio.create_task(
-                        load.client(kind, {"http": HTTP, "tcp": TCP}[port], view, tally, over)
-                    )
-                )
+        clients = load.clients({"http": HTTP, "tcp": TCP}, view, tally, over)
         await asyncio.sleep(2)
         for restart in range(restarts):
             seconds, killed = await instances[0].stop()

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::set_by_hand;
 use crate::support::drainit::Drainit;
 use crate::support::pki::Pair;
 use crate::support::process::children;
@@ -105,13 +104,8 @@ fn an_envoy_starts_when_its_certificates_are_there() {
 /// Beyond the 30 s after which an Envoy alone would have gone on without a configuration.
 #[test]
 fn an_envoy_starts_when_its_certificates_are_there_after_forty_seconds() {
-    if set_by_hand("DRAINIT_TEST_LONG").is_none() {
-        // 40 s of nothing but the clock: what is done is the same as above.
-        return;
-    }
-    for bad in BAD {
-        heals(bad, Duration::from_secs(40), PROMISED);
-    }
+    let [no_files, ..] = BAD;
+    heals(no_files, Duration::from_secs(40), PROMISED);
 }
 
 #[test]

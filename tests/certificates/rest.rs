@@ -4,7 +4,6 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::set_by_hand;
 use crate::support::drainit::Drainit;
 use crate::support::xds::{LEAF, Node, secret};
 use crate::support::{PATIENCE, wait_for};
@@ -23,11 +22,8 @@ fn used(drainit: &Drainit, thread: &str) -> u64 {
 }
 
 #[test]
+#[ignore = "on a busy machine every wake-up finds cold caches: `cargo test rest -- --ignored`"]
 fn at_rest_the_check_takes_under_fifty_microseconds_a_second() {
-    if set_by_hand("DRAINIT_TEST_REST").is_none() {
-        // On a busy machine every wake-up finds cold caches.
-        return;
-    }
     let (node, _) = Node::with_leaf();
     let _plane = node.control_plane(None);
     let drainit = node.ready(&[]);

@@ -13,7 +13,7 @@ use crate::support::PATIENCE;
 use crate::support::pki::Pair;
 use crate::support::wait_for;
 use crate::support::xds::{CA, LEAF, Node, reloads, secret};
-use crate::{set_by_hand, writers};
+use crate::writers;
 
 /// In CI; `DRAINIT_TEST_ROTATIONS` says otherwise.
 const ROTATIONS: usize = 40;
@@ -44,7 +44,8 @@ pub fn watch(node: &Node, stop: &Arc<AtomicBool>) -> thread::JoinHandle<usize> {
 
 #[test]
 fn rotations_fail_no_request_and_cut_no_stream() {
-    let rotations = set_by_hand("DRAINIT_TEST_ROTATIONS").unwrap_or(ROTATIONS);
+    let set_by_hand = std::env::var("DRAINIT_TEST_ROTATIONS");
+    let rotations = set_by_hand.map_or(ROTATIONS, |number| number.parse().unwrap());
     let (node, first) = Node::with_leaf();
     let plane = node.control_plane(None);
     let drainit = node.ready(&["--certificate-check", "100ms", "--log-level", "debug"]);

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::rig::{OPTIONS, Rig, Watch, is_generation};
+use crate::rig::{OPTIONS, Rig, is_generation};
 use crate::support::clients::{HttpConnection, TcpSession};
+use crate::support::watch::Watch;
 use crate::support::{PATIENCE, process, wait_for, wait_for_some};
 
 /// Reloads, and kills the rising generation and the one that is tried after it, each as soon as

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::rig::{Rig, Watch};
+use crate::rig::Rig;
+use crate::support::watch::Watch;
 use crate::support::{PATIENCE, wait_for};
 
 /// From the spawn of the next generation.
@@ -103,15 +104,8 @@ fn the_old_generation_is_told_to_go_before_its_time() {
 
 #[test]
 fn a_sigterm_with_a_kill_ends_in_time() {
-    for (moment, victim) in [
-        (0, "new"),
-        (40, "new"),
-        (80, "new"),
-        (40, "old"),
-        (80, "old"),
-        (200, "old"),
-        (200, "new"),
-    ] {
+    let moments = MOMENTS.into_iter();
+    for (moment, victim) in moments.flat_map(|moment| [(moment, "new"), (moment, "old")]) {
         let mut rig = Rig::start();
         let old = rig.newest();
         rig.drainit.signal(Signal::SIGHUP);

@@ -1,5 +1,6 @@
 //! Reloads by hot restart, on a real Envoy.
 
+mod container;
 mod degraded;
 mod kills;
 mod refusals;
@@ -12,10 +13,12 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use rig::{Rig, Watch};
+use rig::Rig;
 use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::envoy_config::EnvoyConfig;
+use support::http2::Http2Client;
 use support::load::Load;
+use support::watch::Watch;
 use support::{PATIENCE, wait_for};
 
 /// Puts a route for `path` before the others.
@@ -32,11 +35,14 @@ fn twenty_reloads_under_load_fail_nothing() {
     let memory = rig.memory();
     let http = rig.config.http;
     let load = Load::start(vec![(http, rig.drainit.health.clone())], 8, 4);
-    let ready = Watch::ready(&rig);
+    let client = Http2Client::start(http);
+    let http2 = Load::start(vec![(client.address, rig.drainit.health.clone())], 4, 4);
+    let ready = Watch::ready(&rig.drainit.health);
     let connections = Watch::connections(http);
     for number in 1..=20 {
         rig.wait_alone();
-        let slow = SlowRequest::start(http, Duration::from_secs(2));
+        let slow = [http, client.address]
+            .map(|address| SlowRequest::start(address, Duration::from_secs(2)));
         let mut session = TcpSession::open(rig.config.tcp);
         let path = format!("/route-{number}");
         add_route(&rig.config, &path);
@@ -48,18 +54,26 @@ fn twenty_reloads_under_load_fail_nothing() {
             .status;
         assert_eq!(status, 418, "the new route is served at once");
         assert_eq!(rig.epoch(), number);
-        assert_eq!(slow.status(), 200);
+        for slow in slow {
+            assert_eq!(slow.status(), 200);
+        }
         session.echo().expect("a session of the old generation");
         assert!(rig.drainit.get("/ready").0 == 200);
     }
-    let (answered, failures) = load.finish();
     let (ready, connections) = (ready.finish(), connections.finish());
+    for (load, version) in [(load, "HTTP/1.1"), (http2, "HTTP/2")] {
+        let (answered, failures) = load.finish();
+        println!("{answered} requests of {version}; failed: {failures:?}");
+        assert!(answered > 1_000, "{version}");
+        assert_eq!(failures, Vec::<String>::new(), "{version}");
+    }
     println!(
-        "{answered} requests, {} connections, {} looks at /ready; failed: {failures:?}",
-        connections.looks, ready.looks
+        "{} of HTTP/2, {} other connections, {} looks at /ready",
+        client.connections(),
+        connections.looks,
+        ready.looks
     );
-    assert!(answered > 1_000);
-    assert_eq!(failures, Vec::<String>::new());
+    assert!(client.connections() > 20, "one to each generation");
     assert_eq!(connections.failures, Vec::<String>::new());
     assert_eq!(ready.failures, Vec::<String>::new());
     assert_eq!(
@@ -108,20 +122,22 @@ fn a_sigterm_while_a_generation_rises_loses_nothing() {
 #[test]
 fn another_minor_takes_over() {
     let rig = Rig::start();
-    let Some(other) = rig::other_envoy() else {
-        println!("no other Envoy at hand");
-        return;
-    };
+    let version = || rig.status()["envoy"]["version"].clone();
+    let before = version();
+    let connections = Watch::connections(rig.config.http);
     let slow = SlowRequest::start(rig.config.http, Duration::from_secs(1));
     rig.upstream.wait_in_flight(1);
-    rig.replace_program(&other);
+    rig.replace_program(&support::other_envoy());
     rig.reload_well();
     assert_eq!(slow.status(), 200);
     wait_for("the other version", PATIENCE, || {
-        rig.status()["envoy"]["version"] == "1.36.4"
+        let now = version();
+        now.is_string() && now != before
     });
     rig.replace_program(&support::envoy());
     rig.reload_well();
+    wait_for("the version from before", PATIENCE, || version() == before);
+    assert_eq!(connections.finish().failures, Vec::<String>::new());
 }
 
 #[test]

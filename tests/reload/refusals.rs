@@ -11,11 +11,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::add_route;
-use crate::rig::{Rig, Watch};
+use crate::rig::Rig;
 use crate::support::clients::{HttpConnection, SlowRequest, TcpSession};
-use crate::support::drainit::{Drainit, run};
+use crate::support::drainit::{Drainit, run, run_command};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::upstream::Upstream;
+use crate::support::watch::Watch;
 use crate::support::{PATIENCE, TempDir, drainit, envoy, wait_for};
 
 /// What must be as before after a reload that was refused.
@@ -30,7 +31,7 @@ fn unharmed(rig: &Rig, epoch: u64) {
 fn what_is_refused_touches_nothing_and_the_next_good_reload_works() {
     let rig = Rig::start();
     let good = fs::read_to_string(&rig.config.file).unwrap();
-    let ready = Watch::ready(&rig);
+    let ready = Watch::ready(&rig.drainit.health);
     let connections = Watch::connections(rig.config.http);
     let session = TcpSession::open(rig.config.tcp);
     let pid = rig.newest();
@@ -61,7 +62,8 @@ fn what_is_refused_touches_nothing_and_the_next_good_reload_works() {
         envoy().display()
     );
     fs::write(&rig.program, script).unwrap();
-    rig.reload_badly("99.1");
+    let (_, spoken, _) = run_command(Command::new(envoy()).arg("--hot-restart-version"));
+    rig.reload_badly(&format!("hot restart 99.1, the running one {spoken}"));
     unharmed(&rig, 0);
 
     assert_eq!(rig.newest(), pid);
@@ -91,7 +93,7 @@ fn an_address_that_cannot_be_bound_leaves_the_old_generation_serving() {
     let mut rig = Rig::start();
     let good = fs::read_to_string(&rig.config.file).unwrap();
     let _taken = TcpListener::bind((rig.config.ip(), 10_009)).unwrap();
-    let ready = Watch::ready(&rig);
+    let ready = Watch::ready(&rig.drainit.health);
     let connections = Watch::connections(rig.config.http);
     rig.config.replace(
         "  listeners:\n",
@@ -193,7 +195,7 @@ fn what_cannot_work_is_refused_at_the_start() {
     command.args(["-m", "sh", "-ec", script, "sh"]);
     command.arg(drainit());
     command.args(["--hot-restart", "--listen", "off", "--", &fake]);
-    let (code, _, err) = crate::support::drainit::run_command(&mut command);
+    let (code, _, err) = run_command(&mut command);
     assert_eq!(code, 2, "{err}");
     assert!(
         err.contains("/dev/shm") && err.lines().count() == 1,

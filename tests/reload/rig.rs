@@ -1,12 +1,7 @@
 //! A family of Envoys under `drainit --hot-restart`, and what is seen of it.
 
-use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -173,85 +168,4 @@ fn generation(pid: Pid) -> Option<u64> {
     let words: Vec<_> = line.split(|&byte| byte == 0).collect();
     let at = words.iter().position(|word| *word == b"--restart-epoch")?;
     String::from_utf8_lossy(words.get(at + 1)?).parse().ok()
-}
-
-/// Another minor, where scripts/test-every-envoy has left one.
-pub fn other_envoy() -> Option<PathBuf> {
-    let path = envoy().parent()?.parent()?.join("1.36.4/envoy");
-    path.is_file().then_some(path)
-}
-
-/// Something that is asked again and again, and what went wrong.
-pub struct Watch {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Seen>,
-}
-
-/// What a watch saw.
-#[derive(Debug, Default)]
-pub struct Seen {
-    pub looks: usize,
-    pub failures: Vec<String>,
-    /// The longest time from the last good look to the next one, with a bad one in between.
-    pub outage: Duration,
-}
-
-impl Watch {
-    pub fn start(look: impl Fn() -> Result<(), String> + Send + 'static) -> Watch {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
-            let mut seen = Seen::default();
-            let (mut good, mut bad) = (Instant::now(), false);
-            while !stopped.load(Ordering::SeqCst) {
-                seen.looks += 1;
-                match look() {
-                    Ok(()) => {
-                        if std::mem::take(&mut bad) {
-                            seen.outage = seen.outage.max(good.elapsed());
-                        }
-                        good = Instant::now();
-                    }
-                    Err(why) => {
-                        bad = true;
-                        seen.failures.push(why);
-                    }
-                }
-                thread::sleep(Duration::from_millis(2));
-            }
-            seen
-        });
-        Watch { stop, thread }
-    }
-
-    /// New connections, one after the other.
-    pub fn connections(address: SocketAddr) -> Watch {
-        Watch::start(move || {
-            let text = |error: std::io::Error| error.to_string();
-            drop(TcpStream::connect(address).map_err(text)?);
-            let mut open = HttpConnection::open(address).map_err(text)?;
-            let answer = open.get("/fast").map_err(text)?;
-            (answer.status == 200)
-                .then_some(())
-                .ok_or_else(|| answer.status.to_string())
-        })
-    }
-
-    /// `/ready` of a drainit, which never says no.
-    pub fn ready(rig: &Rig) -> Watch {
-        let health = rig.drainit.health.clone();
-        Watch::start(move || {
-            let answer = health.request("GET", "/ready", PATIENCE);
-            match answer {
-                Ok(answer) if answer.status == 200 => Ok(()),
-                Ok(answer) => Err(format!("{}: {}", answer.status, answer.body)),
-                Err(error) => Err(error.to_string()),
-            }
-        })
-    }
-
-    pub fn finish(self) -> Seen {
-        self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().unwrap()
-    }
 }

@@ -105,6 +105,8 @@ pub struct Spec {
     /// Directories and files from outside: from, to, read-only.
     pub mounts: Vec<(PathBuf, PathBuf, bool)>,
     pub read_only: bool,
+    /// Whether /dev/shm is there, as Docker and Kubernetes have it.
+    pub shared_memory: bool,
     /// What the root file system is to be without, and of what nothing else is to be left.
     pub without_drainit: bool,
     pub only_drainit: bool,
@@ -122,6 +124,7 @@ impl Spec {
             user: (65534, 65534),
             mounts: Vec::new(),
             read_only: true,
+            shared_memory: false,
             without_drainit: false,
             only_drainit: false,
             refused: Vec::new(),
@@ -136,12 +139,18 @@ impl Spec {
                 .iter()
                 .map(|(name, value)| format!("{name}={value}")),
         );
-        // No /dev/shm, no /tmp, no /run: Envoy and drainit need none.
+        // No /tmp, no /run: Envoy and drainit need none.
         let mut mounts = vec![
             json!({"destination": "/proc", "type": "proc", "source": "proc"}),
             json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
                    "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
         ];
+        if self.shared_memory {
+            mounts.push(
+                json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]}),
+            );
+        }
         mounts.extend(self.mounts.iter().map(|(from, to, read_only)| {
             let access = if *read_only { "ro" } else { "rw" };
             json!({"destination": to, "type": "bind", "source": from,
@@ -274,6 +283,11 @@ impl Container {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         let fields: Vec<_> = line.unwrap().split_whitespace().collect();
         fields.join(" ")
+    }
+
+    /// What the processes inside have in common.
+    pub fn pid_namespace(&self) -> PathBuf {
+        fs::read_link(format!("/proc/{}/ns/pid", self.pid())).unwrap()
     }
 
     pub fn kill(&self, signal: &str) {

@@ -74,6 +74,33 @@ impl EnvoyConfig {
         fs::write(&self.file, format!("{text}{yaml}")).unwrap();
     }
 
+    /// Where drainit's SDS files are to go.
+    pub fn resources(&self) -> PathBuf {
+        self.dir.join("resources")
+    }
+
+    /// Has the HTTP listener speak TLS with this secret, as the README has it.
+    pub fn serve_tls(&self, secret: &str) {
+        let transport = format!(
+            "  - name: http\n    address: {}\n    filter_chains:\n    - ",
+            socket(self.http)
+        );
+        let tls = format!(
+            "transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          '@type': {TYPE}.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            tls_certificate_sds_secret_configs:
+            - name: {secret}
+              sds_config: {{ path_config_source: {{ path: {}/sds/{secret}.json }}, resource_api_version: V3 }}
+      ",
+            self.resources().display()
+        );
+        self.replace(&transport, &format!("{transport}{tls}"));
+        self.prepend("node: { id: edge, cluster: edge }\n");
+    }
+
     pub fn ip(&self) -> Ipv4Addr {
         self.loopback.ip
     }

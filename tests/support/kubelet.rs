@@ -3,7 +3,8 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -27,6 +28,25 @@ const REFUSED: [&str; 12] = [
     "swapon",
     "umount2",
 ];
+
+/// Writes a Secret's files as the kubelet does: they are links through `..data`, which is swapped.
+pub fn write_volume(dir: &Path, version: &str, files: &[(&str, String)]) {
+    let version = format!("..{version}");
+    fs::create_dir(dir.join(&version)).unwrap();
+    for (name, text) in files {
+        fs::write(dir.join(&version).join(name), text).unwrap();
+    }
+    let swap = |target: &Path, link: &str| {
+        symlink(target, dir.join("..new")).unwrap();
+        fs::rename(dir.join("..new"), dir.join(link)).unwrap();
+    };
+    swap(Path::new(&version), "..data");
+    for (name, _) in files {
+        if fs::read_link(dir.join(name)).is_err() {
+            swap(&Path::new("..data").join(name), name);
+        }
+    }
+}
 
 /// A pod, and where its volumes are.
 pub struct Pod {
@@ -179,6 +199,7 @@ impl Pod {
             user: (id("runAsUser"), id("runAsGroup")),
             mounts,
             read_only: own["readOnlyRootFilesystem"] == true,
+            shared_memory: false,
             only_drainit: drainits_own,
             without_drainit: !drainits_own,
             refused: match pod["seccompProfile"]["type"] == "RuntimeDefault" {

@@ -14,12 +14,14 @@ pub mod envoy_config;
 pub mod fake_admin;
 pub mod fake_envoy;
 pub mod http;
+pub mod http2;
 pub mod kubelet;
 pub mod load;
 pub mod manifest;
 pub mod pki;
 pub mod process;
 pub mod upstream;
+pub mod watch;
 pub mod xds;
 
 use std::env;
@@ -87,13 +89,22 @@ pub fn drainit() -> PathBuf {
 
 /// The real Envoy.
 pub fn envoy() -> PathBuf {
-    let path = env::var_os("TEST_ENVOY").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/envoy/1.40.0/envoy"),
+    envoy_at("TEST_ENVOY", "target/envoy/1.40.0/envoy")
+}
+
+/// A real Envoy of another minor version.
+pub fn other_envoy() -> PathBuf {
+    envoy_at("TEST_OTHER_ENVOY", "target/envoy/1.36.4/envoy")
+}
+
+fn envoy_at(variable: &str, default: &str) -> PathBuf {
+    let path = env::var_os(variable).map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join(default),
         PathBuf::from,
     );
     assert!(
         path.is_file(),
-        "no Envoy at {}: scripts/test gets one, or set TEST_ENVOY",
+        "no Envoy at {}: scripts/test gets one, or set {variable}",
         path.display()
     );
     path

@@ -26,25 +26,54 @@ pub fn script(name: &str) -> Command {
     command
 }
 
-/// Asks `certs.py serve`. One serves all tests, and ends with its standard input.
-pub fn ask(request: &Value) -> Result<Value, String> {
-    static SERVER: Mutex<Option<(Child, BufReader<ChildStdout>)>> = Mutex::new(None);
-    let mut server = SERVER.lock().unwrap_or_else(|poison| poison.into_inner());
-    let (child, out) = server.get_or_insert_with(|| {
+/// `certs.py serve`, in the network namespace of the thread that started it.
+pub struct Helper(Child, BufReader<ChildStdout>);
+
+impl Helper {
+    pub fn start() -> Helper {
         let mut command = script("certs.py");
         command.arg("serve").stdin(Stdio::piped());
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
-        (child, out)
-    });
-    writeln!(child.stdin.as_mut().unwrap(), "{request}").unwrap();
-    let mut line = String::new();
-    out.read_line(&mut line).unwrap();
-    let answer: Value = serde_json::from_str(&line).expect("an answer of certs.py");
-    match answer["error"].as_str() {
-        Some(why) => Err(why.to_owned()),
-        None => Ok(answer),
+        Helper(child, out)
     }
+
+    pub fn ask(&mut self, request: &Value) -> Result<Value, String> {
+        let Helper(child, out) = self;
+        writeln!(child.stdin.as_mut().unwrap(), "{request}").unwrap();
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        let answer: Value = serde_json::from_str(&line).expect("an answer of certs.py");
+        match answer["error"].as_str() {
+            Some(why) => Err(why.to_owned()),
+            None => Ok(answer),
+        }
+    }
+
+    /// The serial that is presented there to a TLS client, whose GET is answered.
+    pub fn fetch(&mut self, address: SocketAddr) -> Result<String, String> {
+        let (host, port) = (address.ip().to_string(), address.port());
+        let answer = self.ask(&json!({ "do": "fetch", "host": host, "port": port }))?;
+        match answer["status"].as_u64() {
+            Some(200) => Ok(answer["serial"].as_str().unwrap().to_owned()),
+            _ => Err(answer.to_string()),
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It ends with its standard input.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// Asks the one that serves all tests.
+pub fn ask(request: &Value) -> Result<Value, String> {
+    static SERVER: Mutex<Option<Helper>> = Mutex::new(None);
+    let mut server = SERVER.lock().unwrap_or_else(|poison| poison.into_inner());
+    server.get_or_insert_with(Helper::start).ask(request)
 }
 
 /// A certificate and its key, PEM.

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -131,6 +132,17 @@ pub fn children(parent: Pid) -> Vec<Pid> {
             let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
             let mut fields = stat.rsplit(')').next().unwrap_or("").split_whitespace();
             fields.next() != Some("Z") && fields.next() == Some(&parent.to_string())
+        })
+        .map(pid)
+        .collect()
+}
+
+/// The processes of a pid namespace, as `/proc/PID/ns/pid` has it, zombies included.
+pub fn in_pid_namespace(namespace: &Path) -> Vec<Pid> {
+    processes()
+        .filter(|process| {
+            let link = fs::read_link(format!("/proc/{process}/ns/pid"));
+            link.is_ok_and(|link| link == namespace)
         })
         .map(pid)
         .collect()

@@ -11,6 +11,7 @@ What `serve` is asked, by `do`:
     leaf    of the CA with `ca_cert` and `ca_key`; `name`, `kind`, `bits`, `san`, `serial` (hex),
             `before` and `after` (days from now), `password`
     peek    the serial that `host`:`port` presents in a TLS handshake
+    fetch   the same, and the status of a GET
     open    the same, and the connection stays open: `id`
     get     the status of a GET on the connection `id`
 
@@ -142,6 +143,13 @@ class Server:
         connection, serial = self.connect(host, port)
         connection.close()
         return {"serial": serial}
+
+    def fetch(self, host, port):
+        connection, serial = self.connect(host, port)
+        connection.request("GET", "/")
+        status = connection.getresponse().status
+        connection.close()
+        return {"serial": serial, "status": status}
 
     def open(self, host, port):
         connection, serial = self.connect(host, port)
