@@ -167,15 +167,26 @@ fn slow_link(server: SocketAddr, delay: Duration) -> SocketAddr {
     address
 }
 
+/// A configuration whose admin interface answers 403 to all but these; none, once it is seen to
+/// refuse it, of an Envoy before 1.37.
+fn allowing(paths: &str, upstream: &Upstream) -> Option<EnvoyConfig> {
+    let config = EnvoyConfig::new(Admin::Unix, upstream);
+    config.replace("admin: {", &format!("admin: {{ allow_paths: [{paths}],"));
+    if envoy_is_at_least(37) {
+        return Some(config);
+    }
+    let mut drainit = Drainit::envoy(&[], &config);
+    assert_eq!(drainit.wait_exit(PATIENCE), 1);
+    drainit.wait_log("envoy refused its command line or configuration");
+    None
+}
+
 #[test]
 fn it_allows_nothing_but_the_readiness() {
-    if !envoy_is_at_least(37) {
-        // It knows no allow_paths, and refuses a configuration that has one.
-        return;
-    }
     let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    config.replace("admin: {", "admin: { allow_paths: [{ exact: /ready }],");
+    let Some(config) = allowing("{ exact: /ready }", &upstream) else {
+        return;
+    };
     let mut drainit = Drainit::ready(&BOUND, &config);
     let slow = SlowRequest::start(config.http, Duration::from_secs(2));
     upstream.wait_in_flight(1);
@@ -187,15 +198,10 @@ fn it_allows_nothing_but_the_readiness() {
 
 #[test]
 fn it_allows_to_look_but_not_to_drain() {
-    if !envoy_is_at_least(37) {
-        return;
-    }
     let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    config.replace(
-        "admin: {",
-        "admin: { allow_paths: [{ exact: /ready }, { prefix: /stats }],",
-    );
+    let Some(config) = allowing("{ exact: /ready }, { prefix: /stats }", &upstream) else {
+        return;
+    };
     let mut drainit = Drainit::ready(&["--drain-timeout", "60s"], &config);
     let slow = SlowRequest::start(config.http, Duration::from_secs(2));
     upstream.wait_in_flight(1);
@@ -207,15 +213,11 @@ fn it_allows_to_look_but_not_to_drain() {
 
 #[test]
 fn it_allows_to_drain_but_not_to_ask_whether_it_is_ready() {
-    if !envoy_is_at_least(37) {
-        return;
-    }
     let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    config.replace(
-        "admin: {",
-        "admin: { allow_paths: [{ prefix: /stats }, { prefix: /healthcheck }, { prefix: /drain_listeners }],",
-    );
+    let paths = "{ prefix: /stats }, { prefix: /healthcheck }, { prefix: /drain_listeners }";
+    let Some(config) = allowing(paths, &upstream) else {
+        return;
+    };
     let mut drainit = Drainit::envoy(&["--drain-timeout", "60s"], &config);
     wait_for("Envoy to serve", PATIENCE, || {
         HttpConnection::open(config.http).is_ok_and(|mut open| open.get("/fast").is_ok())

@@ -277,22 +277,25 @@ fn a_killed_envoy_is_not_started_again_while_it_drains() {
     assert_eq!(drainit.wait_exit(PATIENCE), 137);
 }
 
-/// A memory cgroup that is removed with its test; none where there is none to be had.
+/// A memory cgroup that is removed with its test.
 pub struct MemoryLimit(PathBuf);
 
 impl MemoryLimit {
-    pub fn new(name: &str, bytes: u64) -> Option<MemoryLimit> {
+    #[track_caller]
+    pub fn new(name: &str, bytes: u64) -> MemoryLimit {
+        // cgroup v1, or v2.
         let (root, file) = [
             ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
             ("/sys/fs/cgroup", "memory.max"),
         ]
         .into_iter()
-        .find(|(root, _)| fs::metadata(root).is_ok())?;
+        .find(|(root, _)| fs::metadata(root).is_ok())
+        .expect("a mount of the memory cgroups");
         let path = PathBuf::from(format!("{root}/drainit-{name}-{}", std::process::id()));
-        fs::create_dir(&path).ok()?;
+        fs::create_dir(&path).expect("the right to make a memory cgroup");
         let limit = MemoryLimit(path);
-        fs::write(limit.0.join(file), bytes.to_string()).ok()?;
-        Some(limit)
+        fs::write(limit.0.join(file), bytes.to_string()).expect("a limit that can be set");
+        limit
     }
 
     /// A shell's words for: from here on, in it.
@@ -316,10 +319,7 @@ impl Drop for MemoryLimit {
 fn an_envoy_that_the_kernel_kills_for_its_memory_is_137() {
     let upstream = Upstream::start();
     let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let Some(limit) = MemoryLimit::new("oom", 8 << 20) else {
-        eprintln!("no memory cgroup here: see a_killed_envoy_is_the_end_with_137");
-        return;
-    };
+    let limit = MemoryLimit::new("oom", 8 << 20);
     let mut command = shell(&format!("{}; exec \"$@\"", limit.enter()));
     command.extend(["sh".into(), crate::support::envoy().display().to_string()]);
     command.extend(config.arguments());
