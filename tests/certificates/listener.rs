@@ -13,33 +13,11 @@ use crate::support::upstream::Upstream;
 use crate::support::xds::{LEAF, Node, secret};
 use crate::support::{PATIENCE, wait_for, wait_for_some};
 
-/// Behind which the HTTP listener speaks TLS, as the README has it.
-fn with_tls(config: &EnvoyConfig) {
-    let sds = config.dir.join("resources/sds/edge.json");
-    let transport = format!(
-        "  - name: http\n    address: {{ socket_address: {{ address: {}, port_value: {} }} }}\n\
-         \x20   filter_chains:\n    - ",
-        config.http.ip(),
-        config.http.port()
-    );
-    let tls = format!(
-        "transport_socket:\n        name: envoy.transport_sockets.tls\n        typed_config:\n\
-         \x20         '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n\
-         \x20         common_tls_context:\n\
-         \x20           tls_certificate_sds_secret_configs:\n\
-         \x20           - name: edge\n\
-         \x20             sds_config: {{ path_config_source: {{ path: {} }}, resource_api_version: V3 }}\n      ",
-        sds.display()
-    );
-    config.replace(&transport, &format!("{transport}{tls}"));
-    config.prepend("node: { id: edge, cluster: edge }\n");
-}
-
 #[test]
 fn a_static_listener_has_its_new_certificate_within_a_second_and_keeps_its_connections() {
     let upstream = Upstream::start();
     let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    with_tls(&config);
+    config.with_tls();
     let ca = Pair::ca("edge");
     let (cert, key) = (config.dir.join("edge.crt"), config.dir.join("edge.key"));
     let write = |pair: &Pair| {

@@ -2,12 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::symlink;
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::put;
+use crate::support::kubelet::write_secret;
 use crate::support::pki::Pair;
 use crate::support::xds::{Node, PROMISED};
 
@@ -24,23 +23,8 @@ pub fn files(node: &Node, leaf: &Pair) -> [(&'static str, String); 3] {
     ]
 }
 
-/// As kubelet: the files are links through `..data`, which is swapped.
 pub fn kubelet(node: &Node, leaf: &Pair) {
-    let version = format!("..{}", leaf.serial);
-    fs::create_dir(node.file(&version)).unwrap();
-    for (name, text) in files(node, leaf) {
-        fs::write(node.file(&version).join(name), text).unwrap();
-    }
-    let swap = |target: &Path, link: &str| {
-        symlink(target, node.file("..new")).unwrap();
-        fs::rename(node.file("..new"), node.file(link)).unwrap();
-    };
-    swap(Path::new(&version), "..data");
-    for (name, _) in files(node, leaf) {
-        if fs::read_link(node.file(name)).is_err() {
-            swap(&Path::new("..data").join(name), name);
-        }
-    }
+    write_secret(&node.live(), &leaf.serial, &files(node, leaf));
 }
 
 pub fn rename(node: &Node, leaf: &Pair) {

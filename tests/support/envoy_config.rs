@@ -74,6 +74,30 @@ impl EnvoyConfig {
         fs::write(&self.file, format!("{text}{yaml}")).unwrap();
     }
 
+    /// Has the HTTP listener speak TLS, as the README has it: the secret is `edge`, and its SDS file
+    /// is below `resources` in the configuration's directory.
+    pub fn with_tls(&self) {
+        let sds = self.dir.join("resources/sds/edge.json");
+        let listener = format!(
+            "  - name: http\n    address: {}\n    filter_chains:\n    - ",
+            socket(self.http)
+        );
+        let tls = format!(
+            "transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          '@type': {TYPE}.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            tls_certificate_sds_secret_configs:
+            - name: edge
+              sds_config: {{ path_config_source: {{ path: {} }}, resource_api_version: V3 }}
+      ",
+            sds.display()
+        );
+        self.replace(&listener, &format!("{listener}{tls}"));
+        self.prepend("node: { id: edge, cluster: edge }\n");
+    }
+
     pub fn ip(&self) -> Ipv4Addr {
         self.loopback.ip
     }

@@ -3,7 +3,8 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -27,6 +28,29 @@ const REFUSED: [&str; 12] = [
     "swapon",
     "umount2",
 ];
+
+/// Writes a Secret's volume anew: the files are links through `..data`, which is swapped, and what
+/// it led to is removed.
+pub fn write_secret(volume: &Path, version: &str, files: &[(&str, String)]) {
+    let data = volume.join("..data");
+    let old = fs::read_link(&data);
+    let new = format!("..{version}");
+    fs::create_dir(volume.join(&new)).unwrap();
+    for (name, text) in files {
+        fs::write(volume.join(&new).join(name), text).unwrap();
+    }
+    symlink(&new, volume.join("..data_tmp")).unwrap();
+    fs::rename(volume.join("..data_tmp"), &data).unwrap();
+    for (name, _) in files {
+        if fs::read_link(volume.join(name)).is_err() {
+            symlink(Path::new("..data").join(name), volume.join("link")).unwrap();
+            fs::rename(volume.join("link"), volume.join(name)).unwrap();
+        }
+    }
+    if let Ok(old) = old {
+        fs::remove_dir_all(volume.join(old)).unwrap();
+    }
+}
 
 /// A pod, and where its volumes are.
 pub struct Pod {
