@@ -42,10 +42,12 @@ pub fn start(format: LogFormat, level: log::LevelFilter) {
     start_writer();
     let mut builder = Builder::new();
     builder.target(Target::Pipe(Box::new(Queue(format))));
-    match std::env::var("RUST_LOG") {
-        Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let (filters, ignored) = sift(&wanted);
+    match filters {
+        Some(filters) => builder.parse_filters(&filters),
         // What the libraries below say is for their developers.
-        _ => builder
+        None => builder
             .filter_level(level.min(log::LevelFilter::Warn))
             .filter_module("drainit", level),
     };
@@ -65,6 +67,42 @@ pub fn start(format: LogFormat, level: log::LevelFilter) {
         let panic = panic.to_string().replace('\n', " ");
         log::error!("thread {name} panicked: {panic}");
     }));
+    if !ignored.is_empty() {
+        log::warn!("RUST_LOG: '{}' is ignored: {EXPECTED}", ignored.join(","));
+    }
+}
+
+/// The modules that say anything.
+const MODULES: [&str; 4] = ["drainit", "tiny_http", "ureq", "ureq_proto"];
+const EXPECTED: &str = "neither a level (error, warn, info, debug, trace or off) nor one for drainit, as in drainit::http=debug";
+
+/// The directives of a `RUST_LOG` that env_logger can use, and those that it cannot. None where
+/// nobody here is meant: a slip of the pen must not silence the log.
+fn sift(filters: &str) -> (Option<String>, Vec<&str>) {
+    let (directives, pattern) = filters.split_at(filters.find('/').unwrap_or(filters.len()));
+    if pattern.matches('/').count() > 1 {
+        return (None, vec![filters]);
+    }
+    let is_level = |text: &str| text.trim().parse::<log::LevelFilter>().is_ok();
+    let (valid, mut ignored): (Vec<_>, Vec<_>) = directives
+        .split(',')
+        .map(str::trim)
+        .filter(|directive| !directive.is_empty())
+        .partition(|directive| match directive.split_once('=') {
+            Some((_, level)) => level.trim().is_empty() || is_level(level),
+            None => true,
+        });
+    let concerns_us = |directive: &&str| {
+        // A name stands for all that begin with it.
+        let name = directive.split('=').next().unwrap_or_default();
+        let is_ours = |module: &&str| name.starts_with(module) || module.starts_with(name);
+        is_level(directive) || MODULES.iter().any(is_ours)
+    };
+    if valid.iter().any(concerns_us) {
+        return (Some(valid.join(",") + pattern), ignored);
+    }
+    ignored.extend(valid);
+    (None, ignored)
 }
 
 /// Waits until what was logged so far is written, `limit` at the most.
@@ -259,6 +297,33 @@ mod tests {
                 "state": "live",
             })
         );
+    }
+
+    #[test]
+    fn of_rust_log_what_cannot_be_meant_is_ignored() {
+        for (filters, used, ignored) in [
+            ("", None, ""),
+            (" , ", None, ""),
+            ("bogus", None, "bogus"),
+            ("inof,drainit=inof", None, "drainit=inof,inof"),
+            ("hyper=debug", None, "hyper=debug"),
+            ("INFO,hyper=debug", Some("INFO,hyper=debug"), ""),
+            ("off", Some("off"), ""),
+            ("drainit", Some("drainit"), ""),
+            ("drainit::http=", Some("drainit::http="), ""),
+            ("ureq=trace", Some("ureq=trace"), ""),
+            ("info/a/b", None, "info/a/b"),
+            ("info=debug", None, "info=debug"),
+            (
+                "warn, drainit=loud/a,b=c",
+                Some("warn/a,b=c"),
+                "drainit=loud",
+            ),
+        ] {
+            let (found, left_out) = sift(filters);
+            assert_eq!(found.as_deref(), used, "{filters}");
+            assert_eq!(left_out.join(","), ignored, "{filters}");
+        }
     }
 
     #[test]

@@ -131,6 +131,18 @@ fn rust_log_wins_over_the_level() {
 }
 
 #[test]
+fn a_slip_in_rust_log_is_told_and_silences_nothing() {
+    for (filter, ignored) in [("bogus", "bogus"), ("drainit=inof", "drainit=inof")] {
+        let lines = log_of(&[], filter);
+        let warnings: Vec<_> = lines.iter().filter(|line| line.contains("WARN")).collect();
+        assert_eq!(warnings.len(), 1, "{lines:?}");
+        let text = format!("RUST_LOG: '{ignored}' is ignored");
+        assert!(lines[0].contains(&text), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("drainit is over")));
+    }
+}
+
+#[test]
 fn the_level_says_how_much_without_rust_log() {
     let level = |level| log_of(&["--log-level", level], "");
     assert_eq!(level("error"), [""; 0]);

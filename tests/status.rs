@@ -2,15 +2,18 @@
 
 mod support;
 
-use std::process::Command;
+use std::fs;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::drainit::{self, Drainit};
 use support::envoy_config::{Admin, EnvoyConfig};
+use support::process::{Process, children, wait_gone};
 use support::upstream::Upstream;
 use support::{PATIENCE, TempDir, holds_for, wait_for};
 
@@ -65,6 +68,27 @@ impl Terminal {
         self.tmux(&["display-message", "-p", &format])
             .trim()
             .to_owned()
+    }
+
+    /// The pid of what the shell runs.
+    fn job(&self) -> Pid {
+        let shell = Pid::from_raw(self.variable("pane_pid").parse().unwrap());
+        children(shell)[0]
+    }
+
+    #[track_caller]
+    fn wait_picture(&self) {
+        wait_for("the picture", PATIENCE, || {
+            self.variable("alternate_on") == "1" && self.shows().contains("state        live")
+        });
+    }
+
+    /// Nothing of a picture is left: neither its screen, nor a hidden cursor, nor lines that do
+    /// not wrap.
+    #[track_caller]
+    fn check_is_the_shells(&self) {
+        let flags = ["alternate_on", "cursor_flag", "wrap_flag"];
+        assert_eq!(flags.map(|flag| self.variable(flag)), ["0", "1", "1"]);
     }
 
     #[track_caller]
@@ -166,12 +190,18 @@ fn a_watch_shows_a_drain_as_it_goes_and_ends_with_it() {
         bar(&terminal.shows(), "deadline")
             .is_some_and(|(full, _)| full > bar(&second, "deadline").unwrap().0)
     });
-    // A narrower window is drawn anew, and nothing wraps.
-    terminal.tmux(&["resize-window", "-x", "50", "-y", "10"]);
-    wait_for("a narrow picture", PATIENCE, || {
-        bar(&terminal.shows(), "drained").is_none_or(|(_, length)| length < 50)
+    // A smaller window is drawn anew, with what matters in it, and nothing wraps.
+    terminal.tmux(&["resize-window", "-x", "40", "-y", "10"]);
+    wait_for("a small picture", PATIENCE, || {
+        let shown = terminal.shows();
+        let length = |name| bar(&shown, name).map(|(_, length)| length);
+        length("drained") == Some(19) && length("deadline") == Some(19)
     });
-    assert!(terminal.shows().lines().count() <= 10);
+    let small = terminal.shows();
+    assert!(small.starts_with("drainit "), "{small}");
+    for once in ["state  ", "connections  ", "_10000: 1 of 1", "SIGTERM: "] {
+        assert_eq!(small.matches(once).count(), 1, "{once}\n{small}");
+    }
     terminal.tmux(&["resize-window", "-x", "100", "-y", "30"]);
 
     sessions[2] = None;
@@ -180,8 +210,7 @@ fn a_watch_shows_a_drain_as_it_goes_and_ends_with_it() {
     terminal.wait("drainit is gone");
     terminal.types(&["echo code $?", "Enter"]);
     terminal.wait("code 0");
-    assert_eq!(terminal.variable("alternate_on"), "0");
-    assert_eq!(terminal.variable("cursor_flag"), "1");
+    terminal.check_is_the_shells();
 }
 
 #[test]
@@ -190,27 +219,112 @@ fn a_watch_that_is_interrupted_gives_the_terminal_back() {
     let config = EnvoyConfig::new(Admin::Unix, &upstream);
     let mut drainit = Drainit::ready(&[], &config);
     let terminal = Terminal::start();
-    for end in ["C-c", "TERM"] {
+    for end in ["C-c", "C-\\", "TERM", "HUP"] {
         terminal.types(&["clear", "Enter"]);
         terminal.types(&[&command(&drainit, "--watch; echo code $?"), "Enter"]);
-        wait_for("the picture", PATIENCE, || {
-            terminal.variable("alternate_on") == "1"
-                && terminal.shows().contains("state        live")
-        });
-        if end == "C-c" {
-            terminal.types(&[end]);
-        } else {
-            let shell = terminal.variable("pane_pid").parse().unwrap();
-            let children = support::process::children(nix::unistd::Pid::from_raw(shell));
-            nix::sys::signal::kill(children[0], Signal::SIGTERM).unwrap();
+        terminal.wait_picture();
+        match end {
+            "TERM" => kill(terminal.job(), Signal::SIGTERM).unwrap(),
+            "HUP" => kill(terminal.job(), Signal::SIGHUP).unwrap(),
+            key => terminal.types(&[key]),
         }
         terminal.wait("code 0");
-        assert_eq!(terminal.variable("alternate_on"), "0");
-        assert_eq!(terminal.variable("cursor_flag"), "1");
+        terminal.check_is_the_shells();
         // The last picture stays.
         assert!(terminal.shows().contains("state        live for "));
     }
     assert!(!drainit.has_exited());
+}
+
+#[test]
+fn a_watch_that_panics_gives_the_terminal_back() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&[], &config);
+    let file = config.dir.join("panic");
+    let terminal = Terminal::start();
+    let program = env!("CARGO_BIN_EXE_drainit");
+    let line = format!(
+        "DRAINIT_TEST_PANIC={} {program} status --watch --listen unix:{}; echo code $?",
+        file.display(),
+        drainit.health.text()
+    );
+    terminal.types(&[&line, "Enter"]);
+    terminal.wait_picture();
+    fs::write(&file, "watch").unwrap();
+    terminal.wait("code 101");
+    terminal.check_is_the_shells();
+}
+
+#[test]
+fn a_watch_that_is_stopped_gives_the_terminal_back_until_it_goes_on() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&[], &config);
+    let terminal = Terminal::start();
+    terminal.types(&[&command(&drainit, "--watch"), "Enter"]);
+    terminal.wait_picture();
+    let watch = terminal.job();
+    for number in 1..=2 {
+        terminal.types(&["C-z"]);
+        wait_for("the watch to be stopped", PATIENCE, || {
+            let stat = fs::read_to_string(format!("/proc/{watch}/stat")).unwrap();
+            stat.contains(") T ")
+        });
+        terminal.check_is_the_shells();
+        terminal.types(&[&format!("echo shell $(({number} + 10))"), "Enter"]);
+        terminal.wait(&format!("shell 1{number}"));
+        if number == 2 {
+            // In the background, the terminal is not its own.
+            terminal.types(&["bg", "Enter"]);
+            holds_for("the shell's screen", Duration::from_millis(2500), || {
+                terminal.variable("alternate_on") == "0"
+            });
+        }
+        terminal.types(&["fg", "Enter"]);
+        terminal.wait_picture();
+        assert_eq!(terminal.variable("cursor_flag"), "0");
+    }
+    terminal.types(&["C-c"]);
+    wait_gone(watch);
+    terminal.check_is_the_shells();
+}
+
+#[test]
+fn who_looks_right_after_a_probe_sees_what_is_open() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&[], &config);
+    let _session = TcpSession::open(config.tcp);
+    // Envoy was asked a moment ago how it is, and nobody has asked yet what is open.
+    drainit.wait_ready();
+    let status: Value = serde_json::from_str(&drainit.get("/status").1).unwrap();
+    assert_eq!(status["connections"], 1, "{status}");
+}
+
+#[test]
+fn a_drain_has_its_first_steps_however_soon_envoy_answers() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&[], &config);
+    let _session = TcpSession::open(config.tcp);
+    // The main thread rests whenever it has woken another, so that an answer is there before it
+    // goes on, as on a single processor.
+    let pid = drainit.pid().to_string();
+    let mut strace = Command::new("strace");
+    strace.args(["-qq", "-e", "inject=futex:delay_exit=100ms", "-p", &pid]);
+    strace.stdout(Stdio::null()).stderr(Stdio::null());
+    let _strace = Process::spawn(&mut strace);
+    wait_for("strace to be there", PATIENCE, || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        !status.contains("TracerPid:\t0\n")
+    });
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_log("draining: ");
+    let status = drainit.get("/status").1;
+    for step in ["asked", "health check failed", "listeners draining"] {
+        assert!(status.contains(step), "{step}: {status}");
+    }
 }
 
 #[test]
@@ -230,10 +344,10 @@ fn colours_are_for_terminals_and_for_those_who_want_them() {
     for (no_color, color) in [("NO_COLOR=1 ", false), ("", true), ("TERM=dumb ", false)] {
         terminal.types(&["clear", "Enter"]);
         terminal.types(&[
-            &format!("{no_color}{}; echo code $?", command(&drainit, "")),
+            &format!("{no_color}{}; echo {color} code $?", command(&drainit, "")),
             "Enter",
         ]);
-        terminal.wait("code 0");
+        terminal.wait(&format!("{color} code 0"));
         let shown = painted();
         assert!(
             live(&shown.replace("\x1b[39m", "\x1b[0m")) || shown.contains("live"),
@@ -262,10 +376,10 @@ fn a_watch_in_a_pipe_is_a_line_for_each_change() {
         command
             .args(["status", "--watch", "--listen", &listen])
             .args(json);
-        command.stdout(std::fs::File::create(file).unwrap());
+        command.stdout(fs::File::create(file).unwrap());
         support::process::Process::spawn(&mut command)
     });
-    let written = |file| std::fs::read_to_string(file).unwrap();
+    let written = |file| fs::read_to_string(file).unwrap();
     wait_for("the first lines", PATIENCE, || {
         !written(&text).is_empty() && !written(&json).is_empty()
     });

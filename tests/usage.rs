@@ -293,3 +293,23 @@ fn health_asks_the_running_one() {
         assert_eq!(out.lines().count() + err.lines().count(), 1, "{out}{err}");
     }
 }
+
+#[test]
+fn the_health_sockets_file_goes_with_drainit_and_a_killed_ones_is_replaced() {
+    let model = SharedModel::default();
+    let admin = model.admin();
+    let dir = TempDir::new();
+    let path = dir.join("health.sock");
+    let health = Address::Unix(path.clone());
+    let listen = format!("unix:{}", path.display());
+    for end in [Signal::SIGKILL, Signal::SIGTERM] {
+        let mut drainit = fake_envoy::start(&["--listen", &listen], &admin.address);
+        wait_for("an answer on the socket", PATIENCE, || {
+            health.request("GET", "/healthz", PATIENCE).is_ok()
+        });
+        drainit.signal(end);
+        // What a killed one leaves behind goes with the test.
+        wait_for("the end", PATIENCE, || drainit.has_exited());
+        assert_eq!(path.exists(), end == Signal::SIGKILL);
+    }
+}

@@ -10,13 +10,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::Value;
 
 use super::{complain, say};
 use crate::client::Address;
 use crate::control;
+use crate::fault;
 use crate::options::{Look, Options};
 
 use screen::Screen;
@@ -56,6 +57,7 @@ fn show(status: &Value, json: bool) {
     let style = Style {
         color: std::io::stdout().is_terminal() && screen::colors(),
         width: usize::MAX,
+        height: usize::MAX,
     };
     let _ = write!(std::io::stdout(), "{}", render(status, style));
 }
@@ -84,6 +86,13 @@ impl Output {
             }
         }
     }
+
+    /// Gives the terminal back until the next picture, if it has taken it.
+    fn leave(&mut self) {
+        if let Output::Screen(screen) = self {
+            screen.leave();
+        }
+    }
 }
 
 /// Shows the status until drainit is gone, or somebody has seen enough.
@@ -107,12 +116,13 @@ fn watch(address: &Address, first: Value, json: bool) -> u8 {
         if !output.show(&status) {
             break false;
         }
+        fault::point("watch");
         let pause = if !json && table::moves(&status) {
             MOVING
         } else {
             REST
         };
-        if !rest(&signals, drawn + pause) {
+        if !rest(&signals, drawn + pause, &mut output) {
             break false;
         }
         let again = super::status(address).or_else(|_| {
@@ -132,32 +142,49 @@ fn watch(address: &Address, first: Value, json: bool) -> u8 {
     0
 }
 
-/// The signals that end a watch, and the one that tells that the window has changed.
+/// The signals that end a watch...
 const ENDS: [Signal; 4] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGQUIT,
     Signal::SIGHUP,
 ];
-const RESIZED: Signal = Signal::SIGWINCH;
+/// ... the one that stops it for a while...
+const PAUSES: Signal = Signal::SIGTSTP;
+/// ... and those after which the picture is drawn anew.
+const REDRAWS: [Signal; 2] = [Signal::SIGWINCH, Signal::SIGCONT];
 
 /// Keeps them from having their default effect: from now on they are read.
 fn catch() -> nix::Result<SignalFd> {
-    let signals: SigSet = ENDS.into_iter().chain([RESIZED]).collect();
+    let signals: SigSet = ENDS.into_iter().chain([PAUSES]).chain(REDRAWS).collect();
     signals.thread_block()?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
-/// Waits until then, or until the window changes; whether to go on.
-fn rest(signals: &SignalFd, until: Instant) -> bool {
+/// Waits until then, or until a signal calls for another picture; whether to go on.
+fn rest(signals: &SignalFd, until: Instant, output: &mut Output) -> bool {
     let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
     let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     let _ = poll(&mut fds, timeout);
     while let Ok(Some(signal)) = signals.read_signal() {
-        if ENDS.iter().any(|end| *end as u32 == signal.ssi_signo) {
+        let is = |one: Signal| one as u32 == signal.ssi_signo;
+        if ENDS.into_iter().any(is) {
             return false;
+        }
+        if is(PAUSES) {
+            output.leave();
+            pause();
         }
     }
     true
+}
+
+/// Stops, as everybody does on Ctrl-Z, until the shell has it go on.
+fn pause() {
+    let signal = SigSet::from(PAUSES);
+    let _ = raise(PAUSES);
+    // It takes effect between these two.
+    let _ = signal.thread_unblock();
+    let _ = signal.thread_block();
 }

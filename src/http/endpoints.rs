@@ -7,7 +7,9 @@ use super::request::{Method, Request};
 use crate::status::{Snapshot, State, json, metrics};
 
 /// How long `/status` and `/metrics` wait for the word on what is open; then they tell the last.
-const LOOK_WAIT: Duration = Duration::from_millis(250);
+/// Above the second for which Envoy has its rest after a probe: who looks right after one gets
+/// the figures as well.
+const LOOK_WAIT: Duration = Duration::from_millis(1_100);
 /// How long `/ready` waits for Envoy's admin interface: below the 1 s that a kubelet's probe
 /// waits by default.
 const READY_WAIT: Duration = Duration::from_millis(900);

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -76,12 +76,14 @@ impl fmt::Display for Listen {
     }
 }
 
-/// A socket that listens. Closed when dropped; a unix socket's file stays, and is replaced by
-/// the next that binds it.
+/// A socket that listens. Closed when dropped, and a unix socket's file removed: should it be left
+/// behind, because its process was killed, the next that binds it replaces it.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
     address: Listen,
+    /// Device and inode of a unix socket's file.
+    file: Option<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -171,6 +173,10 @@ pub fn bind(address: &Listen) -> io::Result<Option<Listener>> {
         }
         Listen::Off => return Ok(None),
     };
+    let file = match address {
+        Listen::Unix(path) => identity(path),
+        _ => None,
+    };
     let address = match &socket {
         Socket::Tcp(socket) => {
             socket.set_nonblocking(true)?;
@@ -181,7 +187,28 @@ pub fn bind(address: &Listen) -> io::Result<Option<Listener>> {
             address.clone()
         }
     };
-    Ok(Some(Listener { socket, address }))
+    Ok(Some(Listener {
+        socket,
+        address,
+        file,
+    }))
+}
+
+/// What tells the file at this path from another that takes its place.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Another's is left alone. The inode is not used again while the socket is open.
+        if let Listen::Unix(path) = &self.address
+            && self.file == identity(path)
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
@@ -345,18 +372,30 @@ mod tests {
     fn a_stale_socket_is_replaced_and_a_live_one_or_a_file_is_not() {
         let path = scratch("stale");
         let address = Listen::Unix(path.clone());
-        drop(bind(&address).unwrap());
+        drop(UnixListener::bind(&path).unwrap());
         let live = bind(&address).unwrap().unwrap();
         let error = bind(&address).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         UnixStream::connect(&path).unwrap();
         drop(live);
-        std::fs::remove_file(&path).unwrap();
+        assert!(!path.exists(), "the socket's file goes with it");
 
         std::fs::write(&path, "precious").unwrap();
         let error = bind(&address).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_has_taken_the_sockets_place_is_left_alone() {
+        let path = scratch("moved");
+        let listener = bind(&Listen::Unix(path.clone())).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let another = UnixListener::bind(&path).unwrap();
+        drop(listener);
+        UnixStream::connect(&path).unwrap();
+        drop(another);
         std::fs::remove_file(&path).unwrap();
     }
 

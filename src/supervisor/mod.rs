@@ -240,7 +240,12 @@ impl Supervisor {
             }
             Event::Probe => self.handle(Input::Probe),
             Event::Look => self.handle(Input::Look),
-            Event::Admin(reply) => self.take_reply(reply),
+            Event::Admin(reply) => {
+                // It may be the answer to what was asked in this very turn: what was decided is
+                // told before what came of it, or a drain would lose its first steps.
+                self.publish(Instant::now());
+                self.take_reply(reply);
+            }
             Event::Certificates(report) => self.take_certificates(report),
             Event::ThreadEnded(name) => {
                 self.helpers.ended(name, Instant::now());

@@ -81,7 +81,8 @@ impl Network {
         Process::spawn(command)
     }
 
-    fn path(&self) -> String {
+    /// Where the kernel shows it.
+    pub fn path(&self) -> String {
         use std::os::fd::AsRawFd;
         format!("/proc/{}/fd/{}", std_process::id(), self.0.as_raw_fd())
     }
@@ -180,39 +181,33 @@ impl Spec {
     }
 }
 
-/// A running container. What it leaves behind goes with it.
-pub struct Container {
-    pub log: Log,
-    pub out: Log,
-    process: Process,
+/// What runc makes a container of.
+pub struct Bundle {
     id: String,
-    dir: PathBuf,
+    pub dir: PathBuf,
 }
 
-impl Container {
-    pub fn start(spec: &Spec, network: &Network) -> Container {
+impl Bundle {
+    /// Its directory, empty.
+    pub fn new() -> Bundle {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = format!("drainit-test-{}-{number}", std_process::id());
         // Beside the image, so that it can be copied by hard links: runc makes the missing mount
         // points in it.
-        let source = rootfs();
-        let dir = source.parent().unwrap().join("containers").join(&id);
-        let root = dir.join("rootfs");
+        let dir = rootfs().parent().unwrap().join("containers").join(&id);
         fs::create_dir_all(&dir).unwrap();
-        if spec.only_drainit {
-            fs::create_dir(&root).unwrap();
-            fs::hard_link(source.join("drainit"), root.join("drainit")).unwrap();
-        } else {
-            let mut copy = Command::new("cp");
-            copy.arg("-al").args([&source, &root]);
-            assert!(copy.status().unwrap().success(), "{copy:?}");
-        }
-        if spec.without_drainit {
-            fs::remove_file(root.join("drainit")).unwrap();
-        }
-        let config = spec.config(&root, network).to_string();
-        fs::write(dir.join("config.json"), config).unwrap();
+        Bundle { id, dir }
+    }
+
+    /// Where its root file system belongs.
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("rootfs")
+    }
+
+    pub fn start(self, config: &Value) -> Container {
+        let Bundle { id, dir } = self;
+        fs::write(dir.join("config.json"), config.to_string()).unwrap();
         let mut run = runc(&dir);
         run.args(["run", "-b"]).arg(&dir).arg(&id);
         run.stdin(Stdio::null());
@@ -228,6 +223,35 @@ impl Container {
             id,
             dir,
         }
+    }
+}
+
+/// A running container. What it leaves behind goes with it.
+pub struct Container {
+    pub log: Log,
+    pub out: Log,
+    process: Process,
+    id: String,
+    dir: PathBuf,
+}
+
+impl Container {
+    pub fn start(spec: &Spec, network: &Network) -> Container {
+        let bundle = Bundle::new();
+        let (source, root) = (rootfs(), bundle.root());
+        if spec.only_drainit {
+            fs::create_dir(&root).unwrap();
+            fs::hard_link(source.join("drainit"), root.join("drainit")).unwrap();
+        } else {
+            let mut copy = Command::new("cp");
+            copy.arg("-al").args([&source, &root]);
+            assert!(copy.status().unwrap().success(), "{copy:?}");
+        }
+        if spec.without_drainit {
+            fs::remove_file(root.join("drainit")).unwrap();
+        }
+        let config = spec.config(&root, network);
+        bundle.start(&config)
     }
 
     /// Runs a container to its end: exit code and output.

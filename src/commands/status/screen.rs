@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use nix::libc;
+use nix::unistd::{getpgrp, tcgetpgrp};
 use serde_json::Value;
 
 use super::table::{Style, render};
@@ -14,6 +15,8 @@ const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 /// The terminal, until this is dropped: then it is as before, with the last picture below.
 pub struct Screen {
     last: String,
+    /// Whether the terminal is ours at this moment.
+    taken: bool,
 }
 
 impl Screen {
@@ -23,34 +26,57 @@ impl Screen {
         if dumb || !io::stdout().is_terminal() {
             return None;
         }
-        write(ENTER).ok()?;
         Some(Screen {
             last: String::new(),
+            taken: false,
         })
     }
 
-    /// Draws `status` over what was there.
+    /// Draws `status` over what was there. Not while the shell has put us into the background:
+    /// the terminal is another's then.
     ///
     /// # Errors
     /// When the terminal is gone.
     pub fn draw(&mut self, status: &Value) -> io::Result<()> {
         let (width, height) = size().unwrap_or((80, 24));
-        let style = Style {
+        let whole = Style {
             color: colors(),
             width,
+            height: usize::MAX,
         };
-        self.last = render(status, style);
+        self.last = render(status, whole);
+        if in_background() {
+            return Ok(());
+        }
+        if !self.taken {
+            write(ENTER)?;
+            self.taken = true;
+        }
         // Each line clears what is right of it, and the last one what is below: clearing all
         // before would flicker.
-        let lines: Vec<&str> = self.last.lines().take(height).collect();
+        let picture = render(status, Style { height, ..whole });
+        let lines: Vec<&str> = picture.lines().collect();
         write(&format!("\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\r\n")))
+    }
+
+    /// Gives the terminal back until the next picture.
+    pub fn leave(&mut self) {
+        if std::mem::take(&mut self.taken) {
+            let _ = write(LEAVE);
+        }
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _ = write(&format!("{LEAVE}{}", self.last));
+        self.leave();
+        let _ = write(&self.last);
     }
+}
+
+/// Whether the terminal on stdout is ours, and another job's turn.
+fn in_background() -> bool {
+    tcgetpgrp(io::stdout()).is_ok_and(|foreground| foreground != getpgrp())
 }
 
 fn write(text: &str) -> io::Result<()> {

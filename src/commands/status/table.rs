@@ -12,6 +12,8 @@ pub struct Style {
     pub color: bool,
     /// Columns; what is longer is cut.
     pub width: usize,
+    /// Rows; where they do not do, details are left out.
+    pub height: usize,
 }
 
 /// What a piece of text is to the eye.
@@ -44,13 +46,26 @@ type Line = Vec<(Paint, String)>;
 /// called unknown; nothing in it reaches the terminal as a control character.
 pub fn render(status: &Value, style: Style) -> String {
     let status = View(status);
-    let mut lines = vec![title(status), state(status), envoy(status), admin(status)];
-    lines.extend(connections(status));
-    if let Some(drain) = status.at("/drain") {
-        lines.extend(self::drain(status, View(drain), style.width));
+    let head = [title, state, envoy, admin, connections].map(|line| line(status));
+    let (mut drain, mut timeline) = (Vec::new(), Vec::new());
+    if let Some(found) = status.at("/drain").map(View) {
+        drain = self::drain(status, found, style.width);
+        timeline = self::timeline(found);
     }
-    lines.extend(certificates(status));
-    lines.iter().map(|line| draw(line, style)).collect()
+    let certificates = certificates(status);
+    let mut listeners = listeners(status);
+    // In a low window the listeners come before what has happened, and that from its end.
+    let room = style
+        .height
+        .saturating_sub(head.len() + drain.len() + certificates.len());
+    listeners.truncate(room);
+    timeline.drain(..timeline.len().saturating_sub(room - listeners.len()));
+    let lines = head.into_iter().chain(listeners);
+    let lines = lines.chain(drain).chain(timeline).chain(certificates);
+    lines
+        .take(style.height)
+        .map(|line| draw(&line, style))
+        .collect()
 }
 
 /// `status` in one line, with what changes at every look left out.
@@ -142,15 +157,17 @@ fn admin(status: View<'_>) -> Line {
     line
 }
 
-fn connections(status: View<'_>) -> Vec<Line> {
-    if status.count("/connections").is_none() {
-        return vec![vec![label("connections"), (Paint::Dim, "not known".into())]];
-    }
+fn connections(status: View<'_>) -> Line {
     let first = status.count("/drain/first/connections");
-    let mut lines = vec![vec![
-        label("connections"),
-        (Paint::Plain, left(status, first)),
-    ]];
+    let text = match status.count("/connections") {
+        Some(_) => (Paint::Plain, left(status, first)),
+        None => (Paint::Dim, "not known".into()),
+    };
+    vec![label("connections"), text]
+}
+
+fn listeners(status: View<'_>) -> Vec<Line> {
+    let mut lines = Vec::new();
     for listener in status.items("/listeners") {
         let name = listener.text("/name").unwrap_or_else(unknown);
         let count = listener.count("/connections").unwrap_or(0);
@@ -225,16 +242,17 @@ fn drain(status: View<'_>, drain: View<'_>, width: usize) -> Vec<Line> {
     if drain.at("/result").is_none() {
         lines.extend(bars(status, drain, width));
     }
-    for moment in drain.items("/timeline") {
+    lines
+}
+
+fn timeline(drain: View<'_>) -> Vec<Line> {
+    let line = |moment: View<'_>| {
         let at = moment.text("/at").unwrap_or_else(unknown);
         let after = moment.shown("/after_seconds");
         let event = moment.text("/event").unwrap_or_else(unknown);
-        lines.push(plain(format!(
-            "  {at}  {:>8}  {event}",
-            format!("+{after}")
-        )));
-    }
-    lines
+        plain(format!("  {at}  {:>8}  {event}", format!("+{after}")))
+    };
+    drain.items("/timeline").map(line).collect()
 }
 
 /// How much of the connections is gone, and how much of the time.

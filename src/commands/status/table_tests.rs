@@ -5,6 +5,7 @@ use super::*;
 const WIDE: Style = Style {
     color: false,
     width: usize::MAX,
+    height: usize::MAX,
 };
 
 fn live() -> Value {
@@ -183,15 +184,34 @@ fn colours_are_added_and_nothing_else() {
 #[test]
 fn no_line_is_wider_than_the_terminal() {
     for width in [0, 1, 7, 20, 40, 80] {
-        let style = Style {
-            color: false,
-            width,
-        };
+        let style = Style { width, ..WIDE };
         let table = render(&draining(), style);
         assert!(
             table.lines().all(|line| line.chars().count() <= width),
             "{width}\n{table}"
         );
+    }
+}
+
+#[test]
+fn a_low_window_has_the_bars_first_then_the_listeners_then_what_happened_last() {
+    let mut status = draining();
+    status["certificates"] = json!([]);
+    let picture = |height| render(&status, Style { height, ..WIDE });
+    let has = |height, text: &str| picture(height).contains(text);
+    for height in 0..14 {
+        assert_eq!(picture(height).lines().count(), height);
+    }
+    assert_eq!(picture(14), render(&status, WIDE));
+    for (text, needed) in [
+        ("drained    [", 7),
+        ("deadline   [", 8),
+        ("https: ", 9),
+        ("tcp: ", 11),
+        ("listeners draining", 12),
+        ("asked", 14),
+    ] {
+        assert!(has(needed, text) && !has(needed - 1, text), "{text}");
     }
 }
 
