@@ -52,6 +52,9 @@ pub enum Ask {
     StopListeners,
     /// `GET /stats`, the gauges that say what is left
     Stats,
+    /// No question to that interface, but to the kernel, when it is gone for good: which
+    /// connections Envoy has
+    Sockets,
 }
 
 /// What Envoy's admin interface answered.
@@ -63,8 +66,10 @@ pub enum Answer {
     Version(String),
     /// What was asked for is done.
     Done,
-    /// To [`Ask::Stats`].
+    /// To [`Ask::Stats`] and [`Ask::Sockets`].
     Stats(Load),
+    /// To [`Ask::Sockets`]: Envoy accepts no connections, and which it has cannot be told.
+    Closed,
 }
 
 /// What a drain wants next.
@@ -156,6 +161,9 @@ fn pause(failures: u32) -> Duration {
 
 /// A poll may take this share of Envoy's main thread: one in so many parts.
 const SHARE: u32 = 20;
+
+/// A look at Envoy's sockets takes none of it, and no more than this share of a processor.
+const SHARE_OF_LOOKS: u32 = 4;
 
 /// An answer that is this late is as good as none when the deadline has come.
 const HANGING: Duration = Duration::from_secs(2);
@@ -376,7 +384,12 @@ impl Drain {
     /// Takes the answer to what was asked; none stands for every failure there is. `now` is when
     /// it came.
     pub fn answer(&mut self, now: Time, ask: Ask, answer: Option<&Answer>) {
-        let asked = self.asked.take_if(|(asked, _)| *asked == ask);
+        // It does not say where to look for what is left.
+        let wanted = match ask {
+            Ask::Sockets => Ask::Stats,
+            ask => ask,
+        };
+        let asked = self.asked.take_if(|(asked, _)| *asked == wanted);
         if let (Ask::Ready, Some(Answer::Ready(state))) = (ask, answer) {
             // Whoever asked: an Envoy that has told its state is not silent any more.
             if !self.live {
@@ -397,13 +410,17 @@ impl Drain {
                 // Whether or not it could be done: look again at once.
                 self.next_poll = now;
             }
-            (Ask::Stats, Some(Answer::Stats(load))) => {
+            (Ask::Stats | Ask::Sockets, Some(Answer::Stats(load))) => {
                 self.failing = false;
                 self.poll_failures = 0;
-                self.next_poll = now + self.check_interval.max((now.saturating_sub(asked)) * SHARE);
+                let share = match ask {
+                    Ask::Sockets => SHARE_OF_LOOKS,
+                    _ => SHARE,
+                };
+                self.next_poll = now + self.check_interval.max((now.saturating_sub(asked)) * share);
                 self.take_load(now, load);
             }
-            (Ask::Stats, _) => {
+            (Ask::Stats | Ask::Sockets, _) => {
                 self.failing = true;
                 self.next_poll = now + pause(self.poll_failures).max(now.saturating_sub(asked));
                 self.poll_failures = self.poll_failures.saturating_add(1);

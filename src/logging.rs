@@ -6,9 +6,8 @@
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +16,7 @@ use log::kv::{Key, Value, VisitSource, VisitValue};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::fault;
+use crate::mailbox::{Inbox, Mailbox};
 use crate::options::LogFormat;
 use crate::status::clock::rfc3339;
 
@@ -31,10 +31,11 @@ const ATOMIC: usize = 4096;
 
 enum Item {
     Line(Vec<u8>),
-    Flush(SyncSender<()>),
+    Flush(Mailbox<()>),
 }
 
-static QUEUED: Mutex<Option<SyncSender<Item>>> = Mutex::new(None);
+/// What the thread that writes is sent; none where it could not be started.
+static QUEUED: OnceLock<Mailbox<Item>> = OnceLock::new();
 static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// Starts to log. `RUST_LOG` wins over `level`.
@@ -51,13 +52,13 @@ pub fn start(format: LogFormat, level: log::LevelFilter) {
             .filter_level(level.min(log::LevelFilter::Warn))
             .filter_module("drainit", level),
     };
-    match format {
-        LogFormat::Text => builder.format_timestamp_millis(),
-        LogFormat::Json => builder.format(|out, record| {
-            let time = out.timestamp_millis().to_string();
-            writeln!(out, "{}", json(&time, record))
-        }),
-    };
+    builder.format(move |out, record| {
+        let time = rfc3339(SystemTime::now());
+        match format {
+            LogFormat::Text => writeln!(out, "{}", text(&time, record)),
+            LogFormat::Json => writeln!(out, "{}", json(&time, record)),
+        }
+    });
     // Only a second logger in the same process could make this fail.
     let _ = builder.try_init();
     std::panic::set_hook(Box::new(|panic| {
@@ -107,11 +108,17 @@ fn sift(filters: &str) -> (Option<String>, Vec<&str>) {
 
 /// Waits until what was logged so far is written, `limit` at the most.
 pub fn flush(limit: Duration) {
-    let (done, written) = sync_channel(1);
-    let queued = QUEUED.lock().ok().and_then(|queue| queue.clone());
-    if queued.is_some_and(|queue| queue.try_send(Item::Flush(done)).is_ok()) {
-        let _ = written.recv_timeout(limit);
+    if let Some(queue) = QUEUED.get() {
+        let (done, written) = Mailbox::new(None);
+        queue.send(Item::Flush(done));
+        written.wait(limit);
     }
+}
+
+/// The line as env_logger has it.
+fn text(time: &str, record: &log::Record<'_>) -> String {
+    let (level, target, message) = (record.level(), record.target(), record.args());
+    format!("[{time} {level:<5} {target}] {message}")
 }
 
 fn json(time: &str, record: &log::Record<'_>) -> serde_json::Value {
@@ -178,9 +185,6 @@ struct Queue(LogFormat);
 
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let Ok(mut queue) = QUEUED.lock() else {
-            return Ok(line.len());
-        };
         let lost = LOST.swap(0, Ordering::Relaxed);
         let mut item = Vec::new();
         if lost > 0 {
@@ -193,16 +197,12 @@ impl Write for Queue {
                 .map(|byte| if *byte == b'\n' { b' ' } else { *byte }),
         );
         item.extend_from_slice(end);
-        match queue.as_ref().map(|queue| queue.try_send(Item::Line(item))) {
-            Some(Ok(())) => {}
-            Some(Err(TrySendError::Full(_))) => {
+        match QUEUED.get() {
+            Some(queue) if queue.pending() < QUEUE => queue.send(Item::Line(item)),
+            Some(_) => {
                 LOST.fetch_add(lost + 1, Ordering::Relaxed);
             }
-            Some(Err(TrySendError::Disconnected(Item::Line(item)))) => {
-                *queue = None;
-                write_if_ready(&item);
-            }
-            _ => write_if_ready(line),
+            None => write_if_ready(&item),
         }
         Ok(line.len())
     }
@@ -225,7 +225,7 @@ fn lost_lines(count: u64, format: LogFormat) -> String {
 }
 
 fn start_writer() {
-    let (sender, lines) = sync_channel(QUEUE);
+    let (sender, lines) = Mailbox::new(None);
     let thread = thread::Builder::new()
         .name("log".into())
         .stack_size(64 * 1024);
@@ -236,20 +236,20 @@ fn start_writer() {
             thread::sleep(PANIC_PAUSE);
         }
     };
-    if thread.spawn(work).is_ok()
-        && let Ok(mut queue) = QUEUED.lock()
-    {
-        *queue = Some(sender);
+    if thread.spawn(work).is_ok() {
+        // Only a second logger would find it set.
+        let _ = QUEUED.set(sender);
     }
 }
 
-fn write(items: &Receiver<Item>) {
-    while let Ok(item) = items.recv() {
+fn write(items: &Inbox<Item>) {
+    loop {
+        let item = items.next();
         fault::point("log");
         match item {
             // A closed stderr, or a reader that is gone, must end nothing.
             Item::Line(line) => drop(io::stderr().write_all(&line)),
-            Item::Flush(done) => drop(done.try_send(())),
+            Item::Flush(done) => done.send(()),
         }
     }
 }

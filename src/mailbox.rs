@@ -1,64 +1,45 @@
-//! The one channel to the main thread.
+//! How threads talk to each other: by messages, which a [`Mailbox`] takes and an [`Inbox`] gives.
 //!
-//! Helper threads observe and report; the main thread decides. A report is a message on an
-//! ordinary channel plus one byte on a socket, because the main thread waits in `poll` for
-//! signals (which write to the same socket) and for messages at once.
+//! Helper threads observe and report; the main thread decides. It waits in `poll`, for signals
+//! (whose handlers use the same [`Waker`]) and for messages at once.
 
-use std::io::{self, Read, Write};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// A waker: one byte on a non-blocking socket whose other end somebody polls.
-#[derive(Debug)]
-pub struct Waker(UnixStream);
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// A waker: what it wakes polls the [`Wakeups`] that belong to it.
+#[derive(Clone, Debug)]
+pub struct Waker(Arc<EventFd>);
 
 impl Waker {
-    /// A waker and the end to poll.
+    /// A waker and what to poll.
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn new() -> io::Result<(Waker, Wakeups)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        theirs.set_nonblocking(true)?;
-        Ok((Waker(ours), Wakeups(theirs)))
+    pub fn new() -> nix::Result<(Waker, Wakeups)> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let count = Arc::new(EventFd::from_flags(flags)?);
+        Ok((Waker(count.clone()), Wakeups(count)))
     }
 
-    /// Wakes whoever polls the other end.
+    /// Wakes whoever polls. A signal handler may do so too: it is one system call.
     pub fn wake(&self) {
-        // A full socket means that a wake-up is pending already; a closed one, that nobody waits.
-        let _ = (&self.0).write(&[1]);
-    }
-
-    /// A second handle on the same waker.
-    ///
-    /// # Errors
-    /// When the process is out of descriptors.
-    pub fn try_clone(&self) -> io::Result<Waker> {
-        self.0.try_clone().map(Waker)
-    }
-
-    /// The socket itself, for a signal handler to write to.
-    pub fn into_socket(self) -> UnixStream {
-        self.0
+        // A count that is full means that a wake-up is pending already.
+        let _ = self.0.write(1);
     }
 }
 
-/// The end of a [`Waker`] that is polled.
+/// The end of a [`Waker`] that is polled: readable from a wake-up until it is cleared.
 #[derive(Debug)]
-pub struct Wakeups(UnixStream);
+pub struct Wakeups(Arc<EventFd>);
 
 impl Wakeups {
     /// Forgets all wake-ups so far. Look for work *after* this, never before.
     pub fn clear(&self) {
-        let mut bytes = [0; 64];
-        while matches!((&self.0).read(&mut bytes), Ok(n) if n == bytes.len()) {}
-    }
-
-    /// The socket itself.
-    pub fn into_socket(self) -> UnixStream {
-        self.0
+        let _ = self.0.read();
     }
 }
 
@@ -68,34 +49,89 @@ impl AsFd for Wakeups {
     }
 }
 
-/// Where helper threads put what they have to report to the main thread.
+/// Where messages to another thread are put.
 #[derive(Debug)]
 pub struct Mailbox<T> {
-    sender: Sender<T>,
-    waker: std::sync::Arc<Waker>,
+    queue: Arc<Queue<T>>,
+    waker: Option<Waker>,
+}
+
+/// Where they are taken from.
+#[derive(Debug)]
+pub struct Inbox<T>(Arc<Queue<T>>);
+
+#[derive(Debug)]
+struct Queue<T> {
+    messages: Mutex<VecDeque<T>>,
+    came: Condvar,
+}
+
+impl<T> Mailbox<T> {
+    /// A mailbox whose reader waits in [`Inbox::wait`], or polls what `waker` wakes.
+    pub fn new(waker: Option<Waker>) -> (Mailbox<T>, Inbox<T>) {
+        let queue = Arc::new(Queue {
+            messages: Mutex::new(VecDeque::new()),
+            came: Condvar::new(),
+        });
+        let inbox = Inbox(queue.clone());
+        (Mailbox { queue, waker }, inbox)
+    }
+
+    /// Sends `message`. Never blocks; once the reader is gone, nobody listens.
+    pub fn send(&self, message: T) {
+        self.queue.lock().push_back(message);
+        self.queue.came.notify_one();
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+    }
+
+    /// How many messages are still to be taken.
+    pub fn pending(&self) -> usize {
+        self.queue.lock().len()
+    }
 }
 
 impl<T> Clone for Mailbox<T> {
     fn clone(&self) -> Self {
         Mailbox {
-            sender: self.sender.clone(),
+            queue: self.queue.clone(),
             waker: self.waker.clone(),
         }
     }
 }
 
-impl<T> Mailbox<T> {
-    /// A mailbox that wakes its reader through `waker`.
-    pub fn new(waker: Waker) -> (Mailbox<T>, Receiver<T>) {
-        let (sender, receiver) = mpsc::channel();
-        let waker = std::sync::Arc::new(waker);
-        (Mailbox { sender, waker }, receiver)
+impl<T> Inbox<T> {
+    /// The oldest message.
+    pub fn take(&self) -> Option<T> {
+        self.0.lock().pop_front()
     }
 
-    /// Reports `message`. Never blocks; once the main thread is gone, nobody listens.
-    pub fn send(&self, message: T) {
-        let _ = self.sender.send(message);
-        self.waker.wake();
+    /// The oldest message; waits for one, however long.
+    pub fn next(&self) -> T {
+        loop {
+            if let Some(message) = self.wait(Duration::MAX) {
+                return message;
+            }
+        }
+    }
+
+    /// The oldest message; waits for one, `limit` at the most.
+    pub fn wait(&self, limit: Duration) -> Option<T> {
+        let messages = self.0.lock();
+        let (mut messages, _) = self
+            .0
+            .came
+            .wait_timeout_while(messages, limit, |messages| messages.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        messages.pop_front()
+    }
+}
+
+impl<T> Queue<T> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<T>> {
+        // Nobody panics while it is held.
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -112,13 +148,25 @@ mod tests {
     #[test]
     fn a_message_wakes_the_reader_once_and_is_there() {
         let (waker, wakeups) = Waker::new().unwrap();
-        let (mailbox, messages) = Mailbox::new(waker);
+        let (mailbox, messages) = Mailbox::new(Some(waker));
         assert!(!woken(&wakeups));
         mailbox.send(7);
         assert!(woken(&wakeups));
         wakeups.clear();
         assert!(!woken(&wakeups));
-        assert_eq!(messages.try_recv(), Ok(7));
+        assert_eq!(messages.take(), Some(7));
+        assert_eq!(messages.take(), None);
+    }
+
+    #[test]
+    fn messages_keep_their_order_and_who_waits_for_one_gets_it() {
+        let (mailbox, messages) = Mailbox::new(None);
+        let sender = std::thread::spawn(move || (0..1000).for_each(|n| mailbox.send(n)));
+        for n in 0..1000 {
+            assert_eq!(messages.wait(Duration::from_secs(10)), Some(n));
+        }
+        sender.join().unwrap();
+        assert_eq!(messages.wait(Duration::from_millis(1)), None);
     }
 
     #[test]

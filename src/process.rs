@@ -1,20 +1,20 @@
 //! Unix: signals in and out, spawning, reaping, exit codes.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc::{self, c_int};
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use signal_hook::iterator::backend::SignalDelivery;
-use signal_hook::iterator::exfiltrator::SignalOnly;
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use signal_hook::low_level;
 
-use crate::mailbox::Waker;
+use crate::mailbox::{Waker, Wakeups};
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +56,7 @@ impl fmt::Display for Exit {
 
 /// A signal's name (`SIGTERM`), also where it has none of its own (`signal 40`).
 pub fn signal_name(signal: c_int) -> String {
-    match nix::sys::signal::Signal::try_from(signal) {
+    match Signal::try_from(signal) {
         Ok(signal) => signal.as_str().to_owned(),
         Err(_) => format!("signal {signal}"),
     }
@@ -93,7 +93,10 @@ const SURVIVED: [c_int; 10] = [
 /// and an Envoy that does would never see a signal. Handlers become defaults at exec.
 #[derive(Debug)]
 pub struct Signals {
-    delivery: SignalDelivery<UnixStream, SignalOnly>,
+    /// A bit for each, as the kernel has them: the lowest is signal 1.
+    came: Arc<AtomicU64>,
+    waker: Waker,
+    wakeups: Wakeups,
 }
 
 impl Signals {
@@ -106,51 +109,65 @@ impl Signals {
     /// When the process is out of descriptors or memory.
     pub fn install() -> io::Result<(Signals, Waker)> {
         let (waker, wakeups) = Waker::new()?;
-        let none: [c_int; 0] = [];
-        let delivery = SignalDelivery::with_pipe(
-            wakeups.into_socket(),
-            waker.try_clone()?.into_socket(),
-            SignalOnly,
-            none,
-        )?;
-        let handle = delivery.handle();
+        let signals = Signals {
+            came: Arc::default(),
+            waker: waker.clone(),
+            wakeups,
+        };
         for signal in MEANT {
-            handle.add_signal(signal)?;
+            signals.handle(signal)?;
         }
         // An inherited mask would keep every signal from us, SIGCHLD above all.
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
         for signal in survived() {
             // One that cannot be had is no reason not to start: under valgrind that is the last.
-            let _ = handle.add_signal(signal);
+            let _ = signals.handle(signal);
         }
         for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
             undo_ignored(signal);
         }
-        Ok((Signals { delivery }, waker))
+        Ok((signals, waker))
+    }
+
+    fn handle(&self, signal: c_int) -> io::Result<()> {
+        let (came, waker) = (self.came.clone(), self.waker.clone());
+        let note = move || {
+            came.fetch_or(bit(signal), Ordering::SeqCst);
+            waker.wake();
+        };
+        // SAFETY: an atomic operation and a write are what a handler may do.
+        unsafe { low_level::register(signal, note) }?;
+        Ok(())
     }
 
     /// The signals since the last call. Forgets all wake-ups so far: look for other work after
     /// this, never before.
-    pub fn take(&mut self) -> impl Iterator<Item = c_int> + use<> {
-        self.delivery.pending()
+    pub fn take(&self) -> impl Iterator<Item = c_int> + use<> {
+        self.wakeups.clear();
+        let came = self.came.swap(0, Ordering::SeqCst);
+        (1..=libc::SIGRTMAX()).filter(move |signal| came & bit(*signal) != 0)
     }
 
     /// Gives every signal its default meaning back, for a command that is no supervisor.
-    pub fn release(mut self) {
+    pub fn release(self) {
         for signal in MEANT.into_iter().chain(survived()) {
             set_disposition(signal, libc::SIG_DFL);
         }
         // What came meanwhile counts.
         for signal in self.take() {
-            let _ = signal_hook::low_level::emulate_default_handler(signal);
+            let _ = low_level::emulate_default_handler(signal);
         }
     }
 }
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.delivery.get_read().as_fd()
+        self.wakeups.as_fd()
     }
+}
+
+fn bit(signal: c_int) -> u64 {
+    1 << (signal - 1)
 }
 
 fn survived() -> impl Iterator<Item = c_int> {
@@ -223,27 +240,35 @@ pub struct Spawn<'a> {
 /// # Errors
 /// Those of exec, among them `NotFound` and `PermissionDenied`; see [`spawn_failure`].
 pub fn spawn(spawn: &Spawn<'_>) -> io::Result<i32> {
-    let mut command = Command::new(spawn.program);
-    command.args(spawn.args);
-    for name in spawn.without {
-        command.env_remove(name);
-    }
+    let line = std::iter::once(spawn.program).chain(spawn.args.iter().map(OsString::as_os_str));
+    let line = line.map(c_string).collect::<io::Result<Vec<_>>>()?;
+    let env = std::env::vars_os()
+        .filter(|(name, _)| !spawn.without.iter().any(|other| name == other))
+        .map(|(mut entry, value)| {
+            entry.push("=");
+            entry.push(value);
+            c_string(&entry)
+        })
+        .collect::<io::Result<Vec<_>>>()?;
+    let mut files = PosixSpawnFileActions::init()?;
     if let Some(output) = spawn.output {
-        command
-            .stdout(output.try_clone()?)
-            .stderr(output.try_clone()?);
+        files.add_dup2(output.as_raw_fd(), libc::STDOUT_FILENO)?;
+        files.add_dup2(output.as_raw_fd(), libc::STDERR_FILENO)?;
     }
-    // Neither `pre_exec` nor uid, gid or PATH: std would fork and exec instead of posix_spawn.
-    // It also gives the child SIGPIPE's default back, which Rust's runtime ignores.
     if let Some(fd) = spawn.inherit {
-        fcntl(fd.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
+        // On itself: that says that the child keeps it.
+        files.add_dup2(fd.as_raw_fd(), fd.as_raw_fd())?;
     }
-    let child = command.spawn();
-    if let Some(fd) = spawn.inherit {
-        let _ = fcntl(fd.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
-    }
-    let pid = child?.id();
-    i32::try_from(pid).map_err(|_| io::Error::other("a pid out of range"))
+    // Rust's runtime ignores SIGPIPE, and the child would too.
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)?;
+    attributes.set_sigdefault(&SigSet::from(Signal::SIGPIPE))?;
+    let pid = posix_spawnp(&c_string(spawn.program)?, &files, &attributes, &line, &env)?;
+    Ok(pid.as_raw())
+}
+
+fn c_string(text: &OsStr) -> io::Result<CString> {
+    Ok(CString::new(text.as_bytes())?)
 }
 
 /// What a failed [`spawn`] means, as tini has it: drainit's exit code, and a line for a person.
@@ -320,7 +345,7 @@ pub fn reap() -> Option<(i32, Exit)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Stdio;
+    use std::process::{Command, Stdio};
 
     #[test]
     fn a_childs_child_descends_from_us_and_our_parent_does_not() {

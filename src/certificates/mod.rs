@@ -20,7 +20,6 @@ mod watch;
 pub mod x509;
 
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use log::{error, info};
@@ -30,7 +29,7 @@ use self::read::Files;
 use self::unit::Unit;
 use crate::event::Event;
 use crate::fault;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Inbox, Mailbox};
 use crate::status::Certificate;
 
 /// The thread wakes at least this often.
@@ -101,7 +100,7 @@ pub fn run(
     config: &Config,
     admin: impl Fn(&str) -> Result<String, String>,
     mailbox: &Mailbox<Event>,
-    commands: &Receiver<Command>,
+    commands: &Inbox<Command>,
 ) {
     let send = |report| mailbox.send(Event::Certificates(report));
     let mut units = units(config);
@@ -117,27 +116,27 @@ pub fn run(
             // Sets that are due at about the same time share a wake-up.
             pause += SLACK;
         }
-        let command = commands.recv_timeout(pause);
+        let command = commands.wait(pause);
         fault::point("certificates");
         let now = Instant::now();
         match command {
-            Ok(Command::CheckNow) => {
+            Some(Command::CheckNow) => {
                 reload = true;
                 units.iter_mut().for_each(|unit| unit.engine.check_now(now));
             }
-            Ok(Command::EnvoyStarted) => {
+            Some(Command::EnvoyStarted) => {
                 units
                     .iter_mut()
                     .for_each(|unit| unit.engine.envoy_started(now));
             }
-            Ok(Command::EnvoyGone) => units.iter_mut().for_each(|unit| unit.engine.envoy_gone()),
-            Ok(Command::Validated { id, verdict }) => {
+            Some(Command::EnvoyGone) => units.iter_mut().for_each(|unit| unit.engine.envoy_gone()),
+            Some(Command::Validated { id, verdict }) => {
                 if let Some(unit) = units.iter_mut().find(|unit| unit.asked(id)) {
                     unit.validated(verdict);
                 }
             }
-            Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {}
+            Some(Command::Stop) => return,
+            None => {}
         }
         wake = Instant::now() + AT_MOST;
         for unit in &mut units {

@@ -3,9 +3,8 @@
 use super::*;
 use crate::certificates::{Command, Config, Report, run};
 use crate::event::Event;
-use crate::mailbox::{Mailbox, Waker};
+use crate::mailbox::{Inbox, Mailbox};
 use std::os::unix::fs::PermissionsExt;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 fn data(name: &str) -> PathBuf {
@@ -16,8 +15,8 @@ fn data(name: &str) -> PathBuf {
 
 struct Thread {
     dir: PathBuf,
-    commands: Sender<Command>,
-    events: Receiver<Event>,
+    commands: Mailbox<Command>,
+    events: Inbox<Event>,
     /// What the admin answers for `/stats`, made of the published files; and all paths asked for.
     asked: Arc<Mutex<Vec<String>>>,
 }
@@ -39,9 +38,8 @@ impl Thread {
             check: Duration::from_millis(50),
             owner: None,
         };
-        let (waker, _) = Waker::new().unwrap();
-        let (mailbox, events) = Mailbox::new(waker);
-        let (commands, receiver) = channel();
+        let (mailbox, events) = Mailbox::new(None);
+        let (commands, inbox) = Mailbox::new(None);
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (sds, paths) = (config.resources.join("sds"), asked.clone());
         std::thread::spawn(move || {
@@ -49,7 +47,7 @@ impl Thread {
                 paths.lock().unwrap().push(path.to_owned());
                 Ok(envoy_answers(&sds, path))
             };
-            run(&config, admin, &mailbox, &receiver);
+            run(&config, admin, &mailbox, &inbox);
         });
         Thread {
             dir,
@@ -68,7 +66,7 @@ impl Thread {
     /// The first report that is of interest; candidates are all accepted meanwhile.
     fn wait<T>(&self, interest: impl Fn(&Report) -> Option<T>) -> T {
         loop {
-            let event = self.events.recv_timeout(Duration::from_secs(10)).unwrap();
+            let event = self.events.wait(Duration::from_secs(10)).unwrap();
             let Event::Certificates(report) = event else {
                 continue;
             };
@@ -78,9 +76,7 @@ impl Thread {
                     0o600
                 );
                 let (id, verdict) = (*id, Ok(()));
-                self.commands
-                    .send(Command::Validated { id, verdict })
-                    .unwrap();
+                self.commands.send(Command::Validated { id, verdict });
             }
             if let Some(found) = interest(&report) {
                 return found;
@@ -91,7 +87,7 @@ impl Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        let _ = self.commands.send(Command::Stop);
+        self.commands.send(Command::Stop);
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
@@ -141,18 +137,18 @@ fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
     thread.write("ec.crt", "ec.key");
     thread.wait(|report| matches!(report, Report::FirstSetReady).then_some(()));
     assert!(thread.asked.lock().unwrap().is_empty(), "no Envoy runs");
-    thread.commands.send(Command::EnvoyStarted).unwrap();
+    thread.commands.send(Command::EnvoyStarted);
     thread.wait(|report| status(report, 1, Some("ok")));
     thread.write("rsa.crt", "rsa.key");
     thread.wait(|report| status(report, 2, Some("ok")));
-    thread.commands.send(Command::CheckNow).unwrap();
+    thread.commands.send(Command::CheckNow);
     let line = thread.wait(|report| match report {
         Report::Reloaded(line) => Some(line.clone()),
         _ => None,
     });
     assert!(line.unwrap().contains("edge: gen-2, serial f0"));
     fs::write(thread.dir.join("tls.key"), "").unwrap();
-    thread.commands.send(Command::CheckNow).unwrap();
+    thread.commands.send(Command::CheckNow);
     let line = thread.wait(|report| match report {
         Report::Reloaded(line) => Some(line.clone()),
         _ => None,

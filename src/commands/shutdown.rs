@@ -1,6 +1,5 @@
 //! `drainit shutdown`: an exec hook, and systemd's ExecStop.
 
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -48,54 +47,42 @@ fn drain(options: &Options) -> Result<String, (u8, String)> {
     let asked = control
         .and_then(control::answering)
         .unwrap_or_else(|| address.clone());
-    let (sender, over) = channel();
-    thread::Builder::new()
-        .spawn(move || {
-            let limits = Limits {
-                time: FOREVER,
-                body: BODY,
-            };
-            let _ = sender.send(exchange(&asked, Method::Post, "/shutdown", limits, |_| {}));
-        })
-        .map_err(|error| (1, format!("cannot wait: {error}")))?;
-    let mut said = None;
-    loop {
-        match over.recv_timeout(PROGRESS) {
-            Err(RecvTimeoutError::Timeout) => tell_progress(&address, &mut said),
-            Err(RecvTimeoutError::Disconnected) => return Err((1, "cannot wait".into())),
-            Ok(Ok(Head {
-                status: 200,
-                drain_result,
-                ..
-            })) => {
-                return Ok(drain_result.unwrap_or_else(|| "envoy exited".into()));
-            }
-            Ok(Ok(head)) => {
-                return Err((1, format!("/shutdown was answered with {}", head.status)));
-            }
-            Ok(Err(why)) => {
-                return Err((
-                    1,
-                    format!("it ended before it told how the drain went: {why}"),
-                ));
-            }
-        }
+    // Without a thread, it waits in silence.
+    let _ = thread::Builder::new().spawn(move || tell_progress(&address));
+    let limits = Limits {
+        time: FOREVER,
+        body: BODY,
+    };
+    match exchange(&asked, Method::Post, "/shutdown", limits, |_| {}) {
+        Ok(Head {
+            status: 200,
+            drain_result,
+            ..
+        }) => Ok(drain_result.unwrap_or_else(|| "envoy exited".into())),
+        Ok(head) => Err((1, format!("/shutdown was answered with {}", head.status))),
+        Err(why) => Err((
+            1,
+            format!("it ended before it told how the drain went: {why}"),
+        )),
     }
 }
 
-/// One line when the number of connections has changed.
-fn tell_progress(address: &Address, said: &mut Option<u64>) {
-    let Ok(status) = status(address) else {
-        return;
-    };
-    let number = |path| status.pointer(path).and_then(Value::as_u64);
-    let left = number("/connections");
-    if left.is_some() && left != *said {
-        let requests = number("/requests").unwrap_or(0);
-        say(&format!(
-            "draining: {} connections left, {requests} requests in flight",
-            left.unwrap_or(0)
-        ));
-        *said = left;
+/// One line a second while the number of connections changes, until the process ends.
+fn tell_progress(address: &Address) {
+    let mut said = None;
+    loop {
+        thread::sleep(PROGRESS);
+        let Ok(status) = status(address) else {
+            continue;
+        };
+        let number = |path| status.pointer(path).and_then(Value::as_u64);
+        let left = number("/connections");
+        if let Some(connections) = left.filter(|_| left != said) {
+            let requests = number("/requests").unwrap_or(0);
+            say(&format!(
+                "draining: {connections} connections left, {requests} requests in flight"
+            ));
+            said = left;
+        }
     }
 }

@@ -1,16 +1,15 @@
 //! Envoy's admin interface, asked by a thread of its own: it runs on Envoy's main thread, and may
 //! answer late or never.
 
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use super::address::Place;
-use super::stats;
+use super::{sockets, stats};
 use crate::client::{Address, Limits, Method, Peer, exchange_with, fetch};
 use crate::drain::{Answer, Ask};
 use crate::event::Event;
 use crate::fault;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Inbox, Mailbox};
 
 /// A probe waits no longer: a kubelet's own patience is a second.
 const PROBE: Duration = Duration::from_secs(1);
@@ -34,6 +33,8 @@ pub struct Job {
     pub ask: Ask,
     /// Where Envoy's admin interface is.
     pub place: Place,
+    /// The process whose sockets to look at; none while there is no such.
+    pub pid: Option<i32>,
 }
 
 /// What became of a [`Job`].
@@ -49,15 +50,19 @@ pub struct Reply {
     pub answer: Result<Answer, String>,
 }
 
-/// The thread: asks one question at a time until nobody sends any more. Listeners in `excluded`
-/// are marked in what it reads.
-pub fn work(jobs: &Receiver<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
-    while let Ok(job) = jobs.recv() {
+/// The thread: asks one question at a time, for ever. Listeners in `excluded` are marked in what it
+/// reads.
+pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
+    loop {
+        let job = jobs.next();
         fault::point("admin");
         let found = job.place.find();
         let address = found.as_ref().ok().cloned();
         let peer = job.place.peer();
-        let answer = found.and_then(|address| ask(job.ask, &address, peer, excluded));
+        let answer = match job.ask {
+            Ask::Sockets => look(job.pid, address.as_ref(), excluded),
+            question => found.and_then(|address| ask(question, &address, peer, excluded)),
+        };
         mailbox.send(Event::Admin(Reply {
             number: job.number,
             ask: job.ask,
@@ -67,11 +72,17 @@ pub fn work(jobs: &Receiver<Job>, excluded: &[String], mailbox: &Mailbox<Event>)
     }
 }
 
-/// Asks one question.
+fn look(pid: Option<i32>, admin: Option<&Address>, excluded: &[String]) -> Result<Answer, String> {
+    let pid = pid.ok_or("there is no envoy to look at")?;
+    let load = sockets::look(pid, admin, excluded)?;
+    Ok(load.map_or(Answer::Closed, Answer::Stats))
+}
+
+/// Asks Envoy one question.
 ///
 /// # Errors
 /// One line that says why there is no answer, or none that can be believed.
-pub fn ask(ask: Ask, address: &Address, peer: Peer, excluded: &[String]) -> Result<Answer, String> {
+fn ask(ask: Ask, address: &Address, peer: Peer, excluded: &[String]) -> Result<Answer, String> {
     let short = |method, path, time| {
         let limits = Limits { time, body: SHORT };
         let mut body = Vec::new();
@@ -94,6 +105,7 @@ pub fn ask(ask: Ask, address: &Address, peer: Peer, excluded: &[String]) -> Resu
             STEP,
         )?),
         Ask::StopListeners => done(short(Method::Post, "/drain_listeners", STEP)?),
+        Ask::Sockets => Err("that is a question to the kernel".into()),
         Ask::Stats => {
             let mut page = stats::Page::default();
             let limits = Limits {

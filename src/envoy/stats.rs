@@ -216,12 +216,17 @@ impl Page {
             None => self.listeners.push(Listener {
                 name: name.to_owned(),
                 connections,
-                excluded: excluded
-                    .iter()
-                    .any(|other| other.replace(':', "_") == name || other == name),
+                excluded: is_excluded(name, excluded),
             }),
         }
     }
+}
+
+/// Whether the listener of this name is one of these, each a stat prefix or `address:port`.
+pub(super) fn is_excluded(name: &str, excluded: &[String]) -> bool {
+    excluded
+        .iter()
+        .any(|other| other.replace(':', "_") == name || other == name)
 }
 
 /// Whether a listener's name is that of one worker's share of it: `0.0.0.0_80.worker_3`.

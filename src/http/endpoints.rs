@@ -103,8 +103,11 @@ pub fn answer(
 /// Whether what is open is worth waiting for: a drain asks for that by itself, and elsewhere Envoy
 /// is asked when somebody wants to know.
 fn is_worth_a_look(snapshot: &Snapshot, asked: Instant, now: Instant) -> bool {
-    let at_rest = matches!(snapshot.state, State::Live | State::Delaying) && !snapshot.handover;
-    let answers = snapshot.admin.answered.is_some() && snapshot.admin.failing_since.is_none();
+    let at_rest = matches!(snapshot.state, State::Live | State::Delaying);
+    let answers = snapshot.degraded
+        || !snapshot.handover
+            && snapshot.admin.answered.is_some()
+            && snapshot.admin.failing_since.is_none();
     let known = snapshot
         .load_at
         .is_some_and(|at| now.saturating_duration_since(at) < READY_FRESH);
@@ -122,7 +125,10 @@ fn health(snapshot: &Snapshot, now: Instant) -> Reply {
         _ => (),
     }
     let silence = match snapshot.admin.failing_since {
-        Some(since) if snapshot.envoy.is_some() => now.saturating_duration_since(since),
+        // One that is known not to answer is told by the state.
+        Some(since) if snapshot.envoy.is_some() && !snapshot.degraded => {
+            now.saturating_duration_since(since)
+        }
         _ => Duration::ZERO,
     };
     if silence < ADMIN_LOST {
@@ -151,7 +157,7 @@ fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
     }
     if snapshot.handover {
         // The old generation serves while the new one rises, and after one that did not; nobody can
-        // be asked. That its admin interface stays silent is for /healthz to tell.
+        // be asked.
         return Answer::Now(Reply::text(200, "LIVE"));
     }
     // What an Envoy before this one said does not count. What was asked shortly before the

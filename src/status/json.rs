@@ -27,6 +27,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
         "since": clock.timestamp(snapshot.since),
         "since_seconds": clock.age(snapshot.since),
         "reason": snapshot.reason,
+        "degraded": snapshot.degraded,
         "drainit": {
             "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),

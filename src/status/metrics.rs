@@ -94,6 +94,12 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
     page.labelled("result", "done", snapshot.hot_restarts.done);
     page.labelled("result", "refused", snapshot.hot_restarts.refused);
     page.labelled("result", "failed", snapshot.hot_restarts.failed);
+    page.name(
+        "drainit_degraded",
+        "gauge",
+        "1 while Envoy serves without its admin interface, after a hot restart that failed.",
+    );
+    page.sample(u8::from(snapshot.degraded));
     certificates(&mut page, snapshot);
     page.text
 }
@@ -191,7 +197,7 @@ pub(crate) mod tests {
     use crate::envoy::stats::Listener;
     use crate::status::{Admin, Certificate, Drain, Drains, Envoy};
 
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 16] = [
         "drainit_state",
         "drainit_envoy_up",
         "drainit_envoy_restarts_total",
@@ -203,6 +209,7 @@ pub(crate) mod tests {
         "drainit_reaped_processes_total",
         "drainit_envoy_epoch",
         "drainit_hot_restarts_total",
+        "drainit_degraded",
         "drainit_certificate_not_before_seconds",
         "drainit_certificate_not_after_seconds",
         "drainit_certificate_generation",

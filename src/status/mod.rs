@@ -209,6 +209,9 @@ pub struct Snapshot {
     /// Whether nobody can be asked although the old generation serves: until the next one is
     /// live, and after one that ended before it was.
     pub handover: bool,
+    /// Whether Envoy serves without its admin interface, which it had handed over to a generation
+    /// that ended.
+    pub degraded: bool,
     /// Whether a reload by hot restart is under way.
     pub reloading: bool,
     /// The reloads by hot restart.
@@ -237,6 +240,7 @@ impl Snapshot {
             epoch: 0,
             parent: None,
             handover: false,
+            degraded: false,
             reloading: false,
             hot_restarts: HotRestarts::default(),
         }
@@ -247,7 +251,7 @@ impl Snapshot {
 #[derive(Clone, Debug)]
 pub struct Board {
     snapshot: Arc<Mutex<Snapshot>>,
-    reader: Arc<Waker>,
+    reader: Waker,
 }
 
 impl Board {
@@ -255,7 +259,7 @@ impl Board {
     pub fn new(snapshot: Snapshot, reader: Waker) -> Board {
         Board {
             snapshot: Arc::new(Mutex::new(snapshot)),
-            reader: Arc::new(reader),
+            reader,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::process::Exit;
 use crate::status::State;
 
 pub use generations::Reloaded;
-use generations::{FLUSH, Next, RISE};
+use generations::{Admin, FLUSH, Next, RISE};
 pub use words::{Action, Input, Order, Rules};
 
 /// Between two looks at an Envoy that is not live yet: this at first, growing to [`PROBE_REST`].
@@ -95,8 +95,10 @@ pub struct Core {
     waited: bool,
     /// How it ended.
     reloaded: Option<Reloaded>,
-    /// Whether the generation that serves may have handed its admin interface over in vain.
-    mute: bool,
+    /// The admin interface of the generation that serves.
+    admin: Admin,
+    /// Whether the generation that serves was seen to accept no connections any more.
+    closed: bool,
     /// Whether logs are to be reopened as soon as Envoy has a handler for that.
     reopen: bool,
 }
@@ -132,7 +134,8 @@ impl Core {
             exit: None,
             waited: false,
             reloaded: None,
-            mute: false,
+            admin: Admin::Own,
+            closed: false,
             reopen: false,
         }
     }
@@ -243,7 +246,8 @@ impl Core {
         self.answered = false;
         // It has just opened them.
         self.reopen = false;
-        self.mute = false;
+        self.admin = Admin::Own;
+        self.closed = false;
         self.version_asked = false;
         self.look_wanted = false;
         self.probe_pause = PROBE_FIRST;
@@ -276,11 +280,15 @@ impl Core {
         let Phase::Running { since } = self.phase else {
             return;
         };
-        self.answered |= answer.is_some();
-        self.mute &= answer.is_none();
         if let Some(drain) = &mut self.drain {
             drain.answer(now, ask, answer);
         }
+        if ask == Ask::Sockets {
+            self.take_sockets(now, answer == Some(&Answer::Closed), actions);
+            return;
+        }
+        self.answered |= answer.is_some();
+        self.note_admin(answer.is_some());
         let serves = matches!(answer, Some(Answer::Ready(state)) if matches!(state.as_str(), "LIVE" | "DRAINING"));
         if ask == Ask::Stats && self.look_wanted {
             self.look_wanted = false;
@@ -317,6 +325,9 @@ impl Core {
                 self.probe_due = Some(now + self.probe_pause);
                 self.probe_pause = (self.probe_pause * 3 / 2).min(PROBE_REST);
             }
+        } else if self.is_degraded() {
+            self.look_wanted = true;
+            self.probe_due = Some(now);
         } else if answer.is_none() {
             // How long it has not answered is only known if it is asked again and again.
             self.probe_due = Some(now + PROBE_REST);
@@ -455,11 +466,15 @@ impl Core {
                 wake_at = Some(wake_at.map_or(ready, |at: Time| at.min(ready)));
             }
         }
-        let unsettled = self.is_unsettled();
+        let (unsettled, degraded) = (self.is_unsettled(), self.is_degraded());
         let at_first = wake_at;
         if let Some(drain) = &mut self.drain {
             match drain.next(now, self.asked.is_none() && !unsettled) {
                 drain::Next::Ask(ask) => {
+                    let ask = match ask {
+                        Ask::Stats if degraded => Ask::Sockets,
+                        ask => ask,
+                    };
                     self.asked = Some(ask);
                     actions.push(Action::Ask(ask));
                     wake_at = at_first.into_iter().chain([drain.horizon(now)]).min();
@@ -481,8 +496,11 @@ impl Core {
                 self.version_asked = true;
                 self.asked = Some(Ask::ServerInfo);
             } else if self.probe_due.is_some_and(|due| due <= now) {
-                let look = self.look_wanted && self.live.is_some() && !self.is_rising();
-                self.asked = Some(if look { Ask::Stats } else { Ask::Ready });
+                self.asked = Some(match self.look_wanted {
+                    true if degraded || self.is_rising() => Ask::Sockets,
+                    true => Ask::Stats,
+                    false => Ask::Ready,
+                });
             } else {
                 return [wake_at, self.probe_due].into_iter().flatten().min();
             }

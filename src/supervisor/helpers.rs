@@ -1,7 +1,6 @@
 //! The helper threads: started, noticed when they end, started again.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -99,8 +98,8 @@ pub struct Helpers {
     board: Board,
     options: Arc<Options>,
     http_wakeups: Arc<Wakeups>,
-    jobs: Option<Sender<Job>>,
-    commands: Option<Sender<Command>>,
+    jobs: Option<Mailbox<Job>>,
+    commands: Option<Mailbox<Command>>,
     envoy_runs: bool,
     admin: Helper,
     http: Helper,
@@ -135,7 +134,7 @@ impl Helpers {
     pub fn start_due(&mut self, now: Instant) {
         let due = |helper: &Helper| helper.due.is_some_and(|due| due <= now);
         if due(&self.admin) {
-            let (sender, jobs) = mpsc::channel();
+            let (sender, jobs) = Mailbox::new(None);
             let (options, mailbox) = (self.options.clone(), self.mailbox.clone());
             let started = self.admin.start(&self.mailbox, now, move || {
                 admin::work(&jobs, &options.exclude_listeners, &mailbox);
@@ -145,9 +144,9 @@ impl Helpers {
         if due(&self.certificates)
             && let Some(config) = certificates_config(&self.options)
         {
-            let (sender, commands) = mpsc::channel();
+            let (sender, commands) = Mailbox::new(None);
             if self.envoy_runs {
-                let _ = sender.send(Command::EnvoyStarted);
+                sender.send(Command::EnvoyStarted);
             }
             let (board, mailbox) = (self.board.clone(), self.mailbox.clone());
             let started = self.certificates.start(&self.mailbox, now, move || {
@@ -195,7 +194,8 @@ impl Helpers {
         }
         self.commands
             .as_ref()
-            .is_some_and(|commands| commands.send(command).is_ok())
+            .map(|commands| commands.send(command))
+            .is_some()
     }
 
     /// Whether the HTTP thread runs.
@@ -206,7 +206,10 @@ impl Helpers {
     /// Hands a question to the admin thread; gives it back if that is not there.
     pub fn ask(&mut self, job: Job) -> Result<(), Job> {
         match &self.jobs {
-            Some(jobs) => jobs.send(job).map_err(|failed| failed.0),
+            Some(jobs) => {
+                jobs.send(job);
+                Ok(())
+            }
             None => Err(job),
         }
     }

@@ -18,7 +18,6 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -30,7 +29,7 @@ use crate::envoy::admin::{Job, Reply};
 use crate::event::Event;
 use crate::fault;
 use crate::logging;
-use crate::mailbox::{Mailbox, Waker};
+use crate::mailbox::{Inbox, Mailbox, Waker};
 use crate::notify::Notifier;
 use crate::options::{Options, Restart};
 use crate::process::{self, Exit, Signals};
@@ -84,7 +83,7 @@ pub fn run(options: Options, line: Vec<OsString>, signals: Signals, waker: Waker
 struct Supervisor {
     options: Arc<Options>,
     signals: Signals,
-    events: Receiver<Event>,
+    events: Inbox<Event>,
     helpers: Helpers,
     core: Core,
     reporter: Reporter,
@@ -111,7 +110,7 @@ impl Supervisor {
         waker: Waker,
     ) -> Result<Supervisor, (u8, String)> {
         let born = Instant::now();
-        let (mailbox, events) = Mailbox::new(waker);
+        let (mailbox, events) = Mailbox::new(Some(waker));
         let (http_waker, http_wakeups) =
             Waker::new().map_err(|error| (1, format!("cannot start: {error}")))?;
         let mut snapshot = Snapshot::new(born);
@@ -163,7 +162,7 @@ impl Supervisor {
         for signal in self.signals.take() {
             self.take_signal(signal);
         }
-        while let Ok(event) = self.events.try_recv() {
+        while let Some(event) = self.events.take() {
             self.take_event(event);
         }
         if self.envoys.read_address() {
@@ -274,7 +273,8 @@ impl Supervisor {
             load.parent_connections = 0;
         }
         let starts = self.core.is_rising() || self.core.state(self.now()) == State::Starting;
-        self.reporter.take_answer(now, &reply, starts);
+        self.reporter
+            .take_answer(now, &reply, starts, self.core.is_mute());
         self.board
             .update(|snapshot| report::note_answer(snapshot, now, &reply));
         self.handle(Input::Answer(reply.ask, reply.answer.ok()));
@@ -375,6 +375,8 @@ impl Supervisor {
             number: self.job,
             ask,
             place: self.envoys.place(),
+            // The one that serves.
+            pid: self.envoys.parent().or(self.envoys.pid()),
         };
         if let Err(job) = self.helpers.ask(job) {
             self.answer_missing(job.number);
@@ -429,15 +431,18 @@ impl Supervisor {
 
     /// Brings snapshot and log up to what the core has decided.
     fn publish(&mut self, now: Instant) {
-        let handover = self.core.is_rising() || self.core.is_mute();
-        let reloading = self.core.is_reloading();
-        let seen = |snapshot: &Snapshot| (snapshot.handover, snapshot.reloading);
-        if seen(&self.board.read()) != (handover, reloading) {
+        let handover = (self.core.is_rising() || self.core.is_mute()) && !self.core.is_closed();
+        let (reloading, degraded) = (self.core.is_reloading(), self.core.is_degraded());
+        let seen = |snapshot: &Snapshot| (snapshot.handover, snapshot.reloading, snapshot.degraded);
+        let before = seen(&self.board.read());
+        if before != (handover, reloading, degraded) {
             self.board.update(|snapshot| {
                 snapshot.handover = handover;
                 snapshot.reloading = reloading;
+                snapshot.degraded = degraded;
             });
         }
+        report::tell_degraded(before.2, degraded);
         let state = self.core.state(self.now());
         let drain = self.core.drain();
         self.reporter
@@ -453,10 +458,10 @@ impl Supervisor {
         let until = Instant::now() + FAREWELL;
         while self.helpers.runs_http() {
             let left = until.saturating_duration_since(Instant::now());
-            match self.events.recv_timeout(left) {
-                Ok(Event::ThreadEnded(name)) => self.helpers.ended(name, until),
-                Ok(_) => {}
-                Err(_) => break,
+            match self.events.wait(left) {
+                Some(Event::ThreadEnded(name)) => self.helpers.ended(name, until),
+                Some(_) => {}
+                None => break,
             }
         }
         self.envoys.clean_up();

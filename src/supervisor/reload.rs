@@ -148,9 +148,7 @@ impl Supervisor {
             Reloaded::Failed => {
                 count(|counts| counts.failed += 1);
                 if self.core.is_mute() {
-                    log::error!(
-                        "generation {epoch} serves on; its admin interface may be gone until the next reload"
-                    );
+                    log::warn!("generation {epoch} serves on");
                 }
                 let why = std::mem::take(&mut self.refusal);
                 Err(if why.is_empty() {
@@ -168,10 +166,14 @@ impl Supervisor {
             refused => {
                 count(|counts| counts.refused += 1);
                 Err(match refused {
-                    Reloaded::OldDrains => format!(
-                        "the generation before, pid {}, still drains, and a reload would cut it: try again in a while",
-                        self.envoys.parent().unwrap_or_default()
-                    ),
+                    Reloaded::OldDrains => {
+                        let left = self.core.old_drains_for(self.now()).unwrap_or_default();
+                        format!(
+                            "the generation before, pid {}, still drains, and a reload would cut it: try again in {} s",
+                            self.envoys.parent().unwrap_or_default(),
+                            left.as_secs() + 1
+                        )
+                    }
                     Reloaded::NotLive => "envoy is not live".into(),
                     Reloaded::Draining => "a drain was asked for".into(),
                     _ => std::mem::take(&mut self.refusal),

@@ -29,6 +29,10 @@ const COMPLAINT: Duration = Duration::from_secs(5);
 /// So many different complaints in that time are enough.
 const COMPLAINTS_MAX: usize = 8;
 
+/// What is wrong with an Envoy whose listeners ended with the generation that had taken them over.
+const CLOSED: &str =
+    "envoy accepts no connections any more: its listeners went with the generation that ended";
+
 /// An Envoy that starts has this long before its silence is worth a warning.
 const START: Duration = Duration::from_secs(10);
 
@@ -124,11 +128,15 @@ impl Reporter {
         self.failure = Some(why);
     }
 
-    /// Logs what is worth it of an answer.
-    pub fn take_answer(&mut self, now: Instant, reply: &Reply, starts: bool) {
+    /// Logs what is worth it of an answer: that an Envoy which `starts`, or is `mute`, gives none
+    /// is not.
+    pub fn take_answer(&mut self, now: Instant, reply: &Reply, starts: bool, mute: bool) {
         match &reply.answer {
+            Err(why) if mute && reply.ask != Ask::Sockets => log::debug!("{why}"),
             Err(why) if reply.ask == Ask::ServerInfo => log::debug!("/server_info: {why}"),
             Err(why) => self.complain(now, why, starts),
+            Ok(Answer::Closed) => self.complain(now, CLOSED, false),
+            Ok(_) if reply.ask == Ask::Sockets => {}
             Ok(answer) => {
                 if !std::mem::take(&mut self.complaints).is_empty()
                     && !matches!(reply.ask, Ask::Ready)
@@ -315,6 +323,18 @@ impl Reporter {
     }
 }
 
+/// Says when Envoy begins to serve without its admin interface, and when that ends.
+pub fn tell_degraded(before: bool, now: bool) {
+    match (before, now) {
+        (false, true) => log::error!(
+            "degraded: envoy serves on without its admin interface, which it had handed over to the \
+             generation that ended; the next good reload mends that"
+        ),
+        (true, false) => log::info!("degraded no more"),
+        _ => {}
+    }
+}
+
 fn tell_state(snapshot: &Snapshot, line: &str) {
     let level = match snapshot.state {
         State::Live | State::Delaying | State::Draining | State::Drained => log::Level::Info,
@@ -330,7 +350,10 @@ fn is_stuck(snapshot: &Snapshot, now: Instant) -> bool {
         .admin
         .failing_since
         .is_some_and(|since| now.saturating_duration_since(since) >= ADMIN_LOST);
-    silent && matches!(snapshot.state, State::Live | State::Drained) && snapshot.envoy.is_some()
+    silent
+        && !snapshot.degraded
+        && matches!(snapshot.state, State::Live | State::Drained)
+        && snapshot.envoy.is_some()
 }
 
 /// Notes in the snapshot what Envoy answered.
@@ -339,6 +362,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply) {
         snapshot.admin.address = Some(address.clone());
     }
     match &reply.answer {
+        _ if reply.ask == Ask::Sockets => {}
         Ok(_) => {
             snapshot.admin.answered = Some(now);
             snapshot.admin.failing_since = None;
@@ -371,7 +395,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply) {
         }
         (Ask::FailHealthCheck, Ok(_), Some(drain)) => drain.health_failed = Some(now),
         (Ask::DrainListeners, Ok(_), Some(drain)) => drain.listeners_draining = Some(now),
-        (Ask::Stats, Ok(Answer::Stats(load)), drain) => {
+        (Ask::Stats | Ask::Sockets, Ok(Answer::Stats(load)), drain) => {
             if let Some(drain) = drain {
                 drain.first.get_or_insert_with(|| load.clone());
                 if load.connections() > 0 {

@@ -93,12 +93,15 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
         let left = by_listener(last);
         if !left.is_empty() {
             let cut = if outcome.is_clean() { "idle" } else { "cut" };
-            let _ = write!(
-                line,
-                " ({cut}: {left}; {} in flight)",
-                plural(last.requests, "request")
-            );
+            let requests = match snapshot.degraded {
+                true => "requests not known".into(),
+                false => format!("{} in flight", plural(last.requests, "request")),
+            };
+            let _ = write!(line, " ({cut}: {left}; {requests})");
         }
+    }
+    if snapshot.degraded {
+        line.push_str("; counted by the kernel, without envoy's admin interface");
     }
     line
 }

@@ -6,7 +6,6 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use std::time::{Duration, Instant};
 use drainit::drain::Outcome;
 use drainit::event::Event;
 use drainit::http::{self, Listen, Listeners};
-use drainit::mailbox::{Mailbox, Waker, Wakeups};
+use drainit::mailbox::{Inbox, Mailbox, Waker, Wakeups};
 use drainit::status::{Board, Drain, Envoy, Snapshot, State};
 
 /// Nothing here may take longer than this.
@@ -25,7 +24,7 @@ pub struct Rig {
     pub address: SocketAddr,
     pub control: String,
     pub board: Board,
-    pub events: Receiver<Event>,
+    pub events: Inbox<Event>,
     pub mailbox: Mailbox<Event>,
     listeners: Arc<Mutex<Listeners>>,
     wakeups: Arc<Wakeups>,
@@ -44,8 +43,7 @@ impl Rig {
             panic!("{listeners:?}")
         };
         let (reader, wakeups) = Waker::new().unwrap();
-        let (waker, _) = Waker::new().unwrap();
-        let (mailbox, events) = Mailbox::new(waker);
+        let (mailbox, events) = Mailbox::new(None);
         let now = Instant::now();
         let mut snapshot = Snapshot::new(now);
         snapshot.state = State::Live;
@@ -159,7 +157,7 @@ impl Rig {
     /// Waits for a `/shutdown` to reach the supervisor; who it came from.
     pub fn shutdown_event(&self) -> String {
         loop {
-            match self.events.recv_timeout(PATIENCE).unwrap() {
+            match self.events.wait(PATIENCE).unwrap() {
                 Event::Shutdown(peer) => return peer,
                 _ => continue,
             }
@@ -167,7 +165,7 @@ impl Rig {
     }
 
     pub fn probe_event(&self) {
-        let event = self.events.recv_timeout(PATIENCE).unwrap();
+        let event = self.events.wait(PATIENCE).unwrap();
         assert!(matches!(event, Event::Probe), "{event:?}");
     }
 

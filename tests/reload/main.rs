@@ -1,5 +1,6 @@
 //! Reloads by hot restart, on a real Envoy.
 
+mod degraded;
 mod kills;
 mod refusals;
 mod rig;

@@ -131,7 +131,7 @@ fn one_reload_at_a_time() {
     assert!(second.1.contains("under way"), "{}", second.1);
     assert_eq!(rig.epoch(), 1);
     // The old generation still drains, and Envoy would end it.
-    rig.reload_badly("still drains");
+    rig.reload_badly("still drains, and a reload would cut it: try again in ");
     rig.reload_well();
 }
 

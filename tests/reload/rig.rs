@@ -162,6 +162,11 @@ impl Rig {
     }
 }
 
+/// Whether it is an Envoy that serves or rises, and no trial.
+pub fn is_generation(pid: Pid) -> bool {
+    generation(pid).is_some()
+}
+
 /// The restart epoch of a serving Envoy; a trial has none.
 fn generation(pid: Pid) -> Option<u64> {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;

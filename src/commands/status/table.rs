@@ -146,6 +146,10 @@ fn admin(status: View<'_>) -> Line {
         text = format!("{text}, /ready said {}", ready.trim());
     }
     let mut line = vec![label("admin"), (Paint::Plain, text)];
+    if status.holds("/degraded") {
+        let lost = ", lost to a hot restart that failed: degraded until the next good reload";
+        line.push((Paint::Bad, lost.to_owned()));
+    }
     if let Some(failing) = status.span("/admin/failing_seconds") {
         let why = status.text("/admin/error").unwrap_or_default();
         let colon = if why.is_empty() { "" } else { ": " };

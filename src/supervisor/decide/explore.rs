@@ -53,6 +53,8 @@ enum Says {
     Udp,
     /// Nothing is, and somebody has reverted the health check's failure.
     Reverted,
+    /// The kernel says so: Envoy accepts nothing.
+    Closed,
 }
 
 impl Says {
@@ -63,6 +65,7 @@ impl Says {
             Ask::ServerInfo => &[Nothing, Version],
             Ask::FailHealthCheck | Ask::DrainListeners | Ask::StopListeners => &[Nothing, Done],
             Ask::Stats => &[Nothing, Zero, Idle, Busy, Udp, Reverted],
+            Ask::Sockets => &[Nothing, Zero, Busy, Closed],
         }
     }
 
@@ -99,6 +102,7 @@ impl Says {
             Says::Busy => load(1, 1, 0, true),
             Says::Udp => load(0, 0, 1, true),
             Says::Reverted => load(0, 0, 0, false),
+            Says::Closed => Answer::Closed,
         })
     }
 }
@@ -176,6 +180,11 @@ struct Witness {
     told_at: Option<Time>,
     /// Whether somebody waits for a reload.
     waiting: bool,
+    /// Whether the one that serves may have handed over, to one that ended, its admin interface
+    /// and its listeners.
+    spent: bool,
+    /// Whether its admin interface was asked since, in vain.
+    refused: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -225,7 +234,8 @@ impl World {
                 *killed = killed.map(|at| past(at, LONG));
                 (core.live, core.answered, core.version_asked) = (None, false, false);
                 (core.probe_due, core.probed) = (None, None);
-                (core.again, core.mute, core.reopen) = (false, false, false);
+                (core.again, core.closed, core.reopen) = (false, false, false);
+                core.admin = Admin::Own;
                 if let Some(Next::Rising(rise)) = &mut core.next {
                     rise.since = BASE;
                 }
@@ -323,6 +333,11 @@ impl World {
             "two SIGTERMs",
         )?;
         self.judge_order(event, from)?;
+        let closed = event == Event::Answer(Ask::Sockets, Says::Closed);
+        let serves = matches!(from.core.phase, Phase::Running { .. });
+        if closed && serves && !from.core.is_reloading() && from.core.drain.is_none() {
+            must(self.core.replace, "an Envoy that accepts nothing is kept")?;
+        }
         self.judge_reload(event, &actions)?;
         self.judge_rest(now, &actions)?;
         Ok(actions)
@@ -387,7 +402,7 @@ impl World {
         }
         let seen = self.witness.drain.take();
         let load = match event {
-            Event::Answer(Ask::Stats, says) => match says.answer() {
+            Event::Answer(Ask::Stats | Ask::Sockets, says) => match says.answer() {
                 Some(Answer::Stats(load)) => Some(load),
                 _ => None,
             },
@@ -475,6 +490,10 @@ impl World {
             }
             Action::Ask(ask) => {
                 must(running && core.asked == Some(ask), "a question to nobody")?;
+                if ask == Ask::Sockets {
+                    let lost = self.witness.refused || core.is_rising();
+                    must(lost, "the kernel is asked instead of Envoy")?;
+                }
                 let answered = matches!(event, Event::Answer(..) | Event::Exited(_))
                     || matches!(event, Event::Spawned | Event::NextSpawned(_));
                 must(before.asked.is_none() || answered, "two questions at once")?;
@@ -503,8 +522,10 @@ impl World {
                 self.witness.terminated = Some(now);
                 let told = self.witness.stops > 0;
                 let now_at_once = event == Event::Order(Order::StopNow);
+                let closed = event == Event::Answer(Ask::Sockets, Says::Closed);
                 must(
-                    told && (now_at_once || outcome.is_some()),
+                    told && (now_at_once || outcome.is_some())
+                        || closed && core.replace && core.drain.is_none(),
                     "SIGTERM too early",
                 )
             }
@@ -602,6 +623,18 @@ impl World {
             _ => {}
         }
         let running = matches!(core.phase, Phase::Running { .. });
+        let accepts = running && core.live.is_some() && !self.witness.spent;
+        let ends = over || core.drain.is_some();
+        must(
+            accepts
+                || ends
+                || core.phase == Phase::Waiting
+                || core.asked.is_some()
+                || core.wake_at.is_some()
+                || core.phase == Phase::Spawning
+                || actions.contains(&Action::SpawnNext),
+            "nothing may accept, and nothing is planned",
+        )?;
         must(
             core.asked.is_none()
                 || running
@@ -638,6 +671,7 @@ impl World {
             Ask::DrainListeners,
             Ask::StopListeners,
             Ask::Stats,
+            Ask::Sockets,
         ] {
             if self.core.asked == Some(ask) {
                 continue;
@@ -657,6 +691,14 @@ impl World {
 impl Witness {
     fn note(&mut self, now: Time, event: Event, before: &Core) {
         let running = matches!(before.phase, Phase::Running { .. });
+        if let Event::Answer(ask, says) = event
+            && ask != Ask::Sockets
+            && self.spent
+            && !before.is_rising()
+        {
+            self.refused = says == Says::Nothing;
+            self.spent = self.refused;
+        }
         match event {
             Event::Order(order) => {
                 match order {
@@ -691,6 +733,7 @@ impl Witness {
             }
             Event::Answer(Ask::Ready, Says::Live | Says::HealthFailed) => {
                 self.live = true;
+                (self.spent, self.refused) = (false, false);
                 if running && before.is_unsettled() {
                     self.told_at = Some(now + FLUSH);
                 }
@@ -700,7 +743,7 @@ impl Witness {
                     drain.closed = true;
                 }
             }
-            Event::Answer(Ask::Stats, says) => {
+            Event::Answer(Ask::Stats | Ask::Sockets, says) => {
                 if let (Some(drain), Some(Answer::Stats(load))) = (&mut self.drain, says.answer()) {
                     if load.in_flight() > 0 {
                         drain.idle_since = None;
@@ -714,11 +757,14 @@ impl Witness {
                 self.newest = true;
                 self.told_at = None;
                 (self.terminated, self.killed) = (None, None);
+                (self.spent, self.refused) = (false, false);
             }
             Event::NextSpawned(true) => (self.old, self.told_at) = (true, None),
             Event::ParentExited(_) => self.old = false,
             // While one rises it is that one, and the one before is the newest again.
-            Event::Exited(_) if before.is_rising() && self.old => self.old = false,
+            Event::Exited(_) if before.is_rising() && self.old => {
+                (self.old, self.spent, self.refused) = (false, true, false);
+            }
             Event::Exited(_) => self.newest = false,
             _ => {}
         }

@@ -21,6 +21,10 @@ pub(super) const FLUSH: Duration = Duration::from_millis(if cfg!(test) { 500 } e
 /// An old generation's time begins when the new one serves, which is seen a little later.
 pub(super) const SEEN_LATE: Duration = Duration::from_secs(2);
 
+/// Between two looks at the sockets of an Envoy that has lost its admin interface: this at the
+/// last. With 10,000 connections a look takes 0.17 s of a processor.
+const LOOK_REST: Duration = Duration::from_secs(30);
+
 /// How a reload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reloaded {
@@ -62,6 +66,17 @@ pub(super) struct Rise {
     pub alone: bool,
 }
 
+/// The admin interface of the generation that serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Admin {
+    /// It is its own.
+    Own,
+    /// A generation that rose and ended may have had it closed.
+    Doubtful,
+    /// It was asked since then, in vain.
+    Lost,
+}
+
 impl Core {
     /// Whether a generation is rising: until it is live, nobody can say how Envoy is, and the old
     /// one serves.
@@ -74,10 +89,27 @@ impl Core {
         self.next.is_some()
     }
 
-    /// Whether the Envoy that serves cannot be asked, because it has handed its admin interface
-    /// over to one that ended.
+    /// Whether the Envoy that serves may not be there to be asked, because it has handed its admin
+    /// interface over to one that ended.
     pub fn is_mute(&self) -> bool {
-        self.mute
+        self.admin != Admin::Own
+    }
+
+    /// Whether that is so: all that is known of it is what the kernel tells.
+    pub fn is_degraded(&self) -> bool {
+        self.admin == Admin::Lost
+    }
+
+    /// Whether the Envoy that serves was seen to accept no connections any more, while the next
+    /// one rises.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// How long the old generation still drains, if there is one.
+    pub fn old_drains_for(&self, now: Time) -> Option<Duration> {
+        let end = self.parent? + self.rules.parent_time?;
+        Some(end.saturating_sub(now))
     }
 
     /// Whether there is an old generation, and the newest is not live: neither can tell what is in
@@ -147,6 +179,10 @@ impl Core {
             self.probe_pause = super::PROBE_FIRST;
             self.probe_due = Some(now);
         } else {
+            if self.again {
+                // The first attempt may have got further.
+                self.serve_on(now);
+            }
             self.tell(Reloaded::Failed);
         }
     }
@@ -169,7 +205,8 @@ impl Core {
         self.parent = Some(now);
         self.next = None;
         self.again = false;
-        self.mute = false;
+        self.admin = Admin::Own;
+        self.closed = false;
         self.version_asked = false;
         self.probed = Some(now);
         self.probe_due = None;
@@ -207,17 +244,57 @@ impl Core {
             // Not its configuration's fault, by the look of it; and the old one may have stopped
             // accepting for it.
             self.again = true;
+            self.look_wanted = true;
             self.next = Some(Next::Spawning);
             actions.push(Action::SpawnNext);
             return;
         }
-        self.mute = true;
-        self.probe_due = Some(now);
+        self.serve_on(now);
         if let Some(drain) = &mut self.drain {
             drain.hold_until(Time::ZERO);
         }
         self.reopen_now(actions);
         self.tell(Reloaded::Failed);
+    }
+
+    /// No other generation rises any more. How the one that serves is must be seen.
+    fn serve_on(&mut self, now: Time) {
+        self.admin = Admin::Doubtful;
+        self.closed = false;
+        self.look_wanted = false;
+        self.probe_due = Some(now);
+        self.probe_pause = super::PROBE_REST;
+    }
+
+    /// Envoy's admin interface was asked. A generation that rises has its own.
+    pub(super) fn note_admin(&mut self, answered: bool) {
+        if self.is_rising() {
+            return;
+        }
+        self.admin = match self.admin {
+            Admin::Doubtful | Admin::Lost if !answered => Admin::Lost,
+            _ => Admin::Own,
+        };
+    }
+
+    /// The kernel told of the sockets of the Envoy that serves, or did not.
+    pub(super) fn take_sockets(&mut self, now: Time, closed: bool, actions: &mut Vec<Action>) {
+        self.look_wanted = false;
+        self.probed = Some(now);
+        if self.is_rising() {
+            self.closed = closed;
+            self.probe_due = Some(now);
+            return;
+        }
+        if closed && self.drain.is_none() && self.next.is_none() {
+            // Its listeners ended with the generation that it had handed them to.
+            self.reason = "envoy accepts no connections any more".into();
+            self.replace = true;
+            self.terminate(now, actions);
+            return;
+        }
+        self.probe_due = Some(now + self.probe_pause);
+        self.probe_pause = (self.probe_pause * 3 / 2).min(LOOK_REST);
     }
 
     /// Logs that were to be reopened while a generation rose: it would have died of the signal.

@@ -206,3 +206,124 @@ fn logs_are_reopened_once_nothing_rises() {
     play.answer(Answer::Ready("LIVE".into()));
     assert!(play.did(Action::ReopenLogs));
 }
+
+/// One that serves after two generations have ended beside it, and has lost its admin interface.
+fn degraded(rules: Rules) -> Play {
+    let mut play = rising(rules);
+    play.put(Input::Exited(KILLED));
+    play.put(Input::NextSpawned(true));
+    assert_eq!(
+        play.core.asked(),
+        Some(Ask::Sockets),
+        "does it still accept"
+    );
+    play.put(Input::Exited(KILLED));
+    assert!(!play.core.is_degraded(), "it has not been asked");
+    assert_eq!(play.core.asked(), Some(Ask::Ready));
+    play.put(Input::Answer(Ask::Ready, None));
+    assert!(play.core.is_degraded());
+    assert_eq!(play.core.asked(), Some(Ask::Sockets));
+    play.done.clear();
+    play
+}
+
+#[test]
+fn a_degraded_envoy_is_drained_by_what_the_kernel_counts() {
+    let mut play = degraded(hot());
+    let answer = |ask, connections| match ask {
+        Ask::Sockets => with(connections)(Ask::Stats),
+        _ => None,
+    };
+    let fails = |play: &mut Play, end: Time, connections| {
+        while play.now < end {
+            if let Some(ask) = play.core.asked() {
+                play.put(Input::Answer(ask, answer(ask, connections)));
+            } else {
+                play.now = play.core.wake_at().unwrap_or(end).min(end);
+                play.put(Input::Tick);
+            }
+        }
+    };
+    let end = play.now + Duration::from_secs(40);
+    fails(&mut play, end, 1);
+    assert_eq!(play.state(), State::Live, "it serves on");
+    assert!(!play.did(Action::Ask(Ask::Stats)));
+    play.order(Order::Stop);
+    let end = play.now + Duration::from_secs(10);
+    fails(&mut play, end, 1);
+    assert_eq!(play.state(), State::Draining);
+    let end = play.now + Duration::from_secs(2);
+    fails(&mut play, end, 0);
+    assert!(play.did(Action::Terminate));
+    assert!(!play.did(Action::Ask(Ask::Stats)));
+}
+
+#[test]
+fn an_admin_interface_that_answers_after_all_ends_degraded_mode() {
+    let mut play = degraded(hot());
+    play.answer(with(1)(Ask::Stats).unwrap());
+    play.now = play.core.wake_at().unwrap();
+    play.put(Input::Tick);
+    assert_eq!(play.core.asked(), Some(Ask::Ready));
+    play.answer(Answer::Ready("LIVE".into()));
+    assert!(!play.core.is_degraded());
+    play.order(Order::Stop);
+    assert!(play.did(Action::Ask(Ask::FailHealthCheck)));
+}
+
+#[test]
+fn an_envoy_that_accepts_nothing_is_started_anew_unless_something_else_is_planned() {
+    let mut play = degraded(hot());
+    play.answer(Answer::Closed);
+    assert_eq!(play.done, [Action::Terminate]);
+    assert_eq!(play.state(), State::Stopping);
+    play.put(Input::Exited(Exit::Code(0)));
+    assert!(play.did(Action::Spawn));
+    assert!(!play.core.is_degraded());
+
+    let mut reloading = degraded(hot());
+    reloading.put(Input::Reload);
+    reloading.answer(Answer::Closed);
+    assert_eq!(reloading.state(), State::Live);
+    reloading.put(Input::Tried(false));
+    reloading.now = reloading.core.wake_at().expect("another look");
+
+    let mut draining = degraded(hot());
+    draining.order(Order::Stop);
+    draining.answer(Answer::Closed);
+    assert_eq!(draining.state(), State::Draining);
+}
+
+#[test]
+fn an_attempt_that_cannot_be_spawned_leaves_the_same_doubt() {
+    let mut play = rising(hot());
+    play.put(Input::Exited(KILLED));
+    play.put(Input::NextSpawned(false));
+    assert!(play.did(Action::Reloaded(Reloaded::Failed)));
+    assert!(play.core.is_mute());
+    assert_eq!(play.core.asked(), Some(Ask::Ready));
+}
+
+#[test]
+fn it_is_seen_that_the_old_one_accepts_no_more_while_another_attempt_rises() {
+    let mut play = rising(hot());
+    play.put(Input::Exited(KILLED));
+    play.put(Input::NextSpawned(true));
+    play.answer(Answer::Closed);
+    assert!(play.core.is_closed() && play.core.is_rising());
+    assert_eq!(play.core.asked(), Some(Ask::Ready));
+    play.answer(Answer::Ready("LIVE".into()));
+    assert!(!play.core.is_closed() && play.did(Action::Reloaded(Reloaded::Live)));
+}
+
+#[test]
+fn it_is_known_how_long_an_old_generation_drains() {
+    let mut play = two(hot());
+    play.now += Duration::from_secs(7);
+    let left = |play: &Play| play.core.old_drains_for(play.now);
+    assert_eq!(left(&play), Some(Duration::from_secs(18)));
+    play.now += Duration::from_secs(30);
+    assert_eq!(left(&play), Some(Duration::ZERO));
+    play.put(Input::ParentExited(Exit::Code(0)));
+    assert_eq!(left(&play), None);
+}
