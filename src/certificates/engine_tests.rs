@@ -95,6 +95,8 @@ struct World {
     admin_answers: bool,
     disk_full: bool,
     published: Option<(u64, Arc<Contents>)>,
+    /// The last generation that was to be published: one file of a set may hold it.
+    attempted: u64,
     /// Whether the files of the set are of one generation.
     whole: bool,
     publications: u64,
@@ -124,6 +126,7 @@ impl World {
             admin_answers: true,
             disk_full: false,
             published: None,
+            attempted: generation,
             whole: true,
             publications: 0,
             candidates: 0,
@@ -195,16 +198,13 @@ impl World {
                 self.engine.observed(self.now, self.now, answer);
             }
             Step::Publish(generation, contents) => {
+                // What must hold of everything that is ever published.
+                assert!(self.attempted < generation);
+                self.attempted = generation;
                 if self.disk_full {
                     self.engine.published(self.now, Err("disk full".to_owned()));
                     return true;
                 }
-                // What must hold of everything that is ever published.
-                assert!(
-                    self.published
-                        .as_ref()
-                        .is_none_or(|(last, _)| *last < generation)
-                );
                 assert!(read::check(&contents, self.wall()).is_ok());
                 let wall = self.wall();
                 if let Some(envoy) = &mut self.envoy {
@@ -475,6 +475,11 @@ fn what_an_earlier_life_published_is_good_enough_to_start_with() {
     assert_eq!((world.publications, world.candidates), (0, 1));
     world.write(Kind::Ec(1), ms(2000));
     assert_eq!(world.engine.record.status()[0].generation, 8);
+
+    let expired = Kind::Expired.files().unwrap();
+    let mut world = World::going_on(Kind::Missing, now, now, 7, Some(expired));
+    world.run(ms(2000));
+    assert!(!world.engine.is_ready(), "it has expired since");
 
     let mut world = World::going_on(Kind::Poison(1), now, now, 7, kept());
     world.run(ms(10));

@@ -1,14 +1,60 @@
 //! At rest.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::certificates::data;
 use crate::support::drainit::Drainit;
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::process::Process;
 use crate::support::upstream::Upstream;
 use crate::support::{PATIENCE, TempDir, holds_for, wait_for};
+
+/// The system calls of each thread of a drainit.
+struct Trace {
+    dir: TempDir,
+    /// Their numbers and names; the main one's is `drainit`.
+    threads: Vec<(String, String)>,
+    _strace: Process,
+}
+
+impl Trace {
+    fn of(drainit: &Drainit) -> Trace {
+        let tasks = fs::read_dir(format!("/proc/{}/task", drainit.pid())).unwrap();
+        let threads = tasks.flatten().map(|task| {
+            let name = fs::read_to_string(task.path().join("comm")).unwrap();
+            let number = task.file_name().into_string().unwrap();
+            (number, name.trim().to_owned())
+        });
+        let threads = threads.collect();
+        let dir = TempDir::new();
+        let mut strace = Command::new("strace");
+        strace.args(["-ff", "-o", &dir.join("calls").display().to_string()]);
+        strace.args(["-p", &drainit.pid().to_string()]);
+        strace.stderr(Stdio::null());
+        let trace = Trace {
+            dir,
+            threads,
+            _strace: Process::spawn(&mut strace),
+        };
+        // Each shows the call in which it waits.
+        wait_for("strace to see every thread", PATIENCE, || {
+            trace.calls().values().all(|calls| !calls.is_empty())
+        });
+        trace
+    }
+
+    /// By the thread's name.
+    fn calls(&self) -> BTreeMap<&str, String> {
+        let calls = |number| fs::read_to_string(self.dir.join(&format!("calls.{number}")));
+        self.threads
+            .iter()
+            .map(|(number, name)| (name.as_str(), calls(number).unwrap_or_default()))
+            .collect()
+    }
+}
 
 #[test]
 fn at_rest_no_thread_makes_a_system_call() {
@@ -16,32 +62,45 @@ fn at_rest_no_thread_makes_a_system_call() {
     let config = EnvoyConfig::new(Admin::Unix, &upstream);
     let drainit = Drainit::ready(&[], &config);
     drainit.wait_log("envoy's version is");
-    let dir = TempDir::new();
-    let trace = dir.join("trace");
-    let mut strace = Command::new("strace");
-    strace.args([
-        "-f",
-        "-o",
-        &trace.display().to_string(),
-        "-p",
-        &drainit.pid().to_string(),
-    ]);
-    strace.stderr(Stdio::null());
-    let _strace = Process::spawn(&mut strace);
-    let threads = fs::read_dir(format!("/proc/{}/task", drainit.pid()))
-        .unwrap()
-        .count();
-    let lines = || fs::read_to_string(&trace).unwrap_or_default();
-    // Each thread shows the call in which it waits, and no other after that.
-    wait_for("strace to see every thread", PATIENCE, || {
-        lines().lines().count() >= threads
+    let trace = Trace::of(&drainit);
+    let before = trace.calls();
+    assert!(before.values().all(|calls| calls.lines().count() == 1));
+    holds_for("the rest", Duration::from_secs(3), || {
+        trace.calls() == before
     });
-    let before = lines();
-    holds_for("the rest", Duration::from_secs(3), || lines() == before);
-    assert_eq!(before.lines().count(), threads, "{before}");
     // It would have shown one.
     let _ = drainit.get("/healthz");
     wait_for("a trace of a request", PATIENCE, || {
-        lines().contains("accept")
+        trace.calls()["http"].contains("accept")
     });
+}
+
+#[test]
+fn with_certificates_only_the_thread_that_checks_them_does() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    config.serve_tls("edge");
+    let secret = ["ec.crt", "ec.key"].map(|name| data(name).display().to_string());
+    let secret = format!("edge={}", secret.join(","));
+    let resources = config.dir.join("resources").display().to_string();
+    let drainit = Drainit::ready(
+        &["--secret", &secret, "--resources-dir", &resources],
+        &config,
+    );
+    drainit.wait_log("envoy's version is");
+    drainit.wait_log("Envoy loaded gen-1");
+    let trace = Trace::of(&drainit);
+    let before = trace.calls();
+    let others_rest = || {
+        let now = trace.calls();
+        now.iter()
+            .all(|(name, calls)| *name == "certificates" || *calls == before[name])
+    };
+    holds_for("the rest", Duration::from_secs(3), others_rest);
+    for thread in ["drainit", "admin", "http", "log"] {
+        assert_eq!(before[thread].lines().count(), 1, "{thread}");
+    }
+    // Twice at the least.
+    let checks = trace.calls()["certificates"].matches("ec.key").count();
+    assert!((2..=4).contains(&checks), "{checks} looks in 3 s");
 }

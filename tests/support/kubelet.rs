@@ -29,22 +29,26 @@ const REFUSED: [&str; 12] = [
     "umount2",
 ];
 
-/// Writes a Secret's files as the kubelet does: they are links through `..data`, which is swapped.
-pub fn write_volume(dir: &Path, version: &str, files: &[(&str, String)]) {
-    let version = format!("..{version}");
-    fs::create_dir(dir.join(&version)).unwrap();
+/// Writes a Secret's volume anew: the files are links through `..data`, which is swapped, and what
+/// it led to is removed.
+pub fn write_volume(volume: &Path, version: &str, files: &[(&str, String)]) {
+    let data = volume.join("..data");
+    let old = fs::read_link(&data);
+    let new = format!("..{version}");
+    fs::create_dir(volume.join(&new)).unwrap();
     for (name, text) in files {
-        fs::write(dir.join(&version).join(name), text).unwrap();
+        fs::write(volume.join(&new).join(name), text).unwrap();
     }
-    let swap = |target: &Path, link: &str| {
-        symlink(target, dir.join("..new")).unwrap();
-        fs::rename(dir.join("..new"), dir.join(link)).unwrap();
-    };
-    swap(Path::new(&version), "..data");
+    symlink(&new, volume.join("..data_tmp")).unwrap();
+    fs::rename(volume.join("..data_tmp"), &data).unwrap();
     for (name, _) in files {
-        if fs::read_link(dir.join(name)).is_err() {
-            swap(&Path::new("..data").join(name), name);
+        if fs::read_link(volume.join(name)).is_err() {
+            symlink(Path::new("..data").join(name), volume.join("link")).unwrap();
+            fs::rename(volume.join("link"), volume.join(name)).unwrap();
         }
+    }
+    if let Ok(old) = old {
+        fs::remove_dir_all(volume.join(old)).unwrap();
     }
 }
 
