@@ -164,9 +164,32 @@ async def polls(quick):
     return table
 
 
+async def check(quick):
+    """What the check of a certificate and its key takes of a processor, in us a second."""
+    seconds = 10 if quick else 30
+    print(f"cost: certificates at rest, {seconds} s", file=sys.stderr)
+    cert, key = WORK / "tls.crt", WORK / "tls.key"
+    line = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=bench"
+    subprocess.run([*line.split(), "-out", cert, "-keyout", key], stderr=subprocess.DEVNULL, check=True)
+    options = ["--resources-dir", WORK / "resources", "--secret", f"bench={cert},{key}"]
+    instance = Instance("drainit", "1.40", f"{NET}.3.1", f"{NET}.0.1", map(str, options))
+    try:
+        await instance.start()
+        tasks = Path(f"/proc/{instance.process.pid}/task").glob("*")
+        thread = next(task for task in tasks if (task / "comm").read_text() == "certificates\n")
+        used = lambda: int((thread / "schedstat").read_text().split()[0]) / 1000
+        await asyncio.sleep(20)  # fresh files are read at every look, and Envoy is asked for its word
+        before = used()
+        await asyncio.sleep(seconds)
+        return (used() - before) / seconds
+    finally:
+        await instance.kill()
+
+
 def measure(quick):
     build_probe()
     return {
+        "check": asyncio.run(check(quick)),
         "rest": asyncio.run(at_rest(quick)),
         "starts": starts(quick),
         "signals": signals(quick),

@@ -62,16 +62,29 @@ pub fn run(command: Command) -> u8 {
     }
 }
 
-/// What the drainit at `address` is doing: the JSON of `/status`.
+/// What the drainit at `address` is doing: the JSON of `/status`. It waits a moment for fresh
+/// figures, where those that are known are old.
 ///
 /// # Errors
 /// One line, when no drainit answers there.
 pub fn status(address: &Address) -> Result<Value, String> {
+    read_status(address, "/status")
+}
+
+/// The same at once, for who does not look at the figures.
+///
+/// # Errors
+/// Those of [`status`].
+pub fn status_now(address: &Address) -> Result<Value, String> {
+    read_status(address, "/status?now")
+}
+
+fn read_status(address: &Address, path: &str) -> Result<Value, String> {
     let limits = Limits {
         time: PATIENCE,
         body: BODY,
     };
-    let (_, body) = fetch(address, Method::Get, "/status", limits)?;
+    let (_, body) = fetch(address, Method::Get, path, limits)?;
     let status = serde_json::from_str(&body).ok().filter(Value::is_object);
     status.ok_or_else(|| format!("{address}: no drainit answers there"))
 }

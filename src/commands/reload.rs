@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::libc::SIGHUP;
 use serde_json::Value;
 
-use super::{complain, pid_in, say, status};
+use super::{complain, pid_in, say, status_now};
 use crate::control;
 use crate::options::Options;
 use crate::process;
@@ -35,7 +35,7 @@ pub fn run(options: &Options) -> u8 {
 
 fn reload(options: &Options) -> Result<String, String> {
     let address = control::find(options)?;
-    let before = status(&address)?;
+    let before = status_now(&address)?;
     let number = |status: &Value| status.pointer("/reload/number").and_then(Value::as_u64);
     let pid = pid_in(&before).ok_or("the running drainit does not tell its pid")?;
     if before.get("reloading").and_then(Value::as_bool) == Some(true) {
@@ -44,7 +44,7 @@ fn reload(options: &Options) -> Result<String, String> {
     process::kill(pid, SIGHUP);
     let until = Instant::now() + LIMIT;
     while Instant::now() < until {
-        let now = status(&address)?;
+        let now = status_now(&address)?;
         if number(&now) != number(&before) {
             let text = |path| now.pointer(path).and_then(Value::as_str).map(str::to_owned);
             let message = text("/reload/message").unwrap_or_default();

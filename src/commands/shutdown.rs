@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::libc::SIGUSR2;
 use serde_json::Value;
 
-use super::{BODY, complain, pid_in, say, status};
+use super::{BODY, complain, pid_in, say, status_now};
 use crate::client::{Address, Head, Limits, Method, exchange};
 use crate::control;
 use crate::options::Options;
@@ -38,7 +38,7 @@ pub fn run(options: &Options) -> u8 {
 fn drain(options: &Options) -> Result<String, (u8, String)> {
     let nothing_runs = |why| (2, why);
     let address = control::find(options).map_err(nothing_runs)?;
-    let status = status(&address).map_err(nothing_runs)?;
+    let status = status_now(&address).map_err(nothing_runs)?;
     if let Some(pid) = pid_in(&status) {
         process::kill(pid, SIGUSR2);
     }
@@ -72,7 +72,7 @@ fn tell_progress(address: &Address) {
     let mut said = None;
     loop {
         thread::sleep(PROGRESS);
-        let Ok(status) = status(address) else {
+        let Ok(status) = status_now(address) else {
             continue;
         };
         let number = |path| status.pointer(path).and_then(Value::as_u64);

@@ -27,8 +27,11 @@ pub enum Endpoint {
     Ready,
     /// `/shutdown`: drain, and answer when that is over.
     Shutdown,
-    /// `/status`: the snapshot as JSON.
-    Status,
+    /// `/status`: the snapshot as JSON; by `/status?now`, the one that is there.
+    Status {
+        /// Whether the last figures will do.
+        now: bool,
+    },
     /// `/metrics`: the snapshot for Prometheus.
     Metrics,
 }
@@ -51,7 +54,9 @@ pub fn route(request: &Request) -> Result<Endpoint, Reply> {
         "/healthz" => Endpoint::Health,
         "/ready" => Endpoint::Ready,
         "/shutdown" => Endpoint::Shutdown,
-        "/status" => Endpoint::Status,
+        "/status" => Endpoint::Status {
+            now: request.query == "now",
+        },
         "/metrics" => Endpoint::Metrics,
         _ => {
             let text = "not found: there are /healthz, /ready, /shutdown, /status and /metrics";
@@ -86,10 +91,12 @@ pub fn answer(
         Endpoint::Health => Answer::Now(health(snapshot, now)),
         Endpoint::Ready => ready(snapshot, asked, now),
         Endpoint::Shutdown => shutdown(snapshot),
-        Endpoint::Status | Endpoint::Metrics if is_worth_a_look(snapshot, asked, now) => {
+        Endpoint::Status { now: false } | Endpoint::Metrics
+            if is_worth_a_look(snapshot, asked, now) =>
+        {
             Answer::Later(asked.checked_add(LOOK_WAIT))
         }
-        Endpoint::Status => Answer::Now(Reply {
+        Endpoint::Status { .. } => Answer::Now(Reply {
             content_type: "application/json",
             ..Reply::text(200, json::render(snapshot, now, wall))
         }),

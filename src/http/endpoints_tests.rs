@@ -24,8 +24,12 @@ fn snapshot(state: State) -> (Snapshot, Instant) {
 }
 
 fn request(method: Method, path: &str) -> Request {
-    let path = path.to_owned();
-    Request { method, path }
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    Request {
+        method,
+        path: path.to_owned(),
+        query: query.to_owned(),
+    }
 }
 
 fn ask(endpoint: Endpoint, snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
@@ -41,7 +45,9 @@ fn paths_are_exact_and_methods_are_those_of_the_contract() {
     for (path, endpoint) in [
         ("/healthz", Endpoint::Health),
         ("/ready", Endpoint::Ready),
-        ("/status", Endpoint::Status),
+        ("/status", Endpoint::Status { now: false }),
+        ("/status?later", Endpoint::Status { now: false }),
+        ("/status?now", Endpoint::Status { now: true }),
         ("/metrics", Endpoint::Metrics),
     ] {
         assert_eq!(route(&request(Method::Get, path)), Ok(endpoint));
@@ -216,7 +222,7 @@ fn shutdown_is_answered_once_the_drain_is_over_or_envoy_gone() {
 fn status_and_metrics_say_what_they_are() {
     let (snapshot, now) = snapshot(State::Live);
     for (endpoint, content_type, start) in [
-        (Endpoint::Status, "application/json", "{"),
+        (Endpoint::Status { now: false }, "application/json", "{"),
         (
             Endpoint::Metrics,
             "text/plain; version=0.0.4; charset=utf-8",
@@ -231,4 +237,19 @@ fn status_and_metrics_say_what_they_are() {
             later => panic!("{later:?}"),
         }
     }
+}
+
+#[test]
+fn figures_that_are_old_are_waited_for_unless_the_last_will_do() {
+    let (mut snapshot, now) = snapshot(State::Live);
+    snapshot.admin.answered = Some(now);
+    let waits = |endpoint, snapshot: &Snapshot, now| {
+        matches!(ask(endpoint, snapshot, now, now), Answer::Later(_))
+    };
+    let status = Endpoint::Status { now: false };
+    assert!(waits(status, &snapshot, now) && waits(Endpoint::Metrics, &snapshot, now));
+    assert!(!waits(Endpoint::Status { now: true }, &snapshot, now));
+    snapshot.load_at = Some(now);
+    assert!(!waits(status, &snapshot, now));
+    assert!(waits(status, &snapshot, now + READY_FRESH));
 }

@@ -95,7 +95,7 @@ impl<'a> Handler<'a> {
         match endpoint {
             Endpoint::Health => self.probe_wanted = true,
             Endpoint::Ready => self.probe_wanted |= waits,
-            Endpoint::Status | Endpoint::Metrics => self.look_wanted |= waits,
+            Endpoint::Status { .. } | Endpoint::Metrics => self.look_wanted |= waits,
             Endpoint::Shutdown if waits => {
                 if self.seated >= self.seats {
                     let text = "the drain is asked for; too many wait for its end already";

@@ -27,6 +27,8 @@ pub struct Request {
     pub method: Method,
     /// Its path, without the query.
     pub path: String,
+    /// What follows the question mark; empty where there is none.
+    pub query: String,
 }
 
 /// What some bytes at the beginning of a connection are.
@@ -60,7 +62,7 @@ pub fn parse(bytes: &[u8]) -> Head {
         Err(error) => return Head::Bad(Reply::text(400, format!("bad request: {error}"))),
     }
     let target = request.path.unwrap_or_default();
-    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     Head::Whole(Request {
         method: match request.method {
             Some("GET") => Method::Get,
@@ -69,6 +71,7 @@ pub fn parse(bytes: &[u8]) -> Head {
             _ => Method::Other,
         },
         path: path.to_owned(),
+        query: query.to_owned(),
     })
 }
 

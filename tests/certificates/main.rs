@@ -14,7 +14,6 @@ mod listener;
 mod mounts;
 mod published;
 mod refused;
-mod rest;
 mod traffic;
 mod writers;
 

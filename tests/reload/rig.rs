@@ -84,7 +84,7 @@ impl Rig {
     }
 
     pub fn status(&self) -> Value {
-        serde_json::from_str(&self.drainit.get("/status").1).unwrap()
+        serde_json::from_str(&self.drainit.get("/status?now").1).unwrap()
     }
 
     pub fn epoch(&self) -> u64 {
