@@ -1,0 +1,117 @@
+//! What may happen, and what it is to the core.
+
+use super::*;
+
+/// What Envoy's admin interface may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Says {
+    Nothing,
+    Live,
+    HealthFailed,
+    Initializing,
+    Version,
+    Done,
+    /// Nothing is left.
+    Zero,
+    /// An idle connection is.
+    Idle,
+    /// A request is.
+    Busy,
+    /// A UDP session is, without a connection.
+    Udp,
+    /// Nothing is, and somebody has reverted the health check's failure.
+    Reverted,
+    /// The kernel says so: Envoy accepts nothing.
+    Closed,
+}
+
+impl Says {
+    pub(super) fn to(ask: Ask) -> &'static [Says] {
+        use Says::*;
+        match ask {
+            Ask::Ready => &[Nothing, Live, HealthFailed, Initializing],
+            Ask::ServerInfo => &[Nothing, Version],
+            Ask::FailHealthCheck | Ask::DrainListeners | Ask::StopListeners => &[Nothing, Done],
+            Ask::Stats => &[Nothing, Zero, Idle, Busy, Udp, Reverted],
+            Ask::Sockets => &[Nothing, Zero, Busy, Closed],
+        }
+    }
+
+    /// Whether it leads somewhere else than the others.
+    pub(super) fn is_main(&self) -> bool {
+        use Says::*;
+        !matches!(self, HealthFailed | Idle | Udp | Reverted)
+    }
+
+    pub(super) fn answer(self) -> Option<Answer> {
+        let load = |connections, requests, udp_sessions, health_failed| {
+            Answer::Stats(Load {
+                listeners: vec![Listener {
+                    name: "a".into(),
+                    connections,
+                    excluded: false,
+                }],
+                requests,
+                tcp_sessions: 0,
+                udp_sessions,
+                parent_connections: 0,
+                health_failed,
+            })
+        };
+        Some(match self {
+            Says::Nothing => return None,
+            Says::Live => Answer::Ready("LIVE".into()),
+            Says::HealthFailed => Answer::Ready("DRAINING".into()),
+            Says::Initializing => Answer::Ready("INITIALIZING".into()),
+            Says::Version => Answer::Version("1.40.0".into()),
+            Says::Done => Answer::Done,
+            Says::Zero => load(0, 0, 0, true),
+            Says::Idle => load(1, 0, 0, true),
+            Says::Busy => load(1, 1, 0, true),
+            Says::Udp => load(0, 0, 1, true),
+            Says::Reverted => load(0, 0, 0, false),
+            Says::Closed => Answer::Closed,
+        })
+    }
+}
+
+/// What may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    Start,
+    Tick,
+    Order(Order),
+    Probe,
+    Certificates,
+    AdminKnown,
+    Answer(Ask, Says),
+    Exited(Exit),
+    Spawned,
+    SpawnFailed,
+    Reload,
+    Tried(bool),
+    NextSpawned(bool),
+    ParentExited(Exit),
+}
+
+pub(super) const COMMAND_NOT_FOUND: u8 = 127;
+
+impl Event {
+    pub(super) fn input(self) -> Input {
+        match self {
+            Event::Start | Event::Tick => Input::Tick,
+            Event::Order(order) => Input::Order(order, "a signal".into()),
+            Event::Probe => Input::Probe,
+            Event::Certificates => Input::CertificatesReady,
+            Event::AdminKnown => Input::AdminKnown,
+            Event::Answer(ask, says) => Input::Answer(ask, says.answer()),
+            Event::Exited(exit) => Input::Exited(exit),
+            Event::Spawned => Input::Spawned,
+            Event::SpawnFailed => Input::SpawnFailed(COMMAND_NOT_FOUND),
+            Event::Reload => Input::Reload,
+            Event::Tried(passed) => Input::Tried(passed),
+            Event::NextSpawned(spawned) => Input::NextSpawned(spawned),
+            Event::ParentExited(exit) => Input::ParentExited(exit),
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! What must hold of a step and of a state.
+
+use super::*;
+
+/// `Err` says what went wrong.
+pub(super) type Verdict = Result<(), String>;
+
+pub(super) fn must(holds: bool, what: &str) -> Verdict {
+    if holds { Ok(()) } else { Err(what.into()) }
+}
+
+impl World {
+    /// Whether whoever wants a reload hears of its end, and once.
+    pub(super) fn judge_reload(&mut self, event: Event, actions: &[Action]) -> Verdict {
+        let told = actions
+            .iter()
+            .filter(|a| matches!(a, Action::Reloaded(_)))
+            .count();
+        let tried = actions.contains(&Action::Try);
+        if event == Event::Reload {
+            must(told + usize::from(tried) == 1, "not one answer to a reload")?;
+            must(!(tried && self.witness.waiting), "two reloads at once")?;
+            self.witness.waiting |= tried;
+        } else {
+            must(!tried, "a reload that nobody wants")?;
+            must(told <= usize::from(self.witness.waiting), "told to nobody")?;
+            self.witness.waiting &= told == 0;
+        }
+        must(
+            !self.witness.waiting || self.core.next.is_some(),
+            "somebody waits for a reload in vain",
+        )
+    }
+
+    /// Whether a signal that can wait for nothing was obeyed at once.
+    pub(super) fn judge_order(&self, event: Event, from: &World) -> Verdict {
+        let Event::Order(order @ (Order::Stop | Order::StopNow)) = event else {
+            return Ok(());
+        };
+        let again = from
+            .core
+            .drain
+            .as_ref()
+            .is_some_and(|drain| drain.outcome().is_some() || drain.stops());
+        match from.core.phase {
+            Phase::Running { .. } if again || order == Order::StopNow => must(
+                self.witness.terminated.is_some(),
+                "a signal to stop is ignored",
+            ),
+            Phase::Stopping { .. } if self.witness.stops >= 3 => {
+                must(self.witness.killed.is_some(), "a third signal is ignored")
+            }
+            Phase::Waiting | Phase::Backoff { .. } | Phase::Down => must(
+                matches!(self.core.phase, Phase::Over(_)) != self.witness.old,
+                "it does not end",
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a drain that has just ended had reason to.
+    pub(super) fn judge_outcome(&mut self, now: Time, event: Event, from: &World) -> Verdict {
+        let ended = |core: &Core| core.drain.as_ref().map(|drain| drain.outcome());
+        let (Some(Some(outcome)), was) = (ended(&self.core), ended(&from.core)) else {
+            return Ok(());
+        };
+        if let Some(Some(was)) = was {
+            return must(was == outcome, "an outcome changed");
+        }
+        let seen = self.witness.drain.take();
+        let load = match event {
+            Event::Answer(Ask::Stats | Ask::Sockets, says) => match says.answer() {
+                Some(Answer::Stats(load)) => Some(load),
+                _ => None,
+            },
+            _ => None,
+        };
+        let limits = &self.core.rules.limits;
+        let known = !self.witness.old || self.witness.told_at.is_some_and(|at| now >= at);
+        let clean =
+            |seen: &DrainSeen| known && now >= seen.min_until && (!seen.stops || seen.closed);
+        let only_the_minimum =
+            |seen: &DrainSeen| known && now >= seen.deadline && seen.min_until >= seen.deadline;
+        let why = match (outcome, &seen) {
+            (Outcome::Drained | Outcome::Idle, Some(seen)) if only_the_minimum(seen) => true,
+            (Outcome::Drained, Some(seen)) => {
+                clean(seen)
+                    && load.is_some_and(|load| {
+                        load.connections() <= limits.open_connections && load.udp_sessions == 0
+                    })
+            }
+            (Outcome::Idle, Some(seen)) => {
+                let settled = seen.idle_since.is_some_and(|at| now - at >= limits.settle);
+                clean(seen)
+                    && settled
+                    && !limits.settle.is_zero()
+                    && load.is_some_and(|load| load.in_flight() == 0)
+            }
+            (Outcome::Deadline | Outcome::AdminLost, Some(seen)) => now >= seen.deadline,
+            (Outcome::NeverLive, None) => matches!(event, Event::Order(_)),
+            (Outcome::NeverLive, Some(seen)) => {
+                let initializing = event == Event::Answer(Ask::Ready, Says::Initializing);
+                !from.witness.live && (seen.stops && initializing || now >= seen.silent_until)
+            }
+            (Outcome::SecondSignal, Some(_)) => {
+                event == Event::Order(Order::StopNow)
+                    || event == Event::Order(Order::Stop)
+                        && from.witness.drain.as_ref().is_some_and(|drain| drain.stops)
+            }
+            (Outcome::EnvoyExited, Some(_)) => {
+                matches!(event, Event::Exited(_)) || event_is_loss(event, from)
+            }
+            (Outcome::EnvoyExited, None) => from.core.replace,
+            _ => false,
+        };
+        must(why, &format!("{outcome:?} without reason: {seen:?}"))
+    }
+
+    /// Whether an action was called for.
+    pub(super) fn judge_action(
+        &mut self,
+        now: Time,
+        event: Event,
+        action: Action,
+        before: &Core,
+    ) -> Verdict {
+        let core = &self.core;
+        let outcome = core.drain.as_ref().and_then(Drain::outcome);
+        let running = matches!(before.phase, Phase::Running { .. }) || event == Event::Spawned;
+        match action {
+            Action::Try => must(core.drain.is_none() && running, "tried although it drains"),
+            Action::Reloaded(_) => Ok(()),
+            Action::SpawnNext => {
+                must(
+                    self.witness.newest && !self.witness.old,
+                    "a third generation",
+                )?;
+                must(core.drain.is_none(), "raised although told to drain")
+            }
+            Action::KillNewest => {
+                if let Event::ParentExited(_) = event {
+                    self.witness.killed = Some(now);
+                    return must(running && self.witness.newest, "SIGKILL to nobody");
+                }
+                let Some(Next::Rising(rise)) = before.next else {
+                    return Err("SIGKILL to a generation that does not rise".into());
+                };
+                must(now >= rise.since + RISE && !rise.ended, "given up early")
+            }
+            Action::TerminateParent => {
+                must(self.witness.old, "SIGTERM to no old generation")?;
+                must(
+                    !self.witness.newest,
+                    "SIGTERM to an old generation with a new one",
+                )?;
+                self.witness.terminated.get_or_insert(now);
+                Ok(())
+            }
+            Action::Spawn => {
+                must(!self.witness.newest, "two newest")?;
+                must(core.phase == Phase::Spawning, "spawned twice")?;
+                must(core.drain.is_none(), "spawned although told to drain")
+            }
+            Action::Ask(ask) => {
+                must(running && core.asked == Some(ask), "a question to nobody")?;
+                if ask == Ask::Sockets {
+                    let lost = self.witness.refused || core.is_rising();
+                    must(lost, "the kernel is asked instead of Envoy")?;
+                }
+                let answered = matches!(event, Event::Answer(..) | Event::Exited(_))
+                    || matches!(event, Event::Spawned | Event::NextSpawned(_));
+                must(before.asked.is_none() || answered, "two questions at once")?;
+                let at_rest = core.live.is_some() && core.drain.is_none() && !core.is_rising();
+                let anew = matches!(event, Event::Exited(_) | Event::NextSpawned(_));
+                if ask == Ask::Ready && at_rest && !anew {
+                    let rested = before.probed.is_none_or(|at| now - at >= PROBE_REST);
+                    must(rested, "asked more than once a second at rest")?;
+                }
+                Ok(())
+            }
+            Action::Terminate
+                if before.is_rising()
+                    && matches!(event, Event::Exited(_))
+                    && matches!(before.phase, Phase::Stopping { .. }) =>
+            {
+                // Now the one before.
+                let stopping = matches!(before.phase, Phase::Stopping { killed: None, .. });
+                must(stopping && self.witness.newest, "SIGTERM too early")
+            }
+            Action::Terminate => {
+                must(
+                    running && self.witness.terminated.is_none(),
+                    "SIGTERM twice",
+                )?;
+                self.witness.terminated = Some(now);
+                let told = self.witness.stops > 0;
+                let now_at_once = event == Event::Order(Order::StopNow);
+                let closed = event == Event::Answer(Ask::Sockets, Says::Closed);
+                must(
+                    told && (now_at_once || outcome.is_some())
+                        || closed && core.replace && core.drain.is_none(),
+                    "SIGTERM too early",
+                )
+            }
+            Action::Kill => {
+                let Some(at) = self.witness.terminated else {
+                    return Err("SIGKILL without SIGTERM".into());
+                };
+                must(self.witness.killed.is_none(), "SIGKILL twice")?;
+                self.witness.killed = Some(now);
+                let due = now >= at + core.rules.kill_timeout;
+                let third = matches!(event, Event::Order(Order::Stop | Order::StopNow))
+                    && self.witness.stops >= 3;
+                must(due || third, "SIGKILL too early")
+            }
+            Action::ReopenLogs => {
+                let Phase::Running { since } = before.phase else {
+                    return Err("SIGUSR1 to nobody".into());
+                };
+                let handlers = core.answered || now - since >= HANDLERS_READY;
+                must(handlers, "SIGUSR1 to an Envoy without handlers")
+            }
+            Action::Exit(code) => {
+                must(
+                    !self.witness.newest && !self.witness.old || self.witness.killed.is_some(),
+                    "a generation is forgotten",
+                )?;
+                let kept = core.exit.map(Exit::code);
+                let patient = |at: Time| now >= at + KILL_PATIENCE;
+                let cut = code == 137 && self.witness.killed.is_some_and(patient);
+                let right = match event {
+                    Event::Exited(exit) => code == kept.unwrap_or(exit.code()),
+                    Event::ParentExited(_) => Some(code) == kept,
+                    Event::SpawnFailed => code == COMMAND_NOT_FOUND,
+                    Event::Order(_) => code == 0 && !running && before.phase != Phase::Spawning,
+                    _ => false,
+                };
+                must(right || cut, &format!("exit {code}"))
+            }
+        }
+    }
+
+    /// Whether it may rest until it is woken.
+    pub(super) fn judge_rest(&self, now: Time, actions: &[Action]) -> Verdict {
+        let core = &self.core;
+        let over = matches!(core.phase, Phase::Over(_));
+        let exits = actions.iter().any(|a| matches!(a, Action::Exit(_)));
+        must(
+            over == exits,
+            "over without an exit, or the other way round",
+        )?;
+        if let Some(at) = core.wake_at {
+            must(at >= now + ms(1), "it spins")?;
+        }
+        let wakes_by = |at: Time, what: &str| {
+            must(now < at, &format!("{what} is overdue"))?;
+            let wakes = core.wake_at.is_some_and(|wake| wake <= at);
+            must(wakes, &format!("{what} will be overslept"))
+        };
+        if let Some(drain) = &core.drain {
+            if drain.outcome().is_none() {
+                let Some(seen) = &self.witness.drain else {
+                    return Err("a drain that nobody asked for".into());
+                };
+                must(seen.deadline == drain.deadline(), "the deadline moved")?;
+                must(
+                    seen.stops == drain.stops(),
+                    "whether it stops was forgotten",
+                )?;
+                wakes_by(seen.deadline, "the deadline")?;
+            } else if let Phase::Running { .. } = core.phase {
+                must(!drain.stops(), "the drain is over and Envoy goes on")?;
+            }
+        }
+        match core.phase {
+            Phase::Spawning => must(actions.contains(&Action::Spawn), "not spawned")?,
+            Phase::Backoff { until } => wakes_by(until, "the restart")?,
+            Phase::Stopping { .. } => {
+                let end = match (self.witness.killed, self.witness.terminated) {
+                    (Some(at), _) => at + KILL_PATIENCE,
+                    (None, Some(at)) => at + core.rules.kill_timeout,
+                    (None, None) => return Err("stopping without a SIGTERM".into()),
+                };
+                wakes_by(end, "the end")?;
+            }
+            Phase::Over(_) | Phase::Down => {
+                must(core.wake_at.is_none(), "woken for nothing")?;
+                must(self.witness.drain.is_none(), "a waiter is forgotten")?;
+            }
+            Phase::Running { .. } if core.live.is_none() && core.drain.is_none() => {
+                must(
+                    core.asked.is_some() || core.wake_at.is_some(),
+                    "no look any more",
+                )?;
+            }
+            _ => {}
+        }
+        let running = matches!(core.phase, Phase::Running { .. });
+        let accepts = running && core.live.is_some() && !self.witness.spent;
+        let ends = over || core.drain.is_some();
+        must(
+            accepts
+                || ends
+                || core.phase == Phase::Waiting
+                || core.asked.is_some()
+                || core.wake_at.is_some()
+                || core.phase == Phase::Spawning
+                || actions.contains(&Action::SpawnNext),
+            "nothing may accept, and nothing is planned",
+        )?;
+        must(
+            core.asked.is_none()
+                || running
+                || self.witness.terminated.is_some()
+                || self.witness.killed.is_some(),
+            "asks nobody",
+        )
+    }
+
+    /// What holds for a state, whatever led to it.
+    pub(super) fn judge_state(&self) -> Verdict {
+        // The loop ends every turn with a tick: another one finds nothing to do.
+        let mut again = self.core.clone();
+        let actions = again.handle(BASE, Input::Tick);
+        if let Phase::Over(code) = self.core.phase {
+            return must(actions == [Action::Exit(code)], "it is not over");
+        }
+        must(
+            actions.is_empty(),
+            &format!("a second tick does {actions:?}"),
+        )?;
+        must(
+            again.wake_at == self.core.wake_at,
+            &format!(
+                "a second tick wakes at {:?} instead of {:?}",
+                again.wake_at, self.core.wake_at
+            ),
+        )?;
+        must(again == self.core, "a second tick changes the state")?;
+        for ask in [
+            Ask::Ready,
+            Ask::ServerInfo,
+            Ask::FailHealthCheck,
+            Ask::DrainListeners,
+            Ask::StopListeners,
+            Ask::Stats,
+            Ask::Sockets,
+        ] {
+            if self.core.asked == Some(ask) {
+                continue;
+            }
+            for says in Says::to(ask) {
+                let actions = again.handle(BASE, Input::Answer(ask, says.answer()));
+                must(
+                    actions.is_empty() && again == self.core,
+                    "a stale answer was taken",
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the generation that served is gone.
+pub(super) fn event_is_loss(event: Event, from: &World) -> bool {
+    matches!(event, Event::ParentExited(_)) && from.core.is_rising()
+}

@@ -1,0 +1,125 @@
+//! The account of what has happened, apart from what the core makes of it.
+
+use super::*;
+
+/// The drain as somebody would account for it who reads the manual.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct DrainSeen {
+    pub(super) deadline: Time,
+    pub(super) min_until: Time,
+    /// Until when to wait for word from an Envoy that was never live.
+    pub(super) silent_until: Time,
+    pub(super) stops: bool,
+    /// Since when every look has shown nothing in flight.
+    pub(super) idle_since: Option<Time>,
+    /// Whether Envoy was told to stop accepting, with whatever success.
+    pub(super) closed: bool,
+}
+
+/// What has happened, apart from what the core makes of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Witness {
+    /// Whether Envoy was seen to be live.
+    pub(super) live: bool,
+    /// The drain that is under way.
+    pub(super) drain: Option<DrainSeen>,
+    /// How often it was told to stop, by whatever signal.
+    pub(super) stops: u32,
+    pub(super) terminated: Option<Time>,
+    pub(super) killed: Option<Time>,
+    /// Which processes there are: the newest Envoy, and an old one beside it.
+    pub(super) newest: bool,
+    pub(super) old: bool,
+    /// From when on the newest is known to tell of the old one; none while it cannot.
+    pub(super) told_at: Option<Time>,
+    /// Whether somebody waits for a reload.
+    pub(super) waiting: bool,
+    /// Whether the one that serves may have handed over, to one that ended, its admin interface
+    /// and its listeners.
+    pub(super) spent: bool,
+    /// Whether its admin interface was asked since, in vain.
+    pub(super) refused: bool,
+}
+
+impl Witness {
+    pub(super) fn note(&mut self, now: Time, event: Event, before: &Core) {
+        let running = matches!(before.phase, Phase::Running { .. });
+        if let Event::Answer(ask, says) = event
+            && ask != Ask::Sockets
+            && self.spent
+            && !before.is_rising()
+        {
+            self.refused = says == Says::Nothing;
+            self.spent = self.refused;
+        }
+        match event {
+            Event::Order(order) => {
+                match order {
+                    Order::Stop => self.stops += 1,
+                    // It goes as far as a second one.
+                    Order::StopNow => self.stops = (self.stops + 1).max(2),
+                    Order::Drain | Order::ReopenLogs => {}
+                }
+                if !running || order == Order::ReopenLogs {
+                    return;
+                }
+                if order != Order::Drain
+                    && let Some(drain) = &mut self.drain
+                {
+                    drain.stops = true;
+                }
+                let limits = &before.rules.limits;
+                let uptime = match before.phase {
+                    Phase::Running { since } => now - since,
+                    _ => Duration::ZERO,
+                };
+                if before.drain.is_none() && order != Order::StopNow {
+                    self.drain = Some(DrainSeen {
+                        deadline: now + limits.timeout,
+                        min_until: now + limits.min,
+                        silent_until: now + uptime.max(ms(1_000)),
+                        stops: order == Order::Stop,
+                        idle_since: None,
+                        closed: false,
+                    });
+                }
+            }
+            Event::Answer(Ask::Ready, Says::Live | Says::HealthFailed) => {
+                self.live = true;
+                (self.spent, self.refused) = (false, false);
+                if running && before.is_unsettled() {
+                    self.told_at = Some(now + FLUSH);
+                }
+            }
+            Event::Answer(Ask::StopListeners, _) => {
+                if let Some(drain) = &mut self.drain {
+                    drain.closed = true;
+                }
+            }
+            Event::Answer(Ask::Stats | Ask::Sockets, says) => {
+                if let (Some(drain), Some(Answer::Stats(load))) = (&mut self.drain, says.answer()) {
+                    if load.in_flight() > 0 {
+                        drain.idle_since = None;
+                    } else {
+                        drain.idle_since.get_or_insert(now);
+                    }
+                }
+            }
+            Event::Spawned => {
+                self.live = self.old;
+                self.newest = true;
+                self.told_at = None;
+                (self.terminated, self.killed) = (None, None);
+                (self.spent, self.refused) = (false, false);
+            }
+            Event::NextSpawned(true) => (self.old, self.told_at) = (true, None),
+            Event::ParentExited(_) => self.old = false,
+            // While one rises it is that one, and the one before is the newest again.
+            Event::Exited(_) if before.is_rising() && self.old => {
+                (self.old, self.spent, self.refused) = (false, true, false);
+            }
+            Event::Exited(_) => self.newest = false,
+            _ => {}
+        }
+    }
+}
