@@ -19,7 +19,7 @@ use support::envoy_config::EnvoyConfig;
 use support::http2::Http2Client;
 use support::load::Load;
 use support::watch::Watch;
-use support::{PATIENCE, wait_for};
+use support::{PATIENCE, wait_for, wait_for_some};
 
 /// Puts a route for `path` before the others.
 fn add_route(config: &EnvoyConfig, path: &str) {
@@ -122,8 +122,11 @@ fn a_sigterm_while_a_generation_rises_loses_nothing() {
 #[test]
 fn another_minor_takes_over() {
     let rig = Rig::start();
-    let version = || rig.status()["envoy"]["version"].clone();
-    let before = version();
+    let version = || {
+        let version = rig.status()["envoy"]["version"].as_str()?.to_owned();
+        Some(version)
+    };
+    let before = wait_for_some("a version", PATIENCE, version);
     let connections = Watch::connections(rig.config.http);
     let slow = SlowRequest::start(rig.config.http, Duration::from_secs(1));
     rig.upstream.wait_in_flight(1);
@@ -131,12 +134,13 @@ fn another_minor_takes_over() {
     rig.reload_well();
     assert_eq!(slow.status(), 200);
     wait_for("the other version", PATIENCE, || {
-        let now = version();
-        now.is_string() && now != before
+        version().is_some_and(|now| now != before)
     });
     rig.replace_program(&support::envoy());
     rig.reload_well();
-    wait_for("the version from before", PATIENCE, || version() == before);
+    wait_for("the version from before", PATIENCE, || {
+        version().as_ref() == Some(&before)
+    });
     assert_eq!(connections.finish().failures, Vec::<String>::new());
 }
 
