@@ -179,8 +179,8 @@ pub struct Drain {
     deadline: Time,
     serving_until: Time,
     min_until: Time,
-    /// Before this, nobody knows of everything that is in flight.
-    hold: Time,
+    /// Whether a look shows all that is in flight: an old generation may not have told yet.
+    known: bool,
     closing_at: Time,
     settle: Duration,
     open_connections: u64,
@@ -215,13 +215,13 @@ impl Drain {
         let serving_until = if live { now + limits.delay } else { now };
         // No request can be older than Envoy itself, so an Envoy that never told its state is
         // given the time that it has been up, as long as the deadline allows.
-        let uptime = now.saturating_sub(spawned).max(SILENCE_MIN);
+        let uptime = now.saturating_sub(spawned).max(SILENCE_MIN).max(limits.min);
         Drain {
             started: now,
             deadline,
             serving_until,
             min_until: now + limits.min,
-            hold: Time::ZERO,
+            known: true,
             closing_at: deadline - (limits.timeout / 10).min(Duration::from_secs(1)),
             settle: limits.settle,
             open_connections: limits.open_connections,
@@ -268,9 +268,9 @@ impl Drain {
         self.stops = true;
     }
 
-    /// Before then, nothing left is not believed: an old generation has not told yet.
-    pub fn hold_until(&mut self, time: Time) {
-        self.hold = time;
+    /// Whether a look shows all that is in flight. If not, nothing left is not believed.
+    pub fn set_known(&mut self, known: bool) {
+        self.known = known;
     }
 
     /// How it ended, once it has.
@@ -330,9 +330,7 @@ impl Drain {
                 _ if lost => Outcome::AdminLost,
                 // Only the minimum kept it up.
                 Some(outcome)
-                    if self.min_until >= self.deadline
-                        && self.asked.is_none()
-                        && now >= self.hold =>
+                    if self.min_until >= self.deadline && self.asked.is_none() && self.known =>
                 {
                     outcome
                 }
@@ -340,7 +338,7 @@ impl Drain {
             });
         } else if !self.live && now >= self.silent_until {
             self.end(Outcome::NeverLive);
-        } else if now >= self.closing_at && self.closing.is_none() {
+        } else if self.stops && now >= self.closing_at && self.closing.is_none() {
             self.closing = Some(false);
         }
     }
@@ -375,7 +373,7 @@ impl Drain {
                 due = due.min(step.due);
             }
         }
-        if self.closing.is_none() {
+        if self.stops && self.closing.is_none() {
             due = due.min(self.closing_at);
         }
         Err(due)
@@ -464,7 +462,7 @@ impl Drain {
         } else {
             None
         };
-        let Some(outcome) = self.quiet.filter(|_| now >= self.min_until.max(self.hold)) else {
+        let Some(outcome) = self.quiet.filter(|_| self.known && now >= self.min_until) else {
             return;
         };
         if self.has_looked_last() {

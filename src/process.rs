@@ -73,6 +73,10 @@ const MEANT: [c_int; 7] = [
     libc::SIGUSR2,
 ];
 
+/// Signals by which a terminal would stop us for a line of the log, when we are a job in the
+/// background.
+const IGNORED: [Signal; 2] = [Signal::SIGTTIN, Signal::SIGTTOU];
+
 /// Signals that mean nothing to drainit, and whose default would end it or say nothing.
 const SURVIVED: [c_int; 10] = [
     libc::SIGALRM,
@@ -126,6 +130,10 @@ impl Signals {
         for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
             undo_ignored(signal);
         }
+        for signal in IGNORED {
+            set_disposition(signal as c_int, libc::SIG_IGN);
+        }
+        survive_libcs_own();
         Ok((signals, waker))
     }
 
@@ -150,7 +158,8 @@ impl Signals {
 
     /// Gives every signal its default meaning back, for a command that is no supervisor.
     pub fn release(self) {
-        for signal in MEANT.into_iter().chain(survived()) {
+        let ignored = IGNORED.map(|signal| signal as c_int);
+        for signal in MEANT.into_iter().chain(survived()).chain(ignored) {
             set_disposition(signal, libc::SIG_DFL);
         }
         // What came meanwhile counts.
@@ -178,26 +187,62 @@ fn survived() -> impl Iterator<Item = c_int> {
 
 /// Gives a signal that is ignored its default back: an ignored one stays so in every child.
 fn undo_ignored(signal: c_int) {
-    // The kernel's own sigaction and sigset: libc refuses the signals that it keeps for itself,
-    // and those are inherited too (glibc's posix_spawn leaves SIGCANCEL ignored).
-    type Action = [libc::c_ulong; 4];
-    const SIGSET: usize = 8;
-    let default: Action = [0; 4];
-    let mut old = default;
+    // Those that libc keeps for itself are inherited too: glibc's posix_spawn leaves SIGCANCEL
+    // ignored.
+    if action(signal)[0] == libc::SIG_IGN as libc::c_ulong {
+        set_action(signal, &[0; 4]);
+    }
+}
+
+/// Gives the signals that libc keeps for itself, and takes no handler for, that of signal-hook,
+/// which does nothing for a signal that it does not know. Their default would end us: musl's
+/// begin at 32, and what others call SIGRTMIN is 34.
+fn survive_libcs_own() {
+    let handler = action(libc::SIGWINCH);
+    for signal in FIRST_REAL_TIME..libc::SIGRTMIN() {
+        set_action(signal, &handler);
+    }
+}
+
+/// The kernel's first real-time signal (signal(7)).
+const FIRST_REAL_TIME: c_int = 32;
+
+/// The kernel's own sigaction: handler, flags, restorer, mask. All zero is the default.
+type Action = [libc::c_ulong; 4];
+
+/// The kernel's sigset has 64 bits.
+const SIGSET: usize = 8;
+
+/// What the kernel does at a signal.
+fn action(signal: c_int) -> Action {
+    let mut action = Action::default();
     let none = std::ptr::null::<Action>();
-    // SAFETY: the kernel reads and writes no more than a sigaction, which is four words: handler,
-    // flags, restorer, mask. All zero is the default, which runs no code.
+    // SAFETY: the kernel writes no more than a sigaction, which is four words.
     unsafe {
-        libc::syscall(libc::SYS_rt_sigaction, signal, none, &raw mut old, SIGSET);
-        if old[0] == libc::SIG_IGN as libc::c_ulong {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                &raw const default,
-                none,
-                SIGSET,
-            );
-        }
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            none,
+            &raw mut action,
+            SIGSET,
+        );
+    }
+    action
+}
+
+/// Has the kernel do the default, or what it does at another signal already.
+fn set_action(signal: c_int, action: &Action) {
+    let none = std::ptr::null_mut::<Action>();
+    // SAFETY: the kernel reads four words. The default runs no code, and what another signal has
+    // was set by libc.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            std::ptr::from_ref(action),
+            none,
+            SIGSET,
+        );
     }
 }
 
@@ -259,10 +304,12 @@ pub fn spawn(spawn: &Spawn<'_>) -> io::Result<i32> {
         // On itself: that says that the child keeps it.
         files.add_dup2(fd.as_raw_fd(), fd.as_raw_fd())?;
     }
-    // Rust's runtime ignores SIGPIPE, and the child would too.
+    // What we ignore the child would too; Rust's runtime ignores SIGPIPE.
+    let mut defaults = SigSet::from(Signal::SIGPIPE);
+    defaults.extend(IGNORED);
     let mut attributes = PosixSpawnAttr::init()?;
     attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)?;
-    attributes.set_sigdefault(&SigSet::from(Signal::SIGPIPE))?;
+    attributes.set_sigdefault(&defaults)?;
     let pid = posix_spawnp(&c_string(spawn.program)?, &files, &attributes, &line, &env)?;
     Ok(pid.as_raw())
 }
@@ -324,6 +371,15 @@ pub fn kill(pid: i32, signal: c_int) {
             io::Error::last_os_error()
         );
     }
+}
+
+/// Whether a process has a handler for a signal, as the kernel has it (`SigCgt` in proc(5)).
+pub fn handles(pid: i32, signal: c_int) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    caught
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & bit(signal) != 0)
 }
 
 /// Reaps one child that ended, ours or an orphan; none when there is none (any more).

@@ -20,6 +20,7 @@ impl Drain {
                 settle: self.settle,
                 open_connections: self.open_connections,
                 check_interval: self.check_interval,
+                known: self.known,
                 outcome: self.outcome,
                 ..over
             };
@@ -28,12 +29,6 @@ impl Drain {
         self.deadline = end;
         self.serving_until = due(self.serving_until);
         self.min_until = due(self.min_until);
-        self.hold = if self.hold > self.deadline + now - base {
-            // All the same after the end.
-            Time::MAX
-        } else {
-            due(self.hold)
-        };
         self.closing_at = if self.closing.is_some() {
             base
         } else {

@@ -12,7 +12,7 @@ pub const QUERY: &str = concat!(
     "%5E(listener%5C..*%5C.downstream_(pre_)%3Fcx_active",
     "%7Chttp%5C..*%5C.downstream_(cx%7Crq)_active",
     "%7Cudp%5C..*%5C.downstream_sess_active",
-    "%7Cserver%5C.live%7Cserver%5C.parent_connections)%24",
+    "%7Cserver%5C.(live%7Cparent_connections%7Cuptime))%24",
 );
 
 /// A listener's connections.
@@ -40,6 +40,9 @@ pub struct Load {
     /// Connections of an old generation that hands over. Its own gauges are hidden: Envoy adds
     /// them to the newest one's, but does not mark those as used (seen on 1.40.0).
     pub parent_connections: u64,
+    /// Envoy's uptime in seconds when it last flushed its statistics: only then does it look at
+    /// how many connections the old generation has. None where it is not told.
+    pub uptime: Option<u64>,
     /// Whether Envoy's health check is failed, as a drain wants it.
     pub health_failed: bool,
 }
@@ -82,6 +85,7 @@ pub struct Page {
     requests: u64,
     udp_sessions: u64,
     parent_connections: u64,
+    uptime: Option<u64>,
     live: Option<bool>,
     /// Whether it counts the connection over which it was asked for, and the request.
     own_connection: bool,
@@ -146,6 +150,7 @@ impl Page {
                 .min(counted),
             udp_sessions: self.udp_sessions,
             parent_connections: self.parent_connections,
+            uptime: self.uptime,
             health_failed: !live,
         })
     }
@@ -167,6 +172,8 @@ impl Page {
             self.live = Some(value != 0);
         } else if name == "server.parent_connections" {
             self.parent_connections = value;
+        } else if name == "server.uptime" {
+            self.uptime = Some(value);
         } else if let Some(name) = name.strip_prefix("listener.") {
             self.take_listener(name, value, excluded);
         } else if let Some(name) = name.strip_prefix("http.") {

@@ -230,6 +230,7 @@ pub(crate) mod tests {
             tcp_sessions: 4,
             udp_sessions: 5,
             parent_connections: 0,
+            uptime: None,
             health_failed: true,
         };
         Snapshot {

@@ -16,7 +16,7 @@ use crate::process::Exit;
 use crate::status::State;
 
 pub use generations::Reloaded;
-use generations::{Admin, FLUSH, Next, RISE};
+use generations::{Admin, Next, RISE, Told};
 pub use words::{Action, Input, Order, Rules};
 
 /// Between two looks at an Envoy that is not live yet: this at first, growing to [`PROBE_REST`].
@@ -34,7 +34,8 @@ const KILL_PATIENCE: Duration = Duration::from_millis(800);
 const REFUSAL: Duration = Duration::from_secs(1);
 
 /// An Envoy that was told to reopen its logs before it had a handler would die of that. It has
-/// one when its admin interface answers, and surely this long after its start.
+/// one when the kernel says so, or its admin interface answers, and surely this long after its
+/// start.
 const HANDLERS_READY: Duration = Duration::from_secs(5);
 
 /// Where Envoy is in its life.
@@ -65,6 +66,8 @@ pub struct Core {
     live: Option<Time>,
     /// Whether its admin interface has ever answered.
     answered: bool,
+    /// Whether it was seen to have handlers for its signals.
+    handles: bool,
     drain: Option<Drain>,
     /// How often drainit was told to stop.
     stops: u32,
@@ -85,6 +88,8 @@ pub struct Core {
     next: Option<Next>,
     /// Since when an old generation drains beside the newest.
     parent: Option<Time>,
+    /// What the newest has told of it.
+    told: Told,
     /// Whether this generation was spawned a second time.
     again: bool,
     /// Whether the whole Envoy is to be started anew when it has ended.
@@ -116,6 +121,7 @@ impl Core {
             phase,
             live: None,
             answered: false,
+            handles: false,
             drain: None,
             stops: 0,
             asked: None,
@@ -129,6 +135,7 @@ impl Core {
             reason: "starting".into(),
             next: None,
             parent: None,
+            told: Told::Nothing,
             again: false,
             replace: false,
             exit: None,
@@ -153,6 +160,11 @@ impl Core {
     /// What Envoy's admin interface was asked and has not answered yet.
     pub fn asked(&self) -> Option<Ask> {
         self.asked
+    }
+
+    /// Whether Envoy has handlers for its signals, as far as is known.
+    pub fn has_handlers(&self) -> bool {
+        self.answered || self.handles
     }
 
     /// When to call [`Core::handle`] with [`Input::Tick`], if nothing else happens before.
@@ -201,6 +213,7 @@ impl Core {
             }
             Input::Spawned => self.take_start(now),
             Input::SpawnFailed(code) => self.take_failed_start(now, code, &mut actions),
+            Input::HandlersSeen => self.handles = true,
             Input::AdminKnown => {
                 if self.live.is_none() || self.is_rising() {
                     self.probe_due = Some(now);
@@ -244,6 +257,7 @@ impl Core {
         self.phase = Phase::Running { since: now };
         self.live = None;
         self.answered = false;
+        self.handles = false;
         // It has just opened them.
         self.reopen = false;
         self.admin = Admin::Own;
@@ -280,7 +294,12 @@ impl Core {
         let Phase::Running { since } = self.phase else {
             return;
         };
+        if let Some(Answer::Stats(load)) = answer {
+            self.told = self.told.after(load.uptime);
+        }
+        let known = self.knows_all();
         if let Some(drain) = &mut self.drain {
+            drain.set_known(known);
             drain.answer(now, ask, answer);
         }
         if ask == Ask::Sockets {
@@ -313,9 +332,9 @@ impl Core {
                 if let Some(parent) = &mut self.parent {
                     // Its time begins again, and so does what is not known of it.
                     *parent = now;
-                    if let Some(drain) = &mut self.drain {
-                        drain.hold_until(now + FLUSH);
-                    }
+                    self.told = Told::Nothing;
+                    self.look_wanted = true;
+                    self.probe_due = Some(now + PROBE_REST);
                 }
                 if self.drain.is_none() {
                     self.reason =
@@ -459,7 +478,7 @@ impl Core {
         }
         if let (Phase::Running { since }, true) = (self.phase, self.reopen && !self.is_rising()) {
             let ready = since + HANDLERS_READY;
-            if self.answered || now >= ready {
+            if self.has_handlers() || now >= ready {
                 self.reopen = false;
                 actions.push(Action::ReopenLogs);
             } else {
@@ -467,8 +486,10 @@ impl Core {
             }
         }
         let (unsettled, degraded) = (self.is_unsettled(), self.is_degraded());
+        let known = self.knows_all();
         let at_first = wake_at;
         if let Some(drain) = &mut self.drain {
+            drain.set_known(known);
             match drain.next(now, self.asked.is_none() && !unsettled) {
                 drain::Next::Ask(ask) => {
                     let ask = match ask {

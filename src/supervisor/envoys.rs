@@ -200,6 +200,11 @@ impl Envoys {
         }
     }
 
+    /// Whether the newest Envoy has a handler for this signal.
+    pub fn handles(&self, signal: i32) -> bool {
+        self.pid().is_some_and(|pid| process::handles(pid, signal))
+    }
+
     /// Sends the newest Envoy a signal.
     pub fn signal(&self, signal: i32) {
         if let Some(child) = &self.newest {

@@ -216,6 +216,9 @@ impl Supervisor {
             libc::SIGQUIT => Order::StopNow,
             libc::SIGUSR2 => Order::Drain,
             libc::SIGUSR1 => {
+                if !self.core.has_handlers() && self.envoys.handles(signal) {
+                    self.handle(Input::HandlersSeen);
+                }
                 // Passed on before it is logged: that wakes a thread, which may get the processor.
                 self.handle(Input::Order(Order::ReopenLogs, String::new()));
                 log::info!(signal = name.as_str(); "{name}");

@@ -13,11 +13,6 @@ use crate::process::Exit;
 /// A generation that is not live by then is given up.
 pub(super) const RISE: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 60_000 });
 
-/// Envoy tells how many connections the old generation has at each flush of its statistics, 5 s
-/// unless configured. Before the first one a zero means nothing; from then on it stays true,
-/// because an old generation accepts no more. (The tests explore every moment of it.)
-pub(super) const FLUSH: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 6_000 });
-
 /// An old generation's time begins when the new one serves, which is seen a little later.
 pub(super) const SEEN_LATE: Duration = Duration::from_secs(2);
 
@@ -64,6 +59,31 @@ pub(super) struct Rise {
     pub ended: bool,
     /// Whether the one before is gone.
     pub alone: bool,
+}
+
+/// What the newest generation has told of the connections that the old one has.
+///
+/// It learns of them at each flush of its statistics (`stats_flush_interval`, 5 s unless
+/// configured), when its uptime moves on too. Before the first one a zero means nothing; from
+/// then on it stays true, because an old generation accepts no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Told {
+    Nothing,
+    /// This was its uptime when it was first asked.
+    Asked(u64),
+    /// There was a flush since.
+    All,
+}
+
+impl Told {
+    /// After an answer with this uptime.
+    pub fn after(self, uptime: Option<u64>) -> Told {
+        match (self, uptime) {
+            (Told::Nothing, Some(uptime)) => Told::Asked(uptime),
+            (Told::Asked(before), Some(uptime)) if uptime != before => Told::All,
+            _ => self,
+        }
+    }
 }
 
 /// The admin interface of the generation that serves.
@@ -118,13 +138,9 @@ impl Core {
         self.is_rising() || self.parent.is_some() && self.live.is_none()
     }
 
-    /// From when on a zero tells something about the old generation.
-    pub(super) fn old_known_at(&self) -> Time {
-        match self.parent {
-            _ if self.is_unsettled() => Time::MAX,
-            Some(since) => since + FLUSH,
-            None => Time::ZERO,
-        }
+    /// Whether an answer of the newest tells of the old generation, too, if there is one.
+    pub(super) fn knows_all(&self) -> bool {
+        !self.is_unsettled() && (self.parent.is_none() || self.told == Told::All)
     }
 
     /// Tells whoever waits for a reload how it ended, once.
@@ -209,15 +225,15 @@ impl Core {
         self.closed = false;
         self.version_asked = false;
         self.probed = Some(now);
-        self.probe_due = None;
-        match &mut self.drain {
-            Some(drain) => drain.hold_until(now + FLUSH),
-            None => {
-                self.reason = format!(
-                    "live {} after its start, next to the one before",
-                    show(now.saturating_sub(since))
-                );
-            }
+        // A first look, for later ones to be compared with.
+        self.told = Told::Nothing;
+        self.look_wanted = true;
+        self.probe_due = Some(now + super::PROBE_REST);
+        if self.drain.is_none() {
+            self.reason = format!(
+                "live {} after its start, next to the one before",
+                show(now.saturating_sub(since))
+            );
         }
         self.reopen_now(actions);
         self.tell(Reloaded::Live);
@@ -250,9 +266,6 @@ impl Core {
             return;
         }
         self.serve_on(now);
-        if let Some(drain) = &mut self.drain {
-            drain.hold_until(Time::ZERO);
-        }
         self.reopen_now(actions);
         self.tell(Reloaded::Failed);
     }
@@ -361,14 +374,15 @@ impl Core {
                 .rules
                 .parent_time
                 .is_some_and(|time| now + SEEN_LATE >= since + time);
-        match (self.phase, &mut self.drain) {
-            (Phase::Stopping { .. }, _) => {
+        match self.phase {
+            Phase::Stopping { .. } => {
                 if let Some(exit) = self.exit {
                     self.phase = Phase::Over(exit.code());
                 }
             }
-            (Phase::Running { .. }, Some(drain)) => drain.hold_until(Time::ZERO),
-            (Phase::Running { .. }, None) if exit != Exit::Code(0) || !is_its_time => {
+            Phase::Running { .. }
+                if self.drain.is_none() && (exit != Exit::Code(0) || !is_its_time) =>
+            {
                 // The newest still serves, but its main thread hangs when it would talk to the old
                 // one: for ten seconds, then it aborts. SIGTERM makes it do so at once.
                 self.reason = format!("the old generation's end was none of ours: {exit}");

@@ -2,6 +2,7 @@
 
 use super::tests::{Play, rules, with};
 use super::*;
+use crate::envoy::stats::Load;
 
 fn hot() -> Rules {
     Rules {
@@ -11,6 +12,20 @@ fn hot() -> Rules {
 }
 
 const KILLED: Exit = Exit::Signal(9);
+
+/// An Envoy with nothing in flight, which last flushed its statistics when it was up so long.
+fn idle(uptime: u64) -> impl FnMut(Ask) -> Option<Answer> {
+    let mut answers = with(0);
+    move |ask| {
+        answers(ask).map(|answer| match answer {
+            Answer::Stats(load) => Answer::Stats(Load {
+                uptime: Some(uptime),
+                ..load
+            }),
+            answer => answer,
+        })
+    }
+}
 
 /// A generation rises beside one that is live.
 fn rising(rules: Rules) -> Play {
@@ -83,12 +98,25 @@ fn a_drain_while_a_generation_rises_waits_until_it_can_be_known_what_is_in_fligh
     let live = play.now + RISE / 2;
     play.now = live;
     play.answer(Answer::Ready("LIVE".into()));
-    play.until(live + FLUSH - Duration::from_millis(1), with(0));
+    play.until(live + Duration::from_secs(9), idle(60));
     assert!(!play.did(Action::Terminate), "a zero is believed too early");
-    play.until(live + FLUSH + Duration::from_millis(300), with(0));
+    play.until(live + Duration::from_secs(10), idle(69));
     assert!(play.did(Action::Terminate));
     let told = |action: &&Action| matches!(action, Action::Reloaded(_));
     assert_eq!(play.done.iter().filter(told).count(), 1);
+}
+
+#[test]
+fn what_the_old_generation_has_is_known_from_the_first_flush_on_when_a_drain_comes_later() {
+    let mut play = two(hot());
+    let first = play.now + Duration::from_secs(2);
+    play.until(first, idle(60));
+    assert!(!play.core.knows_all());
+    play.now += Duration::from_secs(10);
+    play.order(Order::Stop);
+    let end = play.now + Duration::from_millis(600);
+    play.until(end, idle(65));
+    assert!(play.did(Action::Terminate));
 }
 
 #[test]

@@ -70,9 +70,7 @@ impl Core {
                 // With an old generation, that one has been.
                 let live = self.live.is_some() || self.is_unsettled();
                 let stops = order == Order::Stop;
-                let mut drain = Drain::new(&self.rules.limits, now, since, live, stops);
-                drain.hold_until(self.old_known_at());
-                self.drain = Some(drain);
+                self.drain = Some(Drain::new(&self.rules.limits, now, since, live, stops));
                 self.tell(Reloaded::Draining);
                 self.next = self.next.filter(|next| *next != Next::Trying);
             }

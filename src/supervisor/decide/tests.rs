@@ -50,6 +50,7 @@ fn load(connections: u64) -> Answer {
         udp_sessions: 0,
         health_failed: true,
         parent_connections: 0,
+        uptime: None,
     })
 }
 

@@ -53,6 +53,8 @@ pub enum Input {
     Spawned,
     /// It could not be; drainit would exit with this.
     SpawnFailed(u8),
+    /// Envoy was seen to have handlers for its signals.
+    HandlersSeen,
     /// Envoy's admin interface is known from now on.
     AdminKnown,
     /// It answered; none stands for every failure there is.

@@ -21,6 +21,8 @@ pub(super) enum Says {
     Udp,
     /// Nothing is, and somebody has reverted the health check's failure.
     Reverted,
+    /// Nothing is, also of an old generation: Envoy has flushed its statistics.
+    Flushed,
     /// The kernel says so: Envoy accepts nothing.
     Closed,
 }
@@ -32,7 +34,7 @@ impl Says {
             Ask::Ready => &[Nothing, Live, HealthFailed, Initializing],
             Ask::ServerInfo => &[Nothing, Version],
             Ask::FailHealthCheck | Ask::DrainListeners | Ask::StopListeners => &[Nothing, Done],
-            Ask::Stats => &[Nothing, Zero, Idle, Busy, Udp, Reverted],
+            Ask::Stats => &[Nothing, Zero, Idle, Busy, Udp, Reverted, Flushed],
             Ask::Sockets => &[Nothing, Zero, Busy, Closed],
         }
     }
@@ -55,6 +57,7 @@ impl Says {
                 tcp_sessions: 0,
                 udp_sessions,
                 parent_connections: 0,
+                uptime: Some(u64::from(self == Says::Flushed)),
                 health_failed,
             })
         };
@@ -65,7 +68,7 @@ impl Says {
             Says::Initializing => Answer::Ready("INITIALIZING".into()),
             Says::Version => Answer::Version("1.40.0".into()),
             Says::Done => Answer::Done,
-            Says::Zero => load(0, 0, 0, true),
+            Says::Zero | Says::Flushed => load(0, 0, 0, true),
             Says::Idle => load(1, 0, 0, true),
             Says::Busy => load(1, 1, 0, true),
             Says::Udp => load(0, 0, 1, true),
@@ -83,6 +86,7 @@ pub(super) enum Event {
     Order(Order),
     Probe,
     Certificates,
+    HandlersSeen,
     AdminKnown,
     Answer(Ask, Says),
     Exited(Exit),
@@ -103,6 +107,7 @@ impl Event {
             Event::Order(order) => Input::Order(order, "a signal".into()),
             Event::Probe => Input::Probe,
             Event::Certificates => Input::CertificatesReady,
+            Event::HandlersSeen => Input::HandlersSeen,
             Event::AdminKnown => Input::AdminKnown,
             Event::Answer(ask, says) => Input::Answer(ask, says.answer()),
             Event::Exited(exit) => Input::Exited(exit),

@@ -76,7 +76,7 @@ impl World {
             _ => None,
         };
         let limits = &self.core.rules.limits;
-        let known = !self.witness.old || self.witness.told_at.is_some_and(|at| now >= at);
+        let known = !self.witness.old || self.witness.told;
         let clean =
             |seen: &DrainSeen| known && now >= seen.min_until && (!seen.stops || seen.closed);
         let only_the_minimum =
@@ -100,7 +100,7 @@ impl World {
             (Outcome::NeverLive, None) => matches!(event, Event::Order(_)),
             (Outcome::NeverLive, Some(seen)) => {
                 let initializing = event == Event::Answer(Ask::Ready, Says::Initializing);
-                !from.witness.live && (seen.stops && initializing || now >= seen.silent_until)
+                !from.witness.live && (seen.stops && initializing || now >= seen.silent_until.min(seen.deadline))
             }
             (Outcome::SecondSignal, Some(_)) => {
                 event == Event::Order(Order::StopNow)
@@ -217,7 +217,7 @@ impl World {
                 let Phase::Running { since } = before.phase else {
                     return Err("SIGUSR1 to nobody".into());
                 };
-                let handlers = core.answered || now - since >= HANDLERS_READY;
+                let handlers = core.has_handlers() || now - since >= HANDLERS_READY;
                 must(handlers, "SIGUSR1 to an Envoy without handlers")
             }
             Action::Exit(code) => {

@@ -30,8 +30,10 @@ pub(super) struct Witness {
     /// Which processes there are: the newest Envoy, and an old one beside it.
     pub(super) newest: bool,
     pub(super) old: bool,
-    /// From when on the newest is known to tell of the old one; none while it cannot.
-    pub(super) told_at: Option<Time>,
+    /// The uptime that the newest told first, and whether it has told another since: then it has
+    /// told of the old one.
+    pub(super) uptime: Option<u64>,
+    pub(super) told: bool,
     /// Whether somebody waits for a reload.
     pub(super) waiting: bool,
     /// Whether the one that serves may have handed over, to one that ended, its admin interface
@@ -77,7 +79,7 @@ impl Witness {
                     self.drain = Some(DrainSeen {
                         deadline: now + limits.timeout,
                         min_until: now + limits.min,
-                        silent_until: now + uptime.max(ms(1_000)),
+                        silent_until: now + uptime.max(ms(1_000)).max(limits.min),
                         stops: order == Order::Stop,
                         idle_since: None,
                         closed: false,
@@ -88,7 +90,7 @@ impl Witness {
                 self.live = true;
                 (self.spent, self.refused) = (false, false);
                 if running && before.is_unsettled() {
-                    self.told_at = Some(now + FLUSH);
+                    (self.uptime, self.told) = (None, false);
                 }
             }
             Event::Answer(Ask::StopListeners, _) => {
@@ -97,6 +99,10 @@ impl Witness {
                 }
             }
             Event::Answer(Ask::Stats | Ask::Sockets, says) => {
+                if let (true, Some(Answer::Stats(load))) = (self.old, says.answer()) {
+                    let first = *self.uptime.get_or_insert(load.uptime.unwrap());
+                    self.told |= load.uptime != Some(first);
+                }
                 if let (Some(drain), Some(Answer::Stats(load))) = (&mut self.drain, says.answer()) {
                     if load.in_flight() > 0 {
                         drain.idle_since = None;
@@ -108,11 +114,11 @@ impl Witness {
             Event::Spawned => {
                 self.live = self.old;
                 self.newest = true;
-                self.told_at = None;
+                (self.uptime, self.told) = (None, false);
                 (self.terminated, self.killed) = (None, None);
                 (self.spent, self.refused) = (false, false);
             }
-            Event::NextSpawned(true) => (self.old, self.told_at) = (true, None),
+            Event::NextSpawned(true) => self.old = true,
             Event::ParentExited(_) => self.old = false,
             // While one rises it is that one, and the one before is the newest again.
             Event::Exited(_) if before.is_rising() && self.old => {

@@ -27,12 +27,16 @@ impl World {
         core.probe_due = core.probe_due.map(due);
         core.probed = core.probed.map(|at| past(at, PROBE_REST));
         core.live = core.live.map(|_| BASE);
-        core.parent = core
-            .parent
-            .map(|at| past(at, FLUSH.max(PARENT_TIME - SEEN_LATE)));
+        core.parent = core.parent.map(|at| past(at, PARENT_TIME - SEEN_LATE));
+        if core.parent.is_none() {
+            core.told = Told::Nothing;
+        }
         if let Some(Next::Rising(rise)) = &mut core.next {
             rise.since = past(rise.since, RISE);
         }
+        // It makes no other difference, and is forgotten at the next start.
+        let running = matches!(core.phase, Phase::Running { .. });
+        core.handles = running && core.has_handlers();
         let known = core.live.is_some() || (core.answered && core.drain.is_some());
         match &mut core.phase {
             Phase::Running { since } if known => *since = BASE,
@@ -58,7 +62,10 @@ impl World {
         witness.stops = witness.stops.min(3);
         witness.terminated = witness.terminated.map(|at| past(at, LONG));
         witness.killed = witness.killed.map(|at| past(at, LONG));
-        witness.told_at = witness.told_at.map(due);
+        if !witness.old || witness.told {
+            witness.uptime = None;
+        }
+        witness.told &= witness.old;
         if let Some(drain) = &mut witness.drain {
             drain.deadline = due(drain.deadline);
             drain.min_until = due(drain.min_until);
@@ -102,6 +109,9 @@ impl World {
         }
         if self.witness.newest {
             inputs.push(Event::AdminKnown);
+            if !core.has_handlers() {
+                inputs.push(Event::HandlersSeen);
+            }
             inputs.extend([Exit::Code(0), Exit::Signal(11)].map(Event::Exited));
             if !hot {
                 inputs.push(Event::Exited(Exit::Code(1)));
@@ -117,7 +127,10 @@ impl World {
             inputs.extend([Event::Tried(true), Event::Tried(false)]);
         }
         if let Some(ask) = core.asked {
-            let says = Says::to(ask).iter().filter(|says| !hot || says.is_main());
+            let says = Says::to(ask).iter().filter(|says| match says {
+                Says::Flushed => self.witness.old,
+                says => !hot || says.is_main(),
+            });
             inputs.extend(says.map(|says| Event::Answer(ask, *says)));
         }
         for time in times {
