@@ -79,9 +79,10 @@ pub struct Limits {
 }
 
 /// Who may answer at an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Peer {
     /// Whoever listens there.
+    #[default]
     Anyone,
     /// At a unix socket, a process that descends from this one. Its path may have been taken over
     /// by a stranger; a TCP port cannot be, while its owner lives.
@@ -193,9 +194,23 @@ pub fn fetch(
     path: &str,
     limits: Limits,
 ) -> Result<(u16, String), String> {
+    fetch_from(Peer::Anyone, address, method, path, limits)
+}
+
+/// As [`fetch`], with this peer and nobody else.
+///
+/// # Errors
+/// As there, and when somebody else listens.
+pub fn fetch_from(
+    peer: Peer,
+    address: &Address,
+    method: Method,
+    path: &str,
+    limits: Limits,
+) -> Result<(u16, String), String> {
     let mut body = Vec::new();
-    let head = exchange(address, method, path, limits, |piece| {
-        body.extend_from_slice(piece)
+    let head = exchange_with(peer, address, method, path, limits, |piece| {
+        body.extend_from_slice(piece);
     })?;
     Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
 }

@@ -6,17 +6,16 @@
 //! from root alone.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 
 use crate::client::{self, Address, Method};
 use crate::http::Listen;
 use crate::options::Options;
+use crate::process;
 
 /// The name of the control socket of the drainit with this pid.
 pub fn socket_name(pid: u32) -> String {
     // Pods on the host's network share one abstract namespace, and each has a pid 1.
-    let namespace = fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino());
-    format!("drainit/{namespace}/{pid}")
+    format!("drainit/{}/{pid}", process::pid_namespace())
 }
 
 /// Where the running drainit can be asked.

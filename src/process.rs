@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -371,6 +372,11 @@ pub fn kill(pid: i32, signal: c_int) {
             io::Error::last_os_error()
         );
     }
+}
+
+/// Our pid namespace: pids are what they are in one. 0 where /proc is not there.
+pub fn pid_namespace() -> u64 {
+    std::fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino())
 }
 
 /// Whether a process has a handler for a signal, as the kernel has it (`SigCgt` in proc(5)).

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::client::{Address, Limits, Method, fetch};
 use crate::options::{self, Command};
+use crate::process;
 
 /// How long a running drainit may take for an answer: a little more than it waits for Envoy's.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -89,8 +90,11 @@ fn read_status(address: &Address, path: &str) -> Result<Value, String> {
     status.ok_or_else(|| format!("{address}: no drainit answers there"))
 }
 
-/// Its pid.
+/// The pid of the drainit whose status this is; none where it runs in another pid namespace than
+/// we do, in which that pid is somebody else's.
 pub fn pid_in(status: &Value) -> Option<i32> {
-    let pid = status.pointer("/drainit/pid").and_then(Value::as_i64)?;
+    let number = |path| status.pointer(path).and_then(Value::as_u64);
+    let is_ours = number("/drainit/pid_namespace")? == process::pid_namespace();
+    let pid = number("/drainit/pid").filter(|_| is_ours)?;
     i32::try_from(pid).ok()
 }

@@ -37,7 +37,8 @@ fn reload(options: &Options) -> Result<String, String> {
     let address = control::find(options)?;
     let before = status_now(&address)?;
     let number = |status: &Value| status.pointer("/reload/number").and_then(Value::as_u64);
-    let pid = pid_in(&before).ok_or("the running drainit does not tell its pid")?;
+    let pid = pid_in(&before)
+        .ok_or("that drainit runs in another container: say `drainit reload` in there")?;
     if before.get("reloading").and_then(Value::as_bool) == Some(true) {
         return Err("another reload is under way".into());
     }

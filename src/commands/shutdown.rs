@@ -39,13 +39,13 @@ fn drain(options: &Options) -> Result<String, (u8, String)> {
     let nothing_runs = |why| (2, why);
     let address = control::find(options).map_err(nothing_runs)?;
     let status = status_now(&address).map_err(nothing_runs)?;
-    if let Some(pid) = pid_in(&status) {
+    let pid = pid_in(&status);
+    if let Some(pid) = pid {
         process::kill(pid, SIGUSR2);
     }
     // Over the control socket it is the user that counts; the port may be closed to our address.
-    let control = pid_in(&status).and_then(|pid| u32::try_from(pid).ok());
-    let asked = control
-        .and_then(control::answering)
+    let asked = pid
+        .and_then(|pid| control::answering(u32::try_from(pid).ok()?))
         .unwrap_or_else(|| address.clone());
     // Without a thread, it waits in silence.
     let _ = thread::Builder::new().spawn(move || tell_progress(&address));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::address::Place;
 use super::{sockets, stats};
-use crate::client::{Address, Limits, Method, Peer, exchange_with, fetch};
+use crate::client::{Address, Limits, Method, Peer, exchange_with, fetch_from};
 use crate::drain::{Answer, Ask};
 use crate::event::Event;
 use crate::fault;
@@ -46,6 +46,8 @@ pub struct Reply {
     pub ask: Ask,
     /// Where it was asked.
     pub address: Option<Address>,
+    /// Who was to answer there.
+    pub peer: Peer,
     /// The answer, or why there is none, in one line.
     pub answer: Result<Answer, String>,
 }
@@ -67,6 +69,7 @@ pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
             number: job.number,
             ask: job.ask,
             address,
+            peer,
             answer,
         }));
     }
@@ -85,11 +88,7 @@ fn look(pid: Option<i32>, admin: Option<&Address>, excluded: &[String]) -> Resul
 fn ask(ask: Ask, address: &Address, peer: Peer, excluded: &[String]) -> Result<Answer, String> {
     let short = |method, path, time| {
         let limits = Limits { time, body: SHORT };
-        let mut body = Vec::new();
-        let head = exchange_with(peer, address, method, path, limits, |piece| {
-            body.extend_from_slice(piece);
-        })?;
-        Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
+        fetch_from(peer, address, method, path, limits)
     };
     match ask {
         Ask::Ready => {
@@ -130,12 +129,12 @@ fn ask(ask: Ask, address: &Address, peer: Peer, excluded: &[String]) -> Result<A
 ///
 /// # Errors
 /// One line: no answer within 3 s, none with 200, or one that is longer than a page of gauges.
-pub fn get(address: &Address, path: &str) -> Result<String, String> {
+pub fn get(peer: Peer, address: &Address, path: &str) -> Result<String, String> {
     let limits = Limits {
         time: STEP,
         body: PAGE,
     };
-    match fetch(address, Method::Get, path, limits)? {
+    match fetch_from(peer, address, Method::Get, path, limits)? {
         (200, body) => Ok(body),
         (status, body) => Err(refused(status, &body)),
     }

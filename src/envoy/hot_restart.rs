@@ -6,13 +6,14 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::libc;
 
 use super::flags;
+use crate::process;
 
 /// Flags that say otherwise than `--hot-restart`.
 const CONTRADICTIONS: [&str; 5] = [
@@ -173,9 +174,8 @@ fn region(base_id: u32) -> PathBuf {
 /// One that no other Envoy has: they share /dev/shm on a node, and abstract sockets in a network
 /// namespace, where several may have pid 1 as their parent.
 fn free_base_id() -> u32 {
-    let namespace = fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino());
     // A prime, so that neighbouring namespaces are far from each other.
-    let spread = namespace.wrapping_mul(7_368_787) + u64::from(std::process::id());
+    let spread = process::pid_namespace().wrapping_mul(7_368_787) + u64::from(std::process::id());
     let first = u32::try_from(spread % 100_000_000).unwrap_or_default() + 1;
     (first..first + 1_000)
         .find(|id| !region(*id).exists())

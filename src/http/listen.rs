@@ -293,6 +293,10 @@ pub enum Peer {
     Unix,
 }
 
+/// What the kernel calls every user that a user namespace does not know (user_namespaces(7)). It
+/// may also be a user's own; but not of a process that the pid namespace does not know either.
+const OVERFLOW_UID: u32 = 65_534;
+
 impl Peer {
     /// Who it is, if it may ask for `/shutdown`: an address out of `networks`, or a process of
     /// root or of drainit's own user. `socket` is the connection.
@@ -307,7 +311,8 @@ impl Peer {
             }
             Peer::Unix => match getsockopt(socket, sockopt::PeerCredentials) {
                 Ok(peer) => {
-                    let trusted = peer.uid() == 0 || peer.uid() == geteuid().as_raw();
+                    let foreign = peer.pid() == 0 && peer.uid() == OVERFLOW_UID;
+                    let trusted = peer.uid() == 0 || peer.uid() == geteuid().as_raw() && !foreign;
                     (format!("pid {} of uid {}", peer.pid(), peer.uid()), trusted)
                 }
                 Err(_) => ("a process that cannot be told".to_owned(), false),

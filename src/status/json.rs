@@ -11,6 +11,7 @@ use super::clock::{rfc3339, seconds, unix_seconds, wall_at};
 use super::{Admin, Certificate, Drain, Snapshot};
 use crate::client::Address;
 use crate::envoy::stats::{Listener, Load};
+use crate::process;
 
 /// The JSON of `snapshot`, looked at `now`, when the wall clock shows `wall`. One line.
 pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
@@ -30,6 +31,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
         "degraded": snapshot.degraded,
         "drainit": {
             "pid": std::process::id(),
+            "pid_namespace": process::pid_namespace(),
             "version": env!("CARGO_PKG_VERSION"),
             "started": clock.timestamp(snapshot.born),
             "uptime_seconds": clock.age(snapshot.born),

@@ -193,6 +193,7 @@ pub(crate) mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+    use crate::client::Peer;
     use crate::drain::Outcome;
     use crate::envoy::stats::Listener;
     use crate::status::{Admin, Certificate, Drain, Drains, Envoy};
@@ -244,6 +245,7 @@ pub(crate) mod tests {
             restarts: 1,
             admin: Admin {
                 address: "127.0.0.1:9901".parse().ok(),
+                peer: Peer::Anyone,
                 answered: Some(born + second),
                 failing_since: Some(born + 2 * second),
                 errors: 6,

@@ -9,7 +9,7 @@ pub mod metrics;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use crate::client::Address;
+use crate::client::{Address, Peer};
 use crate::drain::Outcome;
 use crate::envoy::stats::Load;
 use crate::mailbox::Waker;
@@ -83,6 +83,8 @@ pub struct Envoy {
 pub struct Admin {
     /// Its address, once known.
     pub address: Option<Address>,
+    /// Who may answer there.
+    pub peer: Peer,
     /// When it last answered anything at all.
     pub answered: Option<Instant>,
     /// Since when every request has failed; none while the last one succeeded.

@@ -1,8 +1,13 @@
 //! The helper threads: started, noticed when they end, started again.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::unistd::geteuid;
 
 use crate::certificates::read::Files;
 use crate::certificates::{self, Command};
@@ -231,9 +236,19 @@ fn serve(options: &Options, board: &Board, wakeups: &Wakeups, mailbox: &Mailbox<
 
 /// What the certificate thread asks of Envoy.
 fn get(board: &Board, path: &str) -> Result<String, String> {
-    let address = board.read().admin.address.clone();
+    let (address, peer) = {
+        let admin = &board.read().admin;
+        (admin.address.clone(), admin.peer)
+    };
     let address = address.ok_or("envoy's admin address is not known yet")?;
-    admin::get(&address, path)
+    admin::get(peer, &address, path)
+}
+
+/// Whose the SDS files are to be. An entrypoint may leave root before it execs Envoy; then the
+/// directory is that user's.
+fn owner(resources: &Path) -> Option<(u32, u32)> {
+    let owner = fs::metadata(resources).ok()?;
+    (geteuid().is_root() && owner.uid() != 0).then(|| (owner.uid(), owner.gid()))
 }
 
 fn certificates_config(options: &Options) -> Option<certificates::Config> {
@@ -258,6 +273,6 @@ fn certificates_config(options: &Options) -> Option<certificates::Config> {
         secrets: options.secrets.iter().map(secret).collect(),
         resources: options.resources_dir.clone()?,
         check: options.certificate_check,
-        owner: None,
+        owner: owner(options.resources_dir.as_deref()?),
     })
 }

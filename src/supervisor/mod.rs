@@ -24,6 +24,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::certificates::{Command, Report};
+use crate::client::Peer;
 use crate::drain::{Answer, Ask, Time};
 use crate::envoy::admin::{Job, Reply};
 use crate::event::Event;
@@ -67,15 +68,15 @@ pub fn run(options: Options, line: Vec<OsString>, signals: Signals, waker: Waker
         }
     };
     // From here on nothing ends this process but the decision to.
-    let _ = catch_unwind(AssertUnwindSafe(|| supervisor.handle(Input::Tick)));
     loop {
         let turn = catch_unwind(AssertUnwindSafe(|| supervisor.turn()));
-        if turn.is_err() {
-            std::thread::sleep(PANIC_PAUSE);
-        }
         if let Some(code) = supervisor.exit {
             supervisor.say_farewell(code);
             return code;
+        }
+        match turn {
+            Ok(()) => supervisor.wait(),
+            Err(_) => std::thread::sleep(PANIC_PAUSE),
         }
     }
 }
@@ -155,9 +156,8 @@ impl Supervisor {
         self.born.elapsed()
     }
 
-    /// Waits for something to happen, and does what it calls for.
+    /// Does what everything that has happened calls for.
     fn turn(&mut self) {
-        self.wait();
         fault::point("main");
         for signal in self.signals.take() {
             self.take_signal(signal);
@@ -170,7 +170,7 @@ impl Supervisor {
         }
         self.handle(Input::Tick);
         let now = Instant::now();
-        if let Some(verdict) = self.trials.proceed(now) {
+        while let Some(verdict) = self.trials.proceed(now) {
             self.take_verdict(verdict);
         }
         if self.reporter.is_beat_due(now) {
@@ -278,8 +278,9 @@ impl Supervisor {
         let starts = self.core.is_rising() || self.core.state(self.now()) == State::Starting;
         self.reporter
             .take_answer(now, &reply, starts, self.core.is_mute());
+        let expected = self.envoys.may_answer();
         self.board
-            .update(|snapshot| report::note_answer(snapshot, now, &reply));
+            .update(|snapshot| report::note_answer(snapshot, now, &reply, expected));
         self.handle(Input::Answer(reply.ask, reply.answer.ok()));
     }
 
@@ -290,6 +291,7 @@ impl Supervisor {
                 number,
                 ask,
                 address: None,
+                peer: Peer::Anyone,
                 answer: Err("the thread that asks envoy's admin interface is not there".into()),
             });
         }

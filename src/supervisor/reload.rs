@@ -78,6 +78,12 @@ impl Supervisor {
                     verdict.said
                 ),
             }),
+            Purpose::NextVersion if verdict.exit != Some(Exit::Code(0)) => {
+                self.refuse(format!(
+                    "the new envoy told no version of hot restart: {}",
+                    verdict.said.trim()
+                ));
+            }
             Purpose::NextVersion => {
                 self.next_version = verdict.said.trim().to_owned();
                 let running = self.envoys.pid().map(|pid| format!("/proc/{pid}/exe"));

@@ -356,10 +356,12 @@ fn is_stuck(snapshot: &Snapshot, now: Instant) -> bool {
         && snapshot.envoy.is_some()
 }
 
-/// Notes in the snapshot what Envoy answered.
-pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply) {
+/// Notes in the snapshot what Envoy answered, or that it did not; whether an answer was `expected`
+/// from it at all.
+pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expected: bool) {
     if let Some(address) = &reply.address {
         snapshot.admin.address = Some(address.clone());
+        snapshot.admin.peer = reply.peer;
     }
     match &reply.answer {
         _ if reply.ask == Ask::Sockets => {}
@@ -376,7 +378,10 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply) {
         Err(_) => {
             // Before it knows its address, an Envoy that starts has failed nothing.
             snapshot.admin.errors += u64::from(reply.address.is_some());
-            snapshot.admin.failing_since.get_or_insert(now);
+            // And one without such an interface will never fail.
+            if expected {
+                snapshot.admin.failing_since.get_or_insert(now);
+            }
         }
     }
     if reply.ask == Ask::Ready {

@@ -100,7 +100,8 @@ impl World {
             (Outcome::NeverLive, None) => matches!(event, Event::Order(_)),
             (Outcome::NeverLive, Some(seen)) => {
                 let initializing = event == Event::Answer(Ask::Ready, Says::Initializing);
-                !from.witness.live && (seen.stops && initializing || now >= seen.silent_until.min(seen.deadline))
+                !from.witness.live
+                    && (seen.stops && initializing || now >= seen.silent_until.min(seen.deadline))
             }
             (Outcome::SecondSignal, Some(_)) => {
                 event == Event::Order(Order::StopNow)
