@@ -5,6 +5,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::status::clock;
+
 /// Why something is not DER, in a few words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
@@ -185,25 +187,13 @@ fn moment(text: &[u8]) -> Option<SystemTime> {
     if !(1..=days).contains(&day) || hour > 23 || minute > 59 || second > 59 {
         return None;
     }
-    let seconds = days_since_epoch(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
+    let seconds = clock::days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
     let apart = Duration::from_secs(seconds.unsigned_abs());
     if seconds < 0 {
         SystemTime::UNIX_EPOCH.checked_sub(apart)
     } else {
         SystemTime::UNIX_EPOCH.checked_add(apart)
     }
-}
-
-/// Days from 1970-01-01 in the Gregorian calendar: years begin in March here, so that the leap
-/// day is their last.
-fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468
 }
 
 #[cfg(test)]

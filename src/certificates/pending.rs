@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::confirm::{self, Expected, Observation, Seen, Verdict};
-use super::lifetime::rfc3339;
 use super::read::{Checked, Contents};
+use crate::status::clock::rfc3339_seconds;
 
 /// For Envoy to take what was published; it takes 1 to 40 ms.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ pub struct Set {
 impl fmt::Display for Set {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let leaf = &self.checked.leaf;
-        let until = rfc3339(leaf.not_after);
+        let until = rfc3339_seconds(leaf.not_after);
         write!(out, "serial {}, valid until {until}", leaf.serial)
     }
 }

@@ -9,9 +9,10 @@ use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
 
-use super::lifetime::{self, rfc3339};
+use super::lifetime;
 use super::pem::{self, Block};
 use super::x509::{Certificate, Key};
+use crate::status::clock::rfc3339_seconds;
 
 /// The most that is read of a file, in bytes: a bundle of all public CAs has 0.25 MB.
 const LIMIT: u64 = 1 << 20;
@@ -299,11 +300,14 @@ fn check_dates(file: File, certificate: &Certificate, now: SystemTime) -> Result
         let since = certificate.not_before;
         return Err(Refusal {
             until: Some(since),
-            ..Refusal::of(file, format!("is not valid before {}", rfc3339(since)))
+            ..Refusal::of(
+                file,
+                format!("is not valid before {}", rfc3339_seconds(since)),
+            )
         });
     }
     if lifetime::is_over(certificate.not_after, now) {
-        let until = rfc3339(certificate.not_after);
+        let until = rfc3339_seconds(certificate.not_after);
         return Err(Refusal::of(file, format!("expired at {until}")));
     }
     Ok(())

@@ -5,9 +5,11 @@ use std::time::SystemTime;
 
 use log::{error, warn};
 
-use super::lifetime::{Left, rfc3339, span};
+use super::lifetime::Left;
 use super::read::Checked;
+use crate::duration::show;
 use crate::status::Certificate;
+use crate::status::clock::rfc3339_seconds;
 
 /// What becomes of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,8 +146,12 @@ impl Record {
             *said = left;
             let name = &status.secret;
             match after.duration_since(now) {
-                Ok(left) => warn!("{name}: expires in {}, at {}", span(left), rfc3339(after)),
-                Err(_) => error!("{name}: has expired, at {}", rfc3339(after)),
+                Ok(left) => warn!(
+                    "{name}: expires in {}, at {}",
+                    show(left),
+                    rfc3339_seconds(after)
+                ),
+                Err(_) => error!("{name}: has expired, at {}", rfc3339_seconds(after)),
             }
         }
     }

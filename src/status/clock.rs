@@ -1,6 +1,7 @@
 //! Times as people and machines write them. The snapshot holds monotonic times, which a step of
 //! the clock does not move; what is shown is reckoned back from the wall clock of the moment.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What the wall clock, which shows `wall` now, would have shown at `then`.
@@ -30,28 +31,35 @@ pub fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e3).round() / 1e3
 }
 
+/// The seconds that RFC 3339 can write: of the years 0000 to 9999.
+const WRITABLE: RangeInclusive<i64> = -62_167_219_200..=253_402_300_799;
+
 /// `time` in UTC as RFC 3339 has it, to the millisecond: `2026-01-31T23:59:59.250Z`.
 ///
 /// A year that has not four digits, which RFC 3339 cannot write, becomes the first or last moment
 /// that it can.
 pub fn rfc3339(time: SystemTime) -> String {
-    const FIRST: i64 = -62_167_219_200;
-    const LAST: i64 = 253_402_300_799;
     let seconds = unix_seconds(time);
-    if seconds < FIRST {
-        return "0000-01-01T00:00:00.000Z".to_owned();
-    }
-    if seconds > LAST {
-        return "9999-12-31T23:59:59.999Z".to_owned();
-    }
     let millis = match time.duration_since(UNIX_EPOCH) {
+        _ if seconds < *WRITABLE.start() => 0,
+        _ if seconds > *WRITABLE.end() => 999,
         Ok(after) => after.subsec_millis(),
         Err(before) => (1_000 - before.duration().subsec_nanos().div_ceil(1_000_000)) % 1_000,
     };
+    format!("{}.{millis:03}Z", to_the_second(seconds))
+}
+
+/// The same to the second, as certificates have it: `2026-01-31T23:59:59Z`.
+pub fn rfc3339_seconds(time: SystemTime) -> String {
+    format!("{}Z", to_the_second(unix_seconds(time)))
+}
+
+fn to_the_second(unix_seconds: i64) -> String {
+    let seconds = unix_seconds.clamp(*WRITABLE.start(), *WRITABLE.end());
     let (year, month, day) = date(seconds.div_euclid(86_400));
     let second = seconds.rem_euclid(86_400);
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
 }
 
 /// Year, month and day of the Gregorian calendar, `days` after 1970-01-01.
@@ -69,6 +77,17 @@ fn date(days: i64) -> (i64, i64, i64) {
     let year = cycle * 400 + year + i64::from(month >= 10);
     let month = if month < 10 { month + 3 } else { month - 9 };
     (year, month, day - first + 1)
+}
+
+/// The other way round: days after 1970-01-01.
+pub fn days(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    year * 365 + leap_days + (153 * month + 2) / 5 + day - 1 - 719_468
 }
 
 #[cfg(test)]
@@ -95,6 +114,7 @@ mod tests {
         assert_eq!(at(253_402_300_799), "9999-12-31T23:59:59.000Z");
         assert_eq!(at(-1), "1969-12-31T23:59:59.000Z");
         assert_eq!(at(-11_644_473_600), "1601-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339_seconds(UNIX_EPOCH), "1970-01-01T00:00:00Z");
     }
 
     #[test]
@@ -121,6 +141,7 @@ mod tests {
                 next_day || (next_month && (year, month) == turn),
                 "{last:?}"
             );
+            assert_eq!(days(year, month, dom), day);
             last = (year, month, dom);
         }
     }
