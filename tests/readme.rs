@@ -10,12 +10,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use drainit::drain::{Answer, Ask, Limits};
-use drainit::envoy::stats::Load;
 use drainit::options::{FLAGS, help};
-use drainit::process::Exit;
 use drainit::status::{Snapshot, State, metrics};
-use drainit::supervisor::decide::{Action, Core, Input, Order, Rules};
 use serde_json::Value;
 
 use support::TempDir;
@@ -97,129 +93,6 @@ fn every_metric_path_signal_and_state_is_in_the_readme() {
     for state in State::ALL {
         assert!(readme.contains(state.name()), "{state:?}");
     }
-}
-
-/// The arrows of the README's diagram.
-fn drawn() -> BTreeSet<(String, String)> {
-    let diagram = blocks("mermaid").remove(0);
-    let arrows = diagram.lines().filter_map(|line| {
-        let (from, to) = line.trim().split_once(" --> ")?;
-        let to = to.split(':').next().unwrap();
-        Some((from.to_owned(), to.to_owned()))
-    });
-    arrows.collect()
-}
-
-/// The changes of state that the decision core makes, whatever comes.
-fn walked() -> BTreeSet<(String, String)> {
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut below = move |limit: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % limit
-    };
-    let mut seen = BTreeSet::new();
-    for _ in 0..60_000 {
-        let second = Duration::from_secs(1);
-        let rules = Rules {
-            limits: Limits {
-                delay: second * [0, 5][below(2) as usize],
-                timeout: second * 25,
-                min: Duration::ZERO,
-                settle: second * 5,
-                open_connections: 0,
-                check_interval: second / 4,
-            },
-            kill_timeout: second * 2,
-            restart: below(2) == 0,
-            parent_time: None,
-            gated: below(3) == 0,
-        };
-        let mut core = Core::new(rules, below(1000));
-        let mut now = Duration::ZERO;
-        let mut state = "[*]".to_owned();
-        let mut see = |core: &Core, now| {
-            let new = core.state(now).name();
-            if state != new {
-                seen.insert((state.clone(), new.to_owned()));
-                new.clone_into(&mut state);
-            }
-        };
-        see(&core, now);
-        let mut runs = false;
-        let mut asked = None;
-        let mut todo = vec![Input::Tick];
-        for _ in 0..40 {
-            let input = todo.pop().unwrap_or_else(|| match below(9) {
-                0 if below(4) == 0 => Input::Order(Order::Stop, "TERM".into()),
-                0 if below(4) == 0 => Input::Order(Order::StopNow, "QUIT".into()),
-                0 => Input::Order(Order::Drain, "USR2".into()),
-                1 => Input::Probe,
-                2 => Input::CertificatesReady,
-                3 if runs && below(3) == 0 => Input::Exited(Exit::Code(below(2) as u8)),
-                4..8 if asked.is_some() => {
-                    let ask = asked.take().unwrap();
-                    Input::Answer(ask, answer(ask, below(4)))
-                }
-                _ => Input::Tick,
-            });
-            if !matches!(input, Input::Spawned | Input::SpawnFailed(_)) {
-                now += [Duration::ZERO, second / 5, second * 2, second * 11][below(4) as usize];
-                see(&core, now);
-            }
-            runs = match input {
-                Input::Spawned => true,
-                Input::Exited(_) => false,
-                _ => runs,
-            };
-            for action in core.handle(now, input) {
-                match action {
-                    Action::Spawn if below(8) == 0 => todo.push(Input::SpawnFailed(127)),
-                    Action::Spawn => todo.push(Input::Spawned),
-                    Action::Ask(ask) => asked = Some(ask),
-                    _ => {}
-                }
-            }
-            // As the main loop, which publishes once it has done what was decided.
-            if todo.is_empty() {
-                see(&core, now);
-            }
-            if core.state(now) == State::Gone {
-                break;
-            }
-        }
-    }
-    seen.insert(("gone".into(), "[*]".into()));
-    seen
-}
-
-fn answer(ask: Ask, luck: u64) -> Option<Answer> {
-    if luck == 0 {
-        return None;
-    }
-    Some(match ask {
-        Ask::Ready if luck == 1 => Answer::Ready("INITIALIZING".into()),
-        Ask::Ready => Answer::Ready("LIVE".into()),
-        Ask::ServerInfo => Answer::Version("1.40.0".into()),
-        Ask::Stats => Answer::Stats(Load {
-            requests: luck - 1,
-            health_failed: true,
-            ..Load::default()
-        }),
-        _ => Answer::Done,
-    })
-}
-
-#[test]
-fn the_diagrams_arrows_are_those_that_the_decision_core_takes() {
-    let (drawn, walked) = (drawn(), walked());
-    let missing: Vec<_> = walked.difference(&drawn).collect();
-    let invented: Vec<_> = drawn.difference(&walked).collect();
-    assert!(
-        missing.is_empty() && invented.is_empty(),
-        "missing: {missing:?}, invented: {invented:?}"
-    );
 }
 
 #[test]
