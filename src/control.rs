@@ -6,6 +6,7 @@
 //! from root alone.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::client::{self, Address, Method};
 use crate::http::Listen;
@@ -25,15 +26,14 @@ pub fn socket_name(pid: u32) -> String {
 pub fn find(options: &Options) -> Result<Address, String> {
     match &options.listen {
         Listen::Tcp(address) if options.listen_given => {
-            let mut address = *address;
-            if address.ip().is_unspecified() {
-                address.set_ip(if address.is_ipv4() {
-                    [127, 0, 0, 1].into()
-                } else {
-                    std::net::Ipv6Addr::LOCALHOST.into()
-                });
-            }
-            return Ok(Address::Tcp(address.to_string()));
+            let at = |ip: IpAddr| Address::Tcp(SocketAddr::new(ip, address.port()).to_string());
+            // Every address may be one of IPv6 alone, or one without any.
+            let loopback = at(Ipv6Addr::LOCALHOST.into());
+            return Ok(match address.ip() {
+                IpAddr::V6(ip) if ip.is_unspecified() && answers(&loopback) => loopback,
+                ip if ip.is_unspecified() => at(Ipv4Addr::LOCALHOST.into()),
+                ip => at(ip),
+            });
         }
         Listen::Unix(path) if options.listen_given => return Ok(Address::Unix(path.clone())),
         Listen::Abstract(name) if options.listen_given => {
@@ -65,13 +65,15 @@ pub fn find(options: &Options) -> Result<Address, String> {
 /// The control socket of the drainit with this pid, if it answers.
 pub fn answering(pid: u32) -> Option<Address> {
     let address = Address::Abstract(socket_name(pid));
+    answers(&address).then_some(address)
+}
+
+fn answers(address: &Address) -> bool {
     let limits = client::Limits {
         time: super::commands::PATIENCE,
         body: super::commands::BODY,
     };
-    client::fetch(&address, Method::Get, "/", limits)
-        .ok()
-        .map(|_| address)
+    client::fetch(address, Method::Get, "/", limits).is_ok()
 }
 
 /// Every other process that is called drainit.

@@ -18,10 +18,11 @@ const UNITS: [(&str, u64); 8] = [
 /// # Errors
 /// One line that says what is wrong and what would be right.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    if text == "0" {
+    let unsigned = text.strip_prefix('+').unwrap_or(text);
+    if unsigned == "0" {
         return Ok(Duration::ZERO);
     }
-    parts(text)
+    parts(unsigned)
         .map(Duration::from_nanos)
         .ok_or_else(|| format!("`{text}` is no duration: write it as 500ms, 25s or 1m30s"))
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use env_logger::{Builder, Target};
 use log::kv::{Key, Value, VisitSource, VisitValue};
+use log::{Level, LevelFilter};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::fault;
@@ -38,27 +39,25 @@ enum Item {
 static QUEUED: OnceLock<Mailbox<Item>> = OnceLock::new();
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Starts to log. `RUST_LOG` wins over `level`.
-pub fn start(format: LogFormat, level: log::LevelFilter) {
+/// Starts to log. Where no `level` is given, `RUST_LOG` counts, else it is `info`.
+pub fn start(format: LogFormat, level: Option<LevelFilter>) {
     start_writer();
     let mut builder = Builder::new();
     builder.target(Target::Pipe(Box::new(Queue(format))));
-    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let wanted = match level {
+        Some(_) => String::new(),
+        None => std::env::var("RUST_LOG").unwrap_or_default(),
+    };
     let (filters, ignored) = sift(&wanted);
+    let level = level.unwrap_or(LevelFilter::Info);
     match filters {
         Some(filters) => builder.parse_filters(&filters),
         // What the libraries below say is for their developers.
         None => builder
-            .filter_level(level.min(log::LevelFilter::Warn))
+            .filter_level(level.min(LevelFilter::Warn))
             .filter_module("drainit", level),
     };
-    builder.format(move |out, record| {
-        let time = rfc3339(SystemTime::now());
-        match format {
-            LogFormat::Text => writeln!(out, "{}", text(&time, record)),
-            LogFormat::Json => writeln!(out, "{}", json(&time, record)),
-        }
-    });
+    builder.format(move |out, record| writeln!(out, "{}", line(format, record)));
     // Only a second logger in the same process could make this fail.
     let _ = builder.try_init();
     std::panic::set_hook(Box::new(|panic| {
@@ -73,6 +72,20 @@ pub fn start(format: LogFormat, level: log::LevelFilter) {
     }
 }
 
+/// Logs a line that is of interest to whoever wants to see any.
+pub fn insist(format: LogFormat, message: &str) {
+    if log::log_enabled!(Level::Info) {
+        log::info!("{message}");
+    } else if log::max_level() > LevelFilter::Off {
+        let mut record = log::Record::builder();
+        record.level(Level::Info).target(module_path!());
+        let mut line = line(format, &record.args(format_args!("{message}")).build());
+        line.push('\n');
+        // It cannot fail.
+        let _ = Queue(format).write(line.as_bytes());
+    }
+}
+
 /// The modules that say anything.
 const MODULES: [&str; 4] = ["drainit", "tiny_http", "ureq", "ureq_proto"];
 const EXPECTED: &str = "neither a level (error, warn, info, debug, trace or off) nor one for drainit, as in drainit::http=debug";
@@ -84,7 +97,7 @@ fn sift(filters: &str) -> (Option<String>, Vec<&str>) {
     if pattern.matches('/').count() > 1 {
         return (None, vec![filters]);
     }
-    let is_level = |text: &str| text.trim().parse::<log::LevelFilter>().is_ok();
+    let is_level = |text: &str| text.trim().parse::<LevelFilter>().is_ok();
     let (valid, mut ignored): (Vec<_>, Vec<_>) = directives
         .split(',')
         .map(str::trim)
@@ -112,6 +125,15 @@ pub fn flush(limit: Duration) {
         let (done, written) = Mailbox::new(None);
         queue.send(Item::Flush(done));
         written.wait(limit);
+    }
+}
+
+/// A line without its end.
+fn line(format: LogFormat, record: &log::Record<'_>) -> String {
+    let time = rfc3339(SystemTime::now());
+    match format {
+        LogFormat::Text => text(&time, record),
+        LogFormat::Json => json(&time, record).to_string(),
     }
 }
 

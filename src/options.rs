@@ -125,8 +125,8 @@ pub struct Options {
     pub certificate_check: Duration,
     /// How log lines look.
     pub log_format: LogFormat,
-    /// The least level that is logged.
-    pub log_level: log::LevelFilter,
+    /// The least level that is logged; where it is not given, `RUST_LOG` has a say.
+    pub log_level: Option<log::LevelFilter>,
 }
 
 impl Default for Options {
@@ -156,7 +156,7 @@ impl Default for Options {
             secrets: Vec::new(),
             certificate_check: Duration::from_secs(1),
             log_format: LogFormat::Text,
-            log_level: log::LevelFilter::Info,
+            log_level: None,
         }
     }
 }
@@ -241,7 +241,7 @@ fn explain(error: lexopt::Error) -> String {
     match error {
         lexopt::Error::MissingValue {
             option: Some(option),
-        } => format!("{option} lacks its value"),
+        } => format!("{option} lacks its value: `drainit help` shows what it takes"),
         lexopt::Error::UnexpectedValue { option, value } => {
             format!(
                 "{option} takes no value, but was given `{}`",
@@ -307,7 +307,7 @@ fn command(mut given: Given, word: OsString, parser: &mut Parser) -> Result<Comm
     };
     match words.next() {
         Some(word) => Err(format!(
-            "unexpected argument `{}` for `drainit {name}`",
+            "unexpected argument `{}`: `drainit help` shows what `drainit {name}` takes",
             word.to_string_lossy()
         )),
         None => Ok(command),

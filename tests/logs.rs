@@ -118,16 +118,25 @@ fn log_of(options: &[&str], filter: &str) -> Vec<String> {
 }
 
 #[test]
-fn rust_log_wins_over_the_level() {
-    assert_eq!(log_of(&["--log-level", "debug"], "off"), [""; 0]);
-    let quiet = log_of(&["--log-level", "debug"], "drainit=warn");
-    assert_eq!(quiet, [""; 0]);
-    let one = log_of(&[], "warn,drainit::http=info");
-    assert!(!one.is_empty());
+fn rust_log_counts_where_no_level_is_given() {
+    assert_eq!(log_of(&[], "off"), [""; 0]);
+    assert_eq!(without_summary(&log_of(&[], "drainit=warn")), [""; 0]);
+    let some = log_of(&[], "warn,drainit::http=info");
+    let some = without_summary(&some);
+    assert!(!some.is_empty());
     assert!(
-        one.iter().all(|line| line.contains("drainit::http")),
-        "{one:?}"
+        some.iter().all(|line| line.contains("drainit::http")),
+        "{some:?}"
     );
+    let given = log_of(&["--log-level", "info"], "off");
+    assert!(given.iter().any(|line| line.contains("envoy started")));
+}
+
+/// The log without its summary, which must be its end.
+fn without_summary(lines: &[String]) -> &[String] {
+    let (last, others) = lines.split_last().expect("a summary");
+    assert!(last.contains("drainit is over: "), "{last}");
+    others
 }
 
 #[test]
@@ -145,7 +154,8 @@ fn a_slip_in_rust_log_is_told_and_silences_nothing() {
 #[test]
 fn the_level_says_how_much_without_rust_log() {
     let level = |level| log_of(&["--log-level", level], "");
-    assert_eq!(level("error"), [""; 0]);
+    assert_eq!(level("off"), [""; 0]);
+    assert_eq!(without_summary(&level("error")), [""; 0]);
     let info = level("info");
     assert!(info.iter().all(|line| line.contains(" INFO ")), "{info:?}");
     let debug = level("debug");

@@ -4,13 +4,15 @@ mod support;
 
 use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
 
 use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::drainit::Drainit;
 use support::envoy_config::{Admin, EnvoyConfig};
+use support::fake_envoy::shell;
 use support::upstream::Upstream;
 use support::{PATIENCE, wait_for};
 
@@ -92,6 +94,23 @@ fn usr1_makes_envoy_reopen_its_access_log() {
     assert_eq!(drainit.get("/ready").0, 200);
 }
 
+/// Whoever has a handler is told at once, and who has none yet is not killed by it.
+#[test]
+fn usr1_reaches_a_child_as_soon_as_it_has_a_handler() {
+    let script = "echo early >&2; sleep 0.3; trap 'echo reopened >&2' USR1; echo ready >&2; \
+                  while :; do sleep 0.01; done";
+    let mut drainit = Drainit::start(&["--envoy-flags", "keep"], &shell(script));
+    drainit.wait_log("early");
+    drainit.signal(Signal::SIGUSR1);
+    drainit.wait_log("ready");
+    let start = Instant::now();
+    drainit.signal(Signal::SIGUSR1);
+    drainit.wait_log("reopened");
+    assert!(start.elapsed() < Duration::from_secs(3));
+    drainit.signal(Signal::SIGQUIT);
+    drainit.wait_exit(PATIENCE);
+}
+
 #[test]
 fn a_signal_that_would_kill_envoy_is_not_forwarded() {
     let upstream = Upstream::start();
@@ -103,8 +122,15 @@ fn a_signal_that_would_kill_envoy_is_not_forwarded() {
         Signal::SIGHUP,
         Signal::SIGWINCH,
         Signal::SIGPIPE,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
     ] {
         drainit.signal(signal);
+    }
+    // The real-time ones, those that a libc keeps for itself among them.
+    for signal in 32..=64 {
+        // SAFETY: kill touches no memory. nix knows no such signals.
+        assert_eq!(unsafe { libc::kill(drainit.pid().as_raw(), signal) }, 0);
     }
     // Its answer comes after the signals: it has had them all.
     HttpConnection::idle(config.http);

@@ -295,6 +295,37 @@ fn health_asks_the_running_one() {
 }
 
 #[test]
+fn health_finds_every_address_where_there_is_only_ipv4() {
+    let free = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let admin = SharedModel::default().admin();
+    let listen = format!("0.0.0.0:{port}");
+    let drainit: Drainit = fake_envoy::start(&["--listen", &listen], &admin.address);
+    drainit.wait_log(&listen);
+    wait_for("an answer", PATIENCE, || {
+        run(&["health", "--listen", &format!("[::]:{port}")]).0 == 0
+    });
+}
+
+/// From another container of a pod, say: there, its pid is somebody else's.
+#[test]
+fn a_drainit_of_another_pid_namespace_is_not_sent_a_signal() {
+    let admin = SharedModel::default().admin();
+    let drainit: Drainit = fake_envoy::start(&[], &admin.address);
+    drainit.wait_ready();
+    let listen = format!("unix:{}", drainit.health.text());
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc"]);
+    command.arg(support::drainit());
+    command.args(["reload", "--listen", &listen]);
+    let (code, _, err) = run_command(&mut command);
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("another container"), "{err}");
+    assert!(drainit.log.find("SIGHUP").is_none());
+}
+
+#[test]
 fn the_health_sockets_file_goes_with_drainit_and_a_killed_ones_is_replaced() {
     let model = SharedModel::default();
     let admin = model.admin();

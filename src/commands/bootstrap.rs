@@ -13,13 +13,14 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use crate::certificates::publish::Target;
 use crate::certificates::read::Files;
 use lexopt::prelude::*;
 
-/// What `drainit bootstrap --help` says.
-pub const HELP: &str = "\
+/// How `drainit bootstrap --help` begins.
+const USAGE: &str = "\
 Usage: drainit bootstrap [OPTIONS] PATH
 
 Writes an Envoy configuration to PATH ('-' for standard output): listeners and
@@ -27,6 +28,10 @@ clusters from an xDS server, with mutual TLS. Takes the flags of `contour
 bootstrap`.
 
 Options:
+";
+
+/// The options of `drainit bootstrap`, for people.
+pub const OPTIONS: &str = "\
       --xds-address ADDR       The xDS server: a name or an IP address
                                [127.0.0.1]
       --xds-port PORT          Its port [8001]
@@ -88,7 +93,9 @@ impl std::error::Error for Error {}
 
 impl From<lexopt::Error> for Error {
     fn from(error: lexopt::Error) -> Error {
-        Error::Usage(format!("bootstrap: {error}"))
+        Error::Usage(format!(
+            "bootstrap: {error}: see `drainit bootstrap --help`"
+        ))
     }
 }
 
@@ -115,7 +122,7 @@ struct Options {
 pub fn run(args: impl Iterator<Item = OsString>) -> Result<(), Error> {
     match parse(args, |name| env::var_os(name))? {
         Some(options) => write(&options),
-        None => print(HELP.as_bytes()),
+        None => print([USAGE, OPTIONS].concat().as_bytes()),
     }
 }
 
@@ -140,18 +147,18 @@ fn parse(
         match arg {
             Long("resources-dir") => resources = Some(PathBuf::from(args.value()?)),
             Long("admin-address") => admin_address = args.value()?.string()?,
-            Long("admin-port") => admin_port = args.value()?.parse()?,
+            Long("admin-port") => admin_port = number(&mut args, "admin-port")?,
             Long("xds-address") => xds_address = args.value()?.string()?,
-            Long("xds-port") => xds_port = args.value()?.parse()?,
+            Long("xds-port") => xds_port = number(&mut args, "xds-port")?,
             Long("envoy-cafile") => ca = Some(PathBuf::from(args.value()?)),
             Long("envoy-cert-file") => cert = Some(PathBuf::from(args.value()?)),
             Long("envoy-key-file") => key = Some(PathBuf::from(args.value()?)),
             Long("namespace") => namespace = args.value()?.string()?,
             Long("dns-lookup-family") => family = args.value()?.string()?,
-            Long("overload-max-heap") => max_heap = args.value()?.parse()?,
+            Long("overload-max-heap") => max_heap = number(&mut args, "overload-max-heap")?,
             // Contour 1.30 has the flag with a letter missing.
             Long("overload-downstream-max-conn" | "overload-dowstream-max-conn") => {
-                max_connections = args.value()?.parse()?;
+                max_connections = number(&mut args, "overload-downstream-max-conn")?;
             }
             Long("xds-resource-version") => match args.value()?.string()?.as_str() {
                 "v3" => {}
@@ -210,6 +217,17 @@ fn parse(
         max_heap,
         max_connections,
     }))
+}
+
+/// A flag's value, which must be a whole number, and not too large a one.
+fn number<T: FromStr>(args: &mut lexopt::Parser, flag: &str) -> Result<T, Error> {
+    let value = args.value()?.string()?;
+    value.parse().map_err(|_| {
+        let bits = 8 * size_of::<T>();
+        Error::Usage(format!(
+            "bootstrap: --{flag} is a number of {bits} bits, not {value:?}"
+        ))
+    })
 }
 
 /// Who Envoy says that it is, where its command line has no `--service-node`: SDS wants to know.
@@ -337,11 +355,17 @@ mod tests {
     fn what_is_wrong_is_said_in_one_line() {
         for (args, why) in [
             ("", "bootstrap: PATH missing, where to write ('-': stdout)"),
-            ("a b", "bootstrap: unexpected argument \"b\""),
-            ("a --nope", "bootstrap: invalid option '--nope'"),
+            (
+                "a b",
+                "bootstrap: unexpected argument \"b\": see `drainit bootstrap --help`",
+            ),
+            (
+                "a --nope",
+                "bootstrap: invalid option '--nope': see `drainit bootstrap --help`",
+            ),
             (
                 "a --xds-port 70000",
-                "bootstrap: cannot parse argument \"70000\": number too large to fit in target type",
+                "bootstrap: --xds-port is a number of 16 bits, not \"70000\"",
             ),
             (
                 "a --xds-resource-version v2",

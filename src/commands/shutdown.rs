@@ -11,6 +11,7 @@ use crate::client::{Address, Head, Limits, Method, exchange};
 use crate::control;
 use crate::options::Options;
 use crate::process;
+use crate::status::plural;
 
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -47,6 +48,7 @@ fn drain(options: &Options) -> Result<String, (u8, String)> {
     let asked = pid
         .and_then(|pid| control::answering(u32::try_from(pid).ok()?))
         .unwrap_or_else(|| address.clone());
+    say("draining: asked for");
     // Without a thread, it waits in silence.
     let _ = thread::Builder::new().spawn(move || tell_progress(&address));
     let limits = Limits {
@@ -80,7 +82,9 @@ fn tell_progress(address: &Address) {
         if let Some(connections) = left.filter(|_| left != said) {
             let requests = number("/requests").unwrap_or(0);
             say(&format!(
-                "draining: {connections} connections left, {requests} requests in flight"
+                "draining: {} left, {} in flight",
+                plural(connections, "connection"),
+                plural(requests, "request")
             ));
             said = left;
         }

@@ -174,13 +174,18 @@ fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
         now.saturating_duration_since(*observed) < READY_FRESH
             && started.is_none_or(|started| *observed >= started)
     });
+    let silent = match snapshot.state {
+        State::Starting => "STARTING",
+        _ => "UNREACHABLE",
+    };
     match fresh {
         Some((_, Ok(state))) if state == "LIVE" => Answer::Now(Reply::text(200, "LIVE")),
-        Some((_, Ok(text) | Err(text))) => Answer::Now(Reply::text(503, text.trim_end())),
+        Some((_, Ok(state))) => Answer::Now(Reply::text(503, state.trim_end())),
+        Some((_, Err(why))) => Answer::Now(Reply::text(503, format!("{silent}: {why}"))),
         None => match asked.checked_add(READY_WAIT) {
             Some(until) if now < until => Answer::Later(Some(until)),
             _ => {
-                let text = "envoy's admin interface does not answer";
+                let text = format!("{silent}: envoy's admin interface does not answer");
                 Answer::Now(Reply::text(503, text))
             }
         },

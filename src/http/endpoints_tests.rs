@@ -136,7 +136,7 @@ fn ready_says_at_once_what_it_knows() {
     let expected = says(503, "INITIALIZING");
     assert_eq!(ask(Endpoint::Ready, &snapshot, now, now), expected);
     snapshot.admin.ready = Some((now, Err("connection refused".into())));
-    let expected = says(503, "connection refused");
+    let expected = says(503, "UNREACHABLE: connection refused");
     assert_eq!(ask(Endpoint::Ready, &snapshot, now, now), expected);
 }
 
@@ -145,7 +145,7 @@ fn ready_waits_for_an_answer_that_is_fresh_and_gives_up_after_900_ms() {
     let (mut snapshot, asked) = snapshot(State::Live);
     let until = asked + SECOND * 9 / 10;
     let later = Answer::Later(Some(until));
-    let lost = says(503, "envoy's admin interface does not answer");
+    let lost = says(503, "UNREACHABLE: envoy's admin interface does not answer");
     let just_before = until - SECOND / 1_000;
 
     assert_eq!(ask(Endpoint::Ready, &snapshot, asked, asked), later);

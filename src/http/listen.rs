@@ -56,7 +56,10 @@ impl FromStr for Listen {
             },
             // As Go has it: every address.
             None if text.starts_with(':') => format!("[::]{text}").parse().ok().map(Listen::Tcp),
-            None => text.parse().ok().map(Listen::Tcp),
+            None => {
+                let text = text.replacen("localhost:", "127.0.0.1:", 1);
+                text.parse().ok().map(Listen::Tcp)
+            }
         };
         found.ok_or_else(|| {
             format!("'{text}' is none of [::]:8090, 0.0.0.0:8090, unix:PATH, unix:@NAME and off")
@@ -352,7 +355,8 @@ mod tests {
             "::1",
             "unix:",
             "unix:@",
-            "localhost:1",
+            "example.org:1",
+            "localhost:",
             "OFF",
         ] {
             let error = text.parse::<Listen>().unwrap_err();

@@ -37,7 +37,7 @@ pub enum Value {
     Switch,
     /// One value, called so.
     One(&'static str),
-    /// One value each time it is given. In the environment, they are separated by white space.
+    /// One value each time it is given. In the environment, white space separates them.
     Each(&'static str),
 }
 
@@ -47,9 +47,12 @@ impl Flag {
         self.name == name || self.aliases.contains(&name)
     }
 
-    /// Its environment variable.
-    pub fn variable(&self) -> String {
-        format!("DRAINIT_{}", self.name.to_uppercase().replace('-', "_"))
+    /// Its environment variables, the one that counts most first.
+    pub fn variables(&self) -> impl Iterator<Item = String> {
+        let spellings = std::iter::once(&self.name).chain(self.aliases);
+        let own = spellings.map(|name| name.to_uppercase().replace('-', "_"));
+        own.map(|name| format!("DRAINIT_{name}"))
+            .chain(self.env.map(str::to_owned))
     }
 
     /// Takes it from the command line, which wins over the environment.
@@ -79,9 +82,8 @@ impl Flag {
         options: &mut Options,
         env: &impl Fn(&str) -> Option<OsString>,
     ) -> Result<(), String> {
-        let own = self.variable();
-        let names = std::iter::once(own.as_str()).chain(self.env);
-        for name in names {
+        for name in self.variables() {
+            let name = name.as_str();
             let Some(value) = env(name).filter(|value| !value.is_empty()) else {
                 continue;
             };
@@ -245,7 +247,7 @@ pub const FLAGS: &[Flag] = &[
         "listen",
         One("ADDR"),
         "[::]:8090, else 0.0.0.0:8090",
-        "Where health, status and metrics are served: host:port, unix:PATH or off.",
+        "Where health, status and metrics are served: IP:port, unix:PATH or off.",
         |o, v| {
             o.listen_given = true;
             set(&mut o.listen, v.parse())
@@ -425,11 +427,12 @@ pub const FLAGS: &[Flag] = &[
         "log-level",
         One("LEVEL"),
         "info",
-        "error, warn, info, debug or trace; RUST_LOG wins.",
+        "off, error, warn, info, debug or trace. Where it is not given, RUST_LOG counts.",
         |o, v| {
             set(
                 &mut o.log_level,
                 v.parse()
+                    .map(Some)
                     .map_err(|_| format!("`{v}` is none of off, error, warn, info, debug, trace")),
             )
         },

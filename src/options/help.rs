@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::flags::{FLAGS, Value};
+use crate::commands::bootstrap;
 
 const HEAD: &str = "\
 drainit: pid 1 of an Envoy container. It lets Envoy finish before it stops.
@@ -12,7 +13,8 @@ Usage:
   drainit shutdown                         ask the running drainit to drain, and wait;
                                            0 drained, 1 cut by the deadline, 2 nothing runs
   drainit health [live|ready]              0 or 1, and one line why
-  drainit status [--watch] [--json]        what it is doing
+  drainit status [--watch] [--json]        what it is doing, for a person; --watch redraws it
+                                           in place, --json is for programs
   drainit reload                           read the certificates again; with --hot-restart,
                                            bring up a new Envoy; 0, or 1 and why
   drainit bootstrap [OPTIONS] PATH         write an Envoy bootstrap for an xDS server with
@@ -45,7 +47,7 @@ pub fn help() -> String {
             Value::Switch => "",
             Value::One(name) | Value::Each(name) => name,
         };
-        let mut variables = flag.variable();
+        let mut variables = flag.variables().next().unwrap_or_default();
         if let Some(name) = flag.env {
             let _ = write!(variables, ", {name}");
         }
@@ -59,13 +61,21 @@ pub fn help() -> String {
         for name in flag.aliases {
             let _ = write!(doc, " Also --{name}.");
         }
-        if !flag.default.is_empty() {
-            let _ = write!(doc, " Default: {}.", flag.default);
+        if let Value::Each(_) = flag.value {
+            doc.push_str(" In the environment, white space separates several.");
         }
+        let default = if flag.default.is_empty() {
+            "none"
+        } else {
+            flag.default
+        };
+        let _ = write!(doc, " Default: {default}.");
         for line in wrap(&doc, 84) {
             let _ = writeln!(page, "      {line}");
         }
     }
+    page.push_str("\nOptions of `drainit bootstrap`, with their defaults in brackets:\n");
+    page.push_str(bootstrap::OPTIONS);
     page.push_str(TAIL);
     page
 }

@@ -169,7 +169,8 @@ fn help_tells_every_option_with_default_and_variable() {
     let page = help();
     for flag in FLAGS {
         assert!(page.contains(&format!("--{}", flag.name)), "{}", flag.name);
-        assert!(page.contains(&flag.variable()), "{}", flag.name);
+        let variable = flag.variables().next().unwrap();
+        assert!(page.contains(&variable), "{}", flag.name);
         assert!(page.contains(flag.default));
     }
     assert!(page.lines().all(|line| line.chars().count() <= 100));

@@ -249,6 +249,11 @@ impl Snapshot {
     }
 }
 
+/// A number of things, as people write it: `1 connection`, `2 connections`.
+pub fn plural(count: u64, name: &str) -> String {
+    format!("{count} {name}{}", if count == 1 { "" } else { "s" })
+}
+
 /// The snapshot behind its lock, and the reader that is woken when it changes.
 #[derive(Clone, Debug)]
 pub struct Board {

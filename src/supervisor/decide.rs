@@ -387,7 +387,7 @@ impl Core {
         let refused =
             exit == Exit::Code(1) && self.live.is_none() && now.saturating_sub(since) <= REFUSAL;
         if refused {
-            self.reason = "envoy refused its command line or configuration".into();
+            self.reason = "envoy exited: it refused its command line or configuration".into();
         }
         if exit == Exit::Code(0) || refused || !self.rules.restart {
             self.end(now, exit, actions);

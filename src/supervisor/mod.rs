@@ -458,6 +458,7 @@ impl Supervisor {
     fn say_farewell(&mut self, code: u8) {
         self.publish(Instant::now());
         let summary = self.reporter.summary(&self.board.read().clone(), code);
+        logging::insist(self.options.log_format, &summary);
         self.reporter.say_last(Instant::now(), &summary);
         // The HTTP thread ends once it has answered everybody.
         let until = Instant::now() + FAREWELL;

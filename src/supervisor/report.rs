@@ -316,7 +316,6 @@ impl Reporter {
 
     /// Leaves the last words where an orchestrator looks for them.
     pub fn say_last(&mut self, now: Instant, summary: &str) {
-        log::info!("{summary}");
         write_termination_log(summary);
         summary.clone_into(&mut self.wanted.status);
         self.notifier.tell(now, &self.wanted);
@@ -433,5 +432,28 @@ fn write_termination_log(summary: &str) {
     if let Ok(mut file) = file {
         let words = summary.as_bytes();
         let _ = file.write_all(words.get(..TERMINATION_MAX).unwrap_or(words));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Peer;
+
+    #[test]
+    fn only_an_envoy_that_may_answer_fails_to() {
+        let now = Instant::now();
+        let reply = Reply {
+            number: 1,
+            ask: Ask::Ready,
+            address: None,
+            peer: Peer::Anyone,
+            answer: Err("envoy has not told its admin address".into()),
+        };
+        let mut snapshot = Snapshot::new(now);
+        note_answer(&mut snapshot, now, &reply, false);
+        assert_eq!(snapshot.admin.failing_since, None);
+        note_answer(&mut snapshot, now, &reply, true);
+        assert_eq!(snapshot.admin.failing_since, Some(now));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::duration::show;
 use crate::envoy::stats::Load;
-use crate::status::{Drain, Snapshot, State, clock};
+use crate::status::{Drain, Snapshot, State, clock, plural};
 
 /// What drainit is doing.
 pub fn state(snapshot: &Snapshot) -> String {
@@ -90,7 +90,11 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
             ": {start} at the start, {} at the end",
             last.connections()
         );
-        let left = by_listener(last);
+        let mut left = by_listener(last);
+        if last.udp_sessions > 0 {
+            let comma = if left.is_empty() { "" } else { ", " };
+            let _ = write!(left, "{comma}{}", plural(last.udp_sessions, "UDP session"));
+        }
         if !left.is_empty() {
             let cut = if outcome.is_clean() { "idle" } else { "cut" };
             let requests = match snapshot.degraded {
@@ -115,8 +119,4 @@ fn by_listener(load: &Load) -> String {
     open.map(|listener| format!("{} {}", listener.name, listener.connections))
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-fn plural(count: u64, name: &str) -> String {
-    format!("{count} {name}{}", if count == 1 { "" } else { "s" })
 }

@@ -1,6 +1,7 @@
 //! A listener's own certificate, and an Envoy that starts again.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -27,11 +28,21 @@ fn a_static_listener_has_its_new_certificate_within_a_second_and_keeps_its_conne
     let first = ca.leaf();
     write(&first);
     let option = format!("edge={},{}", cert.display(), key.display());
-    let resources = config.resources().display().to_string();
+    let resources = config.resources();
+    fs::create_dir_all(&resources).unwrap();
+    chown(&resources, Some(1234), Some(5678)).unwrap();
     let drainit = Drainit::ready(
-        &["--secret", &option, "--resources-dir", &resources],
+        &[
+            "--secret",
+            &option,
+            "--resources-dir",
+            &resources.display().to_string(),
+        ],
         &config,
     );
+    let published = fs::metadata(resources.join("sds/edge.json")).unwrap();
+    assert_eq!((published.uid(), published.gid()), (1234, 5678));
+    assert_eq!(published.mode() & 0o777, 0o600);
     let (host, port) = (config.http.ip().to_string(), config.http.port());
     let old = ask(&json!({ "do": "open", "host": host, "port": port })).unwrap();
     assert_eq!(old["serial"], first.serial.as_str());

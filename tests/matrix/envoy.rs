@@ -175,7 +175,7 @@ fn a_refused_configuration_is_the_end_with_1_and_is_not_tried_again() {
         assert_eq!(drainit.wait_exit(PATIENCE), 1);
         let last = drainit.wait_log("drainit is over");
         assert!(
-            last.contains("envoy refused its command line or configuration"),
+            last.contains("envoy exited: it refused its command line or configuration"),
             "{last}"
         );
         let starts = drainit

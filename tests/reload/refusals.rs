@@ -107,9 +107,15 @@ fn an_address_that_cannot_be_bound_leaves_the_old_generation_serving() {
     assert_eq!(code, 1, "{said}");
     assert_eq!(rig.epoch(), 0);
     rig.serves();
+    // Envoy binds its listeners after it has taken the admin interface over.
+    wait_for("degraded mode", PATIENCE, || {
+        rig.metric("drainit_degraded") == 1
+    });
+    rig.serves();
     fs::write(&rig.config.file, good).unwrap();
     rig.reload_well();
     assert_eq!(rig.epoch(), 1);
+    assert_eq!(rig.metric("drainit_degraded"), 0);
     assert_eq!(ready.finish().failures, Vec::<String>::new());
     assert_eq!(connections.finish().failures, Vec::<String>::new());
     rig.drainit.signal(Signal::SIGTERM);
