@@ -44,6 +44,12 @@ fn descriptors(process: Pid) -> usize {
     fs::read_dir(format!("/proc/{process}/fd")).unwrap().count()
 }
 
+fn threads(process: Pid) -> usize {
+    fs::read_dir(format!("/proc/{process}/task"))
+        .unwrap()
+        .count()
+}
+
 /// A connection, if there is room for one just now.
 fn connect(address: SocketAddr) -> Option<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok()?;
@@ -84,6 +90,7 @@ fn strangers_change_nothing(wrapper: &[&str]) {
     };
     probe("/healthz");
     let (memory, files) = (resident(drainit.pid()), descriptors(drainit.pid()));
+    let running = threads(drainit.pid());
 
     let mut idle: Vec<_> = (0..IDLE).map(|_| connect(address)).collect();
     let mut dripping: Vec<_> = (0..DRIPPING).map(|_| connect(address)).collect();
@@ -118,6 +125,7 @@ fn strangers_change_nothing(wrapper: &[&str]) {
     wait_for("the descriptors", PATIENCE, || {
         descriptors(drainit.pid()) <= files + 4
     });
+    assert_eq!(threads(drainit.pid()), running, "threads");
     let after = resident(drainit.pid()).saturating_sub(memory);
     println!(
         "{rounds} rounds; slowest answer {slowest:?}; RSS {memory} KiB, grown by {grown} KiB, \

@@ -10,7 +10,7 @@ use crate::rig::Rig;
 use crate::support::watch::Watch;
 use crate::support::{PATIENCE, wait_for};
 
-/// From the spawn of the next generation.
+/// From the spawn of the next generation, which is live after 60 to 80.
 const MOMENTS: [u64; 7] = [0, 20, 40, 60, 80, 100, 200];
 
 /// Waits until one generation serves that is none of `over`, and none beside it that is not
