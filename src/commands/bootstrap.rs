@@ -31,8 +31,7 @@ Options:
 ";
 
 /// The options of `drainit bootstrap`, for people.
-pub const OPTIONS: &str = "\
-      --xds-address ADDR       The xDS server: a name or an IP address
+pub const OPTIONS: &str = "      --xds-address ADDR       The xDS server: a name or an IP address
                                [127.0.0.1]
       --xds-port PORT          Its port [8001]
       --envoy-cafile FILE      CA of the xDS server's certificate

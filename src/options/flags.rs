@@ -353,7 +353,7 @@ pub const FLAGS: &[Flag] = &[
         "restart",
         One("never|on-failure"),
         "never",
-        "never: Envoy's end is the container's. on-failure: start it again with exponential backoff, for nodes without an orchestrator.",
+        "never: Envoy's end is the container's. on-failure: start it again with exponential backoff, for nodes without an orchestrator. One that refuses its configuration is not.",
         |o, v| {
             set(
                 &mut o.restart,

@@ -51,12 +51,8 @@ pub fn help() -> String {
         if let Some(name) = flag.env {
             let _ = write!(variables, ", {name}");
         }
-        let _ = write!(page, "\n  --{} {value}", flag.name);
-        let _ = writeln!(
-            page,
-            "{}[{variables}]",
-            if value.is_empty() { "" } else { "  " }
-        );
+        let space = if value.is_empty() { "" } else { " " };
+        let _ = writeln!(page, "\n  --{}{space}{value}  [{variables}]", flag.name);
         let mut doc = flag.doc.to_owned();
         for name in flag.aliases {
             let _ = write!(doc, " Also --{name}.");
