@@ -328,6 +328,36 @@ fn a_drain_has_its_first_steps_however_soon_envoy_answers() {
 }
 
 #[test]
+fn a_drain_that_is_over_has_a_whole_timeline_in_its_order() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&[], &config);
+    let session = TcpSession::open(config.tcp);
+    drainit.signal(Signal::SIGUSR2);
+    drainit.wait_log("draining: 1 of 1");
+    drop(session);
+    drainit.wait_log("drained after");
+    let status: Value = serde_json::from_str(&drainit.get("/status").1).unwrap();
+    let timeline = status["drain"]["timeline"].as_array().unwrap();
+    let events: Vec<_> = timeline.iter().map(|moment| &moment["event"]).collect();
+    assert_eq!(
+        events,
+        [
+            "asked",
+            "health check failed",
+            "listeners draining",
+            "last connection",
+            "ended"
+        ]
+    );
+    let after = |at: usize| timeline[at]["after_seconds"].as_f64().unwrap();
+    assert!(
+        (1..timeline.len()).all(|at| after(at - 1) <= after(at)),
+        "{status}"
+    );
+}
+
+#[test]
 fn colours_are_for_terminals_and_for_those_who_want_them() {
     let upstream = Upstream::start();
     let config = EnvoyConfig::new(Admin::Unix, &upstream);
