@@ -139,10 +139,11 @@ fn a_pod_for_contour_lives_rotates_and_ends(kind: &str) {
     };
     generation(1);
     let [cert, key] = make_leaf(&dir, "second", &[]);
-    let certs = pod.volume(&"certs".into());
-    std::fs::write(certs.join("tls.crt"), cert).unwrap();
-    std::fs::write(certs.join("tls.key"), key).unwrap();
+    let files = [("ca.crt", ca), ("tls.crt", cert), ("tls.key", key)];
+    pod.write("certs", "second", &files);
     generation(2);
+    assert_eq!(container.status("Uid:"), "65534 65534 65534 65534");
+    assert_eq!(container.status("CapBnd:"), "0000000000000000");
 
     let ingress = ([127, 0, 0, 1], 8080).into();
     let slow = pod

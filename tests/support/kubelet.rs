@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,7 @@ pub struct Pod {
     pub network: Network,
     spec: Value,
     name: String,
+    namespace: String,
     dir: TempDir,
 }
 
@@ -65,9 +66,11 @@ impl Pod {
     /// hold: the volume's name, the file's name, the text.
     pub fn new(manifest: &Value, network: Network, files: &[(&str, &str, &str)]) -> Pod {
         let spec = manifest["spec"]["template"]["spec"].clone();
+        let namespace = manifest["metadata"]["namespace"].as_str();
         let pod = Pod {
             network,
             name: format!("{}-0", manifest["metadata"]["name"].as_str().unwrap()),
+            namespace: namespace.unwrap_or("default").to_owned(),
             dir: TempDir::new(),
             spec,
         };
@@ -78,11 +81,37 @@ impl Pod {
                 open_to_all(&dir).unwrap();
             }
         }
-        for (volume, file, text) in files {
-            fs::write(pod.volume(&(*volume).into()).join(file), text).unwrap();
+        for volume in pod.spec["volumes"].as_array().unwrap() {
+            let name = volume["name"].as_str().unwrap();
+            let of_this = files.iter().filter(|(of, ..)| *of == name);
+            let own: Vec<_> = of_this
+                .map(|(_, file, text)| (*file, (*text).to_owned()))
+                .collect();
+            if !own.is_empty() {
+                pod.write(name, "first", &own);
+            }
         }
         writable_file(&pod.termination_log());
         pod
+    }
+
+    /// Writes what a ConfigMap or a Secret holds: as root's, of the pod's group, with the mode
+    /// that the volume asks for.
+    pub fn write(&self, volume: &str, version: &str, files: &[(&str, String)]) {
+        let dir = self.volume(&volume.into());
+        write_volume(&dir, version, files);
+        let volumes = self.spec["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|one| one["name"] == volume).unwrap();
+        let group = self.spec["securityContext"]["fsGroup"].as_u64();
+        let group = group.map(|group| u32::try_from(group).unwrap());
+        for (name, _) in files {
+            let file = dir.join(name);
+            chown(&file, Some(0), group).unwrap();
+            if let Some(mode) = volume["secret"]["defaultMode"].as_u64() {
+                let mode = u32::try_from(mode).unwrap();
+                fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            }
+        }
     }
 
     /// Where this volume is on the host.
@@ -219,7 +248,7 @@ impl Pod {
         let field = &one["valueFrom"]["fieldRef"]["fieldPath"];
         let value = match field.as_str() {
             Some("metadata.name") => &self.name,
-            Some("metadata.namespace") => "default",
+            Some("metadata.namespace") => &self.namespace,
             _ => one["value"].as_str().unwrap(),
         };
         (one["name"].as_str().unwrap().into(), value.into())
