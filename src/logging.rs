@@ -74,11 +74,12 @@ pub fn start(format: LogFormat, level: Option<LevelFilter>) {
 
 /// Logs a line that is of interest to whoever wants to see any.
 pub fn insist(format: LogFormat, message: &str) {
-    if log::log_enabled!(Level::Info) {
-        log::info!("{message}");
+    const TARGET: &str = "drainit";
+    if log::log_enabled!(target: TARGET, Level::Info) {
+        log::info!(target: TARGET, "{message}");
     } else if log::max_level() > LevelFilter::Off {
         let mut record = log::Record::builder();
-        record.level(Level::Info).target(module_path!());
+        record.level(Level::Info).target(TARGET);
         let mut line = line(format, &record.args(format_args!("{message}")).build());
         line.push('\n');
         // It cannot fail.

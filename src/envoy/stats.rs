@@ -12,7 +12,7 @@ pub const QUERY: &str = concat!(
     "%5E(listener%5C..*%5C.downstream_(pre_)%3Fcx_active",
     "%7Chttp%5C..*%5C.downstream_(cx%7Crq)_active",
     "%7Cudp%5C..*%5C.downstream_sess_active",
-    "%7Cserver%5C.(live%7Cparent_connections%7Cuptime))%24",
+    "%7Cserver%5C.live%7Cserver%5C.parent_connections%7Cserver%5C.uptime)%24",
 );
 
 /// A listener's connections.
