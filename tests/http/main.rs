@@ -102,7 +102,10 @@ fn ready_waits_for_envoys_answer() {
     for (observed, expected) in [
         (Ok("LIVE"), (200, "LIVE")),
         (Ok("INITIALIZING"), (503, "INITIALIZING")),
-        (Err("connection refused"), (503, "connection refused")),
+        (
+            Err("connection refused"),
+            (503, "UNREACHABLE: connection refused"),
+        ),
     ] {
         rig.board.update(|snapshot| snapshot.admin.ready = None);
         let asked = rig.ask("GET", "/ready");
@@ -117,7 +120,7 @@ fn ready_waits_for_envoys_answer() {
 #[test]
 fn ready_gives_up_before_the_kubelet_does() {
     let rig = Rig::start(&LOOPBACK);
-    let expected = (503, "envoy's admin interface does not answer");
+    let expected = (503, "UNREACHABLE: envoy's admin interface does not answer");
     // The machine may have other work; the quickest of three tells what the server does.
     let took = (0..3).map(|_| {
         let start = Instant::now();
