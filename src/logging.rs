@@ -19,6 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::fault;
 use crate::mailbox::{Inbox, Mailbox};
 use crate::options::LogFormat;
+use crate::process;
 use crate::status::clock::rfc3339;
 
 /// Lines that wait to be written.
@@ -259,7 +260,7 @@ fn start_writer() {
             thread::sleep(PANIC_PAUSE);
         }
     };
-    if thread.spawn(work).is_ok() {
+    if process::without_signals(|| thread.spawn(work)).is_ok() {
         // Only a second logger would find it set.
         let _ = QUEUED.set(sender);
     }

@@ -254,6 +254,22 @@ fn set_disposition(signal: c_int, disposition: libc::sighandler_t) {
     }
 }
 
+/// Starts a thread that no signal is delivered to: `start` is what does so.
+///
+/// Signals that come at once have their handlers' frames on one stack, a few KB each, and there
+/// are 64: too many for a helper's. The main thread takes them, and only for this moment late.
+pub fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+    let mut before = SigSet::empty();
+    let all = SigSet::all();
+    let blocked = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), Some(&mut before)).is_ok();
+    let started = start();
+    if blocked {
+        // The mask was ours a moment ago, so that it can be set.
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    }
+    started
+}
+
 /// Makes orphans ours to reap, unless the kernel does so anyway.
 pub fn become_subreaper() {
     if std::process::id() != 1

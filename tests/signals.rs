@@ -127,16 +127,51 @@ fn a_signal_that_would_kill_envoy_is_not_forwarded() {
     ] {
         drainit.signal(signal);
     }
-    // The real-time ones, those that a libc keeps for itself among them.
+    // The real-time ones, those that a libc keeps for itself among them, all at once.
+    drainit.signal(Signal::SIGSTOP);
     for signal in 32..=64 {
         // SAFETY: kill touches no memory. nix knows no such signals.
         assert_eq!(unsafe { libc::kill(drainit.pid().as_raw(), signal) }, 0);
     }
+    drainit.signal(Signal::SIGCONT);
     // Its answer comes after the signals: it has had them all.
     HttpConnection::idle(config.http);
     assert_eq!(drainit.get("/ready").0, 200);
     assert!(!drainit.has_exited());
     assert_eq!(drainit.envoy_pid(), envoy);
+}
+
+/// A helper's stack has no room for the frames of so many handlers.
+#[test]
+fn signals_that_come_at_once_are_the_main_threads() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = Drainit::ready(&PATIENT, &config);
+    let pid = drainit.pid().as_raw();
+    drainit.signal(Signal::SIGSTOP);
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let thread: i32 = thread
+            .unwrap()
+            .file_name()
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        for signal in 35..=64 {
+            // SAFETY: tgkill touches no memory.
+            let sent = unsafe { libc::syscall(libc::SYS_tgkill, pid, thread, signal) };
+            assert_eq!(sent, 0, "{signal} to {thread}");
+        }
+    }
+    drainit.signal(Signal::SIGCONT);
+    // Each thread has something to do.
+    drainit.signal(Signal::SIGUSR1);
+    drainit.wait_log("SIGUSR1");
+    wait_for("another question to Envoy", PATIENCE, || {
+        drainit.get("/ready").0 == 200
+    });
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_log("drained after");
 }
 
 #[test]

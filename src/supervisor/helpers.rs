@@ -17,6 +17,7 @@ use crate::event::Event;
 use crate::http::{self, Listen, Listeners};
 use crate::mailbox::{Mailbox, Wakeups};
 use crate::options::{Options, Secret};
+use crate::process;
 use crate::status::Board;
 
 /// Before a thread that ended is started again: this at first, doubling up to [`PAUSE_LAST`].
@@ -84,10 +85,11 @@ impl Helper {
             .name(self.name.into())
             .stack_size(STACK);
         // If it cannot start, the notice is dropped with the closure, and tells.
-        match thread.spawn(move || {
+        let body = move || {
             let _notice = notice;
             body();
-        }) {
+        };
+        match process::without_signals(|| thread.spawn(body)) {
             Ok(_) => true,
             Err(error) => {
                 log::warn!("thread {} cannot be started: {error}", self.name);

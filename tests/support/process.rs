@@ -9,6 +9,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::prctl;
@@ -86,8 +87,18 @@ impl Drop for Process {
         // The child first: it might start its own again.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for process in self.descendants() {
-            let _ = kill(process, Signal::SIGKILL);
+        // One that execs just now shows no mark, and one that forks has another in a moment.
+        let mut quiet = 0;
+        for _ in 0..1_000 {
+            let left = self.descendants();
+            quiet = if left.is_empty() { quiet + 1 } else { 0 };
+            if quiet == 2 {
+                break;
+            }
+            for process in left {
+                let _ = kill(process, Signal::SIGKILL);
+            }
+            thread::sleep(Duration::from_millis(2));
         }
     }
 }
