@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::libc::{self, c_int};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask,
+};
 use signal_hook::low_level;
 
 use crate::mailbox::{Waker, Wakeups};
@@ -124,17 +126,13 @@ impl Signals {
         }
         // An inherited mask would keep every signal from us, SIGCHLD above all.
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-        for signal in survived() {
-            // One that cannot be had is no reason not to start: under valgrind that is the last.
-            let _ = signals.handle(signal);
-        }
-        for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
+        survive_others();
+        for signal in (1..FIRST_REAL_TIME).filter(|signal| *signal != libc::SIGPIPE) {
             undo_ignored(signal);
         }
         for signal in IGNORED {
             set_disposition(signal as c_int, libc::SIG_IGN);
         }
-        survive_libcs_own();
         Ok((signals, waker))
     }
 
@@ -153,15 +151,17 @@ impl Signals {
     /// this, never before.
     pub fn take(&self) -> impl Iterator<Item = c_int> + use<> {
         self.wakeups.clear();
-        let came = self.came.swap(0, Ordering::SeqCst);
+        let came = self.came.swap(0, Ordering::SeqCst) | OTHERS.swap(0, Ordering::SeqCst);
         (1..=libc::SIGRTMAX()).filter(move |signal| came & bit(*signal) != 0)
     }
 
     /// Gives every signal its default meaning back, for a command that is no supervisor.
     pub fn release(self) {
-        let ignored = IGNORED.map(|signal| signal as c_int);
-        for signal in MEANT.into_iter().chain(survived()).chain(ignored) {
+        for signal in MEANT {
             set_disposition(signal, libc::SIG_DFL);
+        }
+        for signal in survived().chain(IGNORED.map(|signal| signal as c_int)) {
+            set_action(signal, &DEFAULT);
         }
         // What came meanwhile counts.
         for signal in self.take() {
@@ -183,40 +183,50 @@ fn bit(signal: c_int) -> u64 {
 fn survived() -> impl Iterator<Item = c_int> {
     SURVIVED
         .into_iter()
-        .chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+        .chain(FIRST_REAL_TIME..=libc::SIGRTMAX())
+}
+
+/// Those of them that came. Nobody is woken for them: the main thread's `poll` is interrupted.
+static OTHERS: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn note_other(signal: c_int) {
+    OTHERS.fetch_or(bit(signal), Ordering::SeqCst);
+}
+
+/// Installs one handler for all that mean nothing, past libc and signal-hook: libc keeps some to
+/// itself (in musl 32 to 34, of which others call the last SIGRTMIN), and either takes time for
+/// each of so many, at the start and again for every child.
+fn survive_others() {
+    let handler = SigHandler::Handler(note_other);
+    let handler = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: an atomic operation is what a handler may do.
+    if unsafe { sigaction(Signal::SIGWINCH, &handler) }.is_ok() {
+        let handler = action(libc::SIGWINCH);
+        survived().for_each(|signal| set_action(signal, &handler));
+    }
 }
 
 /// Gives a signal that is ignored its default back: an ignored one stays so in every child.
 fn undo_ignored(signal: c_int) {
-    // Those that libc keeps for itself are inherited too: glibc's posix_spawn leaves SIGCANCEL
-    // ignored.
     if action(signal)[0] == libc::SIG_IGN as libc::c_ulong {
-        set_action(signal, &[0; 4]);
-    }
-}
-
-/// Gives the signals that libc keeps for itself, and takes no handler for, that of signal-hook,
-/// which does nothing for a signal that it does not know. Their default would end us: musl's
-/// begin at 32, and what others call SIGRTMIN is 34.
-fn survive_libcs_own() {
-    let handler = action(libc::SIGWINCH);
-    for signal in FIRST_REAL_TIME..libc::SIGRTMIN() {
-        set_action(signal, &handler);
+        set_action(signal, &DEFAULT);
     }
 }
 
 /// The kernel's first real-time signal (signal(7)).
 const FIRST_REAL_TIME: c_int = 32;
 
-/// The kernel's own sigaction: handler, flags, restorer, mask. All zero is the default.
+/// The kernel's own sigaction: handler, flags, restorer, mask.
 type Action = [libc::c_ulong; 4];
+
+const DEFAULT: Action = [0; 4];
 
 /// The kernel's sigset has 64 bits.
 const SIGSET: usize = 8;
 
 /// What the kernel does at a signal.
 fn action(signal: c_int) -> Action {
-    let mut action = Action::default();
+    let mut action = DEFAULT;
     let none = std::ptr::null::<Action>();
     // SAFETY: the kernel writes no more than a sigaction, which is four words.
     unsafe {
