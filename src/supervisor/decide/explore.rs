@@ -216,9 +216,8 @@ fn every_order_of_events_of_a_hot_restart_keeps_them_too_and_adds_what_is_drawn(
         false,
     );
     println!("{} states, {} steps", search.seen.len(), search.steps);
-    for m in &search.moves {
-        println!("MOVE {m:?}");
-    }
+    let added: BTreeSet<_> = search.moves.difference(&drawn(1)).copied().collect();
+    assert_eq!(added, drawn(2));
 }
 
 #[test]
