@@ -3,6 +3,8 @@
 //! Together with the drain this is the whole of the decision core. It has no clock, no process
 //! and no socket, so that its tests can walk through every order of events.
 
+mod due;
+mod ending;
 mod generations;
 mod orders;
 mod words;
@@ -10,13 +12,14 @@ mod words;
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use crate::drain::{self, Answer, Ask, Drain, Outcome, Time};
+use crate::drain::{Answer, Ask, Drain, Outcome, Time};
 use crate::duration::show;
 use crate::process::Exit;
 use crate::status::State;
 
+use ending::Then;
 pub use generations::Reloaded;
-use generations::{Admin, Next, RISE, Told};
+use generations::{Admin, Next, Told};
 pub use words::{Action, Input, Order, Rules};
 
 /// Between two looks at an Envoy that is not live yet: this at first, growing to [`PROBE_REST`].
@@ -25,18 +28,9 @@ const PROBE_FIRST: Duration = Duration::from_millis(20);
 /// At rest Envoy's admin interface is asked no more often than this.
 const PROBE_REST: Duration = Duration::from_secs(1);
 
-/// How long SIGKILL may take. A process in an uninterruptible sleep does not die of it, but pid 1
-/// must: then the kernel ends what is left.
-const KILL_PATIENCE: Duration = Duration::from_millis(800);
-
 /// An Envoy that exits with 1 within this time was refused its command line or configuration by
 /// itself: starting it again cannot help.
 const REFUSAL: Duration = Duration::from_secs(1);
-
-/// An Envoy that was told to reopen its logs before it had a handler would die of that. It has
-/// one when the kernel says so, or its admin interface answers, and surely this long after its
-/// start.
-const HANDLERS_READY: Duration = Duration::from_secs(5);
 
 /// Where Envoy is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +42,11 @@ enum Phase {
     /// Running since then.
     Running { since: Time },
     /// Sent SIGTERM then; SIGKILL too, perhaps.
-    Stopping { since: Time, killed: Option<Time> },
+    Stopping {
+        since: Time,
+        killed: Option<Time>,
+        then: Then,
+    },
     /// Started again then.
     Backoff { until: Time },
     /// Not started any more: a drain was asked for while it was down.
@@ -92,10 +90,6 @@ pub struct Core {
     told: Told,
     /// Whether this generation was spawned a second time.
     again: bool,
-    /// Whether the whole Envoy is to be started anew when it has ended.
-    replace: bool,
-    /// How Envoy ended, while the old generation is still to end.
-    exit: Option<Exit>,
     /// Whether somebody waits for a reload's end.
     waited: bool,
     /// How it ended.
@@ -137,8 +131,6 @@ impl Core {
             parent: None,
             told: Told::Nothing,
             again: false,
-            replace: false,
-            exit: None,
             waited: false,
             reloaded: None,
             admin: Admin::Own,
@@ -308,49 +300,65 @@ impl Core {
         }
         self.answered |= answer.is_some();
         self.note_admin(answer.is_some());
+        match ask {
+            Ask::Ready => self.take_readiness(now, since, answer, actions),
+            Ask::Stats if self.look_wanted => {
+                self.look_wanted = false;
+                self.probed = Some(now);
+                // Unless it tells that all is well, the question remains how it is.
+                let well = matches!(answer, Some(Answer::Stats(load)) if !load.health_failed);
+                self.probe_due = (!well).then_some(now);
+            }
+            _ => {}
+        }
+    }
+
+    fn take_readiness(
+        &mut self,
+        now: Time,
+        since: Time,
+        answer: Option<&Answer>,
+        actions: &mut Vec<Action>,
+    ) {
+        // DRAINING: somebody failed its health check, but it serves.
         let serves = matches!(answer, Some(Answer::Ready(state)) if matches!(state.as_str(), "LIVE" | "DRAINING"));
-        if ask == Ask::Stats && self.look_wanted {
-            self.look_wanted = false;
-            self.probed = Some(now);
-            // Unless it tells that all is well, the question remains how it is.
-            let well = matches!(answer, Some(Answer::Stats(load)) if !load.health_failed);
-            self.probe_due = (!well).then_some(now);
-        }
-        if let (Ask::Ready, Some(Next::Rising(rise))) = (ask, self.next) {
+        if let Some(Next::Rising(rise)) = self.next {
             self.take_rise(now, rise.since, serves, actions);
-            return;
-        }
-        if ask != Ask::Ready {
             return;
         }
         self.probed = Some(now);
         self.probe_due = None;
-        if self.live.is_none() {
-            // DRAINING: somebody failed its health check, but it serves.
-            if serves {
-                self.live = Some(now);
-                if let Some(parent) = &mut self.parent {
-                    // Its time begins again, and so does what is not known of it.
-                    *parent = now;
-                    self.told = Told::Nothing;
-                    self.look_wanted = true;
-                    self.probe_due = Some(now + PROBE_REST);
-                }
-                if self.drain.is_none() {
-                    self.reason =
-                        format!("live {} after its start", show(now.saturating_sub(since)));
-                }
-            } else {
-                self.probe_due = Some(now + self.probe_pause);
-                self.probe_pause = (self.probe_pause * 3 / 2).min(PROBE_REST);
+        match self.live {
+            None if serves => self.take_live(now, since),
+            None => self.look_again(now, PROBE_REST),
+            Some(_) if self.is_degraded() => {
+                self.look_wanted = true;
+                self.probe_due = Some(now);
             }
-        } else if self.is_degraded() {
-            self.look_wanted = true;
-            self.probe_due = Some(now);
-        } else if answer.is_none() {
             // How long it has not answered is only known if it is asked again and again.
+            Some(_) if answer.is_none() => self.probe_due = Some(now + PROBE_REST),
+            Some(_) => {}
+        }
+    }
+
+    fn take_live(&mut self, now: Time, since: Time) {
+        self.live = Some(now);
+        if let Some(parent) = &mut self.parent {
+            // Its time begins again, and so does what is not known of it.
+            *parent = now;
+            self.told = Told::Nothing;
+            self.look_wanted = true;
             self.probe_due = Some(now + PROBE_REST);
         }
+        if self.drain.is_none() {
+            self.reason = format!("live {} after its start", show(now.saturating_sub(since)));
+        }
+    }
+
+    /// Envoy is looked at again after a pause, each longer than the one before, up to `rest`.
+    fn look_again(&mut self, now: Time, rest: Duration) {
+        self.probe_due = Some(now + self.probe_pause);
+        self.probe_pause = (self.probe_pause * 3 / 2).min(rest);
     }
 
     fn take_exit(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
@@ -365,8 +373,8 @@ impl Core {
         self.tell(Reloaded::Failed);
         let since = match self.phase {
             Phase::Running { since } => since,
-            Phase::Stopping { .. } => {
-                self.take_stop(now, exit, actions);
+            Phase::Stopping { then, .. } => {
+                self.take_stop(now, exit, then, actions);
                 return;
             }
             _ => return,
@@ -399,135 +407,6 @@ impl Core {
         self.phase = Phase::Backoff {
             until: now + self.backoff.next(),
         };
-    }
-
-    fn terminate(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.next = self.next.filter(|next| *next != Next::Trying);
-        self.tell(Reloaded::NotLive);
-        self.phase = Phase::Stopping {
-            since: now,
-            killed: None,
-        };
-        actions.push(Action::Terminate);
-    }
-
-    fn kill(&mut self, now: Time, actions: &mut Vec<Action>) {
-        if let Phase::Stopping { killed, .. } = &mut self.phase {
-            *killed = Some(now);
-            actions.push(Action::Kill);
-        }
-    }
-
-    /// Does what is due, and says when to look again.
-    fn advance(&mut self, now: Time, actions: &mut Vec<Action>) -> Option<Time> {
-        if let Phase::Running { .. } = self.phase {
-            let wake_at = self.advance_running(now, actions);
-            if let Phase::Running { .. } = self.phase {
-                return wake_at;
-            }
-        }
-        match self.phase {
-            Phase::Backoff { until } if now < until => return Some(until),
-            Phase::Backoff { .. } => self.phase = Phase::Spawning,
-            Phase::Stopping {
-                since,
-                killed: None,
-            } => {
-                let due = since + self.rules.kill_timeout;
-                if now < due {
-                    return Some(due);
-                }
-                self.kill(now, actions);
-                return Some(now + KILL_PATIENCE);
-            }
-            Phase::Stopping {
-                killed: Some(at), ..
-            } => {
-                let due = at + KILL_PATIENCE;
-                if now < due {
-                    return Some(due);
-                }
-                self.phase = Phase::Over(Exit::Signal(9).code());
-            }
-            _ => {}
-        }
-        match self.phase {
-            Phase::Spawning => actions.push(Action::Spawn),
-            Phase::Over(code) => actions.push(Action::Exit(code)),
-            _ => {}
-        }
-        None
-    }
-
-    fn advance_running(&mut self, now: Time, actions: &mut Vec<Action>) -> Option<Time> {
-        let mut wake_at = None;
-        let mut probing = true;
-        if self.next == Some(Next::Spawning) {
-            // It comes in the same breath, and is the one to ask then.
-            return None;
-        }
-        if let Some(Next::Rising(rise)) = &mut self.next
-            && !rise.ended
-        {
-            if now >= rise.since + RISE {
-                rise.ended = true;
-                actions.push(Action::KillNewest);
-            } else {
-                wake_at = Some(rise.since + RISE);
-            }
-        }
-        if let (Phase::Running { since }, true) = (self.phase, self.reopen && !self.is_rising()) {
-            let ready = since + HANDLERS_READY;
-            if self.has_handlers() || now >= ready {
-                self.reopen = false;
-                actions.push(Action::ReopenLogs);
-            } else {
-                wake_at = Some(wake_at.map_or(ready, |at: Time| at.min(ready)));
-            }
-        }
-        let (unsettled, degraded) = (self.is_unsettled(), self.is_degraded());
-        let known = self.knows_all();
-        let at_first = wake_at;
-        if let Some(drain) = &mut self.drain {
-            drain.set_known(known);
-            match drain.next(now, self.asked.is_none() && !unsettled) {
-                drain::Next::Ask(ask) => {
-                    let ask = match ask {
-                        Ask::Stats if degraded => Ask::Sockets,
-                        ask => ask,
-                    };
-                    self.asked = Some(ask);
-                    actions.push(Action::Ask(ask));
-                    wake_at = at_first.into_iter().chain([drain.horizon(now)]).min();
-                }
-                drain::Next::Wait(until) => {
-                    wake_at = Some(wake_at.map_or(until, |at| at.min(until)));
-                }
-                drain::Next::Over(_) if drain.stops() => {
-                    self.terminate(now, actions);
-                    return None;
-                }
-                drain::Next::Over(_) => {}
-            }
-            // While it drains, the drain's own questions tell how Envoy is.
-            probing = unsettled || drain.is_delayed(now) || drain.outcome().is_some();
-        }
-        if probing && self.asked.is_none() {
-            if self.live.is_some() && !self.version_asked && !self.is_rising() {
-                self.version_asked = true;
-                self.asked = Some(Ask::ServerInfo);
-            } else if self.probe_due.is_some_and(|due| due <= now) {
-                self.asked = Some(match self.look_wanted {
-                    true if degraded || self.is_rising() => Ask::Sockets,
-                    true => Ask::Stats,
-                    false => Ask::Ready,
-                });
-            } else {
-                return [wake_at, self.probe_due].into_iter().flatten().min();
-            }
-            actions.extend(self.asked.map(Action::Ask));
-        }
-        wake_at
     }
 }
 

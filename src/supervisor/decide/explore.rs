@@ -15,7 +15,9 @@ mod world;
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::generations::SEEN_LATE;
+use super::due::HANDLERS_READY;
+use super::ending::KILL_PATIENCE;
+use super::generations::{RISE, SEEN_LATE};
 use super::*;
 use crate::drain::Limits;
 use crate::envoy::stats::{Listener, Load};

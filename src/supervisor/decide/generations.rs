@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-use super::{Action, Core, Order, Phase};
-use crate::drain::{Drain, Outcome, Time};
+use super::ending::Then;
+use super::{Action, Core, PROBE_FIRST, PROBE_REST, Phase};
+use crate::drain::{Outcome, Time};
 use crate::duration::show;
 use crate::process::Exit;
 
@@ -192,7 +193,7 @@ impl Core {
                 alone: false,
             }));
             self.asked = None;
-            self.probe_pause = super::PROBE_FIRST;
+            self.probe_pause = PROBE_FIRST;
             self.probe_due = Some(now);
         } else {
             if self.again {
@@ -212,8 +213,7 @@ impl Core {
         actions: &mut Vec<Action>,
     ) {
         if !serves {
-            self.probe_due = Some(now + self.probe_pause);
-            self.probe_pause = (self.probe_pause * 3 / 2).min(super::PROBE_REST);
+            self.look_again(now, PROBE_REST);
             return;
         }
         self.phase = Phase::Running { since };
@@ -228,7 +228,7 @@ impl Core {
         // A first look, for later ones to be compared with.
         self.told = Told::Nothing;
         self.look_wanted = true;
-        self.probe_due = Some(now + super::PROBE_REST);
+        self.probe_due = Some(now + PROBE_REST);
         if self.drain.is_none() {
             self.reason = format!(
                 "live {} after its start, next to the one before",
@@ -276,7 +276,7 @@ impl Core {
         self.closed = false;
         self.look_wanted = false;
         self.probe_due = Some(now);
-        self.probe_pause = super::PROBE_REST;
+        self.probe_pause = PROBE_REST;
     }
 
     /// Envoy's admin interface was asked. A generation that rises has its own.
@@ -302,62 +302,17 @@ impl Core {
         if closed && self.drain.is_none() && self.next.is_none() {
             // Its listeners ended with the generation that it had handed them to.
             self.reason = "envoy accepts no connections any more".into();
-            self.replace = true;
-            self.terminate(now, actions);
+            self.terminate(now, Then::StartAnew, actions);
             return;
         }
-        self.probe_due = Some(now + self.probe_pause);
-        self.probe_pause = (self.probe_pause * 3 / 2).min(LOOK_REST);
+        self.look_again(now, LOOK_REST);
     }
 
     /// Logs that were to be reopened while a generation rose: it would have died of the signal.
-    fn reopen_now(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn reopen_now(&mut self, actions: &mut Vec<Action>) {
         if std::mem::take(&mut self.reopen) {
             actions.push(Action::ReopenLogs);
         }
-    }
-
-    /// An order while the whole Envoy is ended to be started anew: it is not, then.
-    pub(super) fn take_order_replacing(&mut self, now: Time, order: Order, from: &str) {
-        let stops = order != Order::Drain;
-        let limits = &self.rules.limits;
-        let drain = self.drain.get_or_insert_with(|| {
-            self.reason = from.into();
-            Drain::new(limits, now, now, true, stops)
-        });
-        drain.end(Outcome::EnvoyExited);
-        if stops {
-            drain.join_stop();
-        }
-    }
-
-    /// Envoy is gone that was to be ended.
-    pub(super) fn take_stop(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
-        let stays = self.drain.as_ref().is_none_or(|drain| !drain.stops());
-        if std::mem::take(&mut self.replace) && stays {
-            self.phase = match self.drain {
-                Some(_) => Phase::Down,
-                None => Phase::Spawning,
-            };
-        } else {
-            self.end(now, self.exit.unwrap_or(exit), actions);
-        }
-    }
-
-    /// Envoy is over, but for an old generation.
-    pub(super) fn end(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
-        if self.parent.is_none() {
-            self.phase = Phase::Over(exit.code());
-            return;
-        }
-        self.exit = Some(exit);
-        if !matches!(self.phase, Phase::Stopping { .. }) {
-            self.phase = Phase::Stopping {
-                since: now,
-                killed: None,
-            };
-        }
-        actions.push(Action::TerminateParent);
     }
 
     pub(super) fn take_parent_exit(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
@@ -375,11 +330,10 @@ impl Core {
                 .parent_time
                 .is_some_and(|time| now + SEEN_LATE >= since + time);
         match self.phase {
-            Phase::Stopping { .. } => {
-                if let Some(exit) = self.exit {
-                    self.phase = Phase::Over(exit.code());
-                }
-            }
+            Phase::Stopping {
+                then: Then::ExitAs(exit),
+                ..
+            } => self.phase = Phase::Over(exit.code()),
             Phase::Running { .. }
                 if self.drain.is_none() && (exit != Exit::Code(0) || !is_its_time) =>
             {
@@ -387,8 +341,7 @@ impl Core {
                 // one: for ten seconds, then it aborts. SIGTERM makes it do so at once.
                 self.reason = format!("the old generation's end was none of ours: {exit}");
                 self.next = self.next.filter(|next| *next != Next::Trying);
-                self.replace = true;
-                self.kill_newest(now, actions);
+                self.kill_newest(now, Then::StartAnew, actions);
             }
             _ => {}
         }
@@ -401,22 +354,13 @@ impl Core {
             return;
         };
         self.reason = format!("envoy exited: {exit}");
-        match &mut self.drain {
+        let then = match &mut self.drain {
             Some(drain) => {
                 drain.end(Outcome::EnvoyExited);
-                self.exit = Some(exit);
+                Then::ExitAs(exit)
             }
-            None => self.replace = true,
-        }
-        self.kill_newest(now, actions);
-    }
-
-    fn kill_newest(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.phase = Phase::Stopping {
-            since: now,
-            killed: Some(now),
+            None => Then::StartAnew,
         };
-        actions.push(Action::KillNewest);
-        self.tell(Reloaded::Failed);
+        self.kill_newest(now, then, actions);
     }
 }

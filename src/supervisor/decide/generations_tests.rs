@@ -1,5 +1,6 @@
 //! The rules of a hot restart, one by one.
 
+use super::generations::RISE;
 use super::tests::{Play, rules, with};
 use super::*;
 use crate::envoy::stats::Load;

@@ -1,5 +1,6 @@
 //! Signals, and requests that mean the same, in every phase of Envoy's life.
 
+use super::ending::Then;
 use super::generations::Next;
 use super::{Action, Core, Order, Phase, Reloaded};
 use crate::drain::{Drain, Outcome, Time};
@@ -33,8 +34,8 @@ impl Core {
                 }
                 self.take_order_running(now, since, order, actions);
             }
-            Phase::Stopping { killed, .. } => {
-                if self.replace {
+            Phase::Stopping { killed, then, .. } => {
+                if then == Then::StartAnew {
                     self.take_order_replacing(now, order, from);
                 }
                 if killed.is_none() && order != Order::Drain && self.stops >= 3 {
@@ -65,7 +66,7 @@ impl Core {
         actions: &mut Vec<Action>,
     ) {
         match (&mut self.drain, order) {
-            (None, Order::StopNow) => self.terminate(now, actions),
+            (None, Order::StopNow) => self.terminate(now, Then::Exit, actions),
             (None, _) => {
                 // With an old generation, that one has been.
                 let live = self.live.is_some() || self.is_unsettled();

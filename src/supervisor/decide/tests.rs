@@ -1,3 +1,4 @@
+use super::ending::KILL_PATIENCE;
 use super::*;
 use crate::drain::Limits;
 use crate::envoy::stats::{Listener, Load};

@@ -111,7 +111,7 @@ impl World {
             (Outcome::EnvoyExited, Some(_)) => {
                 matches!(event, Event::Exited(_)) || event_is_loss(event, from)
             }
-            (Outcome::EnvoyExited, None) => from.core.replace,
+            (Outcome::EnvoyExited, None) => from.core.starts_anew(),
             _ => false,
         };
         must(why, &format!("{outcome:?} without reason: {seen:?}"))
@@ -199,7 +199,7 @@ impl World {
                 let closed = event == Event::Answer(Ask::Sockets, Says::Closed);
                 must(
                     told && (now_at_once || outcome.is_some())
-                        || closed && core.replace && core.drain.is_none(),
+                        || closed && core.starts_anew() && core.drain.is_none(),
                     "SIGTERM too early",
                 )
             }
@@ -226,7 +226,13 @@ impl World {
                     !self.witness.newest && !self.witness.old || self.witness.killed.is_some(),
                     "a generation is forgotten",
                 )?;
-                let kept = core.exit.map(Exit::code);
+                let kept = match before.phase {
+                    Phase::Stopping {
+                        then: Then::ExitAs(exit),
+                        ..
+                    } => Some(exit.code()),
+                    _ => None,
+                };
                 let patient = |at: Time| now >= at + KILL_PATIENCE;
                 let cut = code == 137 && self.witness.killed.is_some_and(patient);
                 let right = match event {

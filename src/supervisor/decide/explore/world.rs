@@ -41,7 +41,7 @@ impl World {
         match &mut core.phase {
             Phase::Running { since } if known => *since = BASE,
             Phase::Running { since } => *since = past(*since, HANDLERS_READY),
-            Phase::Stopping { since, killed } => {
+            Phase::Stopping { since, killed, .. } => {
                 *since = past(*since, LONG);
                 *killed = killed.map(|at| past(at, LONG));
                 (core.live, core.answered, core.version_asked) = (None, false, false);
@@ -162,7 +162,10 @@ impl World {
         let closed = event == Event::Answer(Ask::Sockets, Says::Closed);
         let serves = matches!(from.core.phase, Phase::Running { .. });
         if closed && serves && !from.core.is_reloading() && from.core.drain.is_none() {
-            must(self.core.replace, "an Envoy that accepts nothing is kept")?;
+            must(
+                self.core.starts_anew(),
+                "an Envoy that accepts nothing is kept",
+            )?;
         }
         self.judge_reload(event, &actions)?;
         self.judge_rest(now, &actions)?;
@@ -173,5 +176,15 @@ impl World {
 impl Core {
     pub(super) fn phase_is_over(&self) -> bool {
         matches!(self.phase, Phase::Over(_))
+    }
+
+    pub(super) fn starts_anew(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Stopping {
+                then: Then::StartAnew,
+                ..
+            }
+        )
     }
 }
