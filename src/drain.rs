@@ -154,6 +154,14 @@ impl Step {
     }
 }
 
+/// Whether Envoy has stopped to accept. Once is enough: one that cannot must not hold anything up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Closing {
+    Not,
+    Wanted,
+    Tried,
+}
+
 /// How long to wait after so many failures in a row: 100 ms, doubling up to 1 s.
 fn pause(failures: u32) -> Duration {
     Duration::from_millis(100 << failures.min(4)).min(Duration::from_secs(1))
@@ -193,9 +201,7 @@ pub struct Drain {
     ready: Step,
     health: Step,
     listeners: Step,
-    /// `Some` once stopping the listeners was wanted; done as soon as it was tried, because an
-    /// Envoy that cannot must not hold anything up.
-    closing: Option<bool>,
+    closing: Closing,
     next_poll: Time,
     poll_failures: u32,
     asked: Option<(Ask, Time)>,
@@ -232,7 +238,7 @@ impl Drain {
             ready: Step::new(now),
             health: Step::new(serving_until),
             listeners: Step::new(serving_until),
-            closing: None,
+            closing: Closing::Not,
             next_poll: serving_until,
             poll_failures: 0,
             asked: None,
@@ -338,8 +344,8 @@ impl Drain {
             });
         } else if !self.live && now >= self.silent_until {
             self.end(Outcome::NeverLive);
-        } else if self.stops && now >= self.closing_at && self.closing.is_none() {
-            self.closing = Some(false);
+        } else if self.stops && now >= self.closing_at && self.closing == Closing::Not {
+            self.closing = Closing::Wanted;
         }
     }
 
@@ -361,7 +367,7 @@ impl Drain {
         if self.listeners.is_due(now) {
             return Ok(Ask::DrainListeners);
         }
-        if self.closing == Some(false) {
+        if self.closing == Closing::Wanted {
             return Ok(Ask::StopListeners);
         }
         if self.next_poll <= now {
@@ -373,7 +379,7 @@ impl Drain {
                 due = due.min(step.due);
             }
         }
-        if self.stops && self.closing.is_none() {
+        if self.stops && self.closing == Closing::Not {
             due = due.min(self.closing_at);
         }
         Err(due)
@@ -403,7 +409,7 @@ impl Drain {
             (Ask::FailHealthCheck, answer) => self.health.tried(now, answer.is_some()),
             (Ask::DrainListeners, answer) => self.listeners.tried(now, answer.is_some()),
             (Ask::StopListeners, _) => {
-                self.closing = Some(true);
+                self.closing = Closing::Tried;
                 self.quiet = None;
                 // Whether or not it could be done: look again at once.
                 self.next_poll = now;
@@ -468,14 +474,14 @@ impl Drain {
         if self.has_looked_last() {
             self.end(outcome);
         } else {
-            self.closing = Some(false);
+            self.closing = Closing::Wanted;
         }
     }
 
     /// An Envoy that stays must go on accepting; one that is stopped must not accept what it would
     /// then cut, and is asked once more after it has stopped to.
     fn has_looked_last(&self) -> bool {
-        !self.stops || self.closing == Some(true)
+        !self.stops || self.closing == Closing::Tried
     }
 }
 

@@ -29,10 +29,9 @@ impl Drain {
         self.deadline = end;
         self.serving_until = due(self.serving_until);
         self.min_until = due(self.min_until);
-        self.closing_at = if self.closing.is_some() {
-            base
-        } else {
-            due(self.closing_at)
+        self.closing_at = match self.closing {
+            Closing::Not => due(self.closing_at),
+            Closing::Wanted | Closing::Tried => base,
         };
         if self.live {
             self.silent_until = base;
