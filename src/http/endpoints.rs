@@ -111,8 +111,8 @@ pub fn answer(
 /// is asked when somebody wants to know.
 fn is_worth_a_look(snapshot: &Snapshot, asked: Instant, now: Instant) -> bool {
     let at_rest = matches!(snapshot.state, State::Live | State::Delaying);
-    let answers = snapshot.degraded
-        || !snapshot.handover
+    let answers = snapshot.handover.degraded
+        || !snapshot.handover.mute
             && snapshot.admin.answered.is_some()
             && snapshot.admin.failing_since.is_none();
     let known = snapshot
@@ -133,7 +133,7 @@ fn health(snapshot: &Snapshot, now: Instant) -> Reply {
     }
     let silence = match snapshot.admin.failing_since {
         // One that is known not to answer is told by the state.
-        Some(since) if snapshot.envoy.is_some() && !snapshot.degraded => {
+        Some(since) if snapshot.envoy.is_some() && !snapshot.handover.degraded => {
             now.saturating_duration_since(since)
         }
         _ => Duration::ZERO,
@@ -162,7 +162,7 @@ fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
     if let Some(text) = refusal {
         return Answer::Now(Reply::text(503, text));
     }
-    if snapshot.handover {
+    if snapshot.handover.mute {
         // The old generation serves while the new one rises, and after one that did not; nobody can
         // be asked.
         return Answer::Now(Reply::text(200, "LIVE"));

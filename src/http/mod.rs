@@ -3,7 +3,7 @@
 //! Bind the addresses ([`Listeners`]), then run [`serve`] on a thread of its own. It answers from the
 //! snapshot and asks nobody; what a request changes is an [`Event`](crate::event::Event) for the
 //! main thread. It returns once drainit is [gone](crate::status::State::Gone) and everybody who
-//! waited has their answer. Should it panic, it can be run again on the same listeners.
+//! waited has their answer. Should it panic, it can be run again.
 //!
 //! # Why the loop is our own
 //! `tiny_http::Server` starts a thread for every connection, without a limit, reads without a

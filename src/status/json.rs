@@ -28,7 +28,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
         "since": clock.timestamp(snapshot.since),
         "since_seconds": clock.age(snapshot.since),
         "reason": snapshot.reason,
-        "degraded": snapshot.degraded,
+        "degraded": snapshot.handover.degraded,
         "drainit": {
             "pid": std::process::id(),
             "pid_namespace": process::pid_namespace(),
@@ -66,7 +66,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
             "refused": snapshot.hot_restarts.refused,
             "failed": snapshot.hot_restarts.failed,
         },
-        "reloading": snapshot.reloading,
+        "reloading": snapshot.handover.reloading,
         "reload": snapshot.reload.as_ref().map(|reload| json!({
             "number": reload.number,
             "ok": reload.result.is_ok(),

@@ -99,7 +99,7 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
         "gauge",
         "1 while Envoy serves without its admin interface, after a hot restart that failed.",
     );
-    page.sample(u8::from(snapshot.degraded));
+    page.sample(u8::from(snapshot.handover.degraded));
     certificates(&mut page, snapshot);
     page.text
 }

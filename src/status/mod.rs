@@ -208,16 +208,23 @@ pub struct Snapshot {
     pub epoch: u32,
     /// The old generation's pid, while it drains beside the newest.
     pub parent: Option<i32>,
+    /// What one generation has handed over to the next.
+    pub handover: Handover,
+    /// The reloads by hot restart.
+    pub hot_restarts: HotRestarts,
+}
+
+/// What one generation of Envoy has handed over to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handover {
     /// Whether nobody can be asked although the old generation serves: until the next one is
     /// live, and after one that ended before it was.
-    pub handover: bool,
+    pub mute: bool,
     /// Whether Envoy serves without its admin interface, which it had handed over to a generation
     /// that ended.
     pub degraded: bool,
     /// Whether a reload by hot restart is under way.
     pub reloading: bool,
-    /// The reloads by hot restart.
-    pub hot_restarts: HotRestarts,
 }
 
 impl Snapshot {
@@ -241,9 +248,7 @@ impl Snapshot {
             reload: None,
             epoch: 0,
             parent: None,
-            handover: false,
-            degraded: false,
-            reloading: false,
+            handover: Handover::default(),
             hot_restarts: HotRestarts::default(),
         }
     }

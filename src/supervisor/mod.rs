@@ -34,7 +34,7 @@ use crate::mailbox::{Inbox, Mailbox, Waker};
 use crate::notify::Notifier;
 use crate::options::{Options, Restart};
 use crate::process::{self, Exit, Signals};
-use crate::status::{Admin, Board, Envoy, Snapshot, State};
+use crate::status::{Admin, Board, Envoy, Handover, Snapshot, State};
 
 use decide::{Action, Core, Input, Order, Rules};
 use envoys::{Envoys, Whose};
@@ -94,8 +94,6 @@ struct Supervisor {
     born: Instant,
     /// Why the next generation is none.
     refusal: String,
-    /// Which hot restart it speaks.
-    next_version: String,
     /// The number of the last question to Envoy's admin interface.
     job: u64,
     /// The certificate thread owes the answer to a reload.
@@ -145,7 +143,6 @@ impl Supervisor {
             board,
             born,
             refusal: String::new(),
-            next_version: String::new(),
             job: 0,
             reading: false,
             exit: None,
@@ -436,18 +433,16 @@ impl Supervisor {
 
     /// Brings snapshot and log up to what the core has decided.
     fn publish(&mut self, now: Instant) {
-        let handover = (self.core.is_rising() || self.core.is_mute()) && !self.core.is_closed();
-        let (reloading, degraded) = (self.core.is_reloading(), self.core.is_degraded());
-        let seen = |snapshot: &Snapshot| (snapshot.handover, snapshot.reloading, snapshot.degraded);
-        let before = seen(&self.board.read());
-        if before != (handover, reloading, degraded) {
-            self.board.update(|snapshot| {
-                snapshot.handover = handover;
-                snapshot.reloading = reloading;
-                snapshot.degraded = degraded;
-            });
+        let handover = Handover {
+            mute: (self.core.is_rising() || self.core.is_mute()) && !self.core.is_closed(),
+            degraded: self.core.is_degraded(),
+            reloading: self.core.is_reloading(),
+        };
+        let before = self.board.read().handover;
+        if before != handover {
+            self.board.update(|snapshot| snapshot.handover = handover);
+            report::tell_degraded(before.degraded, handover.degraded);
         }
-        report::tell_degraded(before.2, degraded);
         let state = self.core.state(self.now());
         let drain = self.core.drain();
         self.reporter

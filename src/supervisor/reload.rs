@@ -85,21 +85,18 @@ impl Supervisor {
                 ));
             }
             Purpose::NextVersion => {
-                self.next_version = verdict.said.trim().to_owned();
+                let next = Purpose::Version(verdict.said.trim().to_owned());
                 let running = self.envoys.pid().map(|pid| format!("/proc/{pid}/exe"));
                 let line = running.into_iter().chain(["--hot-restart-version".into()]);
-                self.trials
-                    .ask(Purpose::Version, line.map(Into::into).collect());
+                self.trials.ask(next, line.map(Into::into).collect());
             }
-            Purpose::Version
-                if verdict.exit == Some(Exit::Code(0))
-                    && verdict.said.trim() == self.next_version =>
+            Purpose::Version(next)
+                if verdict.exit == Some(Exit::Code(0)) && verdict.said.trim() == next =>
             {
                 self.handle(Input::Tried(true));
             }
-            Purpose::Version => self.refuse(format!(
-                "the new envoy speaks hot restart {}, the running one {}",
-                self.next_version,
+            Purpose::Version(next) => self.refuse(format!(
+                "the new envoy speaks hot restart {next}, the running one {}",
                 verdict.said.trim()
             )),
         }

@@ -350,7 +350,7 @@ fn is_stuck(snapshot: &Snapshot, now: Instant) -> bool {
         .failing_since
         .is_some_and(|since| now.saturating_duration_since(since) >= ADMIN_LOST);
     silent
-        && !snapshot.degraded
+        && !snapshot.handover.degraded
         && matches!(snapshot.state, State::Live | State::Drained)
         && snapshot.envoy.is_some()
 }

@@ -22,7 +22,7 @@ const OUTPUT: u64 = 64 * 1024;
 const REFUSAL: &str = "initializing config";
 
 /// What a trial is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The certificate thread's question of this number.
     Certificates(u64),
@@ -30,8 +30,8 @@ pub enum Purpose {
     Configuration,
     /// Which hot restart the next generation speaks.
     NextVersion,
-    /// Which one the running generation speaks.
-    Version,
+    /// Whether the running generation speaks this one, too.
+    Version(String),
 }
 
 /// How a trial ended.
@@ -213,7 +213,7 @@ mod tests {
         let mut trials = Trials::default();
         let line = ["sh", "-c", "echo one; echo two >&2; exit 3"].map(OsString::from);
         trials.ask(Purpose::Configuration, line.to_vec());
-        trials.ask(Purpose::Version, vec!["/nowhere/envoy".into()]);
+        trials.ask(Purpose::NextVersion, vec!["/nowhere/envoy".into()]);
         assert!(trials.proceed(Instant::now()).is_none());
         let pid = trials.running.as_ref().unwrap().pid;
         let mut status = 0;
@@ -225,6 +225,9 @@ mod tests {
             (Purpose::Configuration, "one\ntwo\n")
         );
         let verdict = trials.proceed(Instant::now()).unwrap();
-        assert_eq!((verdict.purpose, verdict.exit), (Purpose::Version, None));
+        assert_eq!(
+            (verdict.purpose, verdict.exit),
+            (Purpose::NextVersion, None)
+        );
     }
 }

@@ -97,14 +97,14 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
         }
         if !left.is_empty() {
             let cut = if outcome.is_clean() { "idle" } else { "cut" };
-            let requests = match snapshot.degraded {
+            let requests = match snapshot.handover.degraded {
                 true => "requests not known".into(),
                 false => format!("{} in flight", plural(last.requests, "request")),
             };
             let _ = write!(line, " ({cut}: {left}; {requests})");
         }
     }
-    if snapshot.degraded {
+    if snapshot.handover.degraded {
         line.push_str("; counted by the kernel, without envoy's admin interface");
     }
     line
