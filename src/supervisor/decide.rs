@@ -105,10 +105,10 @@ pub struct Core {
 impl Core {
     /// A core at the start of drainit's life. `seed` spreads the restarts of many nodes.
     pub fn new(rules: Rules, seed: u64) -> Core {
-        let phase = if rules.gated {
-            Phase::Waiting
+        let (phase, reason) = if rules.gated {
+            (Phase::Waiting, "the certificates are being read")
         } else {
-            Phase::Spawning
+            (Phase::Spawning, "starting")
         };
         Core {
             rules,
@@ -126,7 +126,7 @@ impl Core {
             look_wanted: false,
             backoff: Backoff::new(seed),
             wake_at: None,
-            reason: "starting".into(),
+            reason: reason.into(),
             next: None,
             parent: None,
             told: Told::Nothing,

@@ -39,6 +39,7 @@ use crate::status::{Admin, Board, Envoy, Handover, Snapshot, State};
 use decide::{Action, Core, Input, Order, Rules};
 use envoys::{Envoys, Whose};
 use helpers::Helpers;
+use reload::Reloading;
 use report::Reporter;
 use trials::{Purpose, Trials, program};
 
@@ -96,8 +97,7 @@ struct Supervisor {
     refusal: String,
     /// The number of the last question to Envoy's admin interface.
     job: u64,
-    /// The certificate thread owes the answer to a reload.
-    reading: bool,
+    reloading: Reloading,
     exit: Option<u8>,
 }
 
@@ -144,7 +144,7 @@ impl Supervisor {
             born,
             refusal: String::new(),
             job: 0,
-            reading: false,
+            reloading: Reloading::default(),
             exit: None,
         })
     }
@@ -170,6 +170,7 @@ impl Supervisor {
         while let Some(verdict) = self.trials.proceed(now) {
             self.take_verdict(verdict);
         }
+        self.hurry_reload(now);
         if self.reporter.is_beat_due(now) {
             // A sign of life is worth as much as is known of Envoy.
             self.handle(Input::Probe);
@@ -184,6 +185,7 @@ impl Supervisor {
             self.helpers.wake_at(),
             self.reporter.wake_at(),
             self.trials.wake_at(),
+            self.reloading.wake_at(),
         ];
         let timeout = until
             .into_iter()
@@ -252,9 +254,9 @@ impl Supervisor {
                     // With it went the question that it was asked, if any.
                     self.answer_missing(self.job);
                 }
-                if name == "certificates" && std::mem::take(&mut self.reading) {
+                if name == "certificates" {
                     let why = "the certificate thread ended over it; it is being started again";
-                    self.reloaded(Err(why.into()));
+                    self.take_reading(Err(why.into()));
                 }
             }
         }
@@ -325,11 +327,7 @@ impl Supervisor {
             Report::Status(secrets) => self
                 .board
                 .update(|snapshot| snapshot.certificates = secrets),
-            Report::Reloaded(result) => {
-                if std::mem::take(&mut self.reading) {
-                    self.reloaded(result);
-                }
-            }
+            Report::Reloaded(result) => self.take_reading(result),
         }
     }
 
@@ -436,7 +434,7 @@ impl Supervisor {
         let handover = Handover {
             mute: (self.core.is_rising() || self.core.is_mute()) && !self.core.is_closed(),
             degraded: self.core.is_degraded(),
-            reloading: self.core.is_reloading(),
+            reloading: self.options.hot_restart && self.reloading.is_under_way(),
         };
         let before = self.board.read().handover;
         if before != handover {

@@ -1,6 +1,8 @@
 //! A reload: certificates are read again, and with `--hot-restart` the next generation of Envoy
 //! takes over from this one.
 
+use std::time::{Duration, Instant};
+
 use super::Supervisor;
 use super::decide::{Input, Reloaded};
 use super::trials::{Purpose, Verdict, program};
@@ -8,27 +10,104 @@ use crate::certificates::Command;
 use crate::process::{self, Exit};
 use crate::status::{HotRestarts, Reload};
 
+/// For the certificates to be read again; they are published and confirmed within 10 s, or taken
+/// back within another 10 s. A thread that hangs in a file system must not keep a reload open.
+const CERTIFICATES_WITHIN: Duration = Duration::from_secs(30);
+
+/// A reload that is under way: what is still to end, and what came of the rest.
+#[derive(Debug, Default)]
+pub(super) struct Reloading {
+    /// The certificates are being read again, until then at the latest.
+    certificates: Option<Instant>,
+    /// The next generation is on its way.
+    generation: bool,
+    came: Vec<Result<String, String>>,
+}
+
+impl Reloading {
+    pub(super) fn is_under_way(&self) -> bool {
+        self.certificates.is_some() || self.generation
+    }
+
+    /// When it goes on even if nothing happens.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.certificates
+    }
+
+    /// What came of it, once all of it has ended: one line, with what failed first.
+    fn end(&mut self) -> Option<Result<String, String>> {
+        if self.is_under_way() || self.came.is_empty() {
+            return None;
+        }
+        let (mut well, mut badly) = (Vec::new(), Vec::new());
+        for result in self.came.drain(..) {
+            match result {
+                Ok(line) => well.push(line),
+                Err(why) => badly.push(why),
+            }
+        }
+        let (well, badly) = (well.join("; "), badly.join("; "));
+        Some(match (well.is_empty(), badly.is_empty()) {
+            (_, true) => Ok(well),
+            (true, false) => Err(badly),
+            (false, false) => Err(format!("{badly}; but {well}")),
+        })
+    }
+}
+
 impl Supervisor {
     /// SIGHUP: somebody changed a file, and wants it read now.
     pub(super) fn reload(&mut self) {
         log::info!("SIGHUP");
+        let hot = self.options.hot_restart;
+        if hot && self.reloading.is_under_way() {
+            // Whoever looks for a reload's end looks for that one's.
+            log::warn!("not reloaded: another reload is under way");
+            self.count(|counts| counts.refused += 1);
+            return;
+        }
         self.reporter.begin_reload();
-        let told = self.helpers.tell(Command::CheckNow);
-        // With hot restart the reload is more, and has an end of its own.
-        self.reading = told && !self.options.hot_restart;
-        if self.options.hot_restart {
+        if self.helpers.tell(Command::CheckNow) {
+            self.reloading.certificates = Some(Instant::now() + CERTIFICATES_WITHIN);
+        } else if self.options.has_certificates() {
+            let why = "the certificate thread is not there; it is being started again";
+            self.reloading.came.push(Err(why.into()));
+        } else if !hot {
+            let line = "no certificates are kept fresh here, and without --hot-restart nothing \
+                        else is reloaded";
+            self.reloading.came.push(Ok(line.into()));
+        }
+        if hot {
+            self.reloading.generation = true;
             self.handle(Input::Reload);
-        } else if !told {
-            self.reloaded(if self.options.has_certificates() {
-                Err("the certificate thread is not there; it is being started again".into())
-            } else {
-                Ok("no certificates are kept fresh here, and without --hot-restart nothing else is reloaded".into())
-            });
+        }
+        self.end_reload();
+    }
+
+    /// The certificates were read again, or cannot be.
+    pub(super) fn take_reading(&mut self, result: Result<String, String>) {
+        if self.reloading.certificates.take().is_some() {
+            self.reloading.came.push(result);
+            self.end_reload();
         }
     }
 
-    /// A reload is over; whoever asked for it looks for this.
-    pub(super) fn reloaded(&mut self, result: Result<String, String>) {
+    /// Waits no longer for certificates that take too long.
+    pub(super) fn hurry_reload(&mut self, now: Instant) {
+        if self
+            .reloading
+            .certificates
+            .is_some_and(|until| until <= now)
+        {
+            self.take_reading(Err("the certificates are still being read".into()));
+        }
+    }
+
+    /// Whoever asked for a reload looks for this, once all of it has ended.
+    fn end_reload(&mut self) {
+        let Some(result) = self.reloading.end() else {
+            return;
+        };
         self.reporter.end_reload();
         match &result {
             Ok(line) => log::info!("reloaded: {line}"),
@@ -38,6 +117,11 @@ impl Supervisor {
             let number = snapshot.reload.as_ref().map_or(0, |reload| reload.number) + 1;
             snapshot.reload = Some(Reload { number, result });
         });
+    }
+
+    fn count(&self, change: fn(&mut HotRestarts)) {
+        self.board
+            .update(|snapshot| change(&mut snapshot.hot_restarts));
     }
 
     /// Has Envoy look at the configuration as it is now: the Envoy that the path leads to now.
@@ -133,23 +217,22 @@ impl Supervisor {
         }
     }
 
-    /// Tells how a reload by hot restart ended.
+    /// A hot restart ended.
     pub(super) fn take_reloaded(&mut self, how: Reloaded) {
+        self.count(match how {
+            Reloaded::Live => |counts| counts.done += 1,
+            Reloaded::Failed => |counts| counts.failed += 1,
+            _ => |counts| counts.refused += 1,
+        });
         let epoch = self.envoys.epoch();
-        let count = |change: fn(&mut HotRestarts)| {
-            self.board
-                .update(|snapshot| change(&mut snapshot.hot_restarts));
-        };
         let result = match how {
             Reloaded::Live => {
-                count(|counts| counts.done += 1);
                 let pid = self.envoys.pid().unwrap_or_default();
                 Ok(format!(
                     "generation {epoch} is live, pid {pid}; the one before drains"
                 ))
             }
             Reloaded::Failed => {
-                count(|counts| counts.failed += 1);
                 if self.core.is_mute() {
                     log::warn!("generation {epoch} serves on");
                 }
@@ -160,30 +243,44 @@ impl Supervisor {
                     why
                 })
             }
-            Reloaded::UnderWay => {
-                count(|counts| counts.refused += 1);
-                // Whoever looks for a reload's end looks for that one's.
-                log::warn!("not reloaded: another reload is under way");
-                return;
+            Reloaded::UnderWay => Err("another reload is under way".into()),
+            Reloaded::OldDrains => {
+                let left = self.core.old_drains_for(self.now()).unwrap_or_default();
+                Err(format!(
+                    "the generation before, pid {}, still drains, and a reload would cut it: try again in {} s",
+                    self.envoys.parent().unwrap_or_default(),
+                    left.as_secs() + 1
+                ))
             }
-            refused => {
-                count(|counts| counts.refused += 1);
-                Err(match refused {
-                    Reloaded::OldDrains => {
-                        let left = self.core.old_drains_for(self.now()).unwrap_or_default();
-                        format!(
-                            "the generation before, pid {}, still drains, and a reload would cut it: try again in {} s",
-                            self.envoys.parent().unwrap_or_default(),
-                            left.as_secs() + 1
-                        )
-                    }
-                    Reloaded::NotLive => "envoy is not live".into(),
-                    Reloaded::Draining => "a drain was asked for".into(),
-                    _ => std::mem::take(&mut self.refusal),
-                })
-            }
+            Reloaded::NotLive => Err("envoy is not live".into()),
+            Reloaded::Draining => Err("a drain was asked for".into()),
+            Reloaded::Refused => Err(std::mem::take(&mut self.refusal)),
         };
         self.note_generations();
-        self.reloaded(result);
+        self.reloading.generation = false;
+        self.reloading.came.push(result);
+        self.end_reload();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_ends_with_its_last_part_and_fails_with_any() {
+        let mut reloading = Reloading {
+            certificates: Some(Instant::now()),
+            generation: true,
+            came: Vec::new(),
+        };
+        reloading.generation = false;
+        reloading.came.push(Ok("generation 1 is live".into()));
+        assert_eq!(reloading.end(), None);
+        reloading.certificates = None;
+        reloading.came.push(Err("edge: the key: is missing".into()));
+        let line = "edge: the key: is missing; but generation 1 is live";
+        assert_eq!(reloading.end(), Some(Err(line.into())));
+        assert_eq!(reloading.end(), None);
     }
 }

@@ -1,5 +1,6 @@
 //! Reloads by hot restart, on a real Envoy.
 
+mod certificates;
 mod container;
 mod degraded;
 mod kills;

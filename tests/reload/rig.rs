@@ -38,6 +38,10 @@ impl Rig {
         let upstream = Upstream::start();
         let config = EnvoyConfig::new(Admin::Unix, &upstream);
         prepare(&config);
+        Rig::of(options, config, upstream)
+    }
+
+    pub fn of(options: &[&str], config: EnvoyConfig, upstream: Upstream) -> Rig {
         let dir = TempDir::new();
         let program = dir.join("envoy");
         std::os::unix::fs::symlink(envoy(), &program).unwrap();

@@ -105,11 +105,6 @@ impl Core {
         matches!(self.next, Some(Next::Rising(_)))
     }
 
-    /// Whether a reload is under way.
-    pub fn is_reloading(&self) -> bool {
-        self.next.is_some()
-    }
-
     /// Whether the Envoy that serves may not be there to be asked, because it has handed its admin
     /// interface over to one that ended.
     pub fn is_mute(&self) -> bool {

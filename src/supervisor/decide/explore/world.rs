@@ -161,7 +161,7 @@ impl World {
         self.judge_order(event, from)?;
         let closed = event == Event::Answer(Ask::Sockets, Says::Closed);
         let serves = matches!(from.core.phase, Phase::Running { .. });
-        if closed && serves && !from.core.is_reloading() && from.core.drain.is_none() {
+        if closed && serves && from.core.next.is_none() && from.core.drain.is_none() {
             must(
                 self.core.starts_anew(),
                 "an Envoy that accepts nothing is kept",
