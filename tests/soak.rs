@@ -1,5 +1,6 @@
-//! One drainit with everything that happens to it at once; and beside it others, whose whole life
-//! is a start and a drain. For twelve seconds, or `SOAK_MINUTES`: `scripts/soak`.
+//! One drainit with everything that happens to it at once; one that reloads by hot restart again
+//! and again; and beside them others, whose whole life is a start and a drain. For twelve seconds,
+//! or `SOAK_MINUTES`: `scripts/soak`.
 
 mod support;
 
@@ -107,6 +108,20 @@ struct Counts {
     kills: AtomicU64,
     rotations: AtomicU64,
     drains: AtomicU64,
+    reloads: AtomicU64,
+}
+
+/// Those that must not grow, and what they live on.
+struct Soaked {
+    /// Has everything happen to it.
+    busy: Drainit,
+    /// Reloads by hot restart.
+    hot: Drainit,
+    upstream: Upstream,
+    /// Where the certificates of the first are.
+    volume: TempDir,
+    /// Their Envoys'.
+    _configs: [EnvoyConfig; 2],
 }
 
 /// Does something again and again, on a thread, until `stop`.
@@ -148,9 +163,24 @@ fn kill_after_a_while(drainit: &Drainit, counts: &Counts, stop: &AtomicBool) {
     }
 }
 
+/// The next generation, as soon as there may be one.
+fn reload(hot: &Drainit) {
+    wait_for("the old generation's end", RESTARTED, || {
+        status(hot)["envoy"]["old_generation_pid"].is_null()
+    });
+    let number = status(hot)["reload"]["number"].as_u64();
+    hot.signal(Signal::SIGHUP);
+    wait_for("the next generation", RESTARTED, || {
+        status(hot)["reload"]["number"].as_u64() > number
+    });
+    let reload = &status(hot)["reload"];
+    assert_eq!(reload["ok"], true, "{reload}");
+}
+
 /// Everything at once, for this long.
-fn load(drainit: &Drainit, upstream: &Upstream, volume: &Path, counts: &Counts, time: Duration) {
+fn load(soaked: &Soaked, counts: &Counts, time: Duration) {
     let stop = AtomicBool::new(false);
+    let (drainit, volume) = (&soaked.busy, soaked.volume.path());
     let Address::Unix(health) = &drainit.health else {
         unreachable!()
     };
@@ -192,7 +222,7 @@ fn load(drainit: &Drainit, upstream: &Upstream, volume: &Path, counts: &Counts, 
             });
         });
         again(scope, &stop, &counts.drains, || {
-            let config = EnvoyConfig::new(Admin::Unix, upstream);
+            let config = EnvoyConfig::new(Admin::Unix, &soaked.upstream);
             let mut other = Drainit::ready(&[], &config);
             let _idle = HttpConnection::idle(config.http);
             let slow = SlowRequest::start(config.http, Duration::from_millis(50));
@@ -204,10 +234,13 @@ fn load(drainit: &Drainit, upstream: &Upstream, volume: &Path, counts: &Counts, 
             drop(_idle);
             assert_eq!(other.wait_exit(PATIENCE), 0);
         });
+        again(scope, &stop, &counts.reloads, || reload(&soaked.hot));
         let start = Instant::now();
         while start.elapsed() < time {
             thread::sleep(Duration::from_millis(200));
-            assert!(kill(drainit.pid(), None).is_ok(), "it is gone");
+            for one in [drainit, &soaked.hot] {
+                assert!(kill(one.pid(), None).is_ok(), "it is gone");
+            }
         }
         stop.store(true, Ordering::SeqCst);
     });
@@ -238,24 +271,18 @@ fn at_rest(drainit: &Drainit) -> Figures {
     Figures { zombies, ..last }
 }
 
-#[test]
-fn nothing_grows() {
-    let minutes: f64 = std::env::var("SOAK_MINUTES").map_or(0.2, |text| text.parse().unwrap());
-    let time = Duration::from_secs_f64(minutes * 60.0);
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+/// Orphans all the time, as long as its Envoy lives.
+fn start_busy(config: &EnvoyConfig, volume: &Path) -> Drainit {
     config.serve_tls("edge");
-    // Orphans all the time, as long as this Envoy lives.
     let orphans = "(while kill -0 $$ 2>/dev/null; do (: &); (sleep 0.1 &); (true & true &); \
                    sleep 0.02; done) & exec \"$@\"";
     let mut command = shell(orphans);
     command.extend(["sh".into(), support::envoy().display().to_string()]);
     command.extend(config.arguments());
-    let volume = TempDir::new();
-    rotate(volume.path(), 0, LEAVES[0].0);
+    rotate(volume, 0, LEAVES[0].0);
     let [cert, key] = ["tls.crt", "tls.key"].map(|name| volume.join(name).display().to_string());
     let secret = format!("edge={cert},{key}");
-    let resources = config.dir.join("resources").display().to_string();
+    let resources = config.resources().display().to_string();
     let options = [
         "--restart",
         "on-failure",
@@ -266,45 +293,89 @@ fn nothing_grows() {
         "--certificate-check",
         "100ms",
     ];
-    let mut drainit = Setting::default().start(&options, &command);
-    drainit.wait_ready();
+    Setting::default().start(&options, &command)
+}
 
+/// One whose old generations go soon.
+fn start_hot(config: &EnvoyConfig) -> Drainit {
+    let mut command = vec![support::envoy().display().to_string()];
+    command.extend(config.arguments());
+    command.extend(["--drain-time-s", "1", "--parent-shutdown-time-s", "2"].map(String::from));
+    Setting::default().start(&["--hot-restart", "--drain-timeout", "5s"], &command)
+}
+
+impl Soaked {
+    fn start() -> Soaked {
+        let upstream = Upstream::start();
+        let configs = [(); 2].map(|()| EnvoyConfig::new(Admin::Unix, &upstream));
+        let volume = TempDir::new();
+        let soaked = Soaked {
+            busy: start_busy(&configs[0], volume.path()),
+            hot: start_hot(&configs[1]),
+            upstream,
+            volume,
+            _configs: configs,
+        };
+        soaked.busy.wait_ready();
+        soaked.hot.wait_ready();
+        soaked
+    }
+
+    /// What both are like once everybody has gone.
+    fn at_rest(&self, when: &str) -> [Figures; 2] {
+        let figures = [&self.busy, &self.hot].map(at_rest);
+        for (name, figures) in ["busy", "hot"].iter().zip(&figures) {
+            println!("{when:7} {name}: {figures}");
+        }
+        figures
+    }
+}
+
+#[test]
+fn nothing_grows() {
+    let minutes: f64 = std::env::var("SOAK_MINUTES").map_or(0.2, |text| text.parse().unwrap());
+    let time = Duration::from_secs_f64(minutes * 60.0);
+    let mut soaked = Soaked::start();
     let counts = Counts::default();
-    let load = |time| load(&drainit, &upstream, volume.path(), &counts, time);
-    println!("fresh:  {}", at_rest(&drainit));
-    load((time / 3).min(Duration::from_secs(15)));
-    let before = at_rest(&drainit);
-    println!("warm:   {before}");
-    load(time / 2);
-    println!("middle: {}", at_rest(&drainit));
-    load(time / 2);
-    let after = at_rest(&drainit);
-    println!("after:  {after}");
+    soaked.at_rest("fresh");
+    load(&soaked, &counts, (time / 3).min(Duration::from_secs(15)));
+    let before = soaked.at_rest("warm");
+    load(&soaked, &counts, time / 2);
+    soaked.at_rest("middle");
+    load(&soaked, &counts, time / 2);
+    let after = soaked.at_rest("after");
     let count = |count: &AtomicU64| count.load(Ordering::SeqCst);
     println!(
-        "{} requests, {} half requests, {} signals, Envoy killed {} times, {} rotations, {} other \
-         drainits started and drained",
+        "{} requests, {} half requests, {} signals, Envoy killed {} times, {} rotations, {} \
+         reloads, {} other drainits started and drained",
         count(&counts.requests),
         count(&counts.strangers),
         count(&counts.signals) * 4,
         count(&counts.kills),
         count(&counts.rotations),
+        count(&counts.reloads),
         count(&counts.drains),
     );
-    let metrics = drainit.get("/metrics").1;
-    for line in metrics.lines().filter(|line| line.contains("_total")) {
-        if !line.starts_with('#') {
-            println!("{line}");
+    for (name, one) in [("busy", &soaked.busy), ("hot", &soaked.hot)] {
+        let metrics = one.get("/metrics").1;
+        for line in metrics.lines().filter(|line| line.contains("_total")) {
+            if !line.starts_with('#') && !line.ends_with(" 0") {
+                println!("{name}: {line}");
+            }
         }
     }
-    assert_eq!(after.descriptors, before.descriptors, "descriptors");
-    assert_eq!(after.threads, before.threads, "threads");
-    assert_eq!(after.zombies, 0, "zombies");
-    assert!(after.rss_kb <= before.rss_kb + SLACK_KB, "memory");
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(after.descriptors, before.descriptors, "descriptors");
+        assert_eq!(after.threads, before.threads, "threads");
+        assert_eq!(after.zombies, 0, "zombies");
+        assert!(after.rss_kb <= before.rss_kb + SLACK_KB, "memory");
+    }
     let (_, serial) = LEAVES[count(&counts.rotations) as usize % LEAVES.len()];
-    let secret = &status(&drainit)["certificates"][0];
+    let secret = &status(&soaked.busy)["certificates"][0];
     assert_eq!(secret["serial"], serial, "{secret}");
     assert!(secret["last_error"].is_null(), "{secret}");
-    drainit.signal(Signal::SIGTERM);
-    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    for one in [&mut soaked.busy, &mut soaked.hot] {
+        one.signal(Signal::SIGTERM);
+        assert_eq!(one.wait_exit(PATIENCE), 0);
+    }
 }
