@@ -134,7 +134,7 @@ impl Notifier {
 
     /// The reload is done: with the next message, drainit is ready again.
     pub fn end_reload(&mut self) {
-        if std::mem::take(&mut self.reloading) {
+        if std::mem::take(&mut self.reloading) && !self.told.stopping {
             self.told.ready = false;
         }
     }
@@ -214,12 +214,17 @@ mod tests {
         notifier.tell(now, &wanted);
         notifier.tell(now, &wanted);
         assert_eq!(heard(&socket), ["READY=1\nSTATUS=live"]);
+        // A drain comes into this one.
+        notifier.begin_reload();
+        assert_eq!(heard(&socket).len(), 1);
         wanted.stopping = true;
         wanted.until = Some(now + 27 * SECOND);
         notifier.tell(now, &wanted);
         wanted.status = "draining".into();
         notifier.tell(now + 10 * SECOND, &wanted);
         notifier.begin_reload();
+        notifier.end_reload();
+        notifier.tell(now + 10 * SECOND, &wanted);
         assert_eq!(
             heard(&socket),
             [

@@ -359,6 +359,16 @@ impl Engine {
         self.pending = pending.map(|pending| pending.restarted(now));
     }
 
+    /// Another Envoy runs in this one's place, which has read what is published: it is asked
+    /// whether it did.
+    pub fn envoy_replaced(&mut self, now: Instant) {
+        let set = match self.pending.take() {
+            Some(pending) => Some((pending.set, pending.way)),
+            None => self.current.clone().map(|current| (current, Way::Kept)),
+        };
+        self.pending = set.map(|(set, way)| Pending::new(set, way, None, now));
+    }
+
     /// Envoy is gone: nobody is there to ask.
     pub fn envoy_gone(&mut self) {
         self.envoy_runs = false;
@@ -384,10 +394,14 @@ impl Engine {
         self.current.is_some()
     }
 
-    /// Whether nothing is under way: the last change is through, well or badly.
+    /// Whether nothing is under way: the last change is through, well or badly, or cannot be
+    /// published.
     pub fn is_idle(&self) -> bool {
-        let watching = matches!(self.phase, Phase::Watching);
-        watching && !self.watch.is_news() && !self.awaits_word()
+        match self.phase {
+            Phase::Watching => !self.watch.is_news() && !self.awaits_word(),
+            Phase::Publish(..) => self.record.error().is_some(),
+            _ => false,
+        }
     }
 
     /// What the files lack, as far as that is known, or what is being done about it.

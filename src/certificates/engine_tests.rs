@@ -146,13 +146,22 @@ impl World {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_735_689_600) + (self.now - self.start)
     }
 
-    fn start_envoy(&mut self) {
+    fn fresh_envoy(&self) -> Envoy {
         let mut envoy = Envoy::default();
         if let Some((generation, contents)) = &self.published {
             envoy.take(*generation, contents, self.wall());
         }
-        self.envoy = Some(envoy);
+        envoy
+    }
+
+    fn start_envoy(&mut self) {
+        self.envoy = Some(self.fresh_envoy());
         self.engine.envoy_started(self.now);
+    }
+
+    fn replace_envoy(&mut self) {
+        self.envoy = Some(self.fresh_envoy());
+        self.engine.envoy_replaced(self.now);
     }
 
     fn stop_envoy(&mut self) {
@@ -396,6 +405,36 @@ fn a_silent_admin_is_no_reason_to_go_back() {
 }
 
 #[test]
+fn what_nobody_confirmed_is_known_as_soon_as_somebody_does() {
+    let mut world = World::live(Kind::Ec(0));
+    world.stop_envoy();
+    world.admin_answers = false;
+    world.start_envoy();
+    world.run(ms(70_000));
+    let shown = |world: &World| {
+        let status = &world.engine.record.status()[0];
+        (status.last_result, status.last_error.is_some())
+    };
+    assert_eq!(shown(&world), (Some("unconfirmed"), true));
+    world.admin_answers = true;
+    world.run(ms(31_000));
+    assert_eq!(shown(&world), (Some("ok"), false));
+
+    world.admin_answers = false;
+    world.write(Kind::Rsa, ms(20_000));
+    assert_eq!(shown(&world), (Some("unconfirmed"), true));
+    world.admin_answers = true;
+    world.replace_envoy();
+    assert!(
+        !world.engine.is_idle(),
+        "the next Envoy's word is waited for"
+    );
+    world.run(ms(10));
+    assert!(world.engine.is_idle());
+    assert_eq!(shown(&world), (Some("ok"), false));
+}
+
+#[test]
 fn the_next_change_waits_for_envoys_word_on_the_last() {
     let mut world = World::live(Kind::Ec(0));
     world.admin_answers = false;
@@ -447,6 +486,7 @@ fn a_full_disk_delays_and_loses_nothing() {
     world.disk_full = true;
     world.write(Kind::Rsa, ms(10_000));
     assert!(world.engine.record.error().unwrap().contains("disk full"));
+    assert!(world.engine.is_idle(), "that can be told");
     world.disk_full = false;
     world.run(ms(2000));
     assert!(world.shows(Kind::Rsa));
@@ -522,6 +562,7 @@ enum Fault {
     Write(Kind),
     EnvoyStarts,
     EnvoyEnds,
+    EnvoyIsReplaced,
     AdminAnswers(bool),
     DiskFull(bool),
     Asked,
@@ -549,6 +590,7 @@ fn faults() -> impl Strategy<Value = Fault> {
         4 => kinds().prop_map(Fault::Write),
         1 => Just(Fault::EnvoyStarts),
         1 => Just(Fault::EnvoyEnds),
+        1 => Just(Fault::EnvoyIsReplaced),
         1 => any::<bool>().prop_map(Fault::AdminAnswers),
         1 => any::<bool>().prop_map(Fault::DiskFull),
         1 => Just(Fault::Asked),
@@ -574,7 +616,8 @@ proptest! {
                 Fault::EnvoyStarts if world.engine.is_ready() && world.envoy.is_none() => {
                     world.start_envoy();
                 }
-                Fault::EnvoyStarts => {}
+                Fault::EnvoyIsReplaced if world.envoy.is_some() => world.replace_envoy(),
+                Fault::EnvoyStarts | Fault::EnvoyIsReplaced => {}
                 Fault::EnvoyEnds => world.stop_envoy(),
                 Fault::AdminAnswers(yes) => world.admin_answers = yes,
                 Fault::DiskFull(yes) => world.disk_full = yes,

@@ -20,6 +20,7 @@ mod watch;
 pub mod x509;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use log::{error, info};
@@ -37,6 +38,9 @@ const AT_MOST: Duration = Duration::from_secs(3600);
 
 /// A long wait may be that much longer.
 const SLACK: Duration = Duration::from_millis(5);
+
+/// The next question's number, also for a thread that is started again: an answer may be late.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// What is to be kept fresh.
 #[derive(Clone, Debug)]
@@ -70,17 +74,20 @@ pub enum Report {
     },
     /// What is known of the secrets. Sent when it changes.
     Status(Vec<Certificate>),
-    /// What came of [`Command::CheckNow`], in one line.
-    Reloaded(Result<String, String>),
+    /// What came of the last [`Command::CheckNow`], by its number, in one line.
+    Reloaded(u64, Result<String, String>),
 }
 
 /// What the main thread tells the certificate thread.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Look at the files now, and act on them: answered by [`Report::Reloaded`].
-    CheckNow,
+    /// Look at the files now, and act on them: answered by [`Report::Reloaded`], unless another
+    /// one comes before that.
+    CheckNow(u64),
     /// An Envoy runs from here on; its admin may not answer yet.
     EnvoyStarted,
+    /// Another one runs from here on, and its admin answers.
+    EnvoyReplaced,
     /// None runs from here on.
     EnvoyGone,
     /// The answer to [`Report::Validate`]. `Ok` also when no verdict could be had.
@@ -104,10 +111,9 @@ pub fn run(
 ) {
     let send = |report| mailbox.send(Event::Certificates(report));
     let mut units = units(config);
-    let mut next_id = 0;
     let mut ready = false;
     let mut waiting = String::new();
-    let mut reload = false;
+    let mut reload = None;
     // What is known already comes first: that an Envoy runs, above all.
     let mut wake = Instant::now();
     loop {
@@ -120,14 +126,19 @@ pub fn run(
         fault::point("certificates");
         let now = Instant::now();
         match command {
-            Some(Command::CheckNow) => {
-                reload = true;
-                units.iter_mut().for_each(|unit| unit.engine.check_now(now));
+            Some(Command::CheckNow(number)) => {
+                reload = Some(number);
+                units.iter_mut().for_each(|unit| unit.check_now(now));
             }
             Some(Command::EnvoyStarted) => {
                 units
                     .iter_mut()
                     .for_each(|unit| unit.engine.envoy_started(now));
+            }
+            Some(Command::EnvoyReplaced) => {
+                units
+                    .iter_mut()
+                    .for_each(|unit| unit.engine.envoy_replaced(now));
             }
             Some(Command::EnvoyGone) => units.iter_mut().for_each(|unit| unit.engine.envoy_gone()),
             Some(Command::Validated { id, verdict }) => {
@@ -141,8 +152,7 @@ pub fn run(
         wake = Instant::now() + AT_MOST;
         for unit in &mut units {
             wake = wake.min(unit.work(&admin, &mut |config| {
-                next_id += 1;
-                let id = next_id;
+                let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
                 send(Report::Validate { id, config });
                 id
             }));
@@ -165,9 +175,11 @@ pub fn run(
                 send(Report::Waiting(waiting.clone()));
             }
         }
-        if reload && units.iter().all(|unit| unit.engine.is_idle()) {
-            reload = false;
-            send(Report::Reloaded(outcome(&units)));
+        if let Some(number) = reload
+            && units.iter().all(|unit| unit.engine.is_idle())
+        {
+            reload = None;
+            send(Report::Reloaded(number, outcome(&units)));
         }
     }
 }

@@ -107,9 +107,14 @@ impl Record {
         self.changed = true;
     }
 
-    /// What was published before is loaded: nothing was changed.
+    /// What was published before is loaded: nothing was changed, and what was not known of it is.
     pub fn set_ok(&mut self) {
+        let (unconfirmed, _) = Outcome::Unconfirmed.name_and_place();
         for status in &mut self.status {
+            if status.last_result == Some(unconfirmed) {
+                status.last_result = None;
+                status.last_error = None;
+            }
             status.last_result.get_or_insert("ok");
         }
         self.changed = true;

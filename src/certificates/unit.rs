@@ -82,6 +82,12 @@ impl Unit {
         Instant::now()
     }
 
+    /// Somebody wants the files read now, whatever they looked like when they were last.
+    pub fn check_now(&mut self, now: Instant) {
+        self.glance = Glance::default();
+        self.engine.check_now(now);
+    }
+
     /// Whether this question was this set's.
     pub fn asked(&self, id: u64) -> bool {
         self.candidate

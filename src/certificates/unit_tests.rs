@@ -141,16 +141,16 @@ fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
     thread.wait(|report| status(report, 1, Some("ok")));
     thread.write("rsa.crt", "rsa.key");
     thread.wait(|report| status(report, 2, Some("ok")));
-    thread.commands.send(Command::CheckNow);
+    thread.commands.send(Command::CheckNow(1));
     let line = thread.wait(|report| match report {
-        Report::Reloaded(line) => Some(line.clone()),
+        Report::Reloaded(1, line) => Some(line.clone()),
         _ => None,
     });
     assert!(line.unwrap().contains("edge: gen-2, serial f0"));
     fs::write(thread.dir.join("tls.key"), "").unwrap();
-    thread.commands.send(Command::CheckNow);
+    thread.commands.send(Command::CheckNow(1));
     let line = thread.wait(|report| match report {
-        Report::Reloaded(line) => Some(line.clone()),
+        Report::Reloaded(1, line) => Some(line.clone()),
         _ => None,
     });
     assert!(line.unwrap_err().contains("the key: is empty"));

@@ -14,10 +14,9 @@ use crate::process;
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A reload of certificates takes 10 s at the most for Envoy's confirmation, and is done twice
-/// where the first is refused. A hot restart has 10 s for each of three trials, and 60 s for the
-/// next generation.
-const LIMIT: Duration = Duration::from_secs(100);
+/// A hot restart has 10 s for each of three trials, 60 s for the next generation, as much for a
+/// second attempt, and then 30 s for what the new Envoy makes of the certificates.
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// Asks the running drainit to reload, and waits; 0, or 1 and why.
 pub fn run(options: &Options) -> u8 {

@@ -66,7 +66,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
             "refused": snapshot.hot_restarts.refused,
             "failed": snapshot.hot_restarts.failed,
         },
-        "reloading": snapshot.handover.reloading,
+        "reloading": snapshot.reloading,
         "reload": snapshot.reload.as_ref().map(|reload| json!({
             "number": reload.number,
             "ok": reload.result.is_ok(),

@@ -165,7 +165,8 @@ pub struct Reload {
 pub struct HotRestarts {
     /// The next generation took over.
     pub done: u64,
-    /// It was not started: its configuration is none, or the moment was wrong.
+    /// It was not started, because its configuration is none or the moment was wrong; or a drain came
+    /// before it was live.
     pub refused: u64,
     /// It ended before it was live.
     pub failed: u64,
@@ -204,6 +205,8 @@ pub struct Snapshot {
     pub certificates: Vec<Certificate>,
     /// The last reload, if there was one.
     pub reload: Option<Reload>,
+    /// Whether a reload with a hot restart is under way: there is one at a time.
+    pub reloading: bool,
     /// The newest generation's number (`--restart-epoch`).
     pub epoch: u32,
     /// The old generation's pid, while it drains beside the newest.
@@ -223,8 +226,6 @@ pub struct Handover {
     /// Whether Envoy serves without its admin interface, which it had handed over to a generation
     /// that ended.
     pub degraded: bool,
-    /// Whether a reload by hot restart is under way.
-    pub reloading: bool,
 }
 
 impl Snapshot {
@@ -246,6 +247,7 @@ impl Snapshot {
             reaped: 0,
             certificates: Vec::new(),
             reload: None,
+            reloading: false,
             epoch: 0,
             parent: None,
             handover: Handover::default(),

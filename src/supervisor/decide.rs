@@ -41,7 +41,7 @@ enum Phase {
     Spawning,
     /// Running since then.
     Running { since: Time },
-    /// Sent SIGTERM then; SIGKILL too, perhaps.
+    /// Sent SIGTERM then, or SIGKILL.
     Stopping {
         since: Time,
         killed: Option<Time>,

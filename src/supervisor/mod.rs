@@ -256,7 +256,7 @@ impl Supervisor {
                 }
                 if name == "certificates" {
                     let why = "the certificate thread ended over it; it is being started again";
-                    self.take_reading(Err(why.into()));
+                    self.end_reading(Err(why.into()));
                 }
             }
         }
@@ -327,7 +327,7 @@ impl Supervisor {
             Report::Status(secrets) => self
                 .board
                 .update(|snapshot| snapshot.certificates = secrets),
-            Report::Reloaded(result) => self.take_reading(result),
+            Report::Reloaded(number, result) => self.take_reading(number, result),
         }
     }
 
@@ -434,7 +434,6 @@ impl Supervisor {
         let handover = Handover {
             mute: (self.core.is_rising() || self.core.is_mute()) && !self.core.is_closed(),
             degraded: self.core.is_degraded(),
-            reloading: self.options.hot_restart && self.reloading.is_under_way(),
         };
         let before = self.board.read().handover;
         if before != handover {

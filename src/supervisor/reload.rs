@@ -7,25 +7,32 @@ use super::Supervisor;
 use super::decide::{Input, Reloaded};
 use super::trials::{Purpose, Verdict, program};
 use crate::certificates::Command;
+use crate::duration::show;
 use crate::process::{self, Exit};
 use crate::status::{HotRestarts, Reload};
 
-/// For the certificates to be read again; they are published and confirmed within 10 s, or taken
-/// back within another 10 s. A thread that hangs in a file system must not keep a reload open.
+/// For the certificates to be read again, published and confirmed, which takes 10 s at the most, or
+/// twice that where they are taken back. A thread that hangs in a file system must not keep a reload
+/// open.
 const CERTIFICATES_WITHIN: Duration = Duration::from_secs(30);
 
-/// A reload that is under way: what is still to end, and what came of the rest.
+/// A reload: what of it is still to end, and what came of the rest.
 #[derive(Debug, Default)]
 pub(super) struct Reloading {
-    /// The certificates are being read again, until then at the latest.
+    /// The number of the last question to the certificate thread.
+    number: u64,
+    /// It is to be answered, until then at the latest.
     certificates: Option<Instant>,
+    /// What it answered.
+    read: Option<Result<String, String>>,
     /// The next generation is on its way.
     generation: bool,
-    came: Vec<Result<String, String>>,
+    /// What became of it.
+    rose: Option<Result<String, String>>,
 }
 
 impl Reloading {
-    pub(super) fn is_under_way(&self) -> bool {
+    fn is_under_way(&self) -> bool {
         self.certificates.is_some() || self.generation
     }
 
@@ -36,22 +43,16 @@ impl Reloading {
 
     /// What came of it, once all of it has ended: one line, with what failed first.
     fn end(&mut self) -> Option<Result<String, String>> {
-        if self.is_under_way() || self.came.is_empty() {
+        if self.is_under_way() {
             return None;
         }
-        let (mut well, mut badly) = (Vec::new(), Vec::new());
-        for result in self.came.drain(..) {
-            match result {
-                Ok(line) => well.push(line),
-                Err(why) => badly.push(why),
-            }
+        match (self.read.take(), self.rose.take()) {
+            (Some(Ok(read)), Some(Ok(rose))) => Some(Ok(format!("{rose}; {read}"))),
+            (Some(Err(read)), Some(Ok(rose))) => Some(Err(format!("{read}; but {rose}"))),
+            (Some(Ok(read)), Some(Err(rose))) => Some(Err(format!("{rose}; but {read}"))),
+            (Some(Err(read)), Some(Err(rose))) => Some(Err(format!("{rose}; {read}"))),
+            (read, rose) => rose.or(read),
         }
-        let (well, badly) = (well.join("; "), badly.join("; "));
-        Some(match (well.is_empty(), badly.is_empty()) {
-            (_, true) => Ok(well),
-            (true, false) => Err(badly),
-            (false, false) => Err(format!("{badly}; but {well}")),
-        })
     }
 }
 
@@ -63,31 +64,56 @@ impl Supervisor {
         if hot && self.reloading.is_under_way() {
             // Whoever looks for a reload's end looks for that one's.
             log::warn!("not reloaded: another reload is under way");
+            self.helpers.tell(Command::CheckNow(self.reloading.number));
             self.count(|counts| counts.refused += 1);
             return;
         }
+        self.refusal.clear();
+        self.trials.forget_reload();
         self.reporter.begin_reload();
-        if self.helpers.tell(Command::CheckNow) {
-            self.reloading.certificates = Some(Instant::now() + CERTIFICATES_WITHIN);
-        } else if self.options.has_certificates() {
-            let why = "the certificate thread is not there; it is being started again";
-            self.reloading.came.push(Err(why.into()));
-        } else if !hot {
-            let line = "no certificates are kept fresh here, and without --hot-restart nothing \
-                        else is reloaded";
-            self.reloading.came.push(Ok(line.into()));
+        if !self.read_certificates() {
+            self.reloading.read = if self.options.has_certificates() {
+                let why = "the certificate thread is not there; it is being started again";
+                Some(Err(why.into()))
+            } else if hot {
+                None
+            } else {
+                let line = "no certificates are kept fresh here, and without --hot-restart \
+                            nothing else is reloaded";
+                Some(Ok(line.into()))
+            };
         }
         if hot {
             self.reloading.generation = true;
+            self.board.update(|snapshot| snapshot.reloading = true);
             self.handle(Input::Reload);
         }
         self.end_reload();
     }
 
-    /// The certificates were read again, or cannot be.
-    pub(super) fn take_reading(&mut self, result: Result<String, String>) {
+    /// Has the certificates read again, if there is somebody to do that.
+    fn read_certificates(&mut self) -> bool {
+        let number = self.reloading.number + 1;
+        let told = self.helpers.tell(Command::CheckNow(number));
+        if told {
+            self.reloading.number = number;
+            self.reloading.certificates = Some(Instant::now() + CERTIFICATES_WITHIN);
+            self.reloading.read = None;
+        }
+        told
+    }
+
+    /// The certificates were read again, as was asked with this number.
+    pub(super) fn take_reading(&mut self, number: u64, result: Result<String, String>) {
+        if number == self.reloading.number {
+            self.end_reading(result);
+        }
+    }
+
+    /// Nobody is waited for any more who reads certificates.
+    pub(super) fn end_reading(&mut self, result: Result<String, String>) {
         if self.reloading.certificates.take().is_some() {
-            self.reloading.came.push(result);
+            self.reloading.read = Some(result);
             self.end_reload();
         }
     }
@@ -99,7 +125,9 @@ impl Supervisor {
             .certificates
             .is_some_and(|until| until <= now)
         {
-            self.take_reading(Err("the certificates are still being read".into()));
+            let limit = show(CERTIFICATES_WITHIN);
+            let why = format!("what comes of the certificates is not known after {limit}");
+            self.end_reading(Err(why));
         }
     }
 
@@ -111,11 +139,12 @@ impl Supervisor {
         self.reporter.end_reload();
         match &result {
             Ok(line) => log::info!("reloaded: {line}"),
-            Err(why) => log::warn!("not reloaded: {why}"),
+            Err(why) => log::warn!("reload failed: {why}"),
         }
         self.board.update(|snapshot| {
             let number = snapshot.reload.as_ref().map_or(0, |reload| reload.number) + 1;
             snapshot.reload = Some(Reload { number, result });
+            snapshot.reloading = false;
         });
     }
 
@@ -169,10 +198,12 @@ impl Supervisor {
                 ));
             }
             Purpose::NextVersion => {
+                let Some(pid) = self.envoys.pid() else {
+                    return self.refuse("envoy ended meanwhile".into());
+                };
                 let next = Purpose::Version(verdict.said.trim().to_owned());
-                let running = self.envoys.pid().map(|pid| format!("/proc/{pid}/exe"));
-                let line = running.into_iter().chain(["--hot-restart-version".into()]);
-                self.trials.ask(next, line.map(Into::into).collect());
+                let line = [format!("/proc/{pid}/exe"), "--hot-restart-version".into()];
+                self.trials.ask(next, line.map(Into::into).to_vec());
             }
             Purpose::Version(next)
                 if verdict.exit == Some(Exit::Code(0)) && verdict.said.trim() == next =>
@@ -183,6 +214,7 @@ impl Supervisor {
                 "the new envoy speaks hot restart {next}, the running one {}",
                 verdict.said.trim()
             )),
+            Purpose::Forgotten => {}
         }
     }
 
@@ -227,6 +259,9 @@ impl Supervisor {
         let epoch = self.envoys.epoch();
         let result = match how {
             Reloaded::Live => {
+                // From here on the new Envoy's word on the certificates is the one that counts.
+                self.helpers.tell(Command::EnvoyReplaced);
+                self.read_certificates();
                 let pid = self.envoys.pid().unwrap_or_default();
                 Ok(format!(
                     "generation {epoch} is live, pid {pid}; the one before drains"
@@ -258,7 +293,7 @@ impl Supervisor {
         };
         self.note_generations();
         self.reloading.generation = false;
-        self.reloading.came.push(result);
+        self.reloading.rose = Some(result);
         self.end_reload();
     }
 }
@@ -272,13 +307,13 @@ mod tests {
         let mut reloading = Reloading {
             certificates: Some(Instant::now()),
             generation: true,
-            came: Vec::new(),
+            ..Reloading::default()
         };
         reloading.generation = false;
-        reloading.came.push(Ok("generation 1 is live".into()));
+        reloading.rose = Some(Ok("generation 1 is live".into()));
         assert_eq!(reloading.end(), None);
         reloading.certificates = None;
-        reloading.came.push(Err("edge: the key: is missing".into()));
+        reloading.read = Some(Err("edge: the key: is missing".into()));
         let line = "edge: the key: is missing; but generation 1 is live";
         assert_eq!(reloading.end(), Some(Err(line.into())));
         assert_eq!(reloading.end(), None);

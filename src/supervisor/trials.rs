@@ -32,6 +32,8 @@ pub enum Purpose {
     NextVersion,
     /// Whether the running generation speaks this one, too.
     Version(String),
+    /// Nothing any more.
+    Forgotten,
 }
 
 /// How a trial ended.
@@ -76,6 +78,17 @@ impl Trials {
     /// Asks for a run of this command line.
     pub fn ask(&mut self, purpose: Purpose, line: Vec<OsString>) {
         self.asked.push_back((purpose, line));
+    }
+
+    /// What a reload asked that was given up is of no interest to the next one.
+    pub fn forget_reload(&mut self) {
+        let kept = |purpose: &Purpose| matches!(purpose, Purpose::Certificates(_));
+        self.asked.retain(|(purpose, _)| kept(purpose));
+        if let Some(running) = &mut self.running
+            && !kept(&running.purpose)
+        {
+            running.purpose = Purpose::Forgotten;
+        }
     }
 
     /// Starts what is next, and ends what takes too long. The verdict is on one that could not be

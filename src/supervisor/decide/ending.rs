@@ -77,7 +77,7 @@ impl Core {
         match (then, &self.drain) {
             (Then::StartAnew, None) => self.phase = Phase::Spawning,
             (Then::StartAnew, Some(drain)) if !drain.stops() => self.phase = Phase::Down,
-            (Then::ExitAs(exit), _) => self.end(now, exit, actions),
+            (Then::ExitAs(served), _) => self.end(now, served, actions),
             (Then::Exit | Then::StartAnew, _) => self.end(now, exit, actions),
         }
     }

@@ -148,8 +148,8 @@ impl Core {
 
     pub(super) fn take_reload(&mut self, actions: &mut Vec<Action>) {
         let refusal = match self.phase {
-            _ if self.next.is_some() => Reloaded::UnderWay,
             _ if self.drain.is_some() => Reloaded::Draining,
+            _ if self.next.is_some() => Reloaded::UnderWay,
             Phase::Running { .. } if self.live.is_none() => Reloaded::NotLive,
             Phase::Running { .. } if self.parent.is_some() => Reloaded::OldDrains,
             Phase::Running { .. } => {

@@ -57,6 +57,14 @@ fn a_reload_is_refused_when_it_would_do_harm() {
         (two(hot()), Reloaded::OldDrains),
         (
             {
+                let mut play = rising(hot());
+                play.order(Order::Drain);
+                play
+            },
+            Reloaded::Draining,
+        ),
+        (
+            {
                 let mut play = Play::live(hot());
                 play.order(Order::Drain);
                 play
@@ -321,6 +329,22 @@ fn an_envoy_that_accepts_nothing_is_started_anew_unless_something_else_is_planne
     draining.order(Order::Stop);
     draining.answer(Answer::Closed);
     assert_eq!(draining.state(), State::Draining);
+}
+
+#[test]
+fn an_old_generation_that_is_cut_with_a_newest_that_crashes_is_not_called_drained() {
+    let mut play = two(Rules {
+        restart: true,
+        ..hot()
+    });
+    play.put(Input::Exited(KILLED));
+    play.put(Input::Spawned);
+    play.put(Input::Exited(KILLED));
+    assert_eq!(play.state(), State::Restarting);
+    play.order(Order::Stop);
+    assert!(play.did(Action::TerminateParent));
+    let outcome = play.core.drain().and_then(Drain::outcome);
+    assert_eq!(outcome, Some(Outcome::EnvoyExited));
 }
 
 #[test]

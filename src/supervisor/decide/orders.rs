@@ -46,12 +46,17 @@ impl Core {
         }
     }
 
-    /// Without an Envoy there is nothing to drain, and none is started any more.
+    /// Without an Envoy there is nothing to drain, and none is started any more. An old generation
+    /// ends with the newest, and what it had is cut.
     fn take_order_down(&mut self, now: Time, stops: bool, actions: &mut Vec<Action>) {
         let limits = &self.rules.limits;
+        let outcome = match self.parent {
+            Some(_) => Outcome::EnvoyExited,
+            None => Outcome::NeverLive,
+        };
         self.drain
             .get_or_insert_with(|| Drain::new(limits, now, now, false, stops))
-            .end(Outcome::NeverLive);
+            .end(outcome);
         self.phase = Phase::Down;
         if stops {
             self.end(now, Exit::Code(0), actions);

@@ -97,7 +97,7 @@ impl World {
                     && load.is_some_and(|load| load.in_flight() == 0)
             }
             (Outcome::Deadline | Outcome::AdminLost, Some(seen)) => now >= seen.deadline,
-            (Outcome::NeverLive, None) => matches!(event, Event::Order(_)),
+            (Outcome::NeverLive, None) => matches!(event, Event::Order(_)) && !from.witness.old,
             (Outcome::NeverLive, Some(seen)) => {
                 let initializing = event == Event::Answer(Ask::Ready, Says::Initializing);
                 !from.witness.live
@@ -111,7 +111,9 @@ impl World {
             (Outcome::EnvoyExited, Some(_)) => {
                 matches!(event, Event::Exited(_)) || event_is_loss(event, from)
             }
-            (Outcome::EnvoyExited, None) => from.core.starts_anew(),
+            (Outcome::EnvoyExited, None) => {
+                from.core.starts_anew() || matches!(event, Event::Order(_)) && from.witness.old
+            }
             _ => false,
         };
         must(why, &format!("{outcome:?} without reason: {seen:?}"))
