@@ -3,7 +3,7 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -352,9 +352,14 @@ pub fn spawn_failure(program: &OsStr, error: &io::Error) -> (u8, String) {
     match error.kind() {
         io::ErrorKind::NotFound if exists => (
             127,
-            format!(
-                "{name}: its dynamic loader is missing: this image lacks the libraries it needs"
-            ),
+            match interpreter(program) {
+                Some(interpreter) => {
+                    format!("{name}: its interpreter {interpreter} is missing from this image")
+                }
+                None => format!(
+                    "{name}: its dynamic loader is missing: this image lacks the libraries it needs"
+                ),
+            },
         ),
         io::ErrorKind::NotFound if name.contains('/') => (127, format!("{name}: not found")),
         io::ErrorKind::NotFound => (127, format!("{name}: not found on PATH")),
@@ -363,6 +368,15 @@ pub fn spawn_failure(program: &OsStr, error: &io::Error) -> (u8, String) {
         }
         _ => (126, format!("{name}: cannot be executed: {error}")),
     }
+}
+
+/// What a script's first line has it run by.
+fn interpreter(program: &OsStr) -> Option<String> {
+    let mut start = [0; 256];
+    let read = File::open(program).ok()?.read(&mut start).ok()?;
+    let line = String::from_utf8_lossy(start.get(..read)?);
+    let words = line.lines().next()?.strip_prefix("#!")?;
+    words.split_whitespace().next().map(str::to_owned)
 }
 
 /// Whether a process is our child, or a descendant further down. An entrypoint may start Envoy as

@@ -195,7 +195,8 @@ fn so_many_open_connections_count_as_none() {
     let _session = TcpSession::open(config.tcp);
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drained");
+    let over = drainit.wait_log("drainit is over: drained");
+    assert!(over.contains("(cut: "), "{over}");
 }
 
 #[test]

@@ -29,6 +29,11 @@ pub fn run(path: &Path) -> u8 {
 
 /// By a rename: whoever looks sees the whole program or none, and one that runs is not in the way.
 fn copy(target: &Path) -> io::Result<()> {
+    if fs::metadata(target).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::other(
+            "something is there that is no regular file",
+        ));
+    }
     let mut source =
         fs::File::open("/proc/self/exe").or_else(|_| fs::File::open(std::env::current_exe()?))?;
     // An init container is always pid 1, and an earlier one may have left its temporary behind.

@@ -74,9 +74,12 @@ impl Family {
         // Its drain must be over by then, or it would cut what it has just asked to go.
         let parent = parent.unwrap_or(timeout.max(drain + Duration::from_secs(5)));
         if parent <= drain {
-            return Err(
-                "Envoy's --parent-shutdown-time-s must be longer than its --drain-time-s".into(),
-            );
+            return Err(format!(
+                "Envoy's --parent-shutdown-time-s, {} s, must be longer than its --drain-time-s, \
+                 {} s unless given otherwise",
+                parent.as_secs(),
+                drain.as_secs()
+            ));
         }
         let base_id = match given("--base-id")? {
             Some(id) => u32::try_from(id).map_err(|_| "Envoy's --base-id is out of range")?,

@@ -23,6 +23,9 @@ use crate::cidr::Cidr;
 /// Between two tries to bind what is taken.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// The longest path of a unix socket, in bytes (unix(7)).
+const UNIX_MAX: usize = 107;
+
 /// The port of [`Listen::Default`].
 const PORT: u16 = 8090;
 
@@ -49,6 +52,9 @@ impl FromStr for Listen {
             return Ok(Listen::Off);
         }
         let found = match text.strip_prefix("unix:") {
+            Some(path) if path.len() > UNIX_MAX => {
+                return Err(format!("a socket's path has at most {UNIX_MAX} bytes"));
+            }
             Some(path) => match path.strip_prefix('@') {
                 Some(name) if !name.is_empty() => Some(Listen::Abstract(name.to_owned())),
                 None if !path.is_empty() => Some(Listen::Unix(path.into())),

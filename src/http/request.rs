@@ -61,7 +61,7 @@ pub fn parse(bytes: &[u8]) -> Head {
         }
         Err(error) => return Head::Bad(Reply::text(400, format!("bad request: {error}"))),
     }
-    let target = request.path.unwrap_or_default();
+    let target = origin_form(request.path.unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     Head::Whole(Request {
         method: match request.method {
@@ -73,6 +73,14 @@ pub fn parse(bytes: &[u8]) -> Head {
         path: path.to_owned(),
         query: query.to_owned(),
     })
+}
+
+/// A target without scheme and host, which a proxy may send (RFC 9112, 3.2.2).
+fn origin_form(target: &str) -> &str {
+    match target.strip_prefix("http://") {
+        Some(rest) => rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/"),
+        None => target,
+    }
 }
 
 #[cfg(test)]
@@ -108,6 +116,9 @@ mod tests {
         let request = whole(b"get / HTTP/1.1\r\n\r\nGET /pipelined HTTP/1.1\r\n\r\n");
         assert_eq!((request.method, &*request.path), (Method::Other, "/"));
         assert_eq!(whole(b"HEAD * HTTP/1.1\r\n\r\n").method, Method::Head);
+        let request = whole(b"GET http://a:8090/status?now HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!((&*request.path, &*request.query), ("/status", "now"));
+        assert_eq!(whole(b"GET http://a HTTP/1.1\r\n\r\n").path, "/");
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
     page.name(
         "drainit_hot_restarts_total",
         "counter",
-        "Reloads by hot restart: done, refused before anything was started, or failed.",
+        "Reloads by hot restart: done, refused or overtaken by a drain, or failed.",
     );
     page.labelled("result", "done", snapshot.hot_restarts.done);
     page.labelled("result", "refused", snapshot.hot_restarts.refused);

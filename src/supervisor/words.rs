@@ -96,7 +96,8 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
             let _ = write!(left, "{comma}{}", plural(last.udp_sessions, "UDP session"));
         }
         if !left.is_empty() {
-            let cut = if outcome.is_clean() { "idle" } else { "cut" };
+            let idle = outcome.is_clean() && last.in_flight() == 0;
+            let cut = if idle { "idle" } else { "cut" };
             let requests = match snapshot.handover.degraded {
                 true => "requests not known".into(),
                 false => format!("{} in flight", plural(last.requests, "request")),
