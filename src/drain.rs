@@ -6,15 +6,24 @@
 //!    its connection.
 //! 3. The listeners begin to drain, which stops none of them.
 //! 4. Envoy is asked what is left until nothing counts any more, or only idle connections have
-//!    been left for the settle time.
+//!    been left for the settle time. Counters tell idle from busy, since a request may come and go
+//!    between two looks at what is in flight.
 //! 5. Before Envoy is stopped it stops accepting, and is asked once more: a connection that came
 //!    in after the last look is waited for, and a later one is refused rather than cut.
 //!
-//! An error is never read as 'nothing left', and whatever hangs, the deadline ends it.
+//! Where Envoy does not answer, the kernel is asked for Envoy's connections. Neither an error nor
+//! what nobody tells is ever read as 'nothing left', and whatever hangs, the deadline ends it.
 
 use std::time::Duration;
 
-use crate::envoy::stats::Load;
+use crate::envoy::load::{Load, Sight};
+pub use crate::envoy::question::{Answer, Ask};
+
+mod outcome;
+mod step;
+
+pub use outcome::Outcome;
+use step::{Step, pause};
 
 /// A moment, as the time since drainit started, on the monotonic clock.
 pub type Time = Duration;
@@ -37,41 +46,6 @@ pub struct Limits {
     pub check_interval: Duration,
 }
 
-/// A question to Envoy's admin interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ask {
-    /// `GET /ready`
-    Ready,
-    /// `GET /server_info`
-    ServerInfo,
-    /// `POST /healthcheck/fail`
-    FailHealthCheck,
-    /// `POST /drain_listeners?graceful&skip_exit`
-    DrainListeners,
-    /// `POST /drain_listeners`
-    StopListeners,
-    /// `GET /stats`, the gauges that say what is left
-    Stats,
-    /// No question to that interface, but to the kernel, when it is gone for good: which
-    /// connections Envoy has
-    Sockets,
-}
-
-/// What Envoy's admin interface answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// To [`Ask::Ready`]: `LIVE`, `INITIALIZING`, ...
-    Ready(String),
-    /// To [`Ask::ServerInfo`]: Envoy's version, as in `1.40.0`.
-    Version(String),
-    /// What was asked for is done.
-    Done,
-    /// To [`Ask::Stats`] and [`Ask::Sockets`].
-    Stats(Load),
-    /// To [`Ask::Sockets`]: Envoy accepts no connections, and which it has cannot be told.
-    Closed,
-}
-
 /// What a drain wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -83,77 +57,6 @@ pub enum Next {
     Over(Outcome),
 }
 
-/// How a drain ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// No connection that counts was left.
-    Drained,
-    /// Only idle connections were left for the settle time.
-    Idle,
-    /// The deadline came first.
-    Deadline,
-    /// The deadline came, and Envoy's admin interface had not been answering.
-    AdminLost,
-    /// Envoy had never been live: nothing could be in flight.
-    NeverLive,
-    /// A second signal cut it.
-    SecondSignal,
-    /// Envoy ended by itself.
-    EnvoyExited,
-}
-
-impl Outcome {
-    /// The outcome's name in the log, the status and the metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Outcome::Drained => "drained",
-            Outcome::Idle => "idle",
-            Outcome::Deadline => "deadline",
-            Outcome::AdminLost => "admin lost",
-            Outcome::NeverLive => "never live",
-            Outcome::SecondSignal => "second signal",
-            Outcome::EnvoyExited => "envoy exited",
-        }
-    }
-
-    /// Whether everything that counts had finished.
-    pub fn is_clean(self) -> bool {
-        matches!(self, Outcome::Drained | Outcome::Idle | Outcome::NeverLive)
-    }
-}
-
-/// A step that is tried until it succeeds, at growing intervals.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Step {
-    due: Time,
-    failures: u32,
-    done: bool,
-}
-
-impl Step {
-    fn new(due: Time) -> Step {
-        Step {
-            due,
-            failures: 0,
-            done: false,
-        }
-    }
-
-    fn tried(&mut self, now: Time, succeeded: bool) {
-        self.done = succeeded;
-        if succeeded {
-            self.failures = 0;
-        } else {
-            self.due = now + pause(self.failures);
-            self.failures = self.failures.saturating_add(1);
-        }
-    }
-
-    fn is_due(&self, now: Time) -> bool {
-        !self.done && self.due <= now
-    }
-}
-
 /// Whether Envoy has stopped to accept. Once is enough: one that cannot must not hold anything up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Closing {
@@ -162,13 +65,15 @@ enum Closing {
     Tried,
 }
 
-/// How long to wait after so many failures in a row: 100 ms, doubling up to 1 s.
-fn pause(failures: u32) -> Duration {
-    Duration::from_millis(100 << failures.min(4)).min(Duration::from_secs(1))
-}
-
 /// A poll may take this share of Envoy's main thread: one in so many parts.
 const SHARE: u32 = 20;
+
+/// Two polls are never further apart than this, however dear a poll is.
+const POLL_MAX: Duration = Duration::from_secs(2);
+
+/// A poll usually costs the least that it cost so many times in a row. An Envoy that was stopped
+/// for a moment, or whose processor time is throttled, answers late once.
+const USUAL: usize = 3;
 
 /// A look at Envoy's sockets takes none of it, and no more than this share of a processor.
 const SHARE_OF_LOOKS: u32 = 4;
@@ -178,7 +83,7 @@ const HANGING: Duration = Duration::from_secs(2);
 
 /// An Envoy that never answered is given at least this long: one that is just starting has no
 /// signal handler before its admin interface answers, and would die of SIGTERM rather than stop.
-const SILENCE_MIN: Duration = Duration::from_secs(1);
+pub(crate) const SILENCE_MIN: Duration = Duration::from_secs(1);
 
 /// One drain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -202,15 +107,39 @@ pub struct Drain {
     health: Step,
     listeners: Step,
     closing: Closing,
-    next_poll: Time,
+    poll: Poll,
     poll_failures: u32,
+    /// How long the last polls took.
+    costs: [Duration; USUAL],
     asked: Option<(Ask, Time)>,
-    /// Whether it is unknown what is left: the last poll failed, or there was none yet.
+    /// Whether Envoy does not tell what is left: the last poll failed, or there was none yet.
     failing: bool,
+    kernel: Kernel,
     /// How the drain could have ended by what the last poll showed.
     quiet: Option<Outcome>,
-    idle_since: Option<Time>,
+    /// Since when no look has shown anything in flight, and what the counters said then.
+    idle: Option<(Time, u64)>,
     outcome: Option<Outcome>,
+}
+
+/// The next look at what is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Poll {
+    due: Time,
+    /// [`Ask::Stats`]; after an answer that shows nothing in flight [`Ask::Activity`], and after
+    /// none [`Ask::Sockets`].
+    ask: Ask,
+}
+
+/// What the kernel said when it was last asked because Envoy did not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kernel {
+    /// Nothing.
+    Silent,
+    /// Envoy accepts no connections.
+    Closed,
+    /// Which connections Envoy has.
+    Told,
 }
 
 impl Drain {
@@ -239,12 +168,17 @@ impl Drain {
             health: Step::new(serving_until),
             listeners: Step::new(serving_until),
             closing: Closing::Not,
-            next_poll: serving_until,
+            poll: Poll {
+                due: serving_until,
+                ask: Ask::Stats,
+            },
             poll_failures: 0,
+            costs: [Duration::ZERO; USUAL],
             asked: None,
             failing: true,
+            kernel: Kernel::Silent,
             quiet: None,
-            idle_since: None,
+            idle: None,
             outcome: None,
         }
     }
@@ -313,7 +247,7 @@ impl Drain {
     /// When something is due even if no answer comes: the end of the delay, which shows in the
     /// state, or its own end.
     pub fn horizon(&self, now: Time) -> Time {
-        let end = if self.live {
+        let end = if self.is_told_of() {
             self.deadline
         } else {
             self.silent_until
@@ -325,13 +259,18 @@ impl Drain {
         }
     }
 
+    /// Whether anybody tells what is in flight.
+    fn is_told_of(&self) -> bool {
+        self.live || self.kernel == Kernel::Told
+    }
+
     fn check_time(&mut self, now: Time) {
         if now >= self.deadline {
             let hanging = self
                 .asked
                 .is_some_and(|(_, at)| now.saturating_sub(at) >= HANGING);
             // With no time for any question, nobody has failed to answer one.
-            let lost = hanging || self.failing && self.deadline > self.serving_until;
+            let lost = self.live && (hanging || self.failing && self.deadline > self.serving_until);
             self.end(match self.quiet {
                 _ if lost => Outcome::AdminLost,
                 // Only the minimum kept it up.
@@ -342,8 +281,11 @@ impl Drain {
                 }
                 _ => Outcome::Deadline,
             });
-        } else if !self.live && now >= self.silent_until {
-            self.end(Outcome::NeverLive);
+        } else if !self.is_told_of() && now >= self.silent_until {
+            self.end(match self.kernel {
+                Kernel::Closed => Outcome::NeverLive,
+                _ => Outcome::Unknown,
+            });
         } else if self.stops && now >= self.closing_at && self.closing == Closing::Not {
             self.closing = Closing::Wanted;
         }
@@ -354,8 +296,10 @@ impl Drain {
         if !self.live {
             return if self.ready.is_due(now) {
                 Ok(Ask::Ready)
+            } else if self.poll.due <= now {
+                Ok(Ask::Sockets)
             } else {
-                Err(self.ready.due)
+                Err(self.ready.due.min(self.poll.due))
             };
         }
         if now < self.serving_until {
@@ -370,10 +314,10 @@ impl Drain {
         if self.closing == Closing::Wanted {
             return Ok(Ask::StopListeners);
         }
-        if self.next_poll <= now {
-            return Ok(Ask::Stats);
+        if self.poll.due <= now {
+            return Ok(self.poll.ask);
         }
-        let mut due = self.next_poll;
+        let mut due = self.poll.due;
         for step in [&self.health, &self.listeners] {
             if !step.done {
                 due = due.min(step.due);
@@ -388,12 +332,10 @@ impl Drain {
     /// Takes the answer to what was asked; none stands for every failure there is. `now` is when
     /// it came.
     pub fn answer(&mut self, now: Time, ask: Ask, answer: Option<&Answer>) {
-        // It does not say where to look for what is left.
-        let wanted = match ask {
-            Ask::Sockets => Ask::Stats,
-            ask => ask,
-        };
-        let asked = self.asked.take_if(|(asked, _)| *asked == wanted);
+        // A question to Envoy may have been put to the kernel.
+        let asked = self
+            .asked
+            .take_if(|(asked, _)| *asked == ask || (*asked, ask) == (Ask::Stats, Ask::Sockets));
         if let (Ask::Ready, Some(Answer::Ready(state))) = (ask, answer) {
             // Whoever asked: an Envoy that has told its state is not silent any more.
             if !self.live {
@@ -401,9 +343,10 @@ impl Drain {
             }
             return;
         }
-        let Some((_, asked)) = asked else {
+        let Some((question, asked)) = asked else {
             return;
         };
+        let took = now.saturating_sub(asked);
         match (ask, answer) {
             (Ask::Ready, _) => self.ready.tried(now, false),
             (Ask::FailHealthCheck, answer) => self.health.tried(now, answer.is_some()),
@@ -412,25 +355,67 @@ impl Drain {
                 self.closing = Closing::Tried;
                 self.quiet = None;
                 // Whether or not it could be done: look again at once.
-                self.next_poll = now;
+                self.poll_at(now, Ask::Stats);
             }
-            (Ask::Stats | Ask::Sockets, Some(Answer::Stats(load))) => {
+            (Ask::Stats, Some(Answer::Stats(load))) => {
                 self.failing = false;
                 self.poll_failures = 0;
-                let share = match ask {
-                    Ask::Sockets => SHARE_OF_LOOKS,
-                    _ => SHARE,
-                };
-                self.next_poll = now + self.check_interval.max((now.saturating_sub(asked)) * share);
+                self.costs.rotate_right(1);
+                self.costs[0] = took;
+                self.poll_at(now + self.pace(), Ask::Stats);
                 self.take_load(now, load);
             }
-            (Ask::Stats | Ask::Sockets, _) => {
-                self.failing = true;
-                self.next_poll = now + pause(self.poll_failures).max(now.saturating_sub(asked));
-                self.poll_failures = self.poll_failures.saturating_add(1);
+            (Ask::Activity, Some(Answer::Activity(sum))) => {
+                self.poll_at(now + self.pace(), Ask::Stats);
+                self.take_activity(now, *sum);
+            }
+            (Ask::Activity, _) => {
+                self.idle = None;
+                self.poll_at(now + self.pace().max(pause(0)), Ask::Stats);
+            }
+            (Ask::Sockets, Some(Answer::Stats(load))) => {
+                if question == Ask::Stats {
+                    self.failing = false;
+                }
+                self.kernel = Kernel::Told;
+                let rest = (took * SHARE_OF_LOOKS)
+                    .min(POLL_MAX)
+                    .max(self.check_interval);
+                self.poll_at(now + rest, Ask::Stats);
+                self.take_load(now, load);
+            }
+            (Ask::Sockets, answer) => {
+                self.kernel = match answer {
+                    Some(Answer::Closed) => Kernel::Closed,
+                    _ => Kernel::Silent,
+                };
+                self.take_silence(now, took);
+            }
+            (Ask::Stats, _) => {
+                self.take_silence(now, took);
+                self.poll_at(now, Ask::Sockets);
             }
             (Ask::ServerInfo, _) => {}
         }
+    }
+
+    fn poll_at(&mut self, due: Time, ask: Ask) {
+        self.poll = Poll { due, ask };
+    }
+
+    /// How long to wait from one poll to the next, by what a poll usually costs Envoy.
+    fn pace(&self) -> Duration {
+        let usual = self.costs.iter().min().copied().unwrap_or_default();
+        (usual * SHARE).min(POLL_MAX).max(self.check_interval)
+    }
+
+    /// Nobody told what is left.
+    fn take_silence(&mut self, now: Time, took: Duration) {
+        self.failing = true;
+        self.quiet = None;
+        let rest = pause(self.poll_failures).max(took.min(POLL_MAX));
+        self.poll_at(now + rest, Ask::Stats);
+        self.poll_failures = self.poll_failures.saturating_add(1);
     }
 
     fn take_state(&mut self, now: Time, state: &str) {
@@ -442,10 +427,11 @@ impl Drain {
             for due in [
                 &mut self.health.due,
                 &mut self.listeners.due,
-                &mut self.next_poll,
+                &mut self.poll.due,
             ] {
                 *due = now;
             }
+            self.kernel = Kernel::Silent;
         }
     }
 
@@ -454,23 +440,51 @@ impl Drain {
             // Somebody has reverted it (`/healthcheck/ok`).
             self.health = Step::new(now);
         }
-        if load.in_flight() > 0 {
-            self.idle_since = None;
-        } else {
-            self.idle_since.get_or_insert(now);
+        let settle = self.settle;
+        self.quiet = None;
+        if load.connections() <= self.open_connections && load.udp_sessions == 0 {
+            self.idle = None;
+            if load.sight != Sight::Partial {
+                self.conclude(now, Outcome::Drained);
+            }
+        } else if load.in_flight() > 0
+            || load.sight == Sight::Partial
+            || settle.is_zero()
+            || self.failing
+            || !self.live
+        {
+            self.idle = None;
+        } else if self
+            .idle
+            .is_none_or(|(since, _)| now.saturating_sub(since) >= settle)
+        {
+            self.poll_at(now, Ask::Activity);
         }
-        let settled =
-            |since: Time| !self.settle.is_zero() && now.saturating_sub(since) >= self.settle;
-        self.quiet = if load.connections() <= self.open_connections && load.udp_sessions == 0 {
-            Some(Outcome::Drained)
-        } else if self.idle_since.is_some_and(settled) {
-            Some(Outcome::Idle)
+    }
+
+    fn take_activity(&mut self, now: Time, sum: u64) {
+        match self.idle {
+            Some((since, before)) if before == sum => {
+                if now.saturating_sub(since) >= self.settle {
+                    self.conclude(now, Outcome::Idle);
+                }
+            }
+            _ => self.idle = Some((now, sum)),
+        }
+    }
+
+    /// Nothing holds the drain up any more; unless it has to last longer, or Envoy still accepts.
+    fn conclude(&mut self, now: Time, outcome: Outcome) {
+        self.quiet = Some(outcome);
+        // An Envoy that is just starting has no handler for SIGTERM.
+        let from = if self.live {
+            self.min_until
         } else {
-            None
+            self.min_until.max(self.started + SILENCE_MIN)
         };
-        let Some(outcome) = self.quiet.filter(|_| self.known && now >= self.min_until) else {
+        if !self.known || now < from {
             return;
-        };
+        }
         if self.has_looked_last() {
             self.end(outcome);
         } else {
@@ -481,7 +495,7 @@ impl Drain {
     /// An Envoy that stays must go on accepting; one that is stopped must not accept what it would
     /// then cut, and is asked once more after it has stopped to.
     fn has_looked_last(&self) -> bool {
-        !self.stops || self.closing == Closing::Tried
+        !self.stops || !self.live || self.closing == Closing::Tried
     }
 }
 

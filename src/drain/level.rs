@@ -42,12 +42,13 @@ impl Drain {
         }
         step(&mut self.health);
         step(&mut self.listeners);
-        self.next_poll = due(self.next_poll);
+        self.poll.due = due(self.poll.due);
+        self.costs = [Duration::ZERO; USUAL];
         self.poll_failures = MANY;
         if let Some((_, at)) = &mut self.asked {
             *at = past(*at, HANGING);
         }
-        self.idle_since = self.idle_since.map(|at| past(at, self.settle));
+        self.idle = self.idle.map(|(at, _)| (past(at, self.settle), 0));
     }
 }
 

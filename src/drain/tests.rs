@@ -1,5 +1,5 @@
 use super::*;
-use crate::envoy::stats::Listener;
+use crate::envoy::load::Listener;
 use proptest::prelude::*;
 
 const fn ms(milliseconds: u64) -> Time {
@@ -29,8 +29,7 @@ fn load(connections: u64, requests: u64, tcp_sessions: u64, udp_sessions: u64) -
         tcp_sessions,
         udp_sessions,
         health_failed: true,
-        parent_connections: 0,
-        uptime: None,
+        ..Load::default()
     })
 }
 
@@ -82,6 +81,7 @@ impl Play {
 fn envoy_with(load: &Answer) -> impl FnMut(Time, Ask) -> Option<Answer> {
     move |_, ask| match ask {
         Ask::Stats => Some(load.clone()),
+        Ask::Activity => Some(Answer::Activity(0)),
         Ask::Ready => Some(Answer::Ready("LIVE".into())),
         _ => Some(Answer::Done),
     }
@@ -299,13 +299,13 @@ fn a_reverted_health_failure_is_posted_again() {
 }
 
 #[test]
-fn polls_take_under_a_twentieth_of_a_slow_admins_time() {
+fn polls_take_under_a_twentieth_of_a_dear_admins_time() {
     let mut drain = Drain::new(&limits(), ms(0), ms(0), true, true);
     let (mut now, mut polls, mut spent) = (ms(0), 0, ms(0));
     while now < ms(20_000) {
         match drain.next(now, true) {
             Next::Ask(ask) => {
-                let took = if ask == Ask::Stats { ms(200) } else { ms(0) };
+                let took = if ask == Ask::Stats { ms(90) } else { ms(0) };
                 now += took;
                 if ask == Ask::Stats {
                     polls += 1;
@@ -326,7 +326,7 @@ fn polls_take_under_a_twentieth_of_a_slow_admins_time() {
         }
     }
     assert!(
-        polls >= 4 && spent * 20 <= now + ms(4_000),
+        polls >= 10 && spent * 20 <= now + ms(2_000),
         "{polls} polls in {now:?}"
     );
 }
@@ -357,7 +357,121 @@ fn an_envoy_that_never_answered_is_given_the_time_that_it_has_been_up() {
             }
         };
         assert_eq!(now - start, ms(given), "up for {uptime} ms");
-        assert!(matches!(outcome, Outcome::NeverLive | Outcome::AdminLost));
+        let unknown = matches!(outcome, Outcome::Unknown | Outcome::Deadline);
+        assert!(unknown, "{outcome:?}");
+    }
+}
+
+/// An Envoy without an admin interface, of which the kernel says this.
+fn blind(kernel: impl Fn(Time) -> Option<Answer>) -> (Option<Outcome>, Time) {
+    let mut play = Play::new(&limits(), true);
+    play.drain = Drain::new(&limits(), ms(3_000), ms(0), false, true);
+    play.now = ms(3_000);
+    let outcome = play.until(ms(60_000), |now, ask| match ask {
+        Ask::Sockets => kernel(now),
+        _ => None,
+    });
+    (outcome, play.now)
+}
+
+#[test]
+fn an_envoy_that_never_answers_is_waited_for_by_what_the_kernel_tells() {
+    let until = |end| move |now| Some(load(u64::from(now < end), 0, 0, 0));
+    let (outcome, ended) = blind(until(ms(9_000)));
+    assert_eq!(outcome, Some(Outcome::Drained));
+    assert!((ms(9_000)..ms(9_400)).contains(&ended), "{ended:?}");
+    // It may have no handler for SIGTERM yet.
+    assert_eq!(blind(until(ms(0))), (Some(Outcome::Drained), ms(4_000)));
+    assert_eq!(
+        blind(until(ms(90_000))),
+        (Some(Outcome::Deadline), ms(28_000))
+    );
+    // Its listeners are not open, or nobody tells.
+    let closed = blind(|_| Some(Answer::Closed));
+    assert_eq!(closed, (Some(Outcome::NeverLive), ms(6_000)));
+    assert_eq!(blind(|_| None), (Some(Outcome::Unknown), ms(6_000)));
+}
+
+#[test]
+fn an_admin_that_stops_answering_costs_nothing_when_the_kernel_tells_that_nothing_is_left() {
+    let mut play = Play::new(&limits(), true);
+    let outcome = play.until(ms(60_000), |now, ask| match ask {
+        Ask::Sockets => Some(load(u64::from(now < ms(4_000)), 0, 1, 0)),
+        _ => None,
+    });
+    assert_eq!(outcome, Some(Outcome::Drained));
+    assert!(play.now < ms(6_000), "{:?}", play.now);
+}
+
+#[test]
+fn nothing_left_is_not_believed_while_something_is_hidden_from_everybody() {
+    let Answer::Stats(load) = load(0, 0, 0, 0) else {
+        unreachable!()
+    };
+    for (sight, outcome) in [
+        (Sight::Whole, Outcome::Drained),
+        (Sight::Kernel, Outcome::Drained),
+        (Sight::Partial, Outcome::Deadline),
+    ] {
+        let answer = Answer::Stats(Load {
+            sight,
+            ..load.clone()
+        });
+        let mut play = Play::new(&limits(), true);
+        assert_eq!(play.until(ms(60_000), envoy_with(&answer)), Some(outcome));
+    }
+}
+
+#[test]
+fn connections_on_which_requests_come_and_go_between_two_looks_are_not_idle() {
+    let mut play = Play::new(&limits(), true);
+    let mut answered = 0;
+    let outcome = play.until(ms(60_000), |now, ask| match ask {
+        // One more each time, until 9 s.
+        Ask::Activity if now < ms(9_000) => {
+            answered += 1;
+            Some(Answer::Activity(answered))
+        }
+        Ask::Activity => Some(Answer::Activity(answered)),
+        ask => envoy_with(&load(1, 0, 0, 0))(now, ask),
+    });
+    assert_eq!(outcome, Some(Outcome::Idle));
+    assert!(
+        (ms(10_000)..ms(16_000)).contains(&play.now),
+        "{:?}",
+        play.now
+    );
+}
+
+#[test]
+fn counters_that_are_hidden_make_nothing_idle() {
+    let mut play = Play::new(&limits(), true);
+    let outcome = play.until(ms(60_000), |now, ask| match ask {
+        Ask::Activity => None,
+        ask => envoy_with(&load(1, 0, 0, 0))(now, ask),
+    });
+    assert_eq!(outcome, Some(Outcome::Deadline));
+}
+
+#[test]
+fn one_slow_answer_does_not_slow_the_polls_down() {
+    for slow in [ms(250), ms(1_200), ms(2_900)] {
+        let mut drain = Drain::new(&limits(), ms(0), ms(0), true, true);
+        let (mut now, mut polls) = (ms(0), 0);
+        while now < ms(6_000) {
+            match drain.next(now, true) {
+                Next::Ask(Ask::Stats) => {
+                    polls += 1;
+                    now += if polls == 3 { slow } else { ms(1) };
+                    drain.answer(now, Ask::Stats, Some(&load(1, 1, 0, 0)));
+                }
+                Next::Ask(ask) => drain.answer(now, ask, Some(&Answer::Done)),
+                Next::Wait(due) => now = due,
+                Next::Over(outcome) => panic!("{outcome:?}"),
+            }
+        }
+        let expected = (ms(6_000) - slow).as_millis() / 260;
+        assert!(polls >= expected, "{polls} of {expected} after {slow:?}");
     }
 }
 
@@ -427,6 +541,7 @@ proptest! {
         let mut weather = weather.into_iter().cycle();
         let mut done = Vec::new();
         let mut last = None;
+        let mut spoke = live;
         let mut turns = 0;
         let outcome = loop {
             turns += 1;
@@ -464,19 +579,23 @@ proptest! {
                         }
                     }
                     let answer = answer.map(|load| match ask {
-                        Ask::Stats => load,
+                        Ask::Stats | Ask::Sockets => load,
+                        Ask::Activity => Answer::Activity(took % 2),
                         Ask::Ready => Answer::Ready("LIVE".into()),
                         _ => Answer::Done,
                     });
-                    if answer.is_some() && !matches!(ask, Ask::Stats | Ask::Ready) {
+                    let looks = matches!(ask, Ask::Stats | Ask::Activity | Ask::Sockets | Ask::Ready);
+                    if answer.is_some() && !looks {
                         done.push(ask);
                     }
                     if ask == Ask::StopListeners && answer.is_none() {
                         done.push(ask);
                     }
-                    if ask == Ask::Stats {
+                    if matches!(ask, Ask::Stats | Ask::Sockets) {
                         last = answer.clone();
                     }
+                    let late = drain.outcome().is_some();
+                    spoke |= ask == Ask::Ready && answer.is_some() && !late;
                     drain.answer(now, ask, answer.as_ref());
                 }
             }
@@ -492,10 +611,10 @@ proptest! {
                     prop_assert!(last.in_flight() == 0 && now >= start + limits.delay + limits.settle);
                 }
                 prop_assert!(now >= start + limits.min);
-                prop_assert!(!stops || done.contains(&Ask::StopListeners));
+                prop_assert!(!stops || !spoke || done.contains(&Ask::StopListeners));
             }
             Outcome::Deadline | Outcome::AdminLost => prop_assert_eq!(now, deadline),
-            Outcome::NeverLive => prop_assert!(!live),
+            Outcome::Unknown => prop_assert!(!spoke),
             outcome => panic!("{outcome:?}"),
         }
     }

@@ -1,11 +1,13 @@
 //! Envoy's admin interface, asked by a thread of its own: it runs on Envoy's main thread, and may
 //! answer late or never.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::address::Place;
+use super::load::{Load, Sight};
+use super::roll_call::{self, Hidden, RollCall};
 use super::{sockets, stats};
-use crate::client::{Address, Limits, Method, Peer, exchange_with, fetch_from};
+use crate::client::{Address, Head, Limits, Method, Peer, exchange_with, fetch_from};
 use crate::drain::{Answer, Ask};
 use crate::event::Event;
 use crate::fault;
@@ -55,15 +57,22 @@ pub struct Reply {
 /// The thread: asks one question at a time, for ever. Listeners in `excluded` are marked in what it
 /// reads.
 pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
+    let mut asker = Asker {
+        excluded,
+        roll: None,
+        known: sockets::Known::default(),
+    };
     loop {
         let job = jobs.next();
         fault::point("admin");
         let found = job.place.find();
         let address = found.as_ref().ok().cloned();
         let peer = job.place.peer();
-        let answer = match job.ask {
-            Ask::Sockets => look(job.pid, address.as_ref(), excluded),
-            question => found.and_then(|address| ask(question, &address, peer, excluded)),
+        let answer = match (job.ask, found) {
+            (Ask::Sockets, found) => asker.look(job.pid, found.ok().as_ref()),
+            (Ask::Stats, Ok(address)) => asker.ask_load(&address, peer, job.pid),
+            (question, Ok(address)) => ask(question, &address, peer),
+            (_, Err(why)) => Err(why),
         };
         mailbox.send(Event::Admin(Reply {
             number: job.number,
@@ -75,17 +84,139 @@ pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
     }
 }
 
-fn look(pid: Option<i32>, admin: Option<&Address>, excluded: &[String]) -> Result<Answer, String> {
-    let pid = pid.ok_or("there is no envoy to look at")?;
-    let load = sockets::look(pid, admin, excluded)?;
-    Ok(load.map_or(Answer::Closed, Answer::Stats))
+/// A roll call is believed for so long: listeners come and go.
+const ROLL_CALL_LASTS: Duration = Duration::from_secs(30);
+
+/// Asks what is open, of Envoy and of the kernel.
+struct Asker<'a> {
+    excluded: &'a [String],
+    /// What Envoy could tell when it was last asked for that, when, and how many listeners it had.
+    roll: Option<(RollCall, Instant, Option<u64>)>,
+    known: sockets::Known,
+}
+
+impl Asker<'_> {
+    /// What the kernel says alone.
+    fn look(&mut self, pid: Option<i32>, admin: Option<&Address>) -> Result<Answer, String> {
+        let (load, accepts) = self.count(pid, admin)?;
+        Ok(if accepts {
+            Answer::Stats(load)
+        } else {
+            Answer::Closed
+        })
+    }
+
+    fn count(&mut self, pid: Option<i32>, admin: Option<&Address>) -> Result<(Load, bool), String> {
+        let pid = pid.ok_or("there is no envoy to look at")?;
+        sockets::look(pid, admin, self.excluded, &mut self.known)
+    }
+
+    /// What is open: Envoy's word, and where that is not whole the kernel's beside it.
+    ///
+    /// # Errors
+    /// One line that says why there is no answer, or none that can be believed.
+    fn ask_load(
+        &mut self,
+        address: &Address,
+        peer: Peer,
+        pid: Option<i32>,
+    ) -> Result<Answer, String> {
+        let mut page = stats::Page::default();
+        let head = ask_stats(peer, address, stats::QUERY, |piece| page.feed(piece))?;
+        let figures = page.finish();
+        let excluded = self.excluded;
+        let told = match head.status {
+            200 if head.is_envoy => figures.load(self.roll_call(peer, address, &figures), excluded),
+            200 if figures.is_proven() => figures.load(&RollCall::of_a_stand_in(), excluded),
+            200 => return Err("the answer lacks server.live: it is cut, or no statistics".into()),
+            400..=499 => stats::Told::nothing(),
+            status => return Err(refused(status, "to /stats")),
+        };
+        let stats::Told { load, http, hidden } = told;
+        let mut load = load;
+        if hidden.iter().any(|hidden| hidden.is_told_by_kernel()) {
+            let known_udp = match &self.roll {
+                Some((roll, ..)) if head.status == 200 => roll.udp_listeners() as u64,
+                _ => 0,
+            };
+            match self.count(pid, Some(address)) {
+                Ok((kernel, _)) => {
+                    let udp_is_told = kernel.udp_sessions <= known_udp;
+                    load = load.beside(kernel, http);
+                    if !udp_is_told {
+                        load.sight = Sight::Partial;
+                    }
+                }
+                Err(why) => {
+                    log::debug!("{why}");
+                    load.sight = Sight::Partial;
+                }
+            }
+        }
+        if hidden.contains(&Hidden::UdpSessions) {
+            load.sight = Sight::Partial;
+        }
+        load.hidden = hidden.first().map(|hidden| match load.sight {
+            Sight::Partial => format!(
+                "{}; the kernel does not tell it either, so that a drain lasts until its deadline",
+                hidden.sentence()
+            ),
+            _ => hidden.sentence().into(),
+        });
+        Ok(Answer::Stats(load))
+    }
+
+    /// What this Envoy could tell of its load.
+    fn roll_call(&mut self, peer: Peer, address: &Address, figures: &stats::Figures) -> &RollCall {
+        let (now, listeners) = (Instant::now(), figures.listeners());
+        self.roll.take_if(|(_, at, of)| {
+            *of != listeners || now.saturating_duration_since(*at) >= ROLL_CALL_LASTS
+        });
+        let (roll, ..) = self.roll.get_or_insert_with(|| {
+            let roll = call_roll(peer, address).unwrap_or_else(|why| {
+                log::debug!("what envoy could tell is not known: {why}");
+                RollCall::default()
+            });
+            (roll, now, listeners)
+        });
+        roll
+    }
+}
+
+fn call_roll(peer: Peer, address: &Address) -> Result<RollCall, String> {
+    let mut reader = roll_call::Reader::default();
+    let head = ask_stats(peer, address, roll_call::QUERY, |piece| reader.feed(piece))?;
+    if head.status != 200 {
+        return Err(refused(head.status, "to /stats"));
+    }
+    let mut roll = reader.finish();
+    // `admin.allow_paths` may lack it, and the statistics tell how many there are.
+    match get(peer, address, roll_call::LISTENERS) {
+        Ok(json) => roll.take_listed(&json),
+        Err(why) => log::debug!("/listeners: {why}"),
+    }
+    Ok(roll)
+}
+
+/// Asks for a page of statistics.
+fn ask_stats(
+    peer: Peer,
+    address: &Address,
+    query: &str,
+    sink: impl FnMut(&[u8]),
+) -> Result<Head, String> {
+    let limits = Limits {
+        time: STEP,
+        body: PAGE,
+    };
+    exchange_with(peer, address, Method::Get, query, limits, sink)
 }
 
 /// Asks Envoy one question.
 ///
 /// # Errors
 /// One line that says why there is no answer, or none that can be believed.
-fn ask(ask: Ask, address: &Address, peer: Peer, excluded: &[String]) -> Result<Answer, String> {
+fn ask(ask: Ask, address: &Address, peer: Peer) -> Result<Answer, String> {
     let short = |method, path, time| {
         let limits = Limits { time, body: SHORT };
         fetch_from(peer, address, method, path, limits)
@@ -104,24 +235,18 @@ fn ask(ask: Ask, address: &Address, peer: Peer, excluded: &[String]) -> Result<A
             STEP,
         )?),
         Ask::StopListeners => done(short(Method::Post, "/drain_listeners", STEP)?),
-        Ask::Sockets => Err("that is a question to the kernel".into()),
-        Ask::Stats => {
-            let mut page = stats::Page::default();
-            let limits = Limits {
-                time: STEP,
-                body: PAGE,
-            };
-            let head = exchange_with(peer, address, Method::Get, stats::QUERY, limits, |piece| {
-                page.feed(piece, excluded);
+        Ask::Activity => {
+            let (mut lines, mut activity) = (stats::Lines::default(), stats::Activity::default());
+            let head = ask_stats(peer, address, stats::ACTIVITY, |piece| {
+                lines.feed(piece, |name, value| activity.take(name, value));
             })?;
             if head.status != 200 {
                 return Err(refused(head.status, "to /stats"));
             }
-            if head.is_envoy {
-                page.check_own()?;
-            }
-            page.finish(excluded).map(Answer::Stats)
+            lines.end(|name, value| activity.take(name, value));
+            activity.finish().map(Answer::Activity)
         }
+        Ask::Stats | Ask::Sockets => Err("that takes more than one question".into()),
     }
 }
 

@@ -4,5 +4,8 @@ pub mod address;
 pub mod admin;
 pub mod flags;
 pub mod hot_restart;
+pub mod load;
+pub mod question;
+pub mod roll_call;
 pub mod sockets;
 pub mod stats;

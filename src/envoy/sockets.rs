@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use super::stats::{Listener, Load, is_excluded};
+use super::load::{Listener, Load, Sight, is_excluded};
 use crate::client::Address;
 
 /// All of it: a look at 10,000 connections took 0.17 s of a slow virtual machine's processor.
@@ -92,9 +92,18 @@ const TABLES: [(&str, &str, ReadLine); 5] = [
     ("unix", "Num RefCount", unix),
 ];
 
-/// Looks at the sockets of the Envoy with this pid; none if it accepts no connections, so that
-/// nobody can tell which of those that it has are its clients'. What is open at its `admin`
-/// interface does not count; of the others, listeners in `excluded` are marked.
+/// The listeners that an Envoy was seen with: when it has stopped accepting, their connections are
+/// still theirs.
+#[derive(Debug, Default)]
+pub struct Known {
+    pid: i32,
+    listeners: Vec<Local>,
+}
+
+/// Looks at the sockets of the Envoy with this pid, and tells whether it accepts connections. What
+/// is open at its `admin` interface does not count; of the others, listeners in `excluded` are
+/// marked. An Envoy that accepts nothing, and was never seen to, has no connections that could be
+/// told from outgoing ones.
 ///
 /// Each UDP listener counts as one session, since it may have any number.
 ///
@@ -104,7 +113,12 @@ pub fn look(
     pid: i32,
     admin: Option<&Address>,
     excluded: &[String],
-) -> Result<Option<Load>, String> {
+    known: &mut Known,
+) -> Result<(Load, bool), String> {
+    if known.pid != pid {
+        let listeners = Vec::new();
+        *known = Known { pid, listeners };
+    }
     let until = Instant::now() + TIME;
     let mut view = View {
         own: inodes(pid, until)?,
@@ -113,6 +127,7 @@ pub fn look(
         listeners: Vec::new(),
         elsewhere: 0,
     };
+    let mut accepts = false;
     // A listener may stand behind its connections, or in another table.
     for take in [View::take_listener, View::take_connection] {
         for (name, head, read) in TABLES {
@@ -131,8 +146,10 @@ pub fn look(
             }
             .map_err(|why| format!("envoy's connections are not known: {path}: {why}"))?;
         }
+        accepts |= view.accepts();
+        view.remember(known);
     }
-    Ok(view.load(excluded))
+    Ok((view.load(excluded), accepts))
 }
 
 /// What has been seen so far.
@@ -190,14 +207,29 @@ impl View {
         }
     }
 
-    fn load(self, excluded: &[String]) -> Option<Load> {
+    /// Whether a listener for connections is there. An old generation that has been told to drain
+    /// keeps its UDP sockets, and does not read them (seen on 1.40.0).
+    fn accepts(&self) -> bool {
+        let mut all = self.listeners.iter();
+        all.any(|(local, _)| !matches!(local, Local::Udp(_)))
+    }
+
+    /// Adds the listeners that were known before, and lets them be known from now on.
+    fn remember(&mut self, known: &mut Known) {
+        for local in &known.listeners {
+            if !self.listeners.iter().any(|(other, _)| other == local) {
+                self.listeners.push((local.clone(), 0));
+            }
+        }
+        let all = self.listeners.iter().map(|(local, _)| local.clone());
+        known.listeners = all
+            .filter(|local| !matches!(local, Local::Udp(_)))
+            .collect();
+    }
+
+    fn load(self, excluded: &[String]) -> Load {
         let is_udp = |(local, _): &(Local, u64)| matches!(local, Local::Udp(_));
         let (udp, accepting): (Vec<_>, Vec<_>) = self.listeners.into_iter().partition(is_udp);
-        if accepting.is_empty() {
-            // An old generation that has been told to drain keeps its UDP sockets, and does not
-            // read them (seen on 1.40.0).
-            return None;
-        }
         let mut listeners: Vec<_> = accepting
             .into_iter()
             .map(|(local, connections)| (local.name(), connections))
@@ -219,7 +251,8 @@ impl View {
         };
         // Each may have something in flight.
         load.tcp_sessions = load.connections();
-        Some(load)
+        load.sight = Sight::Kernel;
+        load
     }
 }
 

@@ -45,7 +45,7 @@ fn see(texts: &[(&str, ReadLine)], excluded: &[&str]) -> Option<Load> {
         }
     }
     let excluded: Vec<String> = excluded.iter().map(|&name| name.into()).collect();
-    view.load(&excluded)
+    view.accepts().then(|| view.load(&excluded))
 }
 
 /// A line of /proc/net/tcp.
@@ -199,7 +199,11 @@ fn this_very_process_is_seen_as_it_is() {
     let (accepted, _) = tcp.accept().unwrap();
     let to_tcp6 = TcpStream::connect(tcp6.local_addr().unwrap()).unwrap();
     let to_unix = UnixStream::connect(&path).unwrap();
-    let look = || look(pid, None, &[]).unwrap().unwrap();
+    let look = || {
+        let (load, accepts) = look(pid, None, &[], &mut Known::default()).unwrap();
+        assert!(accepts);
+        load
+    };
     let of = |load: &Load, name: &str| {
         let all = load.listeners.iter();
         let name = name.replace(':', "_");
@@ -230,14 +234,18 @@ fn this_very_process_is_seen_as_it_is() {
 
 #[test]
 fn a_process_that_cannot_be_looked_into_is_not_known() {
-    assert!(look(i32::MAX, None, &[]).unwrap_err().contains("not known"));
+    assert!(
+        look(i32::MAX, None, &[], &mut Known::default())
+            .unwrap_err()
+            .contains("not known")
+    );
     // One without any socket is no Envoy.
     let mut child = std::process::Command::new("sleep")
         .arg("60")
         .spawn()
         .unwrap();
     let pid = i32::try_from(child.id()).unwrap();
-    let why = look(pid, None, &[]).unwrap_err();
+    let why = look(pid, None, &[], &mut Known::default()).unwrap_err();
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(why.contains("no socket"), "{why}");

@@ -1,392 +1,359 @@
 //! What is in flight, read from one cheap page of Envoy's gauges.
 
+use std::collections::HashMap;
+
+use super::load::{Listener, Load, is_excluded};
+use super::roll_call::{Hidden, RollCall};
+
 /// What the drain asks Envoy for. Of all forms of the page this one costs Envoy's main thread the
 /// least: 36 ms with 10,000 clusters, against 2 s for all of `/stats/prometheus` (Envoy 1.40.0).
 ///
-/// A gauge that was never used is absent under `usedonly`, so absence is zero only in an answer
-/// that holds what is always there: `server.live`, and the admin interface's own connection, over
-/// which the question came. That one is a listener's as the others are: a bootstrap whose
-/// `stats_matcher` hides what listeners count hides it too (Envoy 1.36 to 1.40).
+/// A gauge that was never used is absent under `usedonly`. So absence alone means nothing: what
+/// Envoy could tell is asked once in a while ([`RollCall`]).
 pub const QUERY: &str = concat!(
     "/stats?usedonly&type=Gauges&filter=",
     "%5E(listener%5C..*%5C.downstream_(pre_)%3Fcx_active",
     "%7Chttp%5C..*%5C.downstream_(cx%7Crq)_active",
     "%7Cudp%5C..*%5C.downstream_sess_active",
+    "%7Clistener_manager%5C.total_listeners_(active%7Cdraining)",
     "%7Cserver%5C.live%7Cserver%5C.parent_connections%7Cserver%5C.uptime)%24",
 );
 
-/// A listener's connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// Its name in Envoy's statistics: its stat prefix, or its address with `_` for `:`.
-    pub name: String,
-    /// Connections open on it: HTTP, TCP, TLS passthrough and QUIC.
-    pub connections: u64,
-    /// Whether they do not count (`--exclude-listener`).
-    pub excluded: bool,
-}
+/// What moves whenever a request is answered, or a byte goes over a TCP session: what no sequence
+/// of looks at gauges can miss.
+pub const ACTIVITY: &str = concat!(
+    "/stats?usedonly&type=Counters&filter=",
+    "%5E(http%5C..*%5C.downstream_rq_total",
+    "%7Clistener%5C..*%5C.http%5C..*%5C.downstream_rq_completed",
+    "%7Ctcp%5C..*%5C.downstream_cx_[rt]x_bytes_total)%24",
+);
 
-/// What was open at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// The listeners that ever had a connection, sorted by name.
-    pub listeners: Vec<Listener>,
-    /// HTTP requests in flight; a WebSocket is one.
-    pub requests: u64,
-    /// Connections that are no HTTP: they are in flight as long as they are open.
-    pub tcp_sessions: u64,
-    /// UDP sessions, which have no connection.
-    pub udp_sessions: u64,
-    /// Connections of an old generation that hands over. Its own gauges are hidden: Envoy adds
-    /// them to the newest one's, but does not mark those as used (seen on 1.40.0).
-    pub parent_connections: u64,
-    /// Envoy's uptime in seconds when it last flushed its statistics: only then does it look at
-    /// how many connections the old generation has. None where it is not told.
-    pub uptime: Option<u64>,
-    /// Whether Envoy's health check is failed, as a drain wants it.
-    pub health_failed: bool,
-}
-
-impl Load {
-    /// Connections on the listeners that count, and those of an old generation.
-    pub fn connections(&self) -> u64 {
-        self.listeners
-            .iter()
-            .filter(|listener| !listener.excluded)
-            .map(|listener| listener.connections)
-            .fold(self.parent_connections, u64::saturating_add)
-    }
-
-    /// Whatever would be lost if Envoy ended now: requests, TCP and UDP sessions.
-    pub fn in_flight(&self) -> u64 {
-        self.requests
-            .saturating_add(self.tcp_sessions)
-            .saturating_add(self.udp_sessions)
-            .saturating_add(self.parent_connections)
-    }
-}
-
-/// The longest line that is looked at; Envoy's names are far shorter. What is longer is no gauge
-/// of ours and is skipped.
+/// The longest line that is looked at; Envoy's names are far shorter. What is longer is no
+/// statistic of ours and is skipped.
 const LINE_MAX: usize = 4096;
 
-/// What is wrong with a page of an Envoy that was told not to count its listeners' connections.
-const HIDDEN: &str = "envoy's statistics lack listener.admin.downstream_cx_active: its stats_matcher hides \
-    what is in flight, so nobody can know; let it include the prefixes listener., http. and udp.";
+/// The name of the admin interface's own connection manager and listener in Envoy's statistics.
+/// Both names are free for others, too.
+const ADMIN: &str = "admin";
 
-/// A page of gauges that is being read, line by line, in bounded memory.
+/// The admin interface's own listener alone: others have workers, it has the main thread.
+const ADMIN_ALONE: &str = "admin.main_thread";
+
+/// Lines of `name: value` that are being read, in bounded memory, however they were cut into
+/// pieces.
 #[derive(Debug, Default)]
-pub struct Page {
+pub struct Lines {
     line: Vec<u8>,
-    listeners: Vec<Listener>,
-    /// Connections on every listener, excluded and internal ones too.
-    all_connections: u64,
-    http_connections: u64,
-    requests: u64,
-    udp_sessions: u64,
-    parent_connections: u64,
-    uptime: Option<u64>,
-    live: Option<bool>,
-    /// Whether it counts the connection over which it was asked for, and the request.
-    own_connection: bool,
-    own_request: bool,
 }
 
-impl Page {
-    /// Takes the next bytes of the answer's body, however it was cut into pieces.
-    pub fn feed(&mut self, bytes: &[u8], excluded: &[String]) {
+impl Lines {
+    /// Takes the next bytes of an answer's body.
+    pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(&str, u64)) {
         for &byte in bytes {
             if byte == b'\n' {
-                let line = std::mem::take(&mut self.line);
-                self.take_line(&line, excluded);
-                self.line = line;
-                self.line.clear();
+                self.end(&mut take);
             } else if self.line.len() <= LINE_MAX {
                 self.line.push(byte);
             }
         }
     }
 
-    /// Looks for what a page of Envoy itself always holds: the connection over which it was asked
-    /// for, and the request. To be called before [`Page::finish`] where it is Envoy that answers,
-    /// and no stand-in.
+    /// Takes what has been read as a line.
+    pub fn end(&mut self, mut take: impl FnMut(&str, u64)) {
+        let line = std::str::from_utf8(&self.line).ok();
+        let line = line.filter(|line| line.len() <= LINE_MAX);
+        if let Some((name, value)) = line.and_then(|line| line.trim_end().split_once(": "))
+            && let Ok(value) = value.parse()
+        {
+            take(name, value);
+        }
+        self.line.clear();
+    }
+}
+
+/// Adds up the answer to [`ACTIVITY`].
+#[derive(Debug, Default)]
+pub struct Activity {
+    sum: u64,
+    /// Whether the question itself was counted.
+    own: bool,
+}
+
+impl Activity {
+    /// Takes a line of the answer. The admin interface's requests are no traffic.
+    pub fn take(&mut self, name: &str, value: u64) {
+        if name == "http.admin.downstream_rq_total" {
+            self.own = true;
+        } else if name != "listener.admin.http.admin.downstream_rq_completed" {
+            self.sum = self.sum.wrapping_add(value);
+        }
+    }
+
+    /// The sum: traffic changes it.
     ///
     /// # Errors
-    /// When listeners' connections are hidden: then nothing is known.
-    pub fn check_own(&mut self) -> Result<(), String> {
-        if !self.own_connection {
-            return Err(HIDDEN.into());
-        }
-        if !self.own_request {
-            // Requests are hidden: any connection may have one in flight.
-            self.http_connections = 0;
-        }
-        Ok(())
+    /// When Envoy hides its counters of requests: then idle cannot be told from busy.
+    pub fn finish(self) -> Result<u64, String> {
+        let hidden = "envoy's statistics lack http.admin.downstream_rq_total: its stats_matcher hides \
+            whether idle connections are idle; let it include the prefix http.";
+        self.own.then_some(self.sum).ok_or_else(|| hidden.into())
+    }
+}
+
+/// A listener, or a name that several listeners share.
+#[derive(Debug, Default)]
+struct Scope {
+    connections: u64,
+    /// Accepted, and still in the listener filters: no network filter has them yet.
+    early: u64,
+    /// Whether there is a line of them: a worker's share of a listener has none.
+    has_early: bool,
+}
+
+/// HTTP connection managers of one name.
+#[derive(Debug, Default)]
+struct Manager {
+    connections: u64,
+    /// None where no request was ever made, or requests are hidden.
+    requests: Option<u64>,
+}
+
+/// A page of gauges that is being read.
+#[derive(Debug, Default)]
+pub struct Page {
+    lines: Lines,
+    figures: Figures,
+}
+
+impl Page {
+    /// Takes the next bytes of the answer's body.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        let figures = &mut self.figures;
+        self.lines
+            .feed(bytes, |name, value| figures.take(name, value));
     }
 
     /// What the page says, once it is whole.
-    ///
-    /// # Errors
-    /// When it lacks what every whole page holds: then nothing is known, least of all zero.
-    pub fn finish(mut self, excluded: &[String]) -> Result<Load, String> {
-        let line = std::mem::take(&mut self.line);
-        self.take_line(&line, excluded);
-        let Some(live) = self.live else {
-            return Err("the answer lacks server.live: it is cut, or no statistics".into());
+    pub fn finish(mut self) -> Figures {
+        let figures = &mut self.figures;
+        self.lines.end(|name, value| figures.take(name, value));
+        self.figures
+    }
+}
+
+/// What Envoy tells of its load.
+#[derive(Debug)]
+pub struct Told {
+    /// The load, as far as it is told.
+    pub load: Load,
+    /// Connections of all HTTP connection managers but the admin interface's.
+    pub http: u64,
+    /// What is not told.
+    pub hidden: Vec<Hidden>,
+}
+
+impl Told {
+    /// What an Envoy tells that refuses to.
+    pub fn nothing() -> Told {
+        let load = Load {
+            health_failed: true,
+            ..Load::default()
         };
-        self.listeners.sort_by(|a, b| a.name.cmp(&b.name));
-        let counted: u64 = self
-            .listeners
+        Told {
+            load,
+            http: 0,
+            hidden: vec![Hidden::Statistics],
+        }
+    }
+}
+
+/// What a whole page of gauges says.
+#[derive(Debug, Default)]
+pub struct Figures {
+    scopes: HashMap<String, Scope>,
+    managers: HashMap<String, Manager>,
+    udp_sessions: u64,
+    parent_connections: u64,
+    uptime: Option<u64>,
+    live: Option<bool>,
+    active: Option<u64>,
+    draining: u64,
+}
+
+impl Figures {
+    /// Whether the page is surely one of Envoy's statistics and not cut: a line is there that
+    /// always is, unless it is hidden.
+    pub fn is_proven(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// How many listeners Envoy has, its admin interface's apart, those that drain included; None
+    /// where Envoy does not tell.
+    pub fn listeners(&self) -> Option<u64> {
+        Some(self.active?.saturating_add(self.draining))
+    }
+
+    fn take(&mut self, name: &str, value: u64) {
+        match name {
+            "server.live" => self.live = Some(value != 0),
+            "server.parent_connections" => self.parent_connections = value,
+            "server.uptime" => self.uptime = Some(value),
+            "listener_manager.total_listeners_active" => self.active = Some(value),
+            "listener_manager.total_listeners_draining" => self.draining = value,
+            _ => {
+                if let Some(name) = name.strip_prefix("listener.") {
+                    self.take_listener(name, value);
+                } else if let Some(name) = name.strip_prefix("http.") {
+                    self.take_manager(name, value);
+                } else if name.starts_with("udp.") {
+                    self.udp_sessions = self.udp_sessions.saturating_add(value);
+                }
+            }
+        }
+    }
+
+    fn take_listener(&mut self, name: &str, value: u64) {
+        if let Some(name) = name.strip_suffix(".downstream_cx_active") {
+            self.scopes.entry(name.into()).or_default().connections = value;
+        } else if let Some(name) = name.strip_suffix(".downstream_pre_cx_active") {
+            let scope = self.scopes.entry(name.into()).or_default();
+            (scope.early, scope.has_early) = (value, true);
+        }
+    }
+
+    fn take_manager(&mut self, name: &str, value: u64) {
+        if let Some(name) = name.strip_suffix(".downstream_cx_active") {
+            self.managers.entry(name.into()).or_default().connections = value;
+        } else if let Some(name) = name.strip_suffix(".downstream_rq_active") {
+            self.managers.entry(name.into()).or_default().requests = Some(value);
+        }
+    }
+
+    /// Connections of the admin interface itself; None where they are hidden.
+    fn admin_connections(&self) -> Option<u64> {
+        let alone = self.scopes.get(ADMIN_ALONE);
+        Some(alone.or_else(|| self.scopes.get(ADMIN))?.connections)
+    }
+
+    /// The listeners' names in the statistics that have connections of their own: neither the
+    /// admin interface's nor one worker's share of another.
+    fn own_scopes(&self) -> impl Iterator<Item = (&str, u64, u64)> {
+        let admin = self.admin_connections().unwrap_or_default();
+        self.scopes
             .iter()
-            .map(|l| if l.excluded { 0 } else { l.connections })
-            .fold(0, u64::saturating_add);
-        Ok(Load {
-            listeners: self.listeners,
-            requests: self.requests,
-            // Envoy has no gauge of its own for TCP proxy sessions.
-            tcp_sessions: self
-                .all_connections
-                .saturating_sub(self.http_connections)
-                .min(counted),
-            udp_sessions: self.udp_sessions,
-            parent_connections: self.parent_connections,
-            uptime: self.uptime,
-            health_failed: !live,
+            .filter_map(move |(name, scope)| match name.as_str() {
+                ADMIN_ALONE => None,
+                ADMIN => {
+                    let others = scope.connections.saturating_sub(admin);
+                    (others > 0).then_some((ADMIN, others, 0))
+                }
+                name if !scope.has_early && self.is_share(name) => None,
+                name => Some((name, scope.connections, scope.early)),
+            })
+    }
+
+    /// Whether a listener has the admin interface's name, and is used.
+    fn has_admins_namesake(&self) -> bool {
+        self.own_scopes().any(|(name, ..)| name == ADMIN)
+    }
+
+    /// Whether a name is that of one worker's share of a listener: `0.0.0.0_80.worker_3`.
+    fn is_share(&self, name: &str) -> bool {
+        name.rsplit_once(".worker_").is_some_and(|(of, number)| {
+            !number.is_empty()
+                && number.bytes().all(|byte| byte.is_ascii_digit())
+                && self.scopes.contains_key(of)
         })
     }
 
-    fn take_line(&mut self, line: &[u8], excluded: &[String]) {
-        if line.len() > LINE_MAX {
-            return;
-        }
-        let Some((name, value)) = std::str::from_utf8(line)
-            .ok()
-            .and_then(|line| line.trim_end().split_once(": "))
-        else {
-            return;
-        };
-        let Ok(value) = value.parse::<u64>() else {
-            return;
-        };
-        if name == "server.live" {
-            self.live = Some(value != 0);
-        } else if name == "server.parent_connections" {
-            self.parent_connections = value;
-        } else if name == "server.uptime" {
-            self.uptime = Some(value);
-        } else if let Some(name) = name.strip_prefix("listener.") {
-            self.take_listener(name, value, excluded);
-        } else if let Some(name) = name.strip_prefix("http.") {
-            match name.rsplit_once('.') {
-                // The admin interface counts the very request that asks.
-                Some(("admin", gauge)) => self.own_request |= gauge == "downstream_rq_active",
-                Some((_, "downstream_cx_active")) => {
-                    self.http_connections = self.http_connections.saturating_add(value);
-                }
-                Some((_, "downstream_rq_active")) => {
-                    self.requests = self.requests.saturating_add(value);
-                }
-                _ => {}
+    /// What is open, of listeners and managers that `roll` knows.
+    ///
+    /// The connections of an internal listener carry what an outer one's do, and do not count. Nor
+    /// can they be told from the outer ones' below the same connection manager: an outer TCP
+    /// session that feeds an internal HTTP connection is doubtful.
+    pub fn load(&self, roll: &RollCall, excluded: &[String]) -> Told {
+        let mut hidden = roll.hidden(self.listeners(), self.has_admins_namesake());
+        // Connections that a network filter has, on outer and on internal listeners.
+        let (mut outer, mut inner, mut counted) = (0_u64, 0_u64, 0_u64);
+        let mut listeners = Vec::new();
+        for (name, proxied, early) in self.own_scopes() {
+            if roll.is_internal(name) {
+                inner = inner.saturating_add(proxied);
+                continue;
             }
-        } else if name.starts_with("udp.") && name.ends_with(".downstream_sess_active") {
-            self.udp_sessions = self.udp_sessions.saturating_add(value);
-        }
-    }
-
-    fn take_listener(&mut self, name: &str, connections: u64, excluded: &[String]) {
-        let (name, proxied) = if let Some(name) = name.strip_suffix(".downstream_cx_active") {
-            (name, true)
-        } else if let Some(name) = name.strip_suffix(".downstream_pre_cx_active") {
-            // Accepted, and still in the listener filters: no network filter has it yet.
-            (name, false)
-        } else {
-            return;
-        };
-        self.own_connection |= proxied && name == "admin";
-        if name == "admin" || name == "admin.main_thread" || is_per_worker(name) {
-            return;
-        }
-        if proxied {
-            self.all_connections = self.all_connections.saturating_add(connections);
-        }
-        if name.starts_with("envoy_internal_") {
-            return;
-        }
-        match self
-            .listeners
-            .iter_mut()
-            .find(|listener| listener.name == name)
-        {
-            Some(listener) => {
-                listener.connections = listener.connections.saturating_add(connections)
-            }
-            None => self.listeners.push(Listener {
+            let excluded = is_excluded(name, excluded);
+            let connections = proxied.saturating_add(early);
+            outer = outer.saturating_add(proxied);
+            counted = counted.saturating_add(if excluded { 0 } else { connections });
+            listeners.push(Listener {
                 name: name.to_owned(),
                 connections,
-                excluded: is_excluded(name, excluded),
-            }),
+                excluded,
+            });
+        }
+        listeners.sort_by(|a, b| a.name.cmp(&b.name));
+        let (http, all_http, requests) = self.http(roll, &mut hidden);
+        if all_http > outer.saturating_add(inner) {
+            hidden.push(Hidden::Connections);
+        }
+        // Envoy has no gauge of its own for TCP proxy sessions.
+        let sessions = |all: u64| all.saturating_sub(http).min(counted);
+        let tcp_sessions = sessions(outer);
+        let load = Load {
+            listeners,
+            requests,
+            tcp_sessions,
+            doubtful_sessions: sessions(outer.saturating_add(inner)) - tcp_sessions,
+            udp_sessions: self.udp_sessions,
+            parent_connections: self.parent_connections,
+            uptime: self.uptime,
+            health_failed: self.live != Some(true),
+            ..Load::default()
+        };
+        Told {
+            load,
+            http: all_http,
+            hidden,
         }
     }
-}
 
-/// Whether the listener of this name is one of these, each a stat prefix or `address:port`.
-pub(super) fn is_excluded(name: &str, excluded: &[String]) -> bool {
-    excluded
-        .iter()
-        .any(|other| other.replace(':', "_") == name || other == name)
-}
-
-/// Whether a listener's name is that of one worker's share of it: `0.0.0.0_80.worker_3`.
-fn is_per_worker(name: &str) -> bool {
-    name.rsplit_once(".worker_")
-        .is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()))
+    /// Connections of the HTTP connection managers that tell their requests, of all of them, and
+    /// the requests. The admin interface's own connections are in none of them, nor the request
+    /// that asks.
+    fn http(&self, roll: &RollCall, hidden: &mut Vec<Hidden>) -> (u64, u64, u64) {
+        let (mut http, mut all, mut requests) = (0_u64, 0_u64, 0_u64);
+        let blind = self
+            .managers
+            .get(ADMIN)
+            .is_none_or(|own| own.requests.is_none());
+        for (name, manager) in &self.managers {
+            let mut connections = manager.connections;
+            let mut in_flight = manager.requests.unwrap_or_default();
+            if name == ADMIN {
+                let own = self.admin_connections().unwrap_or(connections);
+                connections = connections.saturating_sub(own);
+                let others = connections > 0;
+                in_flight = if others {
+                    in_flight.saturating_sub(1)
+                } else {
+                    0
+                };
+            }
+            all = all.saturating_add(connections);
+            requests = requests.saturating_add(in_flight);
+            if blind || manager.requests.is_none() && !roll.tells_requests(name) {
+                // Any of its connections may have one in flight.
+                if connections > 0 && !hidden.contains(&Hidden::Requests) {
+                    hidden.push(Hidden::Requests);
+                }
+            } else {
+                http = http.saturating_add(connections);
+            }
+        }
+        (http, all, requests)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn read(text: &str, excluded: &[&str]) -> Result<Load, String> {
-        let excluded: Vec<String> = excluded.iter().map(|&name| name.into()).collect();
-        let mut page = Page::default();
-        page.feed(text.as_bytes(), &excluded);
-        page.finish(&excluded)
-    }
-
-    fn read_from_envoy(text: &str) -> Result<Load, String> {
-        let mut page = Page::default();
-        page.feed(text.as_bytes(), &[]);
-        page.check_own()?;
-        page.finish(&[])
-    }
-
-    const IDLE: &str = "\
-http.admin.downstream_rq_active: 1
-listener.admin.downstream_cx_active: 1
-server.live: 1
-";
-
-    const BUSY: &str = "\
-http.admin.downstream_cx_active: 1
-http.admin.downstream_rq_active: 1
-http.ingress.downstream_cx_active: 7
-http.ingress.downstream_rq_active: 3
-listener.0.0.0.0_10000.downstream_cx_active: 6
-listener.0.0.0.0_10000.downstream_pre_cx_active: 2
-listener.0.0.0.0_10000.worker_0.downstream_cx_active: 6
-listener.[__]_9000.downstream_cx_active: 1
-listener.admin.downstream_cx_active: 1
-listener.admin.main_thread.downstream_cx_active: 1
-listener.tcp.downstream_cx_active: 4
-server.live: 0
-udp.dns.downstream_sess_active: 5
-";
-
-    #[test]
-    fn a_busy_page_is_counted() {
-        let load = read(BUSY, &["[::]:9000"]).unwrap();
-        assert_eq!(load.connections(), 12);
-        assert_eq!(
-            (load.requests, load.tcp_sessions, load.udp_sessions),
-            (3, 4, 5)
-        );
-        assert!(load.health_failed);
-        let names: Vec<_> = load
-            .listeners
-            .iter()
-            .map(|l| (l.name.as_str(), l.excluded))
-            .collect();
-        assert_eq!(
-            names,
-            [
-                ("0.0.0.0_10000", false),
-                ("[__]_9000", true),
-                ("tcp", false)
-            ]
-        );
-    }
-
-    #[test]
-    fn a_page_without_gauges_is_zero_only_with_server_live() {
-        assert_eq!(read(IDLE, &[]).unwrap(), Load::default());
-        assert_eq!(read("server.live: 1\n", &[]).unwrap(), Load::default());
-        assert!(read("", &[]).is_err());
-        assert!(read("listener.a.downstream_cx_active: 0\n", &[]).is_err());
-    }
-
-    #[test]
-    fn a_page_that_hides_the_listeners_says_nothing() {
-        let hidden = "http.admin.downstream_rq_active: 1\nserver.live: 1\n";
-        assert!(
-            read_from_envoy(hidden)
-                .unwrap_err()
-                .contains("stats_matcher")
-        );
-    }
-
-    #[test]
-    fn a_page_that_hides_the_requests_takes_each_connection_for_one() {
-        let hidden = "http.a.downstream_cx_active: 2\nlistener.a.downstream_cx_active: 2\n\
-                      listener.admin.downstream_cx_active: 1\nserver.live: 1\n";
-        assert_eq!(read_from_envoy(hidden).unwrap().in_flight(), 2);
-    }
-
-    #[test]
-    fn an_internal_listeners_http_does_not_hide_an_outer_tcp_session() {
-        let load = read(
-            &format!(
-                "http.inner.downstream_cx_active: 1\n\
-                 listener.edge.downstream_cx_active: 1\n\
-                 listener.envoy_internal_inner.downstream_cx_active: 1\n{IDLE}"
-            ),
-            &[],
-        );
-        assert_eq!(load.unwrap().tcp_sessions, 1);
-    }
-
-    /// Envoy's gauges have run below zero before; two such once made a zero.
-    #[test]
-    fn gauges_that_ran_below_zero_add_up_to_much_and_never_to_nothing() {
-        let load = read(
-            "http.a.downstream_rq_active: 18446744073709551615\n\
-             http.b.downstream_rq_active: 1\n\
-             listener.a.downstream_cx_active: 18446744073709551615\n\
-             listener.b.downstream_cx_active: 1\n\
-             server.live: 1\n\
-             udp.a.downstream_sess_active: 1\n",
-            &[],
-        );
-        let load = load.unwrap();
-        assert_eq!((load.connections(), load.requests), (u64::MAX, u64::MAX));
-        assert_eq!(load.in_flight(), u64::MAX);
-    }
-
-    #[test]
-    fn the_last_line_needs_no_newline() {
-        assert!(read(IDLE.trim_end(), &[]).is_ok());
-    }
-
-    proptest! {
-        #[test]
-        fn pieces_do_not_matter(cuts in proptest::collection::vec(0..BUSY.len(), 0..20)) {
-            let mut cuts = cuts;
-            cuts.sort_unstable();
-            let mut page = Page::default();
-            let mut from = 0;
-            for cut in cuts {
-                page.feed(&BUSY.as_bytes()[from..cut], &[]);
-                from = cut;
-            }
-            page.feed(&BUSY.as_bytes()[from..], &[]);
-            prop_assert_eq!(page.finish(&[]), read(BUSY, &[]));
-        }
-
-        #[test]
-        fn garbage_is_never_a_load(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
-            let mut page = Page::default();
-            page.feed(&bytes, &[]);
-            prop_assert!(page.finish(&[]).is_err());
-        }
-    }
-}
+#[path = "stats_tests.rs"]
+mod tests;

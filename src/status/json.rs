@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::clock::{rfc3339, seconds, unix_seconds, wall_at};
 use super::{Admin, Certificate, Drain, Snapshot};
 use crate::client::Address;
-use crate::envoy::stats::{Listener, Load};
+use crate::envoy::load::{Listener, Load};
 use crate::process;
 
 /// The JSON of `snapshot`, looked at `now`, when the wall clock shows `wall`. One line.
@@ -52,11 +52,14 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
         "requests": load.map(|load| load.requests),
         "tcp_sessions": load.map(|load| load.tcp_sessions),
         "udp_sessions": load.map(|load| load.udp_sessions),
+        "sight": load.map(|load| load.sight.name()),
+        "hidden": load.and_then(|load| load.hidden.as_deref()),
         "old_generation_connections": load.map(|load| load.parent_connections),
         "drain": snapshot.drain.as_ref().map(|drain| self::drain(drain, &clock)),
         "drains": {
             "drained": snapshot.drains.drained,
             "cut": snapshot.drains.cut,
+            "unknown": snapshot.drains.unknown,
             "exited": snapshot.drains.exited,
         },
         "reaped_processes": snapshot.reaped,

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::clock::{seconds, unix_seconds};
 use super::{Snapshot, State};
-use crate::envoy::stats::Load;
+use crate::envoy::load::Load;
 
 /// The format's content type.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -62,10 +62,12 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
     page.name(
         "drainit_drains_total",
         "counter",
-        "Drains that are over: drained, cut with something left, or Envoy exited meanwhile.",
+        "Drains that are over: drained, cut with something left, unknown what was cut, or Envoy exited \
+         meanwhile.",
     );
     page.labelled("result", "drained", snapshot.drains.drained);
     page.labelled("result", "cut", snapshot.drains.cut);
+    page.labelled("result", "unknown", snapshot.drains.unknown);
     page.labelled("result", "exited", snapshot.drains.exited);
 
     page.name(
@@ -195,7 +197,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::client::Peer;
     use crate::drain::Outcome;
-    use crate::envoy::stats::Listener;
+    use crate::envoy::load::Listener;
     use crate::status::{Admin, Certificate, Drain, Drains, Envoy};
 
     const NAMES: [&str; 16] = [
@@ -230,9 +232,8 @@ pub(crate) mod tests {
             requests: 3,
             tcp_sessions: 4,
             udp_sessions: 5,
-            parent_connections: 0,
-            uptime: None,
             health_failed: true,
+            ..Load::default()
         };
         Snapshot {
             state: State::Drained,
@@ -267,6 +268,7 @@ pub(crate) mod tests {
             drains: Drains {
                 drained: 1,
                 cut: 2,
+                unknown: 2,
                 exited: 3,
             },
             reaped: 8,

@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::client::{Address, Peer};
 use crate::drain::Outcome;
-use crate::envoy::stats::Load;
+use crate::envoy::load::Load;
 use crate::mailbox::Waker;
 
 /// What drainit is doing. The metric `drainit_state` has one series for each.
@@ -126,6 +126,8 @@ pub struct Drains {
     pub drained: u64,
     /// Something was left: the deadline came, or a second signal, or the admin was lost.
     pub cut: u64,
+    /// Nobody told what was left.
+    pub unknown: u64,
     /// Envoy ended by itself meanwhile.
     pub exited: u64,
 }

@@ -9,7 +9,7 @@ use nix::libc;
 
 use crate::drain::{self, Answer, Ask, Outcome};
 use crate::envoy::admin::Reply;
-use crate::envoy::stats::Load;
+use crate::envoy::load::Load;
 use crate::http::endpoints::ADMIN_LOST;
 use crate::notify::{Notifier, Wanted};
 use crate::process::Exit;
@@ -54,6 +54,8 @@ pub struct Reporter {
     failure: Option<String>,
     /// The last complaints about Envoy's admin interface, and when each was made.
     complaints: Vec<(String, Instant)>,
+    /// What Envoy hides of its load, as the log has told.
+    hidden: Option<String>,
     /// When the last progress line was written, and what it said about the load.
     progress: Option<(Instant, Option<Load>)>,
     progress_due: Option<Instant>,
@@ -74,6 +76,7 @@ impl Reporter {
             exit: None,
             failure: None,
             complaints: Vec::new(),
+            hidden: None,
             progress: None,
             progress_due: None,
             notifier,
@@ -108,6 +111,7 @@ impl Reporter {
     /// A generation of Envoy was spawned.
     pub fn take_generation(&mut self, now: Instant) {
         self.started = now;
+        self.hidden = None;
     }
 
     /// Envoy was spawned; whether that was not the first time.
@@ -148,9 +152,20 @@ impl Reporter {
                     (Ask::DrainListeners, _) => log::info!("envoy's listeners drain"),
                     (Ask::StopListeners, _) => log::info!("envoy stops accepting"),
                     (_, Answer::Version(version)) => log::info!("envoy's version is {version}"),
+                    (Ask::Stats, Answer::Stats(load)) => self.tell_hidden(load),
                     _ => {}
                 }
             }
+        }
+    }
+
+    /// What Envoy does not tell is said once, with the remedy.
+    fn tell_hidden(&mut self, load: &Load) {
+        if let Some(why) = &load.hidden
+            && self.hidden.is_none()
+        {
+            log::warn!("{why}");
+            self.hidden = Some(why.clone());
         }
     }
 
@@ -246,6 +261,7 @@ impl Reporter {
             let drains = &mut snapshot.drains;
             match outcome {
                 Outcome::EnvoyExited => drains.exited += 1,
+                Outcome::Unknown => drains.unknown += 1,
                 outcome if outcome.is_clean() => drains.drained += 1,
                 _ => drains.cut += 1,
             }
@@ -371,6 +387,8 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expecte
         // Nice to have, and what is open is only looked at while it rests: if it cannot be told,
         // the next `/ready` tells whether that is all.
         Err(_) if reply.ask == Ask::ServerInfo => {}
+        // The interface may answer all the same, and tell that it hides its counters.
+        Err(_) if reply.ask == Ask::Activity => snapshot.admin.errors += 1,
         Err(_) if reply.ask == Ask::Stats && snapshot.drain.is_none() => {
             snapshot.admin.errors += 1;
         }

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use crate::drain::Outcome;
 use crate::duration::show;
-use crate::envoy::stats::Load;
+use crate::envoy::load::{Load, Sight};
 use crate::status::{Drain, Snapshot, State, clock, plural};
 
 /// What drainit is doing.
@@ -98,15 +99,27 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
         if !left.is_empty() {
             let idle = outcome.is_clean() && last.in_flight() == 0;
             let cut = if idle { "idle" } else { "cut" };
-            let requests = match snapshot.handover.degraded {
+            let alone = last.sight == Sight::Kernel && last.hidden.is_none();
+            let requests = match alone {
                 true => "requests not known".into(),
                 false => format!("{} in flight", plural(last.requests, "request")),
             };
             let _ = write!(line, " ({cut}: {left}; {requests})");
         }
     }
-    if snapshot.handover.degraded {
-        line.push_str("; counted by the kernel, without envoy's admin interface");
+    match &snapshot.load {
+        _ if outcome == Outcome::Unknown => line.push_str(
+            ": what was in flight is not known, because envoy's admin interface never answered and \
+             the kernel does not tell envoy's connections",
+        ),
+        Some(load) if load.sight == Sight::Partial => {
+            line.push_str("; what else was left is not known, because envoy hides it");
+        }
+        Some(load) if load.sight == Sight::Kernel => line.push_str(match load.hidden {
+            Some(_) => "; counted by the kernel, because envoy hides some of it",
+            None => "; counted by the kernel, without envoy's admin interface",
+        }),
+        _ => {}
     }
     line
 }

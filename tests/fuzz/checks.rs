@@ -15,25 +15,31 @@ use drainit::cidr::Cidr;
 use drainit::client::Address;
 use drainit::duration;
 use drainit::envoy::flags;
-use drainit::envoy::stats::{Load, Page};
+use drainit::envoy::load::Load;
+use drainit::envoy::roll_call::RollCall;
+use drainit::envoy::stats::Page;
 use drainit::http::request::{self, Head};
 use drainit::options;
 
-/// A page of gauges reads the same however it was cut, and is a load only if `server.live` is in
+/// A page of gauges reads the same however it was cut, and is proven only if `server.live` is in
 /// it; gauges add up, however large, and never to less than one of them.
 pub fn stats(bytes: &[u8]) {
     let excluded = ["0.0.0.0:80".to_owned()];
-    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| -> Result<Load, String> {
+    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| -> Option<Load> {
         let mut page = Page::default();
         for piece in pieces {
-            page.feed(piece, &excluded);
+            page.feed(piece);
         }
-        page.finish(&excluded)
+        let figures = page.finish();
+        // What is missing from it must not be looked for in vain.
+        figures.load(&RollCall::default(), &excluded);
+        let told = figures.load(&RollCall::of_a_stand_in(), &excluded);
+        figures.is_proven().then_some(told.load)
     };
     let whole = read(&mut std::iter::once(bytes));
     assert_eq!(read(&mut bytes.chunks(1)), whole);
     assert_eq!(read(&mut bytes.chunks(7)), whole);
-    if let Ok(load) = whole {
+    if let Some(load) = whole {
         let text = String::from_utf8_lossy(bytes);
         assert!(text.lines().any(|line| line.starts_with("server.live: ")));
         let parts = [load.requests, load.tcp_sessions, load.udp_sessions];

@@ -167,7 +167,13 @@ fn connections(status: View<'_>) -> Line {
         Some(_) => (Paint::Plain, left(status, first)),
         None => (Paint::Dim, "not known".into()),
     };
-    vec![label("connections"), text]
+    let mut line = vec![label("connections"), text];
+    line.extend(
+        status
+            .text("/hidden")
+            .map(|why| (Paint::Bad, format!(", {why}"))),
+    );
+    line
 }
 
 fn listeners(status: View<'_>) -> Vec<Line> {

@@ -3,7 +3,7 @@
 use super::generations::RISE;
 use super::tests::{Play, rules, with};
 use super::*;
-use crate::envoy::stats::Load;
+use crate::envoy::load::Load;
 
 fn hot() -> Rules {
     Rules {

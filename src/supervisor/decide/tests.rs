@@ -1,7 +1,7 @@
 use super::ending::KILL_PATIENCE;
 use super::*;
 use crate::drain::Limits;
-use crate::envoy::stats::{Listener, Load};
+use crate::envoy::load::{Listener, Load};
 
 const fn ms(milliseconds: u64) -> Time {
     Duration::from_millis(milliseconds)
@@ -47,11 +47,8 @@ fn load(connections: u64) -> Answer {
             excluded: false,
         }],
         requests: connections,
-        tcp_sessions: 0,
-        udp_sessions: 0,
         health_failed: true,
-        parent_connections: 0,
-        uptime: None,
+        ..Load::default()
     })
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// What Envoy's admin interface may say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Says {
     Nothing,
     Live,
@@ -19,6 +19,11 @@ pub(super) enum Says {
     Busy,
     /// A UDP session is, without a connection.
     Udp,
+    /// Nothing is, as far as Envoy tells, and it does not tell all.
+    Partial,
+    /// No request was answered since the counters were last asked, or there was one.
+    Still,
+    Moved,
     /// Nothing is, and somebody has reverted the health check's failure.
     Reverted,
     /// Nothing is, also of an old generation: Envoy has flushed its statistics.
@@ -34,7 +39,8 @@ impl Says {
             Ask::Ready => &[Nothing, Live, HealthFailed, Initializing],
             Ask::ServerInfo => &[Nothing, Version],
             Ask::FailHealthCheck | Ask::DrainListeners | Ask::StopListeners => &[Nothing, Done],
-            Ask::Stats => &[Nothing, Zero, Idle, Busy, Udp, Reverted, Flushed],
+            Ask::Stats => &[Nothing, Zero, Idle, Busy, Udp, Partial, Reverted, Flushed],
+            Ask::Activity => &[Nothing, Still, Moved],
             Ask::Sockets => &[Nothing, Zero, Busy, Closed],
         }
     }
@@ -42,7 +48,7 @@ impl Says {
     /// Whether it leads somewhere else than the others.
     pub(super) fn is_main(&self) -> bool {
         use Says::*;
-        !matches!(self, HealthFailed | Idle | Udp | Reverted)
+        !matches!(self, HealthFailed | Idle | Udp | Partial | Reverted)
     }
 
     pub(super) fn answer(self) -> Option<Answer> {
@@ -54,11 +60,14 @@ impl Says {
                     excluded: false,
                 }],
                 requests,
-                tcp_sessions: 0,
                 udp_sessions,
-                parent_connections: 0,
                 uptime: Some(u64::from(self == Says::Flushed)),
                 health_failed,
+                sight: match self {
+                    Says::Partial => Sight::Partial,
+                    _ => Sight::Whole,
+                },
+                ..Load::default()
             })
         };
         Some(match self {
@@ -68,7 +77,9 @@ impl Says {
             Says::Initializing => Answer::Ready("INITIALIZING".into()),
             Says::Version => Answer::Version("1.40.0".into()),
             Says::Done => Answer::Done,
-            Says::Zero | Says::Flushed => load(0, 0, 0, true),
+            Says::Zero | Says::Partial | Says::Flushed => load(0, 0, 0, true),
+            Says::Still => Answer::Activity(0),
+            Says::Moved => Answer::Activity(1),
             Says::Idle => load(1, 0, 0, true),
             Says::Busy => load(1, 1, 0, true),
             Says::Udp => load(0, 0, 1, true),

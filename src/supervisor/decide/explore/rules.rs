@@ -77,8 +77,11 @@ impl World {
         };
         let limits = &self.core.rules.limits;
         let known = !self.witness.old || self.witness.told;
-        let clean =
-            |seen: &DrainSeen| known && now >= seen.min_until && (!seen.stops || seen.closed);
+        let clean = |seen: &DrainSeen| {
+            let live = seen.word;
+            let patient = live || now + limits.timeout >= seen.deadline + SILENCE_MIN;
+            known && now >= seen.min_until && (!seen.stops || seen.closed || !live) && patient
+        };
         let only_the_minimum =
             |seen: &DrainSeen| known && now >= seen.deadline && seen.min_until >= seen.deadline;
         let why = match (outcome, &seen) {
@@ -86,7 +89,9 @@ impl World {
             (Outcome::Drained, Some(seen)) => {
                 clean(seen)
                     && load.is_some_and(|load| {
-                        load.connections() <= limits.open_connections && load.udp_sessions == 0
+                        load.connections() <= limits.open_connections
+                            && load.udp_sessions == 0
+                            && load.sight != Sight::Partial
                     })
             }
             (Outcome::Idle, Some(seen)) => {
@@ -94,14 +99,18 @@ impl World {
                 clean(seen)
                     && settled
                     && !limits.settle.is_zero()
-                    && load.is_some_and(|load| load.in_flight() == 0)
+                    && event == Event::Answer(Ask::Activity, Says::Still)
             }
             (Outcome::Deadline | Outcome::AdminLost, Some(seen)) => now >= seen.deadline,
             (Outcome::NeverLive, None) => matches!(event, Event::Order(_)) && !from.witness.old,
             (Outcome::NeverLive, Some(seen)) => {
                 let initializing = event == Event::Answer(Ask::Ready, Says::Initializing);
+                let closed = seen.kernel == Some(Says::Closed);
                 !from.witness.live
-                    && (seen.stops && initializing || now >= seen.silent_until.min(seen.deadline))
+                    && (seen.stops && initializing || closed && now >= seen.silent_until)
+            }
+            (Outcome::Unknown, Some(seen)) => {
+                !seen.word && seen.kernel.is_none() && now >= seen.silent_until
             }
             (Outcome::SecondSignal, Some(_)) => {
                 event == Event::Order(Order::StopNow)
@@ -167,7 +176,11 @@ impl World {
             Action::Ask(ask) => {
                 must(running && core.asked == Some(ask), "a question to nobody")?;
                 if ask == Ask::Sockets {
-                    let lost = self.witness.refused || core.is_rising();
+                    let seen = &self.witness.drain;
+                    let silent = |seen: &DrainSeen| seen.unanswered || !seen.word;
+                    let lost = self.witness.refused
+                        || core.is_rising()
+                        || seen.as_ref().is_some_and(silent);
                     must(lost, "the kernel is asked instead of Envoy")?;
                 }
                 let answered = matches!(event, Event::Answer(..) | Event::Exited(_))
@@ -353,6 +366,7 @@ impl World {
             Ask::DrainListeners,
             Ask::StopListeners,
             Ask::Stats,
+            Ask::Activity,
             Ask::Sockets,
         ] {
             if self.core.asked == Some(ask) {

@@ -10,8 +10,15 @@ pub(super) struct DrainSeen {
     /// Until when to wait for word from an Envoy that was never live.
     pub(super) silent_until: Time,
     pub(super) stops: bool,
-    /// Since when every look has shown nothing in flight.
+    /// Since when every look has shown nothing in flight, and the counters have not moved.
     pub(super) idle_since: Option<Time>,
+    /// Whether Envoy has told its state.
+    pub(super) word: bool,
+    /// Whether Envoy's last poll had no answer.
+    pub(super) unanswered: bool,
+    /// What the kernel said when it was last asked: which connections there are, or that Envoy
+    /// accepts none.
+    pub(super) kernel: Option<Says>,
     /// Whether Envoy was told to stop accepting, with whatever success.
     pub(super) closed: bool,
 }
@@ -44,6 +51,14 @@ pub(super) struct Witness {
 }
 
 impl Witness {
+    fn take_word(&mut self) {
+        if let Some(drain) = &mut self.drain
+            && !drain.word
+        {
+            (drain.word, drain.kernel) = (true, None);
+        }
+    }
+
     pub(super) fn note(&mut self, now: Time, event: Event, before: &Core) {
         let running = matches!(before.phase, Phase::Running { .. });
         if let Event::Answer(ask, says) = event
@@ -82,13 +97,18 @@ impl Witness {
                         silent_until: now + uptime.max(ms(1_000)).max(limits.min),
                         stops: order == Order::Stop,
                         idle_since: None,
+                        word: self.live || self.old,
+                        unanswered: false,
+                        kernel: None,
                         closed: false,
                     });
                 }
             }
+            Event::Answer(Ask::Ready, Says::Initializing) => self.take_word(),
             Event::Answer(Ask::Ready, Says::Live | Says::HealthFailed) => {
                 self.live = true;
                 (self.spent, self.refused) = (false, false);
+                self.take_word();
                 if running && before.is_unsettled() {
                     (self.uptime, self.told) = (None, false);
                 }
@@ -98,16 +118,29 @@ impl Witness {
                     drain.closed = true;
                 }
             }
-            Event::Answer(Ask::Stats | Ask::Sockets, says) => {
+            Event::Answer(Ask::Activity, says) => {
+                if let Some(drain) = &mut self.drain {
+                    match says {
+                        Says::Still if drain.idle_since.is_some() => {}
+                        Says::Nothing => drain.idle_since = None,
+                        _ => drain.idle_since = Some(now),
+                    }
+                }
+            }
+            Event::Answer(ask @ (Ask::Stats | Ask::Sockets), says) => {
+                if let Some(drain) = &mut self.drain {
+                    match ask {
+                        Ask::Stats => drain.unanswered = says == Says::Nothing,
+                        _ => drain.kernel = (says != Says::Nothing).then_some(says),
+                    }
+                }
                 if let (true, Some(Answer::Stats(load))) = (self.old, says.answer()) {
                     let first = *self.uptime.get_or_insert(load.uptime.unwrap());
                     self.told |= load.uptime != Some(first);
                 }
                 if let (Some(drain), Some(Answer::Stats(load))) = (&mut self.drain, says.answer()) {
-                    if load.in_flight() > 0 {
+                    if load.in_flight() > 0 || load.connections() == 0 {
                         drain.idle_since = None;
-                    } else {
-                        drain.idle_since.get_or_insert(now);
                     }
                 }
             }

@@ -69,7 +69,7 @@ impl World {
         if let Some(drain) = &mut witness.drain {
             drain.deadline = due(drain.deadline);
             drain.min_until = due(drain.min_until);
-            drain.silent_until = if witness.live {
+            drain.silent_until = if drain.word {
                 BASE
             } else {
                 due(drain.silent_until)

@@ -1,0 +1,43 @@
+//! How a drain ended.
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// No connection that counts was left.
+    Drained,
+    /// Only idle connections were left for the settle time.
+    Idle,
+    /// The deadline came first.
+    Deadline,
+    /// The deadline came, and Envoy's admin interface had not been answering.
+    AdminLost,
+    /// Envoy had never been live: nothing could be in flight.
+    NeverLive,
+    /// Nobody told what was in flight: neither Envoy, which never answered, nor the kernel.
+    Unknown,
+    /// A second signal cut it.
+    SecondSignal,
+    /// Envoy ended by itself.
+    EnvoyExited,
+}
+
+impl Outcome {
+    /// The outcome's name in the log, the status and the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Drained => "drained",
+            Outcome::Idle => "idle",
+            Outcome::Deadline => "deadline",
+            Outcome::AdminLost => "admin lost",
+            Outcome::NeverLive => "never live",
+            Outcome::Unknown => "unknown",
+            Outcome::SecondSignal => "second signal",
+            Outcome::EnvoyExited => "envoy exited",
+        }
+    }
+
+    /// Whether everything that counts had finished.
+    pub fn is_clean(self) -> bool {
+        matches!(self, Outcome::Drained | Outcome::Idle | Outcome::NeverLive)
+    }
+}

@@ -1,0 +1,105 @@
+//! What is open on Envoy at one moment, and how far that can be trusted.
+
+/// The connections of one listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// The listener's name in Envoy's statistics: its stat prefix, or its address with `_` for `:`.
+    pub name: String,
+    /// Connections open on the listener: HTTP, TCP, TLS passthrough and QUIC.
+    pub connections: u64,
+    /// Whether these connections do not count (`--exclude-listener`).
+    pub excluded: bool,
+}
+
+/// How far a look at Envoy can be trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Sight {
+    /// Envoy tells of everything that may be in flight.
+    #[default]
+    Whole,
+    /// The kernel's count of Envoy's TCP connections stands in for what Envoy does not tell.
+    Kernel,
+    /// Something that may be in flight is told by nobody: 'nothing is left' is never believed.
+    Partial,
+}
+
+impl Sight {
+    /// The name in the status.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sight::Whole => "whole",
+            Sight::Kernel => "kernel",
+            Sight::Partial => "partial",
+        }
+    }
+}
+
+/// What was open at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// The listeners that ever had a connection, sorted by name.
+    pub listeners: Vec<Listener>,
+    /// HTTP requests in flight; a WebSocket is one.
+    pub requests: u64,
+    /// Connections that are no HTTP: they are in flight as long as they are open.
+    pub tcp_sessions: u64,
+    /// Connections that may be no HTTP, because internal listeners hide what they carry: they are
+    /// in flight unless nothing moves on any TCP session.
+    pub doubtful_sessions: u64,
+    /// UDP sessions, which have no connection.
+    pub udp_sessions: u64,
+    /// Connections of an old generation that hands over. Its own gauges are hidden: Envoy adds
+    /// them to the newest one's, but does not mark those as used (seen on 1.40.0).
+    pub parent_connections: u64,
+    /// Envoy's uptime in seconds when it last flushed its statistics: only then does it look at
+    /// how many connections the old generation has. None where it is not told.
+    pub uptime: Option<u64>,
+    /// Whether Envoy's health check is failed, as a drain wants it; also where Envoy does not tell.
+    pub health_failed: bool,
+    /// How far all of this can be trusted.
+    pub sight: Sight,
+    /// What Envoy does not tell, and the remedy, in one line.
+    pub hidden: Option<String>,
+}
+
+impl Load {
+    /// Connections on the listeners that count, and those of an old generation.
+    pub fn connections(&self) -> u64 {
+        self.listeners
+            .iter()
+            .filter(|listener| !listener.excluded)
+            .map(|listener| listener.connections)
+            .fold(self.parent_connections, u64::saturating_add)
+    }
+
+    /// Whatever would surely be lost if Envoy ended now: requests, TCP and UDP sessions.
+    pub fn in_flight(&self) -> u64 {
+        self.requests
+            .saturating_add(self.tcp_sessions)
+            .saturating_add(self.udp_sessions)
+            .saturating_add(self.parent_connections)
+    }
+
+    /// This load, of which Envoy hides a part, beside what the kernel counted at the same moment.
+    /// The larger count stands. Each connection that only the kernel sees may have something in
+    /// flight; `http` connections are those that Envoy tells of in another place.
+    #[must_use]
+    pub fn beside(mut self, kernel: Load, http: u64) -> Load {
+        self.sight = Sight::Kernel;
+        let (told, open) = (self.connections(), kernel.connections());
+        self.tcp_sessions = self
+            .tcp_sessions
+            .saturating_add(open.saturating_sub(told.max(http)));
+        if open > told {
+            self.listeners = kernel.listeners;
+        }
+        self
+    }
+}
+
+/// Whether the listener of this name is one of these, each a stat prefix or `address:port`.
+pub fn is_excluded(name: &str, excluded: &[String]) -> bool {
+    excluded
+        .iter()
+        .any(|other| other.replace(':', "_") == name || other == name)
+}

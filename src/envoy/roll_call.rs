@@ -1,0 +1,209 @@
+//! What Envoy could tell of its load: which listeners there are, and which statistics.
+//!
+//! Names prove nothing. A listener's `stat_prefix` is free, several listeners may share one, and a
+//! `stats_matcher` hides what it likes: the bootstrap's, or since 1.40 a listener's own. So
+//! listeners are counted, and what is hidden is found by what is missing.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::stats::Lines;
+
+/// Which statistics there are, whether they were ever used or not. This costs Envoy's main thread
+/// several times what a poll does (0.3 s with 10,000 clusters, 1.40.0), so it is asked once in a
+/// while.
+///
+/// A listener has one line of connections that are early; each UDP listener has one of datagrams;
+/// a listener with an HTTP connection manager has lines of its answers.
+pub const QUERY: &str = concat!(
+    "/stats?filter=",
+    "%5E(listener%5C..*%5C.(downstream_pre_cx_active",
+    "%7Cudp%5C.downstream_rx_datagram_dropped",
+    "%7Chttp%5C..*%5C.downstream_rq_completed)",
+    "%7Clistener%5C.admin%5C.worker_0%5C.downstream_cx_active",
+    "%7Chttp%5C..*%5C.downstream_rq_active",
+    "%7Cudp%5C..*%5C.downstream_sess_active",
+    "%7Cdns_filter%5C..*)%24",
+);
+
+/// The active listeners, with their own names and addresses.
+pub const LISTENERS: &str = "/listeners?format=json";
+
+/// How Envoy names an internal listener in its statistics.
+const INTERNAL: &str = "envoy_internal_";
+
+/// Something that Envoy does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hidden {
+    /// All statistics: `admin.allow_paths` lacks `/stats`.
+    Statistics,
+    /// The connections of some listeners.
+    Listeners,
+    /// The connections of some listeners, of which an HTTP connection manager does tell.
+    Connections,
+    /// The requests of some HTTP connection managers.
+    Requests,
+    /// UDP sessions.
+    UdpSessions,
+}
+
+impl Hidden {
+    /// What is hidden, and the remedy.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Hidden::Statistics => {
+                "envoy's admin interface refuses /stats: let admin.allow_paths hold it"
+            }
+            Hidden::Listeners | Hidden::Connections => {
+                "envoy's statistics hide connections of some listeners: let every stats_matcher \
+                 include the prefixes listener., listener_manager., http., udp., tcp. and server., \
+                 and give each listener a stat_prefix of its own, or none"
+            }
+            Hidden::Requests => {
+                "envoy's statistics hide requests, so that each connection counts as one: let every \
+                 stats_matcher include the prefix http."
+            }
+            Hidden::UdpSessions => {
+                "envoy's statistics hide UDP sessions, so that nobody can know when they have \
+                 ended: let every stats_matcher include the prefix udp."
+            }
+        }
+    }
+
+    /// Whether the kernel's count of TCP connections can stand in.
+    pub fn is_told_by_kernel(self) -> bool {
+        matches!(
+            self,
+            Hidden::Statistics | Hidden::Listeners | Hidden::Connections
+        )
+    }
+}
+
+/// What Envoy could tell of its load.
+#[derive(Debug, Default)]
+pub struct RollCall {
+    /// Whether whoever answers is believed without more: it does not say that it is Envoy.
+    trusted: bool,
+    /// The names of listeners in the statistics, the admin interface's apart.
+    scopes: u64,
+    /// Whether a listener has the admin interface's name.
+    namesake: bool,
+    /// Names of UDP listeners, and of listeners with an HTTP connection manager.
+    udp: HashSet<String>,
+    http: HashSet<String>,
+    /// The HTTP connection managers that tell their requests.
+    managers: HashSet<String>,
+    /// Whether there is a gauge of UDP sessions, or a filter that answers without one.
+    sessions: bool,
+    /// The active listeners, as Envoy lists them; None where it does not.
+    listed: Option<u64>,
+    /// The names of internal listeners in the statistics.
+    internal: HashSet<String>,
+}
+
+impl RollCall {
+    /// Nothing is looked for: what answers is no Envoy, and tells everything.
+    pub fn of_a_stand_in() -> RollCall {
+        RollCall {
+            trusted: true,
+            ..RollCall::default()
+        }
+    }
+
+    /// Takes the whole answer to [`LISTENERS`].
+    pub fn take_listed(&mut self, json: &str) {
+        let json: Value = serde_json::from_str(json).unwrap_or_default();
+        let Some(listed) = json.get("listener_statuses").and_then(Value::as_array) else {
+            // Without a single listener Envoy answers with an empty object.
+            self.listed = json.is_object().then_some(0);
+            return;
+        };
+        self.listed = Some(listed.len() as u64);
+        let internal = listed.iter().filter_map(|listener| {
+            let address = listener.get("local_address")?;
+            let name = address
+                .get("envoy_internal_address")?
+                .get("server_listener_name")?;
+            Some(format!("{INTERNAL}{}", name.as_str()?))
+        });
+        self.internal = internal.collect();
+    }
+
+    /// Takes a line of the answer to [`QUERY`].
+    fn take(&mut self, name: &str) {
+        if name == "listener.admin.worker_0.downstream_cx_active" {
+            self.namesake = true;
+        } else if let Some(name) = name.strip_prefix("listener.") {
+            if let Some(name) = name.strip_suffix(".downstream_pre_cx_active") {
+                self.scopes += u64::from(name != "admin");
+            } else if let Some(name) = name.strip_suffix(".udp.downstream_rx_datagram_dropped") {
+                self.udp.insert(name.into());
+            } else if let Some((name, _)) = name.rsplit_once(".http.") {
+                self.http.insert(name.into());
+            }
+        } else if let Some(name) = name.strip_prefix("http.") {
+            let name = name.strip_suffix(".downstream_rq_active");
+            self.managers.extend(name.map(str::to_owned));
+        } else {
+            self.sessions = true;
+        }
+    }
+
+    /// Whether this is the name of an internal listener.
+    pub fn is_internal(&self, name: &str) -> bool {
+        if self.trusted {
+            return name.starts_with(INTERNAL);
+        }
+        self.internal.contains(name)
+    }
+
+    /// Whether the HTTP connection managers of this name tell their requests.
+    pub fn tells_requests(&self, manager: &str) -> bool {
+        self.trusted || self.managers.contains(manager)
+    }
+
+    /// How many UDP listeners tell of themselves.
+    pub fn udp_listeners(&self) -> usize {
+        self.udp.len()
+    }
+
+    /// What Envoy hides that has so many `listeners`, as far as it tells; `namesake` is whether one
+    /// with the admin interface's name was seen.
+    pub fn hidden(&self, listeners: Option<u64>, namesake: bool) -> Vec<Hidden> {
+        let mut hidden = Vec::new();
+        if self.trusted {
+            return hidden;
+        }
+        let told = self.scopes + u64::from(self.namesake || namesake);
+        if listeners.or(self.listed).is_none_or(|all| told < all) {
+            hidden.push(Hidden::Listeners);
+        }
+        if !self.sessions && !self.udp.is_subset(&self.http) {
+            hidden.push(Hidden::UdpSessions);
+        }
+        hidden
+    }
+}
+
+/// The answer to [`QUERY`], being read.
+#[derive(Debug, Default)]
+pub struct Reader {
+    lines: Lines,
+    roll: RollCall,
+}
+
+impl Reader {
+    /// Takes the next bytes of the answer's body.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        let roll = &mut self.roll;
+        self.lines.feed(bytes, |name, _| roll.take(name));
+    }
+
+    /// What the whole answer says.
+    pub fn finish(mut self) -> RollCall {
+        let roll = &mut self.roll;
+        self.lines.end(|name, _| roll.take(name));
+        self.roll
+    }
+}
