@@ -87,11 +87,14 @@ pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
 /// A roll call is believed for so long: listeners come and go.
 const ROLL_CALL_LASTS: Duration = Duration::from_secs(30);
 
+/// Whose listeners answer a roll call: an Envoy's pid, and how many listeners it has.
+type Subject = (Option<i32>, Option<u64>);
+
 /// Asks what is open, of Envoy and of the kernel.
 struct Asker<'a> {
     excluded: &'a [String],
-    /// What Envoy could tell when it was last asked for that, when, and how many listeners it had.
-    roll: Option<(RollCall, Instant, Option<u64>)>,
+    /// What Envoy could tell when it was last asked for that, when, and of which Envoy.
+    roll: Option<(RollCall, Instant, Subject)>,
     known: sockets::Known,
 }
 
@@ -126,14 +129,20 @@ impl Asker<'_> {
         let figures = page.finish();
         let excluded = self.excluded;
         let told = match head.status {
-            200 if head.is_envoy => figures.load(self.roll_call(peer, address, &figures), excluded),
+            200 if head.is_envoy => figures.load(
+                self.roll_call(peer, address, (pid, figures.listeners())),
+                excluded,
+            ),
             200 if figures.is_proven() => figures.load(&RollCall::of_a_stand_in(), excluded),
             200 => return Err("the answer lacks server.live: it is cut, or no statistics".into()),
-            400..=499 => stats::Told::nothing(),
+            400..=499 if head.is_envoy => stats::Told::nothing(),
             status => return Err(refused(status, "to /stats")),
         };
-        let stats::Told { load, http, hidden } = told;
-        let mut load = load;
+        let stats::Told {
+            mut load,
+            http,
+            mut hidden,
+        } = told;
         if hidden.iter().any(|hidden| hidden.is_told_by_kernel()) {
             let known_udp = match &self.roll {
                 Some((roll, ..)) if head.status == 200 => roll.udp_listeners() as u64,
@@ -149,7 +158,10 @@ impl Asker<'_> {
                 }
                 Err(why) => {
                     log::debug!("{why}");
-                    load.sight = Sight::Partial;
+                    hidden.retain(|hidden| *hidden != Hidden::Count || !figures.shows_itself());
+                    if !hidden.is_empty() {
+                        load.sight = Sight::Partial;
+                    }
                 }
             }
         }
@@ -167,17 +179,17 @@ impl Asker<'_> {
     }
 
     /// What this Envoy could tell of its load.
-    fn roll_call(&mut self, peer: Peer, address: &Address, figures: &stats::Figures) -> &RollCall {
-        let (now, listeners) = (Instant::now(), figures.listeners());
-        self.roll.take_if(|(_, at, of)| {
-            *of != listeners || now.saturating_duration_since(*at) >= ROLL_CALL_LASTS
+    fn roll_call(&mut self, peer: Peer, address: &Address, of: Subject) -> &RollCall {
+        let now = Instant::now();
+        self.roll.take_if(|(_, at, before)| {
+            *before != of || now.saturating_duration_since(*at) >= ROLL_CALL_LASTS
         });
         let (roll, ..) = self.roll.get_or_insert_with(|| {
             let roll = call_roll(peer, address).unwrap_or_else(|why| {
                 log::debug!("what envoy could tell is not known: {why}");
                 RollCall::default()
             });
-            (roll, now, listeners)
+            (roll, now, of)
         });
         roll
     }

@@ -40,6 +40,8 @@ pub enum Hidden {
     Statistics,
     /// The connections of some listeners.
     Listeners,
+    /// How many listeners there are; those that tell look as if they were all.
+    Count,
     /// The connections of some listeners, of which an HTTP connection manager does tell.
     Connections,
     /// The requests of some HTTP connection managers.
@@ -55,7 +57,7 @@ impl Hidden {
             Hidden::Statistics => {
                 "envoy's admin interface refuses /stats: let admin.allow_paths hold it"
             }
-            Hidden::Listeners | Hidden::Connections => {
+            Hidden::Listeners | Hidden::Count | Hidden::Connections => {
                 "envoy's statistics hide connections of some listeners: let every stats_matcher \
                  include the prefixes listener., listener_manager., http., udp., tcp. and server., \
                  and give each listener a stat_prefix of its own, or none"
@@ -75,7 +77,7 @@ impl Hidden {
     pub fn is_told_by_kernel(self) -> bool {
         matches!(
             self,
-            Hidden::Statistics | Hidden::Listeners | Hidden::Connections
+            Hidden::Statistics | Hidden::Listeners | Hidden::Count | Hidden::Connections
         )
     }
 }
@@ -176,8 +178,10 @@ impl RollCall {
             return hidden;
         }
         let told = self.scopes + u64::from(self.namesake || namesake);
-        if listeners.or(self.listed).is_none_or(|all| told < all) {
-            hidden.push(Hidden::Listeners);
+        match listeners.or(self.listed) {
+            None => hidden.push(Hidden::Count),
+            Some(all) if told < all => hidden.push(Hidden::Listeners),
+            Some(_) => {}
         }
         if !self.sessions && !self.udp.is_subset(&self.http) {
             hidden.push(Hidden::UdpSessions);

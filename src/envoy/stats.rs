@@ -15,7 +15,7 @@ pub const QUERY: &str = concat!(
     "%5E(listener%5C..*%5C.downstream_(pre_)%3Fcx_active",
     "%7Chttp%5C..*%5C.downstream_(cx%7Crq)_active",
     "%7Cudp%5C..*%5C.downstream_sess_active",
-    "%7Clistener_manager%5C.total_listeners_(active%7Cdraining)",
+    "%7Clistener_manager%5C.total_listeners_.*",
     "%7Cserver%5C.live%7Cserver%5C.parent_connections%7Cserver%5C.uptime)%24",
 );
 
@@ -82,10 +82,14 @@ pub struct Activity {
 impl Activity {
     /// Takes a line of the answer. The admin interface's requests are no traffic.
     pub fn take(&mut self, name: &str, value: u64) {
-        if name == "http.admin.downstream_rq_total" {
-            self.own = true;
-        } else if name != "listener.admin.http.admin.downstream_rq_completed" {
-            self.sum = self.sum.wrapping_add(value);
+        match name {
+            // Who answers with what was not asked for answers with all there is.
+            "http.admin.downstream_rq_total" | "server.live" => self.own = true,
+            "listener.admin.http.admin.downstream_rq_completed" => {}
+            _ if name.ends_with("_total") || name.ends_with("_completed") => {
+                self.sum = self.sum.wrapping_add(value);
+            }
+            _ => {}
         }
     }
 
@@ -187,6 +191,12 @@ impl Figures {
         self.live.is_some()
     }
 
+    /// Whether Envoy tells of the connection over which it was asked: one that hides what its
+    /// listeners count hides that, too (1.36 to 1.40).
+    pub fn shows_itself(&self) -> bool {
+        self.is_proven() && self.admin_connections().is_some()
+    }
+
     /// How many listeners Envoy has, its admin interface's apart, those that drain included; None
     /// where Envoy does not tell.
     pub fn listeners(&self) -> Option<u64> {
@@ -273,6 +283,10 @@ impl Figures {
     /// session that feeds an internal HTTP connection is doubtful.
     pub fn load(&self, roll: &RollCall, excluded: &[String]) -> Told {
         let mut hidden = roll.hidden(self.listeners(), self.has_admins_namesake());
+        if hidden.is_empty() && !self.is_proven() {
+            // Who hides that may hide anything.
+            hidden.push(Hidden::Count);
+        }
         // Connections that a network filter has, on outer and on internal listeners.
         let (mut outer, mut inner, mut counted) = (0_u64, 0_u64, 0_u64);
         let mut listeners = Vec::new();

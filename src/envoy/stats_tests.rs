@@ -104,7 +104,7 @@ fn a_listener_that_does_not_tell_is_missed() {
     let two = IDLE.replace("active: 0\nserver", "active: 2\nserver");
     assert_eq!(told(&two, ROLL).hidden, [Hidden::Listeners]);
     // Istio's list of what is included has neither.
-    assert_eq!(told("", "").hidden, [Hidden::Listeners]);
+    assert_eq!(told("", "").hidden, [Hidden::Count]);
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn a_matcher_that_hides_the_listeners_is_not_taken_for_an_idle_envoy() {
                 terminate_within(&mut drainit, DEADLINE, DEADLINE, 0);
                 assert_eq!(slow.status(), 200, "{matcher}");
                 drainit.wait_log("stats_matcher");
-                drainit.wait_log("drainit is over: admin lost");
+                drainit.wait_log("drainit is over: deadline");
             });
         }
     });

@@ -50,6 +50,7 @@ impl SharedModel {
              listener.admin.downstream_cx_active: 1\n\
              listener.admin.downstream_pre_cx_active: 0\n\
              listener.admin.main_thread.downstream_cx_active: 1\n\
+             listener_manager.total_listeners_active: 2\n\
              server.live: {live}\n\
              udp.service.downstream_sess_active: {udp}\n",
             http = model.http,

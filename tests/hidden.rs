@@ -1,0 +1,292 @@
+//! What Envoy does not tell, or tells under another's name: hidden is never zero, and unknown is
+//! never clean.
+
+mod support;
+
+use std::fs;
+
+use std::os::unix::fs::PermissionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+
+use support::clients::{HttpConnection, SlowRequest, TcpSession};
+use support::drainit::Drainit;
+use support::envoy_config::{Admin, EnvoyConfig};
+use support::upstream::Upstream;
+use support::{PATIENCE, TempDir, envoy, holds_for, other_envoy, wait_for};
+
+const SLOW: Duration = Duration::from_secs(2);
+
+/// Both versions, since each hides in its own way.
+fn each_envoy(test: impl Fn(&str) + Sync) {
+    thread::scope(|scope| {
+        for envoy in [envoy(), other_envoy()] {
+            let test = &test;
+            scope.spawn(move || test(&envoy.display().to_string()));
+        }
+    });
+}
+
+fn start(envoy: &str, options: &[&str], config: &EnvoyConfig) -> Drainit {
+    let mut command = vec![envoy.to_owned()];
+    command.extend(config.arguments());
+    let drainit = Drainit::start(options, &command);
+    drainit.wait_ready();
+    drainit
+}
+
+/// The configuration without its UDP listener, of which the kernel tells nothing.
+fn without_udp(admin: Admin, upstream: &Upstream) -> EnvoyConfig {
+    let config = EnvoyConfig::new(admin, upstream);
+    let yaml = fs::read_to_string(&config.file).unwrap();
+    let from = yaml.find("  - name: udp\n    address").unwrap();
+    let to = yaml.find("  - name: metrics\n").unwrap();
+    fs::write(&config.file, format!("{}{}", &yaml[..from], &yaml[to..])).unwrap();
+    config
+}
+
+/// Puts an option into the HTTP listener.
+fn http_option(config: &EnvoyConfig, option: &str) {
+    config.replace(
+        "  - name: http\n    address",
+        &format!("  - name: http\n    {option}\n    address"),
+    );
+}
+
+/// A request that is in flight at SIGTERM gets its answer, and then it is over.
+fn a_request_is_waited_for(drainit: &mut Drainit, config: &EnvoyConfig, upstream: &Upstream) {
+    let slow = SlowRequest::start(config.http, SLOW);
+    upstream.wait_in_flight(1);
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(slow.status(), 200);
+    assert_eq!(drainit.wait_exit(Duration::from_secs(10)), 0);
+    drainit.wait_log("drained after");
+}
+
+#[test]
+fn connections_that_a_matcher_hides_are_waited_for_by_the_kernels_count() {
+    each_envoy(|envoy| {
+        for patterns in [
+            "exclusion_list: { patterns: [{ prefix: listener.127 }] }",
+            // As Istio has it, with neither `server.` nor `listener.`.
+            "inclusion_list: { patterns: [{ prefix: cluster. }, { prefix: http. }] }",
+            "reject_all: true",
+        ] {
+            let upstream = Upstream::start();
+            let config = without_udp(Admin::Unix, &upstream);
+            config.prepend(&format!(
+                "stats_config: {{ stats_matcher: {{ {patterns} }} }}\n"
+            ));
+            let mut drainit = start(envoy, &[], &config);
+            a_request_is_waited_for(&mut drainit, &config, &upstream);
+            drainit.wait_log("let every stats_matcher include the prefixes");
+            drainit.wait_log("counted by the kernel");
+        }
+    });
+}
+
+#[test]
+fn with_all_hidden_and_nothing_left_it_does_not_wait_for_the_deadline() {
+    each_envoy(|envoy| {
+        let upstream = Upstream::start();
+        let config = without_udp(Admin::Unix, &upstream);
+        config.prepend("stats_config: { stats_matcher: { reject_all: true } }\n");
+        let mut drainit = start(envoy, &["--drain-timeout", "60s"], &config);
+        drainit.signal(Signal::SIGTERM);
+        assert_eq!(drainit.wait_exit(PATIENCE), 0);
+        drainit.wait_log("drained after");
+    });
+}
+
+/// New in 1.40.
+#[test]
+fn a_listener_with_a_matcher_of_its_own_is_waited_for() {
+    let upstream = Upstream::start();
+    let config = without_udp(Admin::Unix, &upstream);
+    http_option(&config, "stats_matcher: { reject_all: true }");
+    let mut drainit = Drainit::ready(&[], &config);
+    a_request_is_waited_for(&mut drainit, &config, &upstream);
+}
+
+#[test]
+fn udp_sessions_that_are_hidden_are_never_believed_to_be_over() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    config.prepend(
+        "stats_config: { stats_matcher: { exclusion_list: { patterns: [{ prefix: udp. }] } } }\n",
+    );
+    let mut drainit = Drainit::ready(&["--drain-timeout", "2s"], &config);
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("envoy's statistics hide UDP sessions");
+    drainit.wait_log("what else was left is not known");
+}
+
+#[test]
+fn a_stat_prefix_that_is_anothers_name_hides_nothing() {
+    each_envoy(|envoy| {
+        for prefix in ["admin", "x.worker_3", "envoy_internal_x", "metrics"] {
+            let upstream = Upstream::start();
+            let config = EnvoyConfig::new(Admin::Unix, &upstream);
+            http_option(&config, &format!("stat_prefix: {prefix}"));
+            let mut drainit = start(envoy, &[], &config);
+            let _idle = HttpConnection::idle(config.metrics);
+            let slow = SlowRequest::start(config.http, SLOW);
+            upstream.wait_in_flight(1);
+            drainit.signal(Signal::SIGTERM);
+            // Which connections those are.
+            drainit.wait_log("2 of 2 connections left (1 request in flight");
+            assert_eq!(slow.status(), 200);
+            // The idle one is let go.
+            assert_eq!(drainit.wait_exit(PATIENCE), 0);
+            drainit.wait_log("idle after");
+        }
+    });
+}
+
+#[test]
+fn a_connection_manager_named_as_the_admins_has_idle_connections() {
+    each_envoy(|envoy| {
+        let upstream = Upstream::start();
+        let config = EnvoyConfig::new(Admin::Unix, &upstream);
+        config.replace("stat_prefix: http\n", "stat_prefix: admin\n");
+        let options = ["--settle", "1s", "--drain-timeout", "60s"];
+        let mut drainit = start(envoy, &options, &config);
+        let _idle = HttpConnection::idle(config.http);
+        drainit.signal(Signal::SIGTERM);
+        assert_eq!(drainit.wait_exit(PATIENCE), 0);
+        drainit.wait_log("idle after");
+    });
+}
+
+/// An outer TCP proxy before an internal listener that has the connection manager.
+fn with_internal_listener(upstream: &Upstream) -> EnvoyConfig {
+    let config = EnvoyConfig::new(Admin::Unix, upstream);
+    config.prepend(
+        "bootstrap_extensions:\n- name: internal\n  typed_config: { '@type': \
+         type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener }\n",
+    );
+    let yaml = fs::read_to_string(&config.file).unwrap();
+    let from = yaml.find("  - name: metrics\n").unwrap();
+    let to = yaml.find("  clusters:\n").unwrap();
+    let (address, end) = yaml[from..to].split_once("    address: ").unwrap();
+    let (_, rest) = end.split_once('\n').unwrap();
+    let rest = rest.replace("    stat_prefix: metrics\n    filter", "    filter");
+    let inner = format!("{address}    internal_listener: {{}}\n{rest}");
+    let yaml = yaml.replace(&yaml[from..to], &inner);
+    let yaml = yaml.replace(
+        "  - name: tcp\n    type: STATIC",
+        "  - name: inner\n    type: STATIC\n    load_assignment:\n      cluster_name: inner\n      \
+         endpoints: [{ lb_endpoints: [{ endpoint: { address: { envoy_internal_address: { \
+         server_listener_name: metrics } } } }] }]\n  - name: tcp\n    type: STATIC",
+    );
+    fs::write(
+        &config.file,
+        yaml.replace("cluster: tcp\n", "cluster: inner\n"),
+    )
+    .unwrap();
+    config
+}
+
+#[test]
+fn a_keep_alive_behind_an_internal_listener_is_idle_and_a_busy_one_is_not() {
+    each_envoy(|envoy| {
+        let upstream = Upstream::start();
+        let config = with_internal_listener(&upstream);
+        let options = ["--settle", "1s", "--drain-timeout", "60s"];
+        let mut drainit = start(envoy, &options, &config);
+        let mut connection = HttpConnection::idle(config.tcp);
+        drainit.signal(Signal::SIGTERM);
+        let start = Instant::now();
+        // Envoy says to close it; this client does not listen.
+        holds_for("the connection", Duration::from_millis(2_500), || {
+            connection.get("/fast").is_ok()
+        });
+        assert_eq!(drainit.wait_exit(PATIENCE), 0);
+        assert!(start.elapsed() > Duration::from_millis(3_400));
+        drainit.wait_log("idle after");
+    });
+}
+
+#[test]
+fn an_envoy_without_an_admin_interface_is_waited_for_by_the_kernels_count() {
+    let upstream = Upstream::start();
+    let config = without_udp(Admin::None, &upstream);
+    let mut command = vec![envoy().display().to_string()];
+    command.extend(config.arguments());
+    let mut drainit = Drainit::start(&[], &command);
+    wait_for("envoy's listener", PATIENCE, || {
+        HttpConnection::open(config.http).is_ok()
+    });
+    let session = TcpSession::open(config.tcp);
+    drainit.signal(Signal::SIGTERM);
+    // Begun after the signal, since nobody can tell clients to go away.
+    for _ in 0..3 {
+        assert_eq!(
+            SlowRequest::start(config.http, Duration::from_secs(1)).status(),
+            200
+        );
+    }
+    drop(session);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drained after");
+    drainit.wait_log("counted by the kernel, without envoy's admin interface");
+}
+
+/// A program that nobody may read hides its descriptors from its own user.
+#[test]
+fn what_nobody_tells_is_told_as_unknown_and_not_as_clean() {
+    let dir = TempDir::new();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.join("envoy");
+    fs::copy("/bin/sleep", &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o711)).unwrap();
+    let user = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ];
+    let command = [program.display().to_string(), "60".into()];
+    let options = ["--envoy-flags", "keep", "--listen", "off"];
+    let mut drainit = Drainit::start_under(&user, &[], &options, &command);
+    drainit.wait_log("envoy started");
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 143);
+    drainit.wait_log("what was in flight is not known");
+}
+
+#[test]
+fn a_client_that_asks_between_two_looks_is_not_idle() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let options = ["--settle", "1s", "--drain-timeout", "4s"];
+    let mut drainit = Drainit::ready(&options, &config);
+    let mut client = HttpConnection::idle(config.http);
+    drainit.signal(Signal::SIGTERM);
+    holds_for("the connection", Duration::from_millis(3_500), || {
+        client.get("/fast").is_ok()
+    });
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("deadline");
+}
+
+#[test]
+fn one_slow_answer_of_the_admin_does_not_hold_the_drain_up() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&["--drain-timeout", "60s"], &config);
+    let slow = SlowRequest::start(config.http, Duration::from_secs(3));
+    upstream.wait_in_flight(1);
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_log("1 of 1 connection left");
+    kill(drainit.envoy_pid(), Signal::SIGSTOP).unwrap();
+    thread::sleep(Duration::from_millis(1_200));
+    kill(drainit.envoy_pid(), Signal::SIGCONT).unwrap();
+    assert_eq!(slow.status(), 200);
+    // 1.0.0 looked again twenty times 1.2 s later.
+    assert_eq!(drainit.wait_exit(Duration::from_secs(10)), 0);
+    drainit.wait_log("drained after");
+}
