@@ -1,19 +1,20 @@
 //! Envoy's hot restart: its flags, and its shared memory.
 //!
-//! Two Envoys share a region in /dev/shm and a pair of abstract sockets, both named after the
-//! base id. The second takes the listeners' sockets over from the first, which then drains.
+//! Two Envoys share a region in /dev/shm and four sockets, named after the base id. The second
+//! takes the listeners' sockets over from the first, which then drains. An Envoy believes
+//! whatever comes in at these sockets, so they lie in a directory that nobody else may enter.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::libc;
+use nix::unistd::geteuid;
 
 use super::flags;
-use crate::process;
 
 /// Flags that say otherwise than `--hot-restart`.
 const CONTRADICTIONS: [&str; 5] = [
@@ -42,6 +43,8 @@ pub struct Family {
     pub drain_time: Duration,
     /// When it ends, and cuts what is left.
     pub parent_shutdown_time: Duration,
+    /// What the paths of the sockets begin with; none where the operator gave `--socket-path`.
+    sockets: Option<PathBuf>,
 }
 
 impl Family {
@@ -85,17 +88,25 @@ impl Family {
             Some(id) => u32::try_from(id).map_err(|_| "Envoy's --base-id is out of range")?,
             None => free_base_id(),
         };
-        let family = Family {
+        let concurrency = match given("--concurrency")? {
+            Some(number) => usize::try_from(number).unwrap_or(1),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let dir = private_directory()
+            .map_err(|error| format!("--hot-restart needs a writable /dev/shm: {error}"))?;
+        let sockets = if flags::has(args, SOCKET_PATH) {
+            let _ = fs::remove_dir(dir);
+            None
+        } else {
+            Some(dir.join(random_name()))
+        };
+        Ok(Family {
             base_id,
-            concurrency: match given("--concurrency")? {
-                Some(number) => usize::try_from(number).unwrap_or(1),
-                None => std::thread::available_parallelism().map_or(1, usize::from),
-            },
+            concurrency,
             drain_time: drain,
             parent_shutdown_time: parent,
-        };
-        family.check_memory()?;
-        Ok(family)
+            sockets,
+        })
     }
 
     /// Appends what generation `epoch` is to be started with.
@@ -115,6 +126,54 @@ impl Family {
                 args.extend([flag.into(), number.to_string().into()]);
             }
         }
+        if let Some(sockets) = &self.sockets {
+            args.extend([SOCKET_PATH.into(), sockets.into()]);
+            if !flags::has(args, SOCKET_MODE) {
+                args.extend([SOCKET_MODE, "600"].map(OsString::from));
+            }
+        }
+    }
+
+    /// Gives the sockets' directory to the user that Envoy runs as, once it has made them, and to
+    /// nobody else. Which user that is cannot be known before: a start script may leave root.
+    pub fn close_directory(&self) {
+        let Some((dir, paths)) = self.socket_paths() else {
+            return;
+        };
+        let Ok(now) = fs::symlink_metadata(dir) else {
+            return;
+        };
+        if now.mode() & 0o077 == 0 {
+            return;
+        }
+        let made = paths.iter().find_map(|path| {
+            let made = fs::symlink_metadata(path).ok()?;
+            made.file_type().is_socket().then_some(made)
+        });
+        if let Some(owner) = made
+            && (owner.uid() == now.uid()
+                || chown(dir, Some(owner.uid()), Some(owner.gid())).is_ok())
+        {
+            let _ = fs::set_permissions(dir, Permissions::from_mode(0o700));
+        }
+    }
+
+    /// The directory of the sockets, and the paths that they may have in it: Envoy adds whose a
+    /// socket is and a number, ten times the base id and the epoch modulo three
+    /// (`createDomainSocketAddress` in its source/server/hot_restarting_base.cc).
+    fn socket_paths(&self) -> Option<(&Path, Vec<PathBuf>)> {
+        let sockets = self.sockets.as_ref()?;
+        let path = |role: &str, number: u64| {
+            let mut path = sockets.clone().into_os_string();
+            path.push(format!("_{role}_{}", u64::from(self.base_id) * 10 + number));
+            PathBuf::from(path)
+        };
+        let roles = ["child", "parent", "udp_child", "udp_parent"];
+        let paths = roles
+            .iter()
+            .flat_map(|role| (0..3).map(move |number| (role, number)))
+            .map(|(role, number)| path(role, number));
+        Some((sockets.parent()?, paths.collect()))
     }
 
     /// Clears the mark of a generation that ended while it started: with it, every later one
@@ -150,43 +209,72 @@ impl Family {
             .map_err(|error| unknown(error.to_string()))
     }
 
-    /// Removes the region, which Envoy leaves behind.
+    /// Removes the region and the sockets, which Envoy leaves behind.
     pub fn remove(&self) {
         let _ = fs::remove_file(region(self.base_id));
-    }
-
-    fn check_memory(&self) -> Result<(), String> {
-        let probe = PathBuf::from(format!("/dev/shm/drainit-{}", std::process::id()));
-        let made: io::Result<File> = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .mode(0o600)
-            .open(&probe);
-        let _ = fs::remove_file(&probe);
-        made.map(drop)
-            .map_err(|error| format!("--hot-restart needs a writable /dev/shm: {error}"))
+        if let Some((dir, paths)) = self.socket_paths() {
+            for path in paths {
+                let _ = fs::remove_file(path);
+            }
+            let _ = fs::remove_dir(dir);
+        }
     }
 }
+
+/// Envoy's flags for the sockets.
+const SOCKET_PATH: &str = "--socket-path";
+const SOCKET_MODE: &str = "--socket-mode";
 
 /// Envoy multiplies the base id by ten.
 fn region(base_id: u32) -> PathBuf {
     format!("/dev/shm/envoy_shared_memory_{}", u64::from(base_id) * 10).into()
 }
 
-/// One that no other Envoy has: they share /dev/shm on a node, and abstract sockets in a network
-/// namespace, where several may have pid 1 as their parent.
+/// A new directory in /dev/shm, which hot restart needs anyway. Nobody but its owner may see what
+/// is in it. A root whose start script may leave root lets others make files in it, but not list
+/// or replace any, until [`Family::close_directory`].
+fn private_directory() -> io::Result<PathBuf> {
+    let mut tries = 0;
+    loop {
+        let path = Path::new("/dev/shm").join(format!("drainit-{}", random_name()));
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => {
+                if geteuid().is_root() {
+                    fs::set_permissions(&path, Permissions::from_mode(0o1733))?;
+                }
+                return Ok(path);
+            }
+            // Another one's, by chance.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < 16 => tries += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A name that nobody can guess: 64 bits of a keyed hash, whose key is the kernel's randomness.
+fn random_name() -> String {
+    format!("{:016x}", random())
+}
+
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// One that no other Envoy has: they share /dev/shm on a node, and more than one may be pid 1.
 fn free_base_id() -> u32 {
-    // A prime, so that neighbouring namespaces are far from each other.
-    let spread = process::pid_namespace().wrapping_mul(7_368_787) + u64::from(std::process::id());
-    let first = u32::try_from(spread % 100_000_000).unwrap_or_default() + 1;
-    (first..first + 1_000)
+    // Envoy multiplies it by ten, in 32 bits.
+    let any = || u32::try_from(random() % 400_000_000).unwrap_or_default() + 1;
+    std::iter::repeat_with(any)
+        .take(16)
         .find(|id| !region(*id).exists())
-        .unwrap_or(first)
+        .unwrap_or_else(any)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
 
     fn family(args: &[&str]) -> Result<Family, String> {
@@ -200,10 +288,59 @@ mod tests {
         let mut args = vec!["--concurrency".into(), "3".into()];
         family.complete(&mut args, 2);
         let line: Vec<_> = args.iter().map(|word| word.to_str().unwrap()).collect();
-        assert_eq!(
-            line.join(" "),
-            "--concurrency 3 --restart-epoch 2 --base-id 7 --drain-time-s 20 --parent-shutdown-time-s 25"
-        );
+        let line = line.join(" ");
+        let numbers = "--concurrency 3 --restart-epoch 2 --base-id 7 --drain-time-s 20 \
+                       --parent-shutdown-time-s 25 --socket-path /dev/shm/drainit-";
+        assert!(line.starts_with(numbers), "{line}");
+        assert!(line.ends_with(" --socket-mode 600"), "{line}");
+        family.remove();
+    }
+
+    #[test]
+    fn two_that_start_together_300_times_are_never_refused_and_share_nothing() {
+        let starts = || {
+            let all: Vec<_> = (0..300).map(|_| family(&[]).unwrap()).collect();
+            all
+        };
+        let other = std::thread::spawn(starts);
+        let mut all = starts();
+        all.extend(other.join().unwrap());
+        let ids: HashSet<_> = all.iter().map(|family| family.base_id).collect();
+        let dirs: HashSet<_> = all.iter().map(|family| family.sockets.clone()).collect();
+        for family in &all {
+            family.remove();
+            let (dir, _) = family.socket_paths().unwrap();
+            assert!(!dir.exists(), "{}", dir.display());
+        }
+        assert_eq!(dirs.len(), 600);
+        assert_eq!(ids.len(), 600);
+    }
+
+    #[test]
+    fn the_directory_becomes_that_of_whoever_made_the_sockets_and_nobody_elses() {
+        let family = family(&[]).unwrap();
+        let (dir, paths) = family.socket_paths().unwrap();
+        let mode = || fs::symlink_metadata(dir).unwrap().mode() & 0o7777;
+        fs::write(&paths[0], "no socket").unwrap();
+        let before = mode();
+        family.close_directory();
+        assert_eq!(mode(), before);
+        fs::remove_file(&paths[0]).unwrap();
+        let socket = UnixDatagram::bind(&paths[0]).unwrap();
+        family.close_directory();
+        assert_eq!(mode(), 0o700);
+        drop(socket);
+        family.remove();
+        assert!(!dir.exists());
+    }
+
+    #[test]
+    fn an_operators_own_socket_path_is_kept() {
+        let family = family(&["--socket-path", "/run/envoy/s"]).unwrap();
+        let mut args = vec!["--socket-path".into(), "/run/envoy/s".into()];
+        family.complete(&mut args, 0);
+        assert_eq!(args.iter().filter(|arg| *arg == SOCKET_PATH).count(), 1);
+        assert!(!flags::has(&args, SOCKET_MODE));
     }
 
     #[test]

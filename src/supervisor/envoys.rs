@@ -143,6 +143,9 @@ impl Envoys {
             Ok(None) => return false,
             Ok(Some(address)) => {
                 log::debug!("envoy's admin interface is {address}");
+                if let Some(family) = &self.family {
+                    family.close_directory();
+                }
                 child.place = Place::Told(address);
             }
             Err(why) => log::debug!("{why}"),
@@ -172,6 +175,9 @@ impl Envoys {
     /// # Errors
     /// Those of [`process::spawn`].
     pub fn spawn_next(&mut self) -> io::Result<i32> {
+        if let Some(family) = &self.family {
+            family.close_directory();
+        }
         let child = self.start(self.epoch + 1)?;
         let pid = child.pid;
         self.epoch += 1;

@@ -6,6 +6,7 @@ mod degraded;
 mod kills;
 mod refusals;
 mod rig;
+mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
 
