@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -10,14 +11,19 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fchmod};
 
+use super::kin;
 use crate::client::{Address, Peer};
+
+/// What is wrong with an Envoy that has told nothing.
+pub const NOT_TOLD: &str = "envoy has not told its admin address";
 
 /// Where to look for the address.
 #[derive(Clone, Debug)]
 pub enum Place {
     /// Here, says the operator.
     Known(Address),
-    /// Here, says Envoy: it must be Envoy that answers.
+    /// Here, says Envoy: it must be Envoy that answers. A path may be relative to Envoy's working
+    /// directory.
     Told(Address),
     /// In the file that the operator named with `--admin-address-path`.
     File(PathBuf, Stamp),
@@ -35,14 +41,15 @@ impl Place {
         }
     }
 
-    /// The address, as far as it can be known now.
+    /// The address of the Envoy that `owner` is or has started, as far as it can be known now.
     ///
     /// # Errors
     /// One line that says why there is none.
-    pub fn find(&self) -> Result<Address, String> {
+    pub fn find(&self, owner: Option<i32>) -> Result<Address, String> {
         match self {
-            Place::Known(address) | Place::Told(address) => Ok(address.clone()),
-            Place::Unknown => Err("envoy has not told its admin address".into()),
+            Place::Known(address) => Ok(address.clone()),
+            Place::Told(address) => absolute(address.clone(), owner),
+            Place::Unknown => Err(NOT_TOLD.into()),
             Place::File(path, before) => {
                 let unknown =
                     |why: String| format!("envoy's admin address, in {}: {why}", path.display());
@@ -57,9 +64,29 @@ impl Place {
                     .open(path)
                     .and_then(|file| file.take(4096).read_to_string(&mut text))
                     .map_err(|error| unknown(error.to_string()))?;
-                text.trim().parse().map_err(unknown)
+                absolute(told(&text).map_err(unknown)?, owner)
             }
         }
+    }
+}
+
+/// What Envoy tells as its admin address: an IP address and port, or a path as it is configured.
+fn told(text: &str) -> Result<Address, String> {
+    let text = text.trim();
+    if text.is_empty() || text.starts_with(['/', '@']) || text.parse::<SocketAddr>().is_ok() {
+        return text.parse();
+    }
+    Ok(Address::Unix(text.into()))
+}
+
+/// A path that is relative to the working directory of the Envoy that `owner` is or has started,
+/// made absolute.
+fn absolute(address: Address, owner: Option<i32>) -> Result<Address, String> {
+    match (address, owner) {
+        (Address::Unix(path), Some(owner)) if path.is_relative() => {
+            kin::socket(owner, &path).map(Address::Unix)
+        }
+        (address, _) => Ok(address),
     }
 }
 
@@ -92,8 +119,9 @@ impl Pipe {
         fs::metadata("/proc/self/fd")?;
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         // An entrypoint may change the user before it execs Envoy, which then opens the pipe anew
-        // by its path. Nobody can do so who may not look into Envoy's /proc anyway.
-        fchmod(&write, Mode::from_bits_truncate(0o222))?;
+        // by its path. Nobody can do so who may not look into Envoy's /proc anyway. A kernel that
+        // refuses this (gVisor does) may do without.
+        let _ = fchmod(&write, Mode::from_bits_truncate(0o222));
         Ok(Pipe {
             read: read.into(),
             write: Some(write),
@@ -129,8 +157,7 @@ impl Pipe {
             Ok(length) => {
                 let text =
                     String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned();
-                text.trim()
-                    .parse()
+                told(&text)
                     .map(Some)
                     .map_err(|why| format!("envoy's admin address: {why}"))
             }
@@ -168,13 +195,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_ip_address_is_a_path() {
+        let path = |path: &str| Ok(Address::Unix(path.into()));
+        assert_eq!(told("admin.sock\n"), path("admin.sock"));
+        assert_eq!(told("run:1"), path("run:1"));
+        assert_eq!(told("/run/a"), path("/run/a"));
+        assert_eq!(told("[::1]:9901"), Ok(Address::Tcp("[::1]:9901".into())));
+        assert_eq!(told("@a"), Ok(Address::Abstract("a".into())));
+        assert!(told(" ").is_err());
+    }
+
+    #[test]
     fn a_file_of_an_earlier_envoy_is_not_believed() {
         let path = std::env::temp_dir().join(format!("drainit-address-{}", std::process::id()));
         fs::write(&path, "127.0.0.1:1\n").unwrap();
         let place = Place::File(path.clone(), stamp(&path));
-        assert!(place.find().is_err());
+        assert!(place.find(None).is_err());
         fs::write(&path, "/run/admin.sock").unwrap();
-        assert_eq!(place.find(), Ok(Address::Unix("/run/admin.sock".into())));
+        assert_eq!(
+            place.find(None),
+            Ok(Address::Unix("/run/admin.sock".into()))
+        );
         fs::remove_file(&path).unwrap();
     }
 }

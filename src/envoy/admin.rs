@@ -35,6 +35,8 @@ pub struct Job {
     pub ask: Ask,
     /// Where Envoy's admin interface is.
     pub place: Place,
+    /// The process that is, or has started, the Envoy of that place.
+    pub owner: Option<i32>,
     /// The process whose sockets to look at; none while there is no such.
     pub pid: Option<i32>,
 }
@@ -65,7 +67,7 @@ pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
     loop {
         let job = jobs.next();
         fault::point("admin");
-        let found = job.place.find();
+        let found = job.place.find(job.owner);
         let address = found.as_ref().ok().cloned();
         let peer = job.place.peer();
         let answer = match (job.ask, found) {

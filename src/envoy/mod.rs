@@ -7,5 +7,6 @@ pub mod hot_restart;
 pub mod load;
 pub mod question;
 pub mod roll_call;
+pub mod kin;
 pub mod sockets;
 pub mod stats;

@@ -11,6 +11,7 @@ use crate::client::Address;
 use crate::envoy::address::{Pipe, Place, stamp};
 use crate::envoy::flags;
 use crate::envoy::hot_restart::Family;
+use crate::envoy::kin;
 use crate::options::Options;
 use crate::process::{self, Spawn};
 
@@ -21,6 +22,21 @@ struct Child {
     place: Place,
     pipe: Option<Pipe>,
 }
+
+/// What is to be changed so that Envoy can be asked how it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Nothing: where to ask is known.
+    None,
+    /// This.
+    Change(String),
+    /// That cannot be told yet: no Envoy runs that has come as far as its admin interface.
+    Wait,
+}
+
+/// What is said when that does not change.
+pub const NO_ENVOY: &str = "no envoy has told its admin address yet: until one does, nothing is \
+    known of it, and a drain is blind";
 
 /// Whose end a process's end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +131,36 @@ impl Envoys {
     /// Whether it has an admin interface, as far as is known: it may yet tell of one.
     pub fn may_answer(&self) -> bool {
         self.pipe().is_some() || !matches!(self.place(), Place::Unknown)
+    }
+
+    /// What is to be changed where its admin address is not known.
+    pub fn advice(&self) -> Advice {
+        let Some(child) = &self.newest else {
+            return Advice::None;
+        };
+        if matches!(child.place, Place::Known(_) | Place::Told(_)) {
+            return Advice::None;
+        }
+        let change = |what: &str| {
+            Advice::Change(format!(
+                "envoy has told no admin address, so nothing is known of it and a drain is blind: \
+                 {what}"
+            ))
+        };
+        if !self.options.add_envoy_flags && !matches!(child.place, Place::File(..)) {
+            return change("add --admin-address ADDR, which --envoy-flags keep needs");
+        }
+        let Some(envoy) = kin::envoy(child.pid) else {
+            return Advice::Wait;
+        };
+        if flags::has(&kin::arguments(envoy), "--admin-address-path") {
+            change(
+                "add to its configuration \
+                 `admin: { address: { socket_address: { address: 127.0.0.1, port_value: 9901 } } }`",
+            )
+        } else {
+            change("let the start script hand its arguments on, as in `exec envoy ... \"$@\"`")
+        }
     }
 
     /// What is polled for its admin address.

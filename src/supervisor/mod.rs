@@ -176,6 +176,10 @@ impl Supervisor {
             self.handle(Input::Probe);
         }
         self.helpers.start_due(now);
+        if self.reporter.is_advice_due(now) {
+            let advice = self.envoys.advice();
+            self.reporter.advise(now, advice);
+        }
         self.publish(now);
     }
 
@@ -375,6 +379,7 @@ impl Supervisor {
             number: self.job,
             ask,
             place: self.envoys.place(),
+            owner: self.envoys.pid(),
             // The one that serves.
             pid: self.envoys.parent().or(self.envoys.pid()),
         };

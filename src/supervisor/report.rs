@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::libc;
 
 use crate::drain::{self, Answer, Ask, Outcome};
+use crate::envoy::address;
 use crate::envoy::admin::Reply;
 use crate::envoy::load::Load;
 use crate::http::endpoints::ADMIN_LOST;
@@ -15,6 +16,7 @@ use crate::notify::{Notifier, Wanted};
 use crate::process::Exit;
 use crate::status::{Board, Drain, Snapshot, State};
 
+use super::envoys::{self, Advice};
 use super::words;
 
 /// A progress line when something changed, at the most this often.
@@ -35,6 +37,12 @@ const CLOSED: &str =
 
 /// An Envoy that starts has this long before its silence is worth a warning.
 const START: Duration = Duration::from_secs(10);
+
+/// An Envoy that has told no admin address by then has none to tell, or was not asked to.
+const ADVICE: Duration = Duration::from_secs(2);
+
+/// Between two looks whether there is an Envoy by now.
+const ADVICE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where a container's last words go; Kubernetes shows them.
 const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -63,6 +71,8 @@ pub struct Reporter {
     /// What systemd should know.
     wanted: Wanted,
     kill_timeout: Duration,
+    /// When to look whether the newest Envoy lacks what it takes to ask it.
+    advice_due: Option<Instant>,
 }
 
 impl Reporter {
@@ -82,12 +92,13 @@ impl Reporter {
             notifier,
             wanted: Wanted::default(),
             kill_timeout,
+            advice_due: None,
         }
     }
 
     /// When there is something to say even if nothing happens.
     pub fn wake_at(&self) -> Option<Instant> {
-        [self.progress_due, self.notifier.wake_at()]
+        [self.progress_due, self.advice_due, self.notifier.wake_at()]
             .into_iter()
             .flatten()
             .min()
@@ -112,6 +123,25 @@ impl Reporter {
     pub fn take_generation(&mut self, now: Instant) {
         self.started = now;
         self.hidden = None;
+        self.advice_due = Some(now + ADVICE);
+    }
+
+    /// Whether it is time to look why Envoy has told no admin address.
+    pub fn is_advice_due(&self, now: Instant) -> bool {
+        self.advice_due.is_some_and(|due| due <= now)
+    }
+
+    /// Says once what is to be changed, if anything is.
+    pub fn advise(&mut self, now: Instant, advice: Advice) {
+        self.advice_due = None;
+        match advice {
+            Advice::None => {}
+            Advice::Change(what) => log::warn!("{what}"),
+            Advice::Wait if now.saturating_duration_since(self.started) < START => {
+                self.advice_due = Some(now + ADVICE_AGAIN);
+            }
+            Advice::Wait => log::warn!("{}", envoys::NO_ENVOY),
+        }
     }
 
     /// Envoy was spawned; whether that was not the first time.
@@ -124,6 +154,7 @@ impl Reporter {
     /// Envoy is gone.
     pub fn take_exit(&mut self, exit: Exit) {
         self.exit = Some(exit);
+        self.advice_due = None;
         log::info!(exit_code = exit.code(); "envoy exited: {exit}");
     }
 
@@ -137,6 +168,8 @@ impl Reporter {
     pub fn take_answer(&mut self, now: Instant, reply: &Reply, starts: bool, mute: bool) {
         match &reply.answer {
             Err(why) if mute && reply.ask != Ask::Sockets => log::debug!("{why}"),
+            // What to do about that is said once, by the advice.
+            Err(why) if why == address::NOT_TOLD => log::debug!("{why}"),
             Err(why) if reply.ask == Ask::ServerInfo => log::debug!("/server_info: {why}"),
             Err(why) => self.complain(now, why, starts),
             Ok(Answer::Closed) => self.complain(now, CLOSED, false),

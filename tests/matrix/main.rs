@@ -8,6 +8,7 @@
 mod support;
 
 mod admin;
+mod advice;
 mod certificates;
 mod clock;
 mod envoy;
