@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::address::Place;
+use super::listeners::{Census, Listeners};
 use super::load::{Load, Sight};
 use super::roll_call::{self, Hidden, RollCall};
 use super::{sockets, stats};
@@ -54,6 +55,8 @@ pub struct Reply {
     pub peer: Peer,
     /// The answer, or why there is none, in one line.
     pub answer: Result<Answer, String>,
+    /// To [`Ask::Ready`], of an Envoy that is live: how many listeners it has.
+    pub listeners: Option<Listeners>,
 }
 
 /// The thread: asks one question at a time, for ever. Listeners in `excluded` are marked in what it
@@ -63,6 +66,8 @@ pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
         excluded,
         roll: None,
         known: sockets::Known::default(),
+        census: Census::default(),
+        was_live: false,
     };
     loop {
         let job = jobs.next();
@@ -73,6 +78,7 @@ pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
         let answer = match (job.ask, found) {
             (Ask::Sockets, found) => asker.look(job.pid, found.ok().as_ref()),
             (Ask::Stats, Ok(address)) => asker.ask_load(&address, peer, job.pid),
+            (Ask::Ready, Ok(address)) => asker.ask_ready(&address, peer, job.owner),
             (question, Ok(address)) => ask(question, &address, peer),
             (_, Err(why)) => Err(why),
         };
@@ -82,6 +88,7 @@ pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
             address,
             peer,
             answer,
+            listeners: asker.census.told(),
         }));
     }
 }
@@ -98,9 +105,36 @@ struct Asker<'a> {
     /// What Envoy could tell when it was last asked for that, when, and of which Envoy.
     roll: Option<(RollCall, Instant, Subject)>,
     known: sockets::Known,
+    /// How many listeners Envoy has.
+    census: Census,
+    /// Whether it said that it was live when it was last asked.
+    was_live: bool,
 }
 
 impl Asker<'_> {
+    /// How Envoy is, or in turn with that how many listeners it has.
+    fn ask_ready(
+        &mut self,
+        address: &Address,
+        peer: Peer,
+        owner: Option<i32>,
+    ) -> Result<Answer, String> {
+        let live = || Ok(Answer::Ready("LIVE".into()));
+        if self.census.takes_turn(owner, Instant::now()) && self.was_live {
+            self.census.ask(peer, address, self.excluded);
+            if let Some(Listeners::Count(_)) = self.census.told() {
+                // It answers, and nothing else has changed for all that is known.
+                return live();
+            }
+        }
+        let answer = ask(Ask::Ready, address, peer);
+        self.was_live = answer == live();
+        if self.was_live && self.census.is_new() {
+            self.census.ask(peer, address, self.excluded);
+        }
+        answer
+    }
+
     /// What the kernel says alone.
     fn look(&mut self, pid: Option<i32>, admin: Option<&Address>) -> Result<Answer, String> {
         let (load, accepts) = self.count(pid, admin)?;

@@ -8,5 +8,6 @@ pub mod load;
 pub mod question;
 pub mod roll_call;
 pub mod kin;
+pub mod listeners;
 pub mod sockets;
 pub mod stats;

@@ -114,6 +114,21 @@ fn healthz_fails_when_the_admin_has_not_answered_for_a_minute() {
 }
 
 #[test]
+fn an_envoy_without_a_listener_is_not_ready_and_one_that_does_not_tell_is() {
+    let (mut snapshot, now) = snapshot(State::Live);
+    snapshot.admin.ready = Some((now, Ok("LIVE".into())));
+    for (listeners, answer) in [
+        (None, says(200, "LIVE")),
+        (Some(Listeners::Untold), says(200, "LIVE")),
+        (Some(Listeners::Count(1)), says(200, "LIVE")),
+        (Some(Listeners::Count(0)), says(503, "no listener")),
+    ] {
+        snapshot.admin.listeners = listeners;
+        assert_eq!(ask(Endpoint::Ready, &snapshot, now, now), answer);
+    }
+}
+
+#[test]
 fn ready_says_at_once_what_it_knows() {
     for state in State::ALL {
         let (mut snapshot, now) = snapshot(state);

@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::client::{Address, Peer};
 use crate::drain::Outcome;
+use crate::envoy::listeners::Listeners;
 use crate::envoy::load::Load;
 use crate::mailbox::Waker;
 
@@ -94,6 +95,8 @@ pub struct Admin {
     /// What `/ready` last said (`LIVE`, `INITIALIZING`, ...), or why it could not be asked, and
     /// when it was asked.
     pub ready: Option<(Instant, Result<String, String>)>,
+    /// How many listeners Envoy has, once it is live.
+    pub listeners: Option<Listeners>,
 }
 
 /// One drain, under way or over.

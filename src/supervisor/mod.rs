@@ -296,6 +296,7 @@ impl Supervisor {
                 address: None,
                 peer: Peer::Anyone,
                 answer: Err("the thread that asks envoy's admin interface is not there".into()),
+                listeners: None,
             });
         }
     }

@@ -175,6 +175,7 @@ impl Reporter {
             Ok(Answer::Closed) => self.complain(now, CLOSED, false),
             Ok(_) if reply.ask == Ask::Sockets => {}
             Ok(answer) => {
+                self.advice_due = None;
                 if !std::mem::take(&mut self.complaints).is_empty()
                     && !matches!(reply.ask, Ask::Ready)
                 {
@@ -441,6 +442,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expecte
             Err(why) => Err(why.clone()),
         };
         snapshot.admin.ready = Some((now, state));
+        snapshot.admin.listeners = reply.listeners.or(snapshot.admin.listeners);
     }
     match (reply.ask, &reply.answer, &mut snapshot.drain) {
         (Ask::ServerInfo, Ok(Answer::Version(version)), _) => {
@@ -500,6 +502,7 @@ mod tests {
             address: None,
             peer: Peer::Anyone,
             answer: Err("envoy has not told its admin address".into()),
+            listeners: None,
         };
         let mut snapshot = Snapshot::new(now);
         note_answer(&mut snapshot, now, &reply, false);

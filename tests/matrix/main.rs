@@ -13,6 +13,7 @@ mod certificates;
 mod clock;
 mod envoy;
 mod limits;
+mod listeners;
 mod output;
 mod panics;
 mod rest;

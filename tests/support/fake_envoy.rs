@@ -78,6 +78,7 @@ impl SharedModel {
             }
             "POST /drain_listeners" => Answer::Ok("OK\n".into()),
             "GET /stats" => Answer::Ok(self.stats()),
+            "GET /listeners" => Answer::Ok("http::0.0.0.0:8080\ntcp::0.0.0.0:9000\n".to_owned()),
             "GET /server_info" => Answer::Ok(
                 "{\"version\": \"0/1.40.0/Clean/RELEASE/BoringSSL\", \"state\": \"LIVE\"}".into(),
             ),
