@@ -1,6 +1,7 @@
 //! The parts of `drainit`, for its tests and fuzzers. The program is `src/main.rs`.
 
 pub mod certificates;
+pub mod cgroup;
 pub mod cidr;
 pub mod client;
 pub mod commands;

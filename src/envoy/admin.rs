@@ -40,6 +40,8 @@ pub struct Job {
     pub owner: Option<i32>,
     /// The process whose sockets to look at; none while there is no such.
     pub pid: Option<i32>,
+    /// Whether that is an old generation, which another had taken over from that is gone.
+    pub retired: bool,
 }
 
 /// What became of a [`Job`].
@@ -76,6 +78,7 @@ pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
         let address = found.as_ref().ok().cloned();
         let peer = job.place.peer();
         let answer = match (job.ask, found) {
+            (Ask::Sockets, _) if job.retired => asker.look_at_retired(job.pid),
             (Ask::Sockets, found) => asker.look(job.pid, found.ok().as_ref()),
             (Ask::Stats, Ok(address)) => asker.ask_load(&address, peer, job.pid),
             (Ask::Ready, Ok(address)) => asker.ask_ready(&address, peer, job.owner),
@@ -143,6 +146,14 @@ impl Asker<'_> {
         } else {
             Answer::Closed
         })
+    }
+
+    /// The same of an old generation that the one which took over from it had told to drain. It
+    /// accepts nothing, and reads no UDP; its other connections at a listener's port are clients'.
+    fn look_at_retired(&mut self, pid: Option<i32>) -> Result<Answer, String> {
+        let (mut load, _) = self.count(pid, None)?;
+        load.udp_sessions = 0;
+        Ok(Answer::Stats(load))
     }
 
     fn count(&mut self, pid: Option<i32>, admin: Option<&Address>) -> Result<(Load, bool), String> {

@@ -14,6 +14,7 @@ use crate::drain::Outcome;
 use crate::envoy::listeners::Listeners;
 use crate::envoy::load::Load;
 use crate::mailbox::Waker;
+use crate::process::End;
 
 /// What drainit is doing. The metric `drainit_state` has one series for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -192,6 +193,8 @@ pub struct Snapshot {
     pub envoy: Option<Envoy>,
     /// How often Envoy was started again after it had ended.
     pub restarts: u64,
+    /// How the last one ended.
+    pub last_end: Option<End>,
     /// What its admin interface says.
     pub admin: Admin,
     /// The listeners whose connections do not count (`--exclude-listener`).
@@ -243,6 +246,7 @@ impl Snapshot {
             born: now,
             envoy: None,
             restarts: 0,
+            last_end: None,
             admin: Admin::default(),
             excluded: Vec::new(),
             load: None,

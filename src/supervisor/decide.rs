@@ -28,9 +28,8 @@ const PROBE_FIRST: Duration = Duration::from_millis(20);
 /// At rest Envoy's admin interface is asked no more often than this.
 const PROBE_REST: Duration = Duration::from_secs(1);
 
-/// An Envoy that exits with 1 within this time was refused its command line or configuration by
-/// itself: starting it again cannot help.
-const REFUSAL: Duration = Duration::from_secs(1);
+/// Whether Envoy refuses its configuration is known in 40 to 80 ms; nobody waits longer than this.
+const JUDGEMENT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 15 });
 
 /// Where Envoy is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,8 +46,12 @@ enum Phase {
         killed: Option<Time>,
         then: Then,
     },
+    /// It ended before it was live, and is asked until then whether it refuses its configuration.
+    Judging { exit: Exit, until: Time },
     /// Started again then.
     Backoff { until: Time },
+    /// No newest Envoy is started any more, and the drain waits for what the old generation has.
+    Outlived,
     /// Not started any more: a drain was asked for while it was down.
     Down,
     /// Over: drainit exits with this.
@@ -159,6 +162,12 @@ impl Core {
         self.answered || self.handles
     }
 
+    /// Whether an end of Envoy now would be one that nobody here asked for, of an Envoy that had
+    /// been live.
+    pub fn serves_unasked(&self) -> bool {
+        matches!(self.phase, Phase::Running { .. }) && self.live.is_some() && self.drain.is_none()
+    }
+
     /// When to call [`Core::handle`] with [`Input::Tick`], if nothing else happens before.
     pub fn wake_at(&self) -> Option<Time> {
         self.wake_at
@@ -169,7 +178,9 @@ impl Core {
         match self.phase {
             Phase::Waiting => State::Waiting,
             Phase::Stopping { .. } => State::Stopping,
-            Phase::Backoff { .. } => State::Restarting,
+            Phase::Judging { .. } if !self.rules.restart => State::Gone,
+            Phase::Judging { .. } | Phase::Backoff { .. } => State::Restarting,
+            Phase::Outlived => State::Draining,
             Phase::Down => State::Drained,
             Phase::Over(_) => State::Gone,
             Phase::Spawning | Phase::Running { .. } => match &self.drain {
@@ -213,6 +224,7 @@ impl Core {
             }
             Input::Answer(ask, answer) => self.take_answer(now, ask, answer.as_ref(), &mut actions),
             Input::Exited(exit) => self.take_exit(now, exit, &mut actions),
+            Input::Judged(refusal) => self.take_judgement(now, refusal, &mut actions),
             Input::Reload => self.take_reload(&mut actions),
             Input::Tried(passed) => self.take_tried(passed, &mut actions),
             Input::NextSpawned(spawned) => self.take_next(now, spawned),
@@ -281,6 +293,12 @@ impl Core {
         actions: &mut Vec<Action>,
     ) {
         if self.asked.take_if(|asked| *asked == ask).is_none() {
+            return;
+        }
+        if self.phase == Phase::Outlived {
+            if let Some(drain) = &mut self.drain {
+                drain.answer(now, ask, answer);
+            }
             return;
         }
         let Phase::Running { since } = self.phase else {
@@ -371,14 +389,14 @@ impl Core {
         }
         self.next = None;
         self.tell(Reloaded::Failed);
-        let since = match self.phase {
-            Phase::Running { since } => since,
+        match self.phase {
+            Phase::Running { .. } => {}
             Phase::Stopping { then, .. } => {
                 self.take_stop(now, exit, then, actions);
                 return;
             }
             _ => return,
-        };
+        }
         self.reason = format!("envoy exited: {exit}");
         if let Some(drain) = &mut self.drain {
             drain.end(Outcome::EnvoyExited);
@@ -392,12 +410,37 @@ impl Core {
             self.phase = Phase::Spawning;
             return;
         }
-        let refused =
-            exit == Exit::Code(1) && self.live.is_none() && now.saturating_sub(since) <= REFUSAL;
-        if refused {
-            self.reason = "envoy exited: it refused its command line or configuration".into();
+        match (exit, self.live) {
+            // It has done what it was run for, as `envoy --version` does.
+            (Exit::Code(0), None) => self.end(now, exit, actions),
+            (Exit::Code(_), None) => {
+                self.phase = Phase::Judging {
+                    exit,
+                    until: now + JUDGEMENT,
+                };
+                actions.push(Action::Judge);
+            }
+            _ => self.try_again(now, exit, actions),
         }
-        if exit == Exit::Code(0) || refused || !self.rules.restart {
+    }
+
+    /// An Envoy that ended before it was live refuses its configuration, or does not.
+    fn take_judgement(&mut self, now: Time, refusal: Option<String>, actions: &mut Vec<Action>) {
+        let Phase::Judging { exit, .. } = self.phase else {
+            return;
+        };
+        match refusal {
+            Some(why) => {
+                self.reason = format!("envoy refuses its command line or configuration: {why}");
+                self.end(now, exit, actions);
+            }
+            None => self.try_again(now, exit, actions),
+        }
+    }
+
+    /// What has failed may pass by itself, as an address that another still has.
+    fn try_again(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
+        if !self.rules.restart {
             self.end(now, exit, actions);
             return;
         }

@@ -60,6 +60,12 @@ pub struct Envoys {
     epoch: u32,
     newest: Option<Child>,
     parent: Option<Child>,
+    /// What the newest was last started with.
+    started_with: Vec<OsString>,
+    /// Whether what is run is an Envoy, and no script or another program that starts one.
+    envoy_itself: bool,
+    /// Whether an Envoy was seen to have been given what was added to the command line.
+    hands_on: bool,
 }
 
 impl Envoys {
@@ -84,6 +90,9 @@ impl Envoys {
             epoch: 0,
             newest: None,
             parent: None,
+            started_with: Vec::new(),
+            envoy_itself: false,
+            hands_on: false,
         })
     }
 
@@ -131,6 +140,25 @@ impl Envoys {
     /// Whether it has an admin interface, as far as is known: it may yet tell of one.
     pub fn may_answer(&self) -> bool {
         self.pipe().is_some() || !matches!(self.place(), Place::Unknown)
+    }
+
+    /// Whether what is run is an Envoy, and no script or another program that starts one.
+    pub fn is_envoy_itself(&self) -> bool {
+        self.envoy_itself
+    }
+
+    /// The command line that tells whether Envoy refuses what it was last started with; none where
+    /// it might start a second Envoy that serves: a script may drop its arguments.
+    pub fn trial_of_start(&self) -> Option<Vec<OsString>> {
+        if !self.envoy_itself && !self.hands_on {
+            return None;
+        }
+        let mut line = vec![self.program().to_owned()];
+        line.extend_from_slice(&self.started_with);
+        if !flags::has(&line, "--mode") {
+            line.extend(["--mode", "validate"].map(OsString::from));
+        }
+        Some(line)
     }
 
     /// What is to be changed where its admin address is not known.
@@ -193,6 +221,8 @@ impl Envoys {
                     family.close_directory();
                 }
                 child.place = Place::Told(address);
+                // It was told by whoever got our flag.
+                self.hands_on = true;
             }
             Err(why) => log::debug!("{why}"),
         }
@@ -283,9 +313,9 @@ impl Envoys {
         }
     }
 
-    fn start(&self, epoch: u32) -> io::Result<Child> {
-        let (program, args) = self
-            .line
+    fn start(&mut self, epoch: u32) -> io::Result<Child> {
+        let line = self.line.clone();
+        let (program, args) = line
             .split_first()
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let mut args = args.to_vec();
@@ -309,6 +339,8 @@ impl Envoys {
         if let Some(pipe) = &mut pipe {
             pipe.close_write_end();
         }
+        self.envoy_itself = kin::is_called_envoy(pid);
+        self.started_with = args.clone();
         log::info!(pid = pid; "envoy started, pid {pid}: {}", show(program, &args));
         Ok(Child { pid, place, pipe })
     }

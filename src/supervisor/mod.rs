@@ -24,6 +24,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::certificates::{Command, Report};
+use crate::cgroup;
 use crate::client::Peer;
 use crate::drain::{Answer, Ask, Time};
 use crate::envoy::admin::{Job, Reply};
@@ -33,7 +34,7 @@ use crate::logging;
 use crate::mailbox::{Inbox, Mailbox, Waker};
 use crate::notify::Notifier;
 use crate::options::{Options, Restart};
-use crate::process::{self, Exit, Signals};
+use crate::process::{self, End, Exit, ExitClass, Signals};
 use crate::status::{Admin, Board, Envoy, Handover, Snapshot, State};
 
 use decide::{Action, Core, Input, Order, Rules};
@@ -95,6 +96,8 @@ struct Supervisor {
     born: Instant,
     /// Why the next generation is none.
     refusal: String,
+    /// How many processes here the kernel had killed for their memory when Envoy was spawned.
+    oom_kills: Option<u64>,
     /// The number of the last question to Envoy's admin interface.
     job: u64,
     reloading: Reloading,
@@ -143,6 +146,7 @@ impl Supervisor {
             board,
             born,
             refusal: String::new(),
+            oom_kills: None,
             job: 0,
             reloading: Reloading::default(),
             exit: None,
@@ -302,10 +306,11 @@ impl Supervisor {
     }
 
     fn reap(&mut self) {
-        while let Some((pid, exit)) = process::reap() {
+        while let Some((pid, end)) = process::reap() {
+            let exit = end.exit;
             self.board.update_quietly(|snapshot| snapshot.reaped += 1);
             match self.envoys.take_exit(pid) {
-                Whose::Newest => self.take_exit(exit),
+                Whose::Newest => self.take_exit(end),
                 Whose::Parent => {
                     log::info!("the old generation is gone: {exit}");
                     self.note_generations();
@@ -336,12 +341,24 @@ impl Supervisor {
         }
     }
 
-    fn take_exit(&mut self, exit: Exit) {
+    fn take_exit(&mut self, mut end: End) {
+        let exit = end.exit;
+        let killed = end.exit.code() == Exit::Signal(9).code();
+        if killed && cgroup::oom_kills() > self.oom_kills {
+            end.class = Some(ExitClass::OutOfMemory);
+        }
+        self.board.update(|snapshot| snapshot.last_end = Some(end));
+        if exit == Exit::Code(0) && self.core.serves_unasked() {
+            log::warn!(
+                "envoy ended with exit code 0, which nobody here asked for: a signal or a \
+                 /quitquitquit came from elsewhere"
+            );
+        }
         if self.core.is_rising() && self.envoys.parent().is_some() {
             self.fall_back(exit);
         } else {
             self.helpers.tell(Command::EnvoyGone);
-            self.reporter.take_exit(exit);
+            self.reporter.take_exit(end);
             self.board.update(|snapshot| snapshot.envoy = None);
         }
         self.handle(Input::Exited(exit));
@@ -353,6 +370,7 @@ impl Supervisor {
         for action in self.core.handle(now, input) {
             match action {
                 Action::Spawn => self.spawn(),
+                Action::Judge => self.judge(),
                 Action::Ask(ask) => self.ask(ask),
                 Action::Terminate => self.envoys.signal(libc::SIGTERM),
                 Action::Kill => {
@@ -383,6 +401,7 @@ impl Supervisor {
             owner: self.envoys.pid(),
             // The one that serves.
             pid: self.envoys.parent().or(self.envoys.pid()),
+            retired: self.envoys.pid().is_none(),
         };
         if let Err(job) = self.helpers.ask(job) {
             self.answer_missing(job.number);
@@ -410,6 +429,7 @@ impl Supervisor {
 
     /// Another Envoy is the one to ask and to show from now on.
     fn note_start(&mut self, pid: i32) {
+        self.oom_kills = cgroup::oom_kills();
         let now = Instant::now();
         self.reporter.take_generation(now);
         self.board.update(|snapshot| {

@@ -8,7 +8,7 @@ use super::decide::{Input, Reloaded};
 use super::trials::{Purpose, Verdict, program};
 use crate::certificates::Command;
 use crate::duration::show;
-use crate::process::{self, Exit};
+use crate::process::{self, End, Exit, ExitClass};
 use crate::status::{HotRestarts, Reload};
 
 /// For the certificates to be read again, published and confirmed, which takes 10 s at the most, or
@@ -160,6 +160,14 @@ impl Supervisor {
         self.trials.ask(Purpose::Configuration, line);
     }
 
+    /// Has Envoy, which ended before it was live, say whether it refuses what it was started with.
+    pub(super) fn judge(&mut self) {
+        match self.envoys.trial_of_start() {
+            Some(line) => self.trials.ask(Purpose::Start, line),
+            None => self.handle(Input::Judged(None)),
+        }
+    }
+
     /// A trial ended.
     pub(super) fn take_verdict(&mut self, verdict: Verdict) {
         match verdict.purpose {
@@ -173,6 +181,16 @@ impl Supervisor {
                 }
                 let verdict = refusal.map_or(Ok(()), Err);
                 self.helpers.tell(Command::Validated { id, verdict });
+            }
+            Purpose::Start => {
+                let refusal = verdict.refusal_of_start(self.envoys.is_envoy_itself());
+                if refusal.is_some() {
+                    let class = Some(ExitClass::Configuration);
+                    self.board.update(|snapshot| {
+                        snapshot.last_end = snapshot.last_end.map(|end| End { class, ..end });
+                    });
+                }
+                self.handle(Input::Judged(refusal));
             }
             Purpose::Configuration if verdict.exit == Some(Exit::Code(0)) => {
                 let mut line = program(self.envoys.line());

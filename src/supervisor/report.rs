@@ -13,7 +13,7 @@ use crate::envoy::admin::Reply;
 use crate::envoy::load::Load;
 use crate::http::endpoints::ADMIN_LOST;
 use crate::notify::{Notifier, Wanted};
-use crate::process::Exit;
+use crate::process::{End, Exit};
 use crate::status::{Board, Drain, Snapshot, State};
 
 use super::envoys::{self, Advice};
@@ -58,7 +58,7 @@ pub struct Reporter {
     /// What the snapshot was last brought up to.
     seen: (State, String, Option<(bool, Option<Outcome>)>),
     starts: u64,
-    exit: Option<Exit>,
+    exit: Option<End>,
     failure: Option<String>,
     /// The last complaints about Envoy's admin interface, and when each was made.
     complaints: Vec<(String, Instant)>,
@@ -152,10 +152,10 @@ impl Reporter {
     }
 
     /// Envoy is gone.
-    pub fn take_exit(&mut self, exit: Exit) {
-        self.exit = Some(exit);
+    pub fn take_exit(&mut self, end: End) {
+        self.exit = Some(end);
         self.advice_due = None;
-        log::info!(exit_code = exit.code(); "envoy exited: {exit}");
+        log::info!(exit_code = end.exit.code(); "envoy exited: {end}");
     }
 
     /// Envoy could not be started.
@@ -357,8 +357,8 @@ impl Reporter {
         };
         let end = match self.exit {
             _ if self.starts == 0 => "envoy was not started".into(),
-            Some(exit @ Exit::Signal(_)) => format!("envoy was {exit}"),
-            Some(exit @ Exit::Code(_)) => format!("envoy's {exit}"),
+            Some(end) if matches!(end.exit, Exit::Signal(_)) => format!("envoy was {end}"),
+            Some(end) => format!("envoy's {end}"),
             None => "envoy did not end".into(),
         };
         format!("drainit is over: {why}; {end}; exit code {code}")

@@ -21,11 +21,16 @@ const OUTPUT: u64 = 64 * 1024;
 /// What an Envoy that refuses a configuration says, and nobody else.
 const REFUSAL: &str = "initializing config";
 
+/// What it says of a command line that it refuses.
+const PARSER: &str = "PARSE ERROR";
+
 /// What a trial is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The certificate thread's question of this number.
     Certificates(u64),
+    /// Whether Envoy, which ended before it was live, refuses its configuration.
+    Start,
     /// Whether the next generation's configuration is one.
     Configuration,
     /// Which hot restart the next generation speaks.
@@ -60,6 +65,23 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// The same of the command line that a start was tried with, which Envoy refuses in its
+    /// parser's words. Whatever else a `certain` Envoy exits with 1 for is a refusal as well.
+    pub fn refusal_of_start(&self, certain: bool) -> Option<String> {
+        let refused = self.exit == Some(Exit::Code(1));
+        let last = self
+            .said
+            .lines()
+            .map(str::trim)
+            .rfind(|line| !line.is_empty());
+        self.refusal().or_else(|| {
+            let refused = refused && (certain || self.said.contains(PARSER));
+            refused.then(|| last.unwrap_or("exit code 1").chars().take(300).collect())
+        })
+    }
+}
+
 /// The trials that were asked for, one after the other.
 #[derive(Default)]
 pub struct Trials {
@@ -82,7 +104,7 @@ impl Trials {
 
     /// What a reload asked that was given up is of no interest to the next one.
     pub fn forget_reload(&mut self) {
-        let kept = |purpose: &Purpose| matches!(purpose, Purpose::Certificates(_));
+        let kept = |purpose: &Purpose| matches!(purpose, Purpose::Certificates(_) | Purpose::Start);
         self.asked.retain(|(purpose, _)| kept(purpose));
         if let Some(running) = &mut self.running
             && !kept(&running.purpose)

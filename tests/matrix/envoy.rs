@@ -175,7 +175,8 @@ fn a_refused_configuration_is_the_end_with_1_and_is_not_tried_again() {
         assert_eq!(drainit.wait_exit(PATIENCE), 1);
         let last = drainit.wait_log("drainit is over");
         assert!(
-            last.contains("envoy exited: it refused its command line or configuration"),
+            last.contains("envoy refuses its command line or configuration:")
+                && last.contains("static_ressources"),
             "{last}"
         );
         let starts = drainit
@@ -186,6 +187,134 @@ fn a_refused_configuration_is_the_end_with_1_and_is_not_tried_again() {
             .count();
         assert_eq!(starts, 1);
     }
+}
+
+fn starts(drainit: &Drainit) -> usize {
+    let lines = drainit.log.lines();
+    let starts = lines.iter().filter(|line| line.contains("envoy started"));
+    starts.count()
+}
+
+#[test]
+fn a_refused_command_line_is_the_end_with_its_reason() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut command = vec![crate::support::envoy().display().to_string()];
+    command.extend(config.arguments());
+    command.push("--bogus".into());
+    let mut drainit = Drainit::start(&RESTART, &command);
+    assert_eq!(drainit.wait_exit(PATIENCE), 1);
+    let last = drainit.wait_log("drainit is over");
+    assert!(last.contains("--bogus"), "{last}");
+    assert_eq!(starts(&drainit), 1);
+}
+
+/// Somebody who has a listener's address, and lets it go when dropped.
+fn squatter(config: &EnvoyConfig) -> std::net::TcpListener {
+    std::net::TcpListener::bind(config.http).unwrap()
+}
+
+#[test]
+fn an_address_that_is_taken_for_a_while_is_no_refused_configuration() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let taken = squatter(&config);
+    let mut drainit = Drainit::envoy(&RESTART, &config);
+    wait_for("two more starts", PATIENCE, || starts(&drainit) >= 3);
+    assert!(!drainit.has_exited());
+    drop(taken);
+    drainit.wait_ready();
+    HttpConnection::idle(config.http);
+
+    // And where nobody starts it again, it is no refusal either.
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let _taken = squatter(&config);
+    let mut never = Drainit::envoy(&[], &config);
+    assert_eq!(never.wait_exit(PATIENCE), 1);
+    let last = never.wait_log("drainit is over");
+    assert!(!last.contains("refuse"), "{last}");
+}
+
+#[test]
+fn a_script_that_drops_its_arguments_is_never_asked_and_one_that_hands_them_on_is() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let envoy = crate::support::envoy().display().to_string();
+    let lives = config.dir.join("lives");
+    // Asked whether it refuses its configuration, it would start an Envoy that serves.
+    let script = format!(
+        "echo >>{lives}; [ $(wc -l <{lives}) -gt 2 ] || exit 1
+         exec {envoy} --disable-hot-restart {}",
+        config.arguments().join(" "),
+        lives = lives.display(),
+    );
+    let drainit = Drainit::start(&RESTART, &shell(&script));
+    wait_for("the third life", PATIENCE, || starts(&drainit) == 3);
+    wait_for("envoy to serve", PATIENCE, || {
+        HttpConnection::open(config.http).is_ok()
+    });
+    assert_eq!(fs::read_to_string(&lives).unwrap().lines().count(), 3);
+    drop(drainit);
+
+    let mut command = shell("\"$@\"; exit $?");
+    command.extend(["sh".into(), envoy]);
+    command.extend(config.arguments());
+    let mut drainit = Drainit::start(&RESTART, &command);
+    drainit.wait_ready();
+    config.replace("static_resources:", "static_ressources:");
+    let shell = drainit.envoy_pid();
+    let envoy = crate::support::process::children(shell)[0];
+    kill(envoy, Signal::SIGKILL).unwrap();
+    assert_eq!(drainit.wait_exit(PATIENCE), 1);
+    let last = drainit.wait_log("drainit is over");
+    assert!(last.contains("static_ressources"), "{last}");
+}
+
+#[test]
+fn an_end_that_nobody_here_asked_for_is_a_failure_and_a_warning() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let quit = |drainit: &Drainit| {
+        let admin = config.admin.as_ref().unwrap();
+        let _ = admin.request("POST", "/quitquitquit", PATIENCE);
+        drainit.wait_log("which nobody here asked for");
+    };
+    let mut drainit = Drainit::ready(&RESTART, &config);
+    let envoy = drainit.envoy_pid();
+    quit(&drainit);
+    wait_for("another life", PATIENCE, || {
+        restarts(&drainit) == 1 && drainit.get("/ready").0 == 200
+    });
+    assert_ne!(drainit.envoy_pid(), envoy);
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+
+    let mut never = Drainit::ready(&[], &config);
+    quit(&never);
+    assert_eq!(never.wait_exit(PATIENCE), 0);
+
+    let version = [
+        crate::support::envoy().display().to_string(),
+        "--version".into(),
+    ];
+    let mut version = Drainit::start(&RESTART, &version);
+    assert_eq!(version.wait_exit(PATIENCE), 0);
+    assert_eq!(starts(&version), 1);
+}
+
+#[test]
+fn a_core_dump_is_told() {
+    let script = "ulimit -c unlimited; kill -ABRT $$";
+    let dumps = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    let dir = crate::support::TempDir::new();
+    let script = format!("cd {}; {script}", dir.path().display());
+    let mut drainit = Drainit::start(&[], &shell(&script));
+    assert_eq!(drainit.wait_exit(PATIENCE), 134);
+    let last = drainit.wait_log("drainit is over");
+    assert!(
+        last.contains("envoy was killed by SIGABRT, core dumped"),
+        "{last} ({dumps})"
+    );
 }
 
 #[test]
@@ -317,17 +446,23 @@ fn an_envoy_that_the_kernel_kills_for_its_memory_is_137() {
     let upstream = Upstream::start();
     let config = EnvoyConfig::new(Admin::Unix, &upstream);
     let limit = MemoryLimit::new("oom", 8 << 20);
-    let mut command = shell(&format!("{}; exec \"$@\"", limit.enter()));
-    command.extend(["sh".into(), crate::support::envoy().display().to_string()]);
-    command.extend(config.arguments());
-    let mut drainit = Setting::default().start(&[], &command);
+    // As in a container: drainit, which needs little, is in it too.
+    let enter = || Setting::default().behind_script(&format!("{}; exec \"$@\"", limit.enter()));
+    let mut drainit = enter().envoy(&[], &config);
     assert_eq!(drainit.wait_exit(PATIENCE), 137);
     let last = drainit.wait_log("drainit is over");
-    assert!(last.contains("killed by SIGKILL"), "{last}");
-    let mut drainit = Setting::default().start(&RESTART, &command);
+    assert!(last.contains("killed by SIGKILL, out of memory"), "{last}");
+    let mut drainit = enter().envoy(&RESTART, &config);
     wait_for("restarts", PATIENCE, || restarts(&drainit) >= 2);
     holds_for("the supervisor", Duration::from_millis(300), || {
         !drainit.has_exited()
     });
     terminate_within(&mut drainit, Duration::ZERO, Duration::from_secs(2), 0);
+
+    // A SIGKILL of somebody else's is not called that.
+    let mut drainit = Drainit::ready(&[], &config);
+    kill(drainit.envoy_pid(), Signal::SIGKILL).unwrap();
+    assert_eq!(drainit.wait_exit(PATIENCE), 137);
+    let last = drainit.wait_log("drainit is over");
+    assert!(!last.contains("memory"), "{last}");
 }

@@ -1,5 +1,6 @@
 //! Generations that are killed at every moment of a reload.
 
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -7,8 +8,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::rig::Rig;
+use crate::support::clients::TcpSession;
+use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::upstream::Upstream;
 use crate::support::watch::Watch;
-use crate::support::{PATIENCE, wait_for};
+use crate::support::{PATIENCE, holds_for, wait_for};
 
 /// From the spawn of the next generation, which is live after 60 to 80.
 const MOMENTS: [u64; 7] = [0, 20, 40, 60, 80, 100, 200];
@@ -128,4 +132,32 @@ fn a_sigterm_with_a_kill_ends_in_time() {
             start.elapsed()
         );
     }
+}
+
+#[test]
+fn an_old_generation_is_waited_for_while_the_newest_waits_to_be_started_again() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let options = ["--hot-restart", "--restart", "on-failure"];
+    let mut rig = Rig::with_times(&options, config, upstream, ["1", "60"]);
+    let mut session = TcpSession::open(rig.config.tcp);
+    session.echo().unwrap();
+    let old = rig.newest();
+    assert_eq!(rig.reload().0, 0);
+    session.echo().unwrap();
+    // From here on no newest lives.
+    rig.replace_program(Path::new("/bin/false"));
+    kill(rig.newest(), Signal::SIGKILL).unwrap();
+    wait_for("a pause before the next start", PATIENCE, || {
+        rig.status()["state"] == "restarting"
+    });
+    rig.drainit.signal(Signal::SIGTERM);
+    rig.drainit.wait_log("SIGTERM: draining");
+    holds_for("the session", Duration::from_secs(2), || {
+        session.echo().is_ok()
+    });
+    assert!(crate::rig::is_generation(old) && !rig.drainit.has_exited());
+    drop(session);
+    assert_eq!(rig.drainit.wait_exit(PATIENCE), 0);
+    rig.drainit.wait_log("drainit is over: drained");
 }

@@ -42,12 +42,23 @@ impl Rig {
     }
 
     pub fn of(options: &[&str], config: EnvoyConfig, upstream: Upstream) -> Rig {
+        Rig::with_times(options, config, upstream, ["1", "3"])
+    }
+
+    /// With this drain time and parent shutdown time, in seconds.
+    pub fn with_times(
+        options: &[&str],
+        config: EnvoyConfig,
+        upstream: Upstream,
+        [drain, parent]: [&str; 2],
+    ) -> Rig {
         let dir = TempDir::new();
         let program = dir.join("envoy");
         std::os::unix::fs::symlink(envoy(), &program).unwrap();
         let mut command = vec![program.display().to_string()];
         command.extend(config.arguments());
-        command.extend(["--drain-time-s", "1", "--parent-shutdown-time-s", "3"].map(String::from));
+        let times = ["--drain-time-s", drain, "--parent-shutdown-time-s", parent];
+        command.extend(times.map(String::from));
         let drainit = Setting::default().start(options, &command);
         drainit.wait_ready();
         Rig {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::ending::{KILL_PATIENCE, Then};
 use super::generations::{Next, RISE};
 use super::{Action, Core, Phase};
-use crate::drain::{self, Ask, Time};
+use crate::drain::{self, Answer, Ask, Time};
 use crate::process::Exit;
 
 /// An Envoy that was told to reopen its logs before it had a handler would die of that. It has
@@ -21,6 +21,17 @@ impl Core {
             if let Phase::Running { .. } = self.phase {
                 return wake_at;
             }
+        }
+        if self.phase == Phase::Outlived
+            && let Some(wake_at) = self.advance_outlived(now, actions)
+        {
+            return Some(wake_at);
+        }
+        if let Phase::Judging { until, .. } = self.phase {
+            if now < until {
+                return Some(until);
+            }
+            self.take_judgement(now, None, actions);
         }
         match self.phase {
             Phase::Backoff { until } if now < until => return Some(until),
@@ -45,6 +56,31 @@ impl Core {
             Phase::Spawning => actions.push(Action::Spawn),
             Phase::Over(code) => actions.push(Action::Exit(code)),
             _ => {}
+        }
+        None
+    }
+
+    /// The drain goes on that waits for the old generation. The one that took over has told it to
+    /// drain, and nobody can be asked but the kernel.
+    fn advance_outlived(&mut self, now: Time, actions: &mut Vec<Action>) -> Option<Time> {
+        let stops = loop {
+            let drain = self.drain.as_mut()?;
+            drain.set_known(true);
+            match drain.next(now, self.asked.is_none()) {
+                drain::Next::Ask(Ask::Stats | Ask::Sockets) => {
+                    let horizon = drain.horizon(now);
+                    self.ask(Ask::Sockets, actions);
+                    return Some(horizon);
+                }
+                drain::Next::Ask(ask) => drain.answer(now, ask, Some(&Answer::Done)),
+                drain::Next::Wait(until) => return Some(until),
+                drain::Next::Over(_) => break drain.stops(),
+            }
+        };
+        self.phase = Phase::Down;
+        self.asked = None;
+        if stops {
+            self.end(now, Exit::Code(0), actions);
         }
         None
     }

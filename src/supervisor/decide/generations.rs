@@ -329,6 +329,11 @@ impl Core {
                 then: Then::ExitAs(exit),
                 ..
             } => self.phase = Phase::Over(exit.code()),
+            Phase::Outlived => {
+                if let Some(drain) = &mut self.drain {
+                    drain.end(Outcome::EnvoyExited);
+                }
+            }
             Phase::Running { .. }
                 if self.drain.is_none() && (exit != Exit::Code(0) || !is_its_time) =>
             {

@@ -3,7 +3,7 @@
 use super::generations::RISE;
 use super::tests::{Play, rules, with};
 use super::*;
-use crate::envoy::load::Load;
+use crate::envoy::load::{Listener, Load};
 
 fn hot() -> Rules {
     Rules {
@@ -332,6 +332,72 @@ fn an_envoy_that_accepts_nothing_is_started_anew_unless_something_else_is_planne
 }
 
 #[test]
+fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_started() {
+    let crashed = || {
+        let mut play = two(Rules {
+            restart: true,
+            ..hot()
+        });
+        play.put(Input::Exited(KILLED));
+        play.put(Input::Spawned);
+        play.put(Input::Exited(KILLED));
+        assert_eq!(play.state(), State::Restarting);
+        play
+    };
+    let sessions = |connections| {
+        Answer::Stats(Load {
+            tcp_sessions: connections,
+            listeners: vec![Listener {
+                name: "elsewhere".into(),
+                connections,
+                excluded: false,
+            }],
+            ..Load::default()
+        })
+    };
+    let mut play = crashed();
+    play.order(Order::Stop);
+    assert_eq!(play.core.asked(), Some(Ask::Sockets));
+    assert!(!play.did(Action::TerminateParent));
+    for _ in 0..3 {
+        play.answer(sessions(1));
+        assert_eq!(play.state(), State::Draining);
+        play.now = play.core.wake_at().unwrap();
+        play.put(Input::Tick);
+    }
+    play.answer(sessions(0));
+    play.answer(sessions(0));
+    assert!(play.did(Action::TerminateParent));
+    let outcome = |play: &Play| play.core.drain().and_then(Drain::outcome);
+    assert_eq!(outcome(&play), Some(Outcome::Drained));
+    play.put(Input::ParentExited(Exit::Code(0)));
+    assert!(play.did(Action::Exit(0)));
+
+    // Until the deadline, and no longer than the one who waits.
+    let mut late = crashed();
+    late.order(Order::Stop);
+    late.answer(sessions(1));
+    late.now += Duration::from_secs(25);
+    late.put(Input::Tick);
+    assert!(late.did(Action::TerminateParent));
+    assert_eq!(outcome(&late), Some(Outcome::Deadline));
+
+    let mut twice = crashed();
+    twice.order(Order::Stop);
+    twice.order(Order::Stop);
+    assert!(twice.did(Action::TerminateParent));
+    assert_eq!(outcome(&twice), Some(Outcome::SecondSignal));
+
+    // USR2: it stays, and a later TERM finds nothing to wait for.
+    let mut stays = crashed();
+    stays.order(Order::Drain);
+    stays.answer(sessions(0));
+    assert_eq!(stays.state(), State::Drained);
+    stays.order(Order::Stop);
+    assert!(stays.did(Action::TerminateParent));
+}
+
+#[test]
 fn an_old_generation_that_is_cut_with_a_newest_that_crashes_is_not_called_drained() {
     let mut play = two(Rules {
         restart: true,
@@ -341,10 +407,10 @@ fn an_old_generation_that_is_cut_with_a_newest_that_crashes_is_not_called_draine
     play.put(Input::Spawned);
     play.put(Input::Exited(KILLED));
     assert_eq!(play.state(), State::Restarting);
-    play.order(Order::Stop);
+    play.order(Order::StopNow);
     assert!(play.did(Action::TerminateParent));
     let outcome = play.core.drain().and_then(Drain::outcome);
-    assert_eq!(outcome, Some(Outcome::EnvoyExited));
+    assert_eq!(outcome, Some(Outcome::SecondSignal));
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Signals, and requests that mean the same, in every phase of Envoy's life.
 
+use std::time::Duration;
+
 use super::ending::Then;
 use super::generations::Next;
 use super::{Action, Core, Order, Phase, Reloaded};
-use crate::drain::{Drain, Outcome, Time};
+use crate::drain::{Drain, Limits, Outcome, Time};
 use crate::process::Exit;
 
 impl Core {
@@ -24,10 +26,15 @@ impl Core {
             }
         }
         match self.phase {
-            Phase::Waiting | Phase::Spawning | Phase::Backoff { .. } | Phase::Down => {
+            Phase::Waiting
+            | Phase::Spawning
+            | Phase::Judging { .. }
+            | Phase::Backoff { .. }
+            | Phase::Down => {
                 self.reason = from.into();
-                self.take_order_down(now, order != Order::Drain, actions);
+                self.take_order_down(now, order, actions);
             }
+            Phase::Outlived => self.take_order_outlived(order),
             Phase::Running { since } => {
                 if self.drain.is_none() {
                     self.reason = from.into();
@@ -47,19 +54,58 @@ impl Core {
     }
 
     /// Without an Envoy there is nothing to drain, and none is started any more. An old generation
-    /// ends with the newest, and what it had is cut.
-    fn take_order_down(&mut self, now: Time, stops: bool, actions: &mut Vec<Action>) {
-        let limits = &self.rules.limits;
-        let outcome = match self.parent {
-            Some(_) => Outcome::EnvoyExited,
-            None => Outcome::NeverLive,
+    /// that still drains is waited for, unless there is no time for that.
+    fn take_order_down(&mut self, now: Time, order: Order, actions: &mut Vec<Action>) {
+        if let Phase::Judging { exit, .. } = self.phase
+            && !self.rules.restart
+        {
+            // It has ended, and all that is still asked is why.
+            self.end(now, exit, actions);
+            return;
+        }
+        let stops = order != Order::Drain;
+        let drain = match (self.parent, &self.drain) {
+            (Some(_), None) if order != Order::StopNow => {
+                // Nothing serves that could go on to.
+                let limits = Limits {
+                    delay: Duration::ZERO,
+                    ..self.rules.limits.clone()
+                };
+                self.drain = Some(Drain::new(&limits, now, now, true, stops));
+                self.phase = Phase::Outlived;
+                return;
+            }
+            (parent, _) => {
+                let limits = &self.rules.limits;
+                let drain = Drain::new(limits, now, now, false, stops);
+                let outcome = match parent {
+                    Some(_) => Outcome::SecondSignal,
+                    None => Outcome::NeverLive,
+                };
+                let drain = self.drain.get_or_insert(drain);
+                drain.end(outcome);
+                drain
+            }
         };
-        self.drain
-            .get_or_insert_with(|| Drain::new(limits, now, now, false, stops))
-            .end(outcome);
+        if stops {
+            drain.join_stop();
+        }
         self.phase = Phase::Down;
         if stops {
             self.end(now, Exit::Code(0), actions);
+        }
+    }
+
+    /// What the old generation has is waited for no longer, or Envoy is stopped after that.
+    fn take_order_outlived(&mut self, order: Order) {
+        let Some(drain) = &mut self.drain else {
+            return;
+        };
+        if order == Order::StopNow || order == Order::Stop && drain.stops() {
+            drain.end(Outcome::SecondSignal);
+        }
+        if order != Order::Drain {
+            drain.join_stop();
         }
     }
 

@@ -61,6 +61,9 @@ pub enum Input {
     Answer(Ask, Option<Answer>),
     /// Envoy is gone. Of several generations it is the one that rises, or else the newest.
     Exited(Exit),
+    /// An Envoy that ended before it was live was asked whether it refuses its configuration or
+    /// command line: this is why, or it does not, or cannot be asked.
+    Judged(Option<String>),
     /// Somebody wants the next generation.
     Reload,
     /// The next generation's configuration was tried, and is one; or it is not.
@@ -76,6 +79,8 @@ pub enum Input {
 pub enum Action {
     /// Spawn Envoy.
     Spawn,
+    /// Ask an Envoy that ended before it was live whether it refuses its configuration.
+    Judge,
     /// Ask Envoy's admin interface.
     Ask(Ask),
     /// Send Envoy SIGTERM.

@@ -50,7 +50,21 @@ impl World {
             Phase::Stopping { .. } if self.witness.stops >= 3 => {
                 must(self.witness.killed.is_some(), "a third signal is ignored")
             }
-            Phase::Waiting | Phase::Backoff { .. } | Phase::Down => must(
+            Phase::Backoff { .. } | Phase::Judging { .. }
+                if self.witness.old && order == Order::Stop =>
+            {
+                must(
+                    self.core.phase == Phase::Outlived || self.core.is_stopping_old(),
+                    "an old generation is forgotten",
+                )
+            }
+            Phase::Outlived if again || order == Order::StopNow => {
+                must(self.core.is_stopping_old(), "a signal to stop is ignored")
+            }
+            Phase::Judging { .. } if !self.core.rules.restart && self.witness.old => {
+                must(self.core.is_stopping_old(), "it does not end")
+            }
+            Phase::Waiting | Phase::Backoff { .. } | Phase::Judging { .. } | Phase::Down => must(
                 matches!(self.core.phase, Phase::Over(_)) != self.witness.old,
                 "it does not end",
             ),
@@ -118,10 +132,13 @@ impl World {
                         && from.witness.drain.as_ref().is_some_and(|drain| drain.stops)
             }
             (Outcome::EnvoyExited, Some(_)) => {
-                matches!(event, Event::Exited(_)) || event_is_loss(event, from)
+                matches!(event, Event::Exited(_))
+                    || event_is_loss(event, from)
+                    || matches!(event, Event::ParentExited(_)) && from.core.phase == Phase::Outlived
             }
-            (Outcome::EnvoyExited, None) => {
-                from.core.starts_anew() || matches!(event, Event::Order(_)) && from.witness.old
+            (Outcome::EnvoyExited, None) => from.core.starts_anew(),
+            (Outcome::SecondSignal, None) => {
+                event == Event::Order(Order::StopNow) && from.witness.old
             }
             _ => false,
         };
@@ -168,18 +185,30 @@ impl World {
                 self.witness.terminated.get_or_insert(now);
                 Ok(())
             }
+            Action::Judge => must(
+                matches!(event, Event::Exited(Exit::Code(code)) if code != 0)
+                    && before.live.is_none()
+                    && before.drain.is_none(),
+                "asked of an Envoy that refuses nothing",
+            ),
             Action::Spawn => {
                 must(!self.witness.newest, "two newest")?;
                 must(core.phase == Phase::Spawning, "spawned twice")?;
                 must(core.drain.is_none(), "spawned although told to drain")
             }
             Action::Ask(ask) => {
-                must(running && core.asked == Some(ask), "a question to nobody")?;
+                let outlived = core.phase == Phase::Outlived && self.witness.old;
+                must(
+                    (running || outlived) && core.asked == Some(ask),
+                    "a question to nobody",
+                )?;
+                must(!outlived || ask == Ask::Sockets, "a question to nobody")?;
                 if ask == Ask::Sockets {
                     let seen = &self.witness.drain;
                     let silent = |seen: &DrainSeen| seen.unanswered || !seen.word;
                     let lost = self.witness.refused
                         || core.is_rising()
+                        || outlived
                         || seen.as_ref().is_some_and(silent);
                     must(lost, "the kernel is asked instead of Envoy")?;
                 }
@@ -248,13 +277,25 @@ impl World {
                     } => Some(exit.code()),
                     _ => None,
                 };
+                let (asked, lapsed) = match before.phase {
+                    Phase::Judging { exit, until } => (Some(exit.code()), now >= until),
+                    _ => (None, false),
+                };
+                let never = !core.rules.restart;
                 let patient = |at: Time| now >= at + KILL_PATIENCE;
                 let cut = code == 137 && self.witness.killed.is_some_and(patient);
                 let right = match event {
                     Event::Exited(exit) => code == kept.unwrap_or(exit.code()),
+                    Event::ParentExited(_) if before.phase == Phase::Outlived => code == 0,
                     Event::ParentExited(_) => Some(code) == kept,
                     Event::SpawnFailed => code == COMMAND_NOT_FOUND,
-                    Event::Order(_) => code == 0 && !running && before.phase != Phase::Spawning,
+                    Event::Judged(refused) => Some(code) == asked && (refused || never),
+                    _ if never && lapsed => Some(code) == asked,
+                    Event::Order(_) => {
+                        code == asked.filter(|_| never).unwrap_or(0)
+                            && !running
+                            && before.phase != Phase::Spawning
+                    }
                     _ => false,
                 };
                 must(right || cut, &format!("exit {code}"))
@@ -297,6 +338,12 @@ impl World {
         match core.phase {
             Phase::Spawning => must(actions.contains(&Action::Spawn), "not spawned")?,
             Phase::Backoff { until } => wakes_by(until, "the restart")?,
+            Phase::Judging { until, .. } => wakes_by(until, "the restart")?,
+            Phase::Outlived => {
+                must(self.witness.old, "waits for nobody")?;
+                let looks = core.asked.is_some() || core.wake_at.is_some();
+                must(looks, "no look any more")?;
+            }
             Phase::Stopping { .. } => {
                 let end = match (self.witness.killed, self.witness.terminated) {
                     (Some(at), _) => at + KILL_PATIENCE,
@@ -333,6 +380,7 @@ impl World {
         must(
             core.asked.is_none()
                 || running
+                || core.phase == Phase::Outlived
                 || self.witness.terminated.is_some()
                 || self.witness.killed.is_some(),
             "asks nobody",

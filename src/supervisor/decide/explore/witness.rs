@@ -77,7 +77,13 @@ impl Witness {
                     Order::StopNow => self.stops = (self.stops + 1).max(2),
                     Order::Drain | Order::ReopenLogs => {}
                 }
-                if !running || order == Order::ReopenLogs {
+                // Without a newest, an old generation is waited for.
+                let outlived = self.old
+                    && matches!(
+                        before.phase,
+                        Phase::Backoff { .. } | Phase::Judging { .. } | Phase::Outlived
+                    );
+                if !(running || outlived) || order == Order::ReopenLogs {
                     return;
                 }
                 if order != Order::Drain
@@ -100,8 +106,11 @@ impl Witness {
                         word: self.live || self.old,
                         unanswered: false,
                         kernel: None,
-                        closed: false,
+                        // It accepts nothing.
+                        closed: outlived,
                     });
+                    // All that is there is seen.
+                    self.told |= outlived;
                 }
             }
             Event::Answer(Ask::Ready, Says::Initializing) => self.take_word(),

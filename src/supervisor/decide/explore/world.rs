@@ -53,6 +53,7 @@ impl World {
                 }
             }
             Phase::Backoff { until } => *until = due(*until),
+            Phase::Judging { until, .. } => *until = due(*until),
             _ => {}
         }
         if let Some(drain) = &mut core.drain {
@@ -117,6 +118,9 @@ impl World {
                 inputs.push(Event::Exited(Exit::Code(1)));
             }
         }
+        if let Phase::Judging { .. } = core.phase {
+            inputs.extend([Event::Judged(true), Event::Judged(false)]);
+        }
         if self.witness.old {
             inputs.extend([Exit::Code(0), Exit::Signal(9)].map(Event::ParentExited));
         }
@@ -176,6 +180,17 @@ impl World {
 impl Core {
     pub(super) fn phase_is_over(&self) -> bool {
         matches!(self.phase, Phase::Over(_))
+    }
+
+    /// Whether the old generation is being ended, and nothing else is there.
+    pub(super) fn is_stopping_old(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Stopping {
+                then: Then::ExitAs(_),
+                ..
+            }
+        )
     }
 
     pub(super) fn starts_anew(&self) -> bool {
