@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{complain, pid_in, say, status_now};
 use crate::control;
+use crate::envoy::hot_restart;
 use crate::options::Options;
 use crate::process;
 
@@ -40,6 +41,15 @@ fn reload(options: &Options) -> Result<String, String> {
         .ok_or("that drainit runs in another container: say `drainit reload` in there")?;
     if before.get("reloading").and_then(Value::as_bool) == Some(true) {
         return Err("another reload is under way".into());
+    }
+    if let (Some(version), Some(envoy)) = (
+        before.pointer("/envoy/version").and_then(Value::as_str),
+        before.pointer("/envoy/pid").and_then(Value::as_i64),
+    ) && let Some(warning) = i32::try_from(envoy)
+        .ok()
+        .and_then(|envoy| hot_restart::warning(version, envoy))
+    {
+        complain(&warning);
     }
     process::kill(pid, SIGHUP);
     let until = Instant::now() + LIMIT;

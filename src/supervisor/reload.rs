@@ -8,6 +8,7 @@ use super::decide::{Input, Reloaded};
 use super::trials::{Purpose, Verdict, program};
 use crate::certificates::Command;
 use crate::duration::show;
+use crate::envoy::hot_restart;
 use crate::process::{self, End, Exit, ExitClass};
 use crate::status::{HotRestarts, Reload};
 
@@ -67,6 +68,13 @@ impl Supervisor {
             self.helpers.tell(Command::CheckNow(self.reloading.number));
             self.count(|counts| counts.refused += 1);
             return;
+        }
+        if hot {
+            let envoy = self.board.read().envoy.clone();
+            let warning = envoy.and_then(|it| hot_restart::warning(&it.version?, it.pid));
+            if let Some(warning) = warning {
+                log::warn!("{warning}");
+            }
         }
         self.refusal.clear();
         self.trials.forget_reload();

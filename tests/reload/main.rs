@@ -163,3 +163,25 @@ fn logs_are_reopened_after_a_rise() {
         0
     );
 }
+
+#[test]
+fn an_envoy_that_loses_datagrams_by_a_hot_restart_is_warned_of_before_it() {
+    const LOSES: &str = "loses all datagrams to its UDP listeners";
+    for (program, loses) in [(support::other_envoy(), true), (support::envoy(), false)] {
+        let rig = Rig::start();
+        rig.replace_program(&program);
+        // From the version of the one to the other, and to itself.
+        rig.reload_well();
+        wait_for("the version", PATIENCE, || {
+            rig.status()["envoy"]["version"].is_string()
+        });
+        let said = rig.reload_well();
+        let log = rig.drainit.log.lines();
+        let at = |text: &str| log.iter().rposition(|line| line.contains(text));
+        assert_eq!(said.contains(LOSES), loses, "{said}");
+        assert_eq!(at(LOSES).is_some(), loses, "{log:#?}");
+        if loses {
+            assert!(at(LOSES) < at("envoy started"), "{log:#?}");
+        }
+    }
+}
