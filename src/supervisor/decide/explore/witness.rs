@@ -147,10 +147,10 @@ impl Witness {
                     let first = *self.uptime.get_or_insert(load.uptime.unwrap());
                     self.told |= load.uptime != Some(first);
                 }
-                if let (Some(drain), Some(Answer::Stats(load))) = (&mut self.drain, says.answer()) {
-                    if load.in_flight() > 0 || load.connections() == 0 {
-                        drain.idle_since = None;
-                    }
+                if let (Some(drain), Some(Answer::Stats(load))) = (&mut self.drain, says.answer())
+                    && (load.in_flight() > 0 || load.connections() == 0)
+                {
+                    drain.idle_since = None;
                 }
             }
             Event::Spawned => {
