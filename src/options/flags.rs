@@ -353,7 +353,7 @@ pub const FLAGS: &[Flag] = &[
         "restart",
         One("never|on-failure"),
         "never",
-        "never: Envoy's end is the container's. on-failure: start it again with exponential backoff, for nodes without an orchestrator. One that refuses its configuration is not.",
+        "never: Envoy's end is the container's. on-failure: start it again with exponential backoff, for nodes without an orchestrator. One whose configuration or command line envoy --mode validate refuses is not, and one that exits 0 before it is live has done its work.",
         |o, v| {
             set(
                 &mut o.restart,
