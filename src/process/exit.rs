@@ -1,0 +1,113 @@
+//! How a process ended.
+
+use std::fmt;
+
+use nix::libc::{self, c_int};
+
+use super::signal_name;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// It exited with this code.
+    Code(u8),
+    /// This signal killed it.
+    Signal(u8),
+}
+
+impl Exit {
+    /// The exit code that stands for this in a shell, and with tini: 128+n for signal n.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => signal.saturating_add(128),
+        }
+    }
+
+    /// What is known of such an end of Envoy's, from the exit code alone: a start script hands
+    /// that on.
+    pub fn class(self) -> Option<ExitClass> {
+        match self.code() {
+            134 => Some(ExitClass::Assert),
+            129..=192 => Some(ExitClass::Signal),
+            _ => None,
+        }
+    }
+
+    fn from_status(status: c_int) -> Exit {
+        if libc::WIFSIGNALED(status) {
+            Exit::Signal(u8::try_from(libc::WTERMSIG(status)).unwrap_or(u8::MAX))
+        } else {
+            Exit::Code(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX))
+        }
+    }
+}
+
+/// Why a process ended, where that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExitClass {
+    /// Envoy refuses its command line or configuration (`--mode validate`).
+    Configuration,
+    /// A signal killed it, and it is not known why.
+    Signal,
+    /// The kernel killed it because memory ran out.
+    OutOfMemory,
+    /// It aborted: one of its asserts failed, or its watchdog ended it.
+    Assert,
+}
+
+impl ExitClass {
+    /// The class's name in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            ExitClass::Configuration => "configuration",
+            ExitClass::Signal => "signal",
+            ExitClass::OutOfMemory => "out of memory",
+            ExitClass::Assert => "assert",
+        }
+    }
+}
+
+/// The end of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// How it ended.
+    pub exit: Exit,
+    /// Why, where that is known.
+    pub class: Option<ExitClass>,
+    /// Whether the kernel wrote a core dump.
+    pub dumped: bool,
+}
+
+impl End {
+    /// The end that `waitpid` tells.
+    pub(super) fn from_status(status: c_int) -> End {
+        let exit = Exit::from_status(status);
+        End {
+            exit,
+            class: exit.class(),
+            dumped: libc::WIFSIGNALED(status) && libc::WCOREDUMP(status),
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.exit)?;
+        if self.class == Some(ExitClass::OutOfMemory) {
+            f.write_str(", out of memory")?;
+        }
+        f.write_str(if self.dumped { ", core dumped" } else { "" })
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit code {code}"),
+            Exit::Signal(signal) => {
+                write!(f, "killed by {}", signal_name(c_int::from(*signal)))
+            }
+        }
+    }
+}
