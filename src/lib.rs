@@ -17,5 +17,6 @@ pub mod mailbox;
 pub mod notify;
 pub mod options;
 pub mod process;
+pub mod pulse;
 pub mod status;
 pub mod supervisor;

@@ -17,7 +17,7 @@ use support::fake_envoy::{self, Model, SharedModel};
 use support::{PATIENCE, TempDir, wait_for};
 
 /// The contract's names.
-const NAMES: [(&str, &str); 12] = [
+const NAMES: [(&str, &str); 13] = [
     ("drainit_state", "gauge"),
     ("drainit_envoy_up", "gauge"),
     ("drainit_envoy_restarts_total", "counter"),
@@ -30,6 +30,7 @@ const NAMES: [(&str, &str); 12] = [
     ("drainit_certificate_not_after_seconds", "gauge"),
     ("drainit_certificate_generation", "gauge"),
     ("drainit_certificate_reloads_total", "counter"),
+    ("drainit_certificate_stale", "gauge"),
 ];
 
 /// Parses pages that a NUL separates, and prints every family's name, type, and whether it has a

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, error, info, warn};
 
+use super::check;
 use super::confirm::{Observation, Seen};
+use super::lifetime;
 use super::pending::{Pending, Ruling, Set, Way};
-use super::read::{self, Contents, Refusal};
+use super::read::{Contents, Refusal};
 use super::record::{Outcome, Record};
 use super::watch::Watch;
 
@@ -65,6 +67,8 @@ pub struct Engine {
     good: Option<Set>,
     /// What the SDS files held at the start.
     kept: Option<Arc<Contents>>,
+    /// What the files held when they were last good, and were acted on; none since they were bad.
+    wanted: Option<Arc<Contents>>,
     watch: Watch,
     /// What people are told.
     pub record: Record,
@@ -90,6 +94,7 @@ impl Engine {
             current: None,
             good: None,
             kept: kept.map(Arc::new),
+            wanted: None,
             watch: Watch::new(check, now),
         }
     }
@@ -140,7 +145,7 @@ impl Engine {
     }
 
     /// The files were read: their contents, or why they could not be.
-    pub fn read(&mut self, now: Instant, wall: SystemTime, reading: Result<&Contents, Refusal>) {
+    pub fn read(&mut self, now: Instant, wall: SystemTime, reading: Result<Contents, Refusal>) {
         self.watch.see(now, reading);
         self.unchanged(now, wall);
     }
@@ -153,10 +158,7 @@ impl Engine {
             return;
         }
         let checked = match self.watch.seen() {
-            Some(Ok(contents)) => read::check(contents, wall).map(|checked| Set {
-                contents: contents.clone(),
-                checked,
-            }),
+            Some(Ok(contents)) => Set::of(contents, wall),
             Some(Err(refusal)) => Err(refusal.clone()),
             None => return,
         };
@@ -165,10 +167,12 @@ impl Engine {
             // Nothing is there yet: a whole set need not settle, a candidate Envoy tries it.
             Ok(set) if settled || self.current.is_none() && set.checked.leaf.matched => {
                 self.watch.act(None);
+                self.wanted = Some(set.contents.clone());
                 self.act(set, now);
             }
             Err(refusal) if settled || self.kept.is_some() => {
                 self.watch.act(refusal.until);
+                self.wanted = None;
                 let why = refusal.to_string();
                 self.record.add(Outcome::Refused, Some(&why));
                 self.fall_back(now, wall);
@@ -206,7 +210,7 @@ impl Engine {
         let Some(contents) = self.kept.take() else {
             return;
         };
-        if let Ok(checked) = read::check(&contents, wall) {
+        if let Ok(checked) = check::check(&contents, wall) {
             warn!("{}: going on with what was published before", self.name());
             self.try_or_go_on(Set { contents, checked }, Way::Kept, now);
         }
@@ -392,6 +396,22 @@ impl Engine {
     /// Whether a set is published, and Envoy may start.
     pub fn is_ready(&self) -> bool {
         self.current.is_some()
+    }
+
+    /// Whether what is in the files now is not what Envoy has, as far as is known, or nothing usable
+    /// is there.
+    pub fn is_stale(&self, wall: SystemTime) -> bool {
+        let current = self.current.as_ref().zip(self.wanted.as_ref());
+        let loaded = current.is_some_and(|(current, wanted)| {
+            let bundle = current.checked.bundle.as_ref();
+            let ends = [
+                Some(current.checked.leaf.not_after),
+                bundle.map(|bundle| bundle.not_after),
+            ];
+            let over = |end| lifetime::is_over(end, wall);
+            current.contents == *wanted && !ends.into_iter().flatten().any(over)
+        });
+        !loaded || self.pending.is_some() || self.watch.is_news()
     }
 
     /// Whether nothing is under way: the last change is through, well or badly, or cannot be

@@ -3,6 +3,7 @@
 
 use super::super::confirm::Seen;
 use super::super::publish::version;
+use super::super::secret::SecretBytes;
 use super::*;
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -13,7 +14,7 @@ fn data(name: &str) -> Vec<u8> {
     std::fs::read(format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// What a writer may leave behind. Good ones are told apart by a comment or their kind.
+/// What a writer may leave behind. Good ones are told apart by their chain or their kind.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Ec(u8),
@@ -31,22 +32,35 @@ enum Kind {
 
 impl Kind {
     fn files(self) -> Result<Contents, Refusal> {
-        let set = |cert: &str, key: &str, comment: String| Contents {
-            cert: [data(cert), comment.into_bytes()].concat(),
-            key: data(key),
-            ca: Some(data("ca.crt")),
+        let set = |cert: &str, key: &str, chain: Vec<&str>| Contents {
+            cert: secret(
+                &chain
+                    .into_iter()
+                    .fold(data(cert), |all, next| [all, data(next)].concat()),
+            ),
+            key: secret(&data(key)),
+            ca: Some(secret(&data("ca.crt"))),
+        };
+        let number = |n: u8| {
+            (0..5).map(move |bit| {
+                if n >> bit & 1 == 0 {
+                    "ca.crt"
+                } else {
+                    "rsa.crt"
+                }
+            })
         };
         Ok(match self {
-            Kind::Ec(n) => set("ec.crt", "ec.key", format!("# {n}\n")),
-            Kind::Poison(n) => set("ec.crt", "ec.key", format!("# poison {n}\n")),
-            Kind::Rsa => set("rsa.crt", "rsa.key", String::new()),
-            Kind::Other => set("other.crt", "other.key", String::new()),
-            Kind::Ed25519 => set("ed25519.crt", "ed25519.key", String::new()),
-            Kind::Mismatched => set("rsa.crt", "other.key", String::new()),
-            Kind::Expired => set("expired.crt", "ec.key", String::new()),
+            Kind::Ec(n) => set("ec.crt", "ec.key", number(n).collect()),
+            Kind::Poison(n) => set("ec.crt", "ec.key", number(n).chain([POISON]).collect()),
+            Kind::Rsa => set("rsa.crt", "rsa.key", Vec::new()),
+            Kind::Other => set("other.crt", "other.key", Vec::new()),
+            Kind::Ed25519 => set("ed25519.crt", "ed25519.key", Vec::new()),
+            Kind::Mismatched => set("rsa.crt", "other.key", Vec::new()),
+            Kind::Expired => set("expired.crt", "ec.key", Vec::new()),
             Kind::Torn(n) => {
-                let mut torn = set("ec.crt", "ec.key", String::new());
-                torn.key.truncate(100 + usize::from(n % 50));
+                let mut torn = set("ec.crt", "ec.key", Vec::new());
+                torn.key = secret(&torn.key[..100 + usize::from(n % 50)]);
                 torn
             }
             Kind::Missing => {
@@ -64,8 +78,19 @@ impl Kind {
     }
 }
 
+/// What this world's Envoy does not take in a chain.
+const POISON: &str = "ed25519.crt";
+
 fn is_poison(contents: &Contents) -> bool {
-    contents.cert.windows(6).any(|bytes| bytes == b"poison")
+    let poison = check::cleaned(&Contents {
+        cert: secret(&data(POISON)),
+        ..Contents::default()
+    });
+    contents.cert.ends_with(&poison.unwrap().cert) && contents.cert.len() > 2000
+}
+
+fn secret(bytes: &[u8]) -> SecretBytes {
+    SecretBytes::copy(bytes).unwrap()
 }
 
 /// An Envoy that reads its files at once, and judges them as the real one does.
@@ -80,7 +105,7 @@ impl Envoy {
         if is_poison(contents) {
             self.refusals += 1;
         } else {
-            let leaf = read::check(contents, wall).unwrap().leaf;
+            let leaf = check::check(contents, wall).unwrap().leaf;
             self.taken = Some((generation, leaf.serial));
         }
     }
@@ -174,9 +199,7 @@ impl World {
         match self.engine.next(self.now) {
             Step::Wait(until) => return until <= self.now,
             Step::Read => {
-                let files = self.files.files();
-                let reading = files.as_ref().map_err(Clone::clone);
-                self.engine.read(self.now, self.wall(), reading);
+                self.engine.read(self.now, self.wall(), self.files.files());
             }
             Step::Validate(contents) => {
                 self.candidates += 1;
@@ -214,7 +237,7 @@ impl World {
                     self.engine.published(self.now, Err("disk full".to_owned()));
                     return true;
                 }
-                assert!(read::check(&contents, self.wall()).is_ok());
+                assert!(check::check(&contents, self.wall()).is_ok());
                 let wall = self.wall();
                 if let Some(envoy) = &mut self.envoy {
                     envoy.take(generation, &contents, wall);
@@ -254,7 +277,7 @@ impl World {
     }
 
     fn published(&self) -> Contents {
-        (*self.published.as_ref().unwrap().1).clone()
+        check::cleaned(&self.published.as_ref().unwrap().1).unwrap()
     }
 
     /// The number of changes that ended so: ok, refused, rejected, unconfirmed.
@@ -263,7 +286,7 @@ impl World {
     }
 
     fn shows(&self, kind: Kind) -> bool {
-        self.published() == kind.files().unwrap()
+        self.published() == check::cleaned(&kind.files().unwrap()).unwrap()
     }
 }
 
@@ -539,10 +562,9 @@ fn what_an_earlier_life_published_is_good_enough_to_start_with() {
 fn a_certificate_that_is_not_valid_yet_is_tried_again_when_it_is() {
     let mut world = World::live(Kind::Ec(0));
     let early = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-    let rsa = Kind::Rsa.files().unwrap();
     for wall in [early, early] {
         world.now += ms(700);
-        world.engine.read(world.now, wall, Ok(&rsa));
+        world.engine.read(world.now, wall, Kind::Rsa.files());
     }
     assert!(
         world
@@ -630,7 +652,7 @@ proptest! {
                         *generation += u64::from(dies);
                     }
                     let generation = published.as_ref().map_or(0, |(generation, _)| *generation);
-                    let kept = published.as_ref().map(|(_, contents)| (**contents).clone());
+                    let kept = published.as_ref().map(|(_, contents)| check::cleaned(contents).unwrap());
                     let kept = kept.filter(|_| whole);
                     let envoy = world.envoy.take();
                     let (start, now, files) = (world.start, world.now, world.files);

@@ -8,9 +8,11 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::read::Files;
+use crate::pulse::Pulse;
 
 /// Far above the granularity of any file system's clock.
 const GRANULARITY: Duration = Duration::from_secs(2);
@@ -29,9 +31,9 @@ pub struct Glance {
 }
 
 impl Glance {
-    /// Whether the files have to be read at `now`.
-    pub fn must_read(&mut self, files: &Files, now: SystemTime) -> bool {
-        let prints = prints(files);
+    /// Whether the files have to be read at `now`; `pulse` shows which one is looked at.
+    pub fn must_read(&mut self, files: &Files, now: SystemTime, pulse: &Pulse) -> bool {
+        let prints = prints(files, pulse);
         self.looks = self.looks.saturating_add(1);
         if self.trusted && self.looks < READ_EVERY && prints == self.prints {
             return false;
@@ -54,9 +56,9 @@ impl Glance {
 }
 
 /// None where a file cannot be looked at: then it is for the reader to say why.
-fn prints(files: &Files) -> Option<[Option<Print>; 3]> {
-    let print = |path| {
-        let file = fs::metadata(path).ok()?;
+fn prints(files: &Files, pulse: &Pulse) -> Option<[Option<Print>; 3]> {
+    let print = |path: &Path| {
+        let file = pulse.during(path, || fs::metadata(path)).ok()?;
         // Nobody can set the change time, unlike the modification time.
         Some([
             file.dev().cast_signed(),
@@ -88,29 +90,35 @@ mod tests {
             key: dir.join("key"),
             ca: None,
         };
+        let pulse = Pulse::default();
         let mut glance = Glance::default();
         let now = SystemTime::now();
-        assert!(glance.must_read(&files, now), "there is nothing");
-        assert!(glance.must_read(&files, now), "there is nothing still");
+        assert!(glance.must_read(&files, now, &pulse), "there is nothing");
+        assert!(
+            glance.must_read(&files, now, &pulse),
+            "there is nothing still"
+        );
         fs::write(&files.cert, "a").unwrap();
         fs::write(&files.key, "a").unwrap();
-        assert!(glance.must_read(&files, now));
+        assert!(glance.must_read(&files, now, &pulse));
         assert!(
-            glance.must_read(&files, now),
+            glance.must_read(&files, now, &pulse),
             "it may have changed again since"
         );
         let later = now + Duration::from_secs(10);
-        assert!(glance.must_read(&files, later));
-        assert!(!glance.must_read(&files, later));
+        assert!(glance.must_read(&files, later, &pulse));
+        assert!(!glance.must_read(&files, later, &pulse));
         // In place, of the same size: the change time tells.
         std::thread::sleep(Duration::from_millis(20));
         let mut file = fs::OpenOptions::new().write(true).open(&files.key).unwrap();
         file.write_all(b"b").unwrap();
-        assert!(glance.must_read(&files, later));
-        let reads = (0..30).filter(|_| glance.must_read(&files, later)).count();
+        assert!(glance.must_read(&files, later, &pulse));
+        let reads = (0..30)
+            .filter(|_| glance.must_read(&files, later, &pulse))
+            .count();
         assert_eq!(reads, 3, "every tenth look reads all");
         fs::rename(&files.key, &files.cert).unwrap();
-        assert!(glance.must_read(&files, later));
+        assert!(glance.must_read(&files, later, &pulse));
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -5,9 +5,12 @@
 //! set tells it to, and may hang on a stuck file system: nobody waits for it. Started again after
 //! a panic it goes on from what is published; tell it [`Command::EnvoyStarted`] then.
 
+pub mod check;
 pub mod confirm;
 pub mod der;
+mod directory;
 pub mod engine;
+mod existing;
 mod glance;
 pub mod lifetime;
 pub mod pem;
@@ -15,22 +18,26 @@ mod pending;
 pub mod publish;
 pub mod read;
 pub mod record;
+pub mod secret;
 mod unit;
 mod watch;
 pub mod x509;
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use log::{error, info};
 
-use self::publish::Target;
+use self::publish::{CONTOUR_CA, CONTOUR_LEAF, Target};
 use self::read::Files;
 use self::unit::Unit;
 use crate::event::Event;
 use crate::fault;
 use crate::mailbox::{Inbox, Mailbox};
+use crate::pulse::Pulse;
 use crate::status::Certificate;
 
 /// The thread wakes at least this often.
@@ -54,23 +61,35 @@ pub struct Config {
     pub resources: PathBuf,
     /// How often the files are looked at.
     pub check: Duration,
-    /// Who is to own the SDS files, user and group; none for who runs drainit.
-    pub owner: Option<(u32, u32)>,
+}
+
+impl Config {
+    /// What is known of the secrets before any file was looked at: their names.
+    pub fn unread(&self) -> Vec<Certificate> {
+        let xds = self.xds.iter().flat_map(|_| [CONTOUR_LEAF, CONTOUR_CA]);
+        let others = self.secrets.iter().map(|(name, _)| name.as_str());
+        let unread = |name: &str| Certificate {
+            secret: name.to_owned(),
+            stale: true,
+            ..Certificate::default()
+        };
+        xds.chain(others).map(unread).collect()
+    }
 }
 
 /// What the certificate thread tells the main one.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Report {
     /// Envoy must not be started yet, because of this. Sent when it changes.
     Waiting(String),
     /// A usable set of everything is published: Envoy may start.
     FirstSetReady,
-    /// Run `envoy --mode validate -c` on this file, and answer [`Command::Validated`].
+    /// Run `envoy --mode validate -c` on this file, by `/dev/fd`, and answer [`Command::Validated`].
     Validate {
         /// To be sent back.
         id: u64,
-        /// The file. It holds a key, and is removed when the answer is there.
-        config: PathBuf,
+        /// The file, which has no name: it holds a key, and is gone with the last who has it open.
+        config: OwnedFd,
     },
     /// What is known of the secrets. Sent when it changes.
     Status(Vec<Certificate>),
@@ -103,14 +122,16 @@ pub enum Command {
 
 /// Keeps everything fresh until it is told to stop. `admin` GETs a path of Envoy's admin
 /// interface and answers with the body of a 200, or why there is none, within some seconds.
+/// `pulse` shows what file this is at.
 pub fn run(
     config: &Config,
     admin: impl Fn(&str) -> Result<String, String>,
     mailbox: &Mailbox<Event>,
     commands: &Inbox<Command>,
+    pulse: &Pulse,
 ) {
     let send = |report| mailbox.send(Event::Certificates(report));
-    let mut units = units(config);
+    let mut units = units(config, pulse);
     let mut ready = false;
     let mut waiting = String::new();
     let mut reload = None;
@@ -151,7 +172,7 @@ pub fn run(
         }
         wake = Instant::now() + AT_MOST;
         for unit in &mut units {
-            wake = wake.min(unit.work(&admin, &mut |config| {
+            wake = wake.min(unit.work(&admin, pulse, &mut |config| {
                 let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
                 send(Report::Validate { id, config });
                 id
@@ -184,8 +205,13 @@ pub fn run(
     }
 }
 
-fn units(config: &Config) -> Vec<Unit> {
+fn units(config: &Config, pulse: &Pulse) -> Vec<Unit> {
     let start = Instant::now();
+    match pulse.during(&config.resources, || Target::sweep(&config.resources)) {
+        Ok(said) => info!("{said}"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => error!("{error}"),
+    }
     let xds = config
         .xds
         .iter()
@@ -195,10 +221,7 @@ fn units(config: &Config) -> Vec<Unit> {
         .iter()
         .map(|(name, files)| (files, Target::listener(&config.resources, name)));
     let unit = |(files, target): (&Files, Result<Target, String>)| match target {
-        Ok(mut target) => {
-            target.owner = config.owner;
-            Some(Unit::new(files.clone(), target, config.check, start))
-        }
+        Ok(target) => Some(Unit::new(files.clone(), target, config.check, start, pulse)),
         Err(why) => {
             error!("{why}");
             None

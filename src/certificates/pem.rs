@@ -1,9 +1,15 @@
 //! PEM: blocks of base64 between two lines of dashes, with anything around them.
 
 use std::fmt;
+use std::io;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+
+use super::secret::SecretBytes;
+
+/// The base64 of a line of a block that is written (RFC 7468).
+const COLUMNS: usize = 64;
 
 /// One block of a PEM file.
 #[derive(PartialEq, Eq)]
@@ -13,7 +19,9 @@ pub struct Block<'a> {
     /// Whether its headers say that it is encrypted (`Proc-Type: 4,ENCRYPTED`).
     pub encrypted: bool,
     /// What was between the lines, decoded; empty where it is encrypted.
-    pub der: Vec<u8>,
+    pub der: SecretBytes,
+    /// What was between the lines.
+    body: &'a [u8],
 }
 
 impl fmt::Debug for Block<'_> {
@@ -30,55 +38,109 @@ impl fmt::Debug for Block<'_> {
 /// In a few words, when a block is not whole: cut off, ended by another label, or not base64.
 pub fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, String> {
     let mut blocks = Vec::new();
-    let mut lines = text
-        .split(|byte| *byte == b'\n')
-        .map(<[u8]>::trim_ascii_end);
-    while let Some(line) = lines.next() {
+    let mut rest = text;
+    while let Some(line) = next_line(&mut rest) {
         let Some(label) = delimiter(line, "-----BEGIN ") else {
             continue;
         };
-        blocks.push(block(label, &mut lines)?);
+        blocks.push(block(label, &mut rest)?);
     }
     Ok(blocks)
 }
 
+/// The blocks alone that `relabel` gives a label, written in one form under that: what is a
+/// comment to us, or a block of another kind, is not there.
+///
+/// # Errors
+/// When the kernel has no memory.
+pub fn write<'a>(
+    blocks: impl Iterator<Item = &'a Block<'a>> + Clone,
+    relabel: impl Fn(&Block<'_>) -> Option<&'static str>,
+) -> io::Result<SecretBytes> {
+    let chosen = blocks.filter_map(|block| Some((block, relabel(block)?)));
+    let lengths = chosen.clone().map(|(block, label)| {
+        let length = block.body.len();
+        length + length / COLUMNS + 2 * label.len() + "-----BEGIN -----\n-----END -----\n\n".len()
+    });
+    let mut text = SecretBytes::with_capacity(lengths.sum())?;
+    for (block, label) in chosen {
+        text.push(format!("-----BEGIN {label}-----\n").as_bytes())?;
+        for (at, byte) in base64_of(block.body).enumerate() {
+            if at > 0 && at % COLUMNS == 0 {
+                text.push(b"\n")?;
+            }
+            text.push(&[byte])?;
+        }
+        text.push(format!("\n-----END {label}-----\n").as_bytes())?;
+    }
+    Ok(text)
+}
+
+/// Takes the next line off, without the white space at its end.
+fn next_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    if rest.is_empty() {
+        return None;
+    }
+    let mut parts = rest.splitn(2, |byte| *byte == b'\n');
+    let line = parts.next()?;
+    *rest = parts.next().unwrap_or_default();
+    Some(line.trim_ascii_end())
+}
+
 /// The rest of the block that began with `label`.
-fn block<'a>(
-    label: &'a str,
-    lines: &mut impl Iterator<Item = &'a [u8]>,
-) -> Result<Block<'a>, String> {
-    let mut base64 = Vec::new();
+fn block<'a>(label: &'a str, rest: &mut &'a [u8]) -> Result<Block<'a>, String> {
+    let body = *rest;
     let mut encrypted = false;
-    for line in lines {
+    loop {
+        let length = body.len() - rest.len();
+        let Some(line) = next_line(rest) else { break };
         if let Some(end) = delimiter(line, "-----END ") {
             if end != label {
                 return Err(format!("a {label} block ends as {end}"));
             }
+            let body = body.get(..length).unwrap_or_default();
             let der = if encrypted {
-                Vec::new()
+                SecretBytes::default()
             } else {
-                // What exactly is wrong with it would show bytes of what may be a key.
-                STANDARD
-                    .decode(&base64)
-                    .map_err(|_| format!("a {label} block is not base64"))?
+                decode(body).map_err(|why| format!("a {label} block {why}"))?
             };
             return Ok(Block {
                 label,
                 encrypted,
                 der,
+                body,
             });
         }
         if line.starts_with(b"-----BEGIN ") {
             break;
         }
-        // Headers as in RFC 1421 have a colon, which base64 never has.
-        if line.contains(&b':') {
-            encrypted |= line.starts_with(b"Proc-Type:") && line.ends_with(b"ENCRYPTED");
-        } else if !encrypted {
-            base64.extend(line.iter().filter(|byte| !byte.is_ascii_whitespace()));
-        }
+        encrypted |= line.starts_with(b"Proc-Type:") && line.ends_with(b"ENCRYPTED");
     }
     Err(format!("a {label} block is cut off"))
+}
+
+fn decode(body: &[u8]) -> Result<SecretBytes, String> {
+    let memory = |error: io::Error| format!("cannot be decoded: {error}");
+    let mut base64 = SecretBytes::with_capacity(body.len()).map_err(memory)?;
+    for byte in base64_of(body) {
+        base64.push(&[byte]).map_err(memory)?;
+    }
+    let mut der = SecretBytes::with_capacity(base64.len() / 4 * 3 + 3).map_err(memory)?;
+    // What exactly is wrong with it would show bytes of what may be a key.
+    let length = STANDARD
+        .decode_slice(&*base64, der.spare())
+        .map_err(|_| "is not base64")?;
+    der.grow(length);
+    Ok(der)
+}
+
+/// The base64 between the lines: headers as in RFC 1421 have a colon, which base64 never has.
+fn base64_of(body: &[u8]) -> impl Iterator<Item = u8> + '_ {
+    body.split(|byte| *byte == b'\n')
+        .filter(|line| !line.contains(&b':'))
+        .flatten()
+        .copied()
+        .filter(|byte| !byte.is_ascii_whitespace())
 }
 
 /// The label of a line `-----BEGIN label-----`, where `start` is its beginning.
@@ -161,6 +223,24 @@ mod tests {
             format!("{:?}", blocks(text).unwrap()),
             "[PRIVATE KEY (3 bytes)]"
         );
+    }
+
+    #[test]
+    fn what_is_written_holds_the_chosen_blocks_in_one_form_and_nothing_else() {
+        let long = "A".repeat(100);
+        let text = format!(
+            "# a comment\r\n-----BEGIN A-----\r\nx-header: 1\r\n{long}\r\n-----END A-----\r\n\
+             -----BEGIN KEY-----\nAQID\n-----END KEY-----\n-----BEGIN A-----\nAQID\n-----END A-----"
+        );
+        let read = blocks(text.as_bytes()).unwrap();
+        let written = write(read.iter(), |block| (block.label == "A").then_some("B")).unwrap();
+        let expected = format!(
+            "-----BEGIN B-----\n{}\n{}\n-----END B-----\n\
+             -----BEGIN B-----\nAQID\n-----END B-----\n",
+            &long[..64],
+            &long[64..]
+        );
+        assert_eq!(*written, *expected.as_bytes());
     }
 
     proptest! {

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use super::check::{self, Checked};
 use super::confirm::{self, Expected, Observation, Seen, Verdict};
-use super::read::{Checked, Contents};
+use super::read::{Contents, Refusal};
 use crate::status::clock::rfc3339_seconds;
 
 /// For Envoy to take what was published; it takes 1 to 40 ms.
@@ -21,11 +22,23 @@ const ASK_AT_MOST: Duration = Duration::from_millis(500);
 /// The same, once it is late.
 const ASK_LATE: Duration = Duration::from_secs(30);
 
-/// A set that passed the checks.
+/// A set that passed the checks, with nothing in it that Envoy does not need.
 #[derive(Clone, Debug)]
 pub struct Set {
     pub contents: Arc<Contents>,
     pub checked: Checked,
+}
+
+impl Set {
+    /// The set in these files, when it can be used at this time.
+    ///
+    /// # Errors
+    /// When it cannot: which file, and why.
+    pub fn of(files: &Contents, now: SystemTime) -> Result<Set, Refusal> {
+        let checked = check::check(files, now)?;
+        let contents = Arc::new(check::cleaned(files)?);
+        Ok(Set { contents, checked })
+    }
 }
 
 impl fmt::Display for Set {

@@ -1,14 +1,17 @@
 //! Writes the SDS files that Envoy watches: each a `DiscoveryResponse` with exactly one secret,
 //! its PEM inline, so that a certificate and its key cannot be mixed.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown, fchown};
+use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::check;
+use super::directory::Sds;
+use super::existing::{Existing, take};
 use super::read::Contents;
+use super::secret::SecretBytes;
 
 /// The secret of the xDS client's certificate and key, by Contour's name.
 pub const CONTOUR_LEAF: &str = "contour_xds_tls_certificate";
@@ -20,8 +23,6 @@ const CONTOUR_LEAF_FILE: &str = "xds-tls-certificate";
 const CONTOUR_CA_FILE: &str = "xds-validation-context";
 
 const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
-/// The most that is read of an SDS file, in bytes: three files of 1 MiB and some escaping.
-const LIMIT: u64 = 4 << 20;
 
 /// One secret and its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,13 @@ pub struct Secret {
     pub path: PathBuf,
 }
 
+impl Secret {
+    /// The file's name.
+    pub fn file(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
+    }
+}
+
 /// Where a set is published.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -39,8 +47,8 @@ pub struct Target {
     pub leaf: Secret,
     /// The secret of the CA bundle, where there is one.
     pub ca: Option<Secret>,
-    /// Who is to own the files: user and group.
-    pub owner: Option<(u32, u32)>,
+    /// The resources directory.
+    dir: PathBuf,
     /// The validation context without its CA: whom to expect there.
     context: Map<String, Value>,
 }
@@ -64,7 +72,7 @@ impl Target {
         Target {
             leaf: secret(CONTOUR_LEAF, CONTOUR_LEAF_FILE),
             ca: Some(secret(CONTOUR_CA, CONTOUR_CA_FILE)),
-            owner: None,
+            dir: dir.to_owned(),
             context: contour_context(),
         }
     }
@@ -81,7 +89,7 @@ impl Target {
                 path: dir.join("sds").join(format!("{name}.json")),
             },
             ca: None,
-            owner: None,
+            dir: dir.to_owned(),
             context: Map::new(),
         })
     }
@@ -94,25 +102,31 @@ impl Target {
 
     /// Looks at the files that are there: the matchers of a validation context are kept from here
     /// on, whoever wrote them. What is not there, or not to be read, is as good as absent.
-    pub fn take_over(&mut self) -> Published {
-        let leaf = Existing::read(&self.leaf.path, "tls_certificate");
-        let ca = self
-            .ca
-            .as_ref()
-            .map(|ca| Existing::read(&ca.path, "validation_context"));
+    ///
+    /// # Errors
+    /// When the kernel has no memory.
+    pub fn take_over(&mut self) -> io::Result<Published> {
+        // Why it cannot be opened was said by the sweep, once for all secrets.
+        let Ok(sds) = Sds::open(&self.dir) else {
+            return Ok(Published::default());
+        };
+        let mut leaf = Existing::read(&sds, &self.leaf, "tls_certificate")?;
+        let mut ca = match &self.ca {
+            Some(ca) => Some(Existing::read(&sds, ca, "validation_context")?),
+            None => None,
+        };
         let generations = [&leaf, ca.as_ref().unwrap_or(&leaf)].map(|file| file.generation);
-        let contents = (|| {
-            let leaf = leaf.body.as_ref()?;
-            let ca = match &ca {
-                Some(ca) => Some(inline(ca.body.as_ref()?, "trusted_ca")?),
-                None => None,
-            };
-            Some(Contents {
-                cert: inline(leaf, "certificate_chain")?,
-                key: inline(leaf, "private_key")?,
-                ca,
-            })
-        })();
+        let contents = match (leaf.take("certificate_chain")?, leaf.key.take()) {
+            (Some(cert), Some(key)) => Some(Contents {
+                cert,
+                key,
+                ca: match &mut ca {
+                    Some(ca) => ca.take("trusted_ca")?,
+                    None => None,
+                },
+            }),
+            _ => None,
+        };
         if let Some(Existing {
             body: Some(body), ..
         }) = ca
@@ -124,10 +138,25 @@ impl Target {
             }
         }
         let [one, other] = generations;
-        Published {
+        let whole = |contents: &Contents| {
+            // An earlier version published whatever the files held: that is written anew.
+            let clean = check::cleaned(contents).is_ok_and(|clean| clean == *contents);
+            clean && contents.ca.is_some() == self.ca.is_some() && one == other && one > 0
+        };
+        Ok(Published {
             generation: one.max(other),
-            contents: contents.filter(|_| one == other && one > 0),
-        }
+            contents: contents.filter(whole),
+        })
+    }
+
+    /// Removes what an earlier drainit left in the directory, and says whose that is.
+    ///
+    /// # Errors
+    /// When it is not to be trusted, or something cannot be removed; also when it is not there.
+    pub fn sweep(resources: &Path) -> io::Result<String> {
+        let sds = Sds::open(resources)?;
+        sds.sweep()?;
+        Ok(sds.describe())
     }
 
     /// Publishes a set: the CA first, so that the new leaf's peers are trusted when it comes.
@@ -135,12 +164,15 @@ impl Target {
     /// # Errors
     /// When a file cannot be written. The files may be of two generations then; each is whole.
     pub fn publish(&self, generation: u64, contents: &Contents) -> io::Result<()> {
+        let sds = Sds::make(&self.dir)?;
         if let (Some(secret), Some(ca)) = (&self.ca, &contents.ca) {
-            let body = ("validation_context", self.context(ca));
-            self.write(secret, &response(generation, &secret.name, body))?;
+            let body = self.context(ca)?;
+            let text = response(generation, &secret.name, "validation_context", &body)?;
+            sds.replace(secret.file(), &text)?;
         }
-        let body = ("tls_certificate", certificate(contents));
-        self.write(&self.leaf, &response(generation, &self.leaf.name, body))
+        let body = certificate(contents)?;
+        let text = response(generation, &self.leaf.name, "tls_certificate", &body)?;
+        sds.replace(self.leaf.file(), &text)
     }
 
     /// The SDS files in Contour's own form: they name the files, and Envoy reads those.
@@ -165,13 +197,12 @@ impl Target {
         std::iter::once(leaf).chain(ca).collect()
     }
 
-    /// A configuration for `envoy --mode validate` that holds this set and nothing else.
-    pub fn candidate(&self, contents: &Contents) -> String {
-        let mut tls = json!({ "tls_certificates": [certificate(contents)] });
-        if let (Some(ca), Some(tls)) = (&contents.ca, tls.as_object_mut()) {
-            tls.insert("validation_context".to_owned(), self.context(ca));
-        }
-        json!({ "static_resources": { "clusters": [{
+    /// A configuration for `envoy --mode validate` that holds this set and nothing else, JSON.
+    ///
+    /// # Errors
+    /// When the kernel has no memory.
+    pub fn candidate(&self, contents: &Contents) -> io::Result<SecretBytes> {
+        let around = json!({ "static_resources": { "clusters": [{
             "name": "candidate",
             "type": "STATIC",
             "connect_timeout": "1s",
@@ -180,38 +211,28 @@ impl Target {
                 "name": "envoy.transport_sockets.tls",
                 "typed_config": {
                     "@type": format!("{TLS}.UpstreamTlsContext"),
-                    "common_tls_context": tls,
+                    "common_tls_context": HERE,
                 },
             },
-        }]}})
-        .to_string()
+        }]}});
+        let certificate = certificate(contents)?;
+        let tls = match &contents.ca {
+            Some(ca) => join(&[
+                br#"{"tls_certificates":["#,
+                &certificate,
+                br#"],"validation_context":"#,
+                &*self.context(ca)?,
+                b"}",
+            ]),
+            None => join(&[br#"{"tls_certificates":["#, &certificate, b"]}"]),
+        };
+        put(&around, &tls?)
     }
 
-    /// Writes a candidate where only this user can read it, and says where.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn write_candidate(&self, contents: &Contents) -> io::Result<PathBuf> {
-        let path = self.candidate_path();
-        replace(&path, self.candidate(contents).as_bytes(), self.owner)?;
-        Ok(path)
-    }
-
-    /// Where a candidate is written.
-    pub fn candidate_path(&self) -> PathBuf {
-        // A name with a leading dot is no secret's, see [`check_name`].
-        let file = format!(".{}.candidate.json", self.leaf.name);
-        self.leaf.path.with_file_name(file)
-    }
-
-    fn context(&self, ca: &[u8]) -> Value {
+    fn context(&self, ca: &[u8]) -> io::Result<SecretBytes> {
         let mut context = self.context.clone();
-        context.insert("trusted_ca".to_owned(), source(ca));
-        Value::Object(context)
-    }
-
-    fn write(&self, secret: &Secret, response: &Value) -> io::Result<()> {
-        replace(&secret.path, response.to_string().as_bytes(), self.owner)
+        context.insert("trusted_ca".to_owned(), HERE.into());
+        put(&Value::Object(context), &*source(ca)?)
     }
 }
 
@@ -239,11 +260,12 @@ fn contour_context() -> Map<String, Value> {
     Map::from_iter([("match_typed_subject_alt_names".to_owned(), matcher)])
 }
 
-fn response(generation: u64, name: &str, (kind, body): (&str, Value)) -> Value {
-    json!({
+fn response(generation: u64, name: &str, kind: &str, body: &[u8]) -> io::Result<SecretBytes> {
+    let around = json!({
         "version_info": version(generation),
-        "resources": [{ "@type": format!("{TLS}.Secret"), "name": name, kind: body }],
-    })
+        "resources": [{ "@type": format!("{TLS}.Secret"), "name": name, kind: HERE }],
+    });
+    put(&around, body)
 }
 
 /// The version that Envoy is told, and tells, of this generation.
@@ -251,118 +273,53 @@ pub fn version(generation: u64) -> String {
     format!("gen-{generation}")
 }
 
-fn certificate(contents: &Contents) -> Value {
-    json!({
-        "certificate_chain": source(&contents.cert),
-        "private_key": source(&contents.key),
-    })
+/// Stands in JSON for JSON that may hold a key, and is put there without another copy of it. No
+/// name and no matcher has such a character.
+const HERE: &str = "\u{1}";
+
+/// This JSON with that where [`HERE`] stands in it.
+fn put(around: &Value, inner: &[u8]) -> io::Result<SecretBytes> {
+    let around = around.to_string();
+    let here = Value::from(HERE).to_string();
+    let (before, after) = around
+        .split_once(&here)
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    join(&[before.as_bytes(), inner, after.as_bytes()])
 }
 
-fn source(pem: &[u8]) -> Value {
-    // PEM blocks are ASCII; a comment need not be UTF-8, and may lose its accents.
-    json!({ "inline_string": String::from_utf8_lossy(pem) })
-}
-
-/// What an SDS file holds.
-#[derive(Default)]
-struct Existing {
-    generation: u64,
-    body: Option<Map<String, Value>>,
-}
-
-impl Existing {
-    fn read(path: &Path, kind: &str) -> Existing {
-        Existing::parse(path, kind).unwrap_or_default()
+fn join(parts: &[&[u8]]) -> io::Result<SecretBytes> {
+    let length = parts.iter().map(|part| part.len()).sum();
+    let mut joined = SecretBytes::with_capacity(length)?;
+    for part in parts {
+        joined.push(part)?;
     }
-
-    fn parse(path: &Path, kind: &str) -> Option<Existing> {
-        let mut text = Vec::new();
-        let file = fs::File::open(path).ok()?;
-        file.take(LIMIT).read_to_end(&mut text).ok()?;
-        let Ok(Value::Object(mut response)) = serde_json::from_slice(&text) else {
-            return None;
-        };
-        let version = take(&mut response, "version_info");
-        let version = version.as_ref().and_then(Value::as_str);
-        let generation = version.and_then(|version| version.strip_prefix("gen-")?.parse().ok());
-        // Nobody gets beyond that by counting.
-        let generation = generation.filter(|generation| *generation < 1 << 53);
-        let secret = match take(&mut response, "resources") {
-            Some(Value::Array(resources)) => resources.into_iter().next(),
-            _ => None,
-        };
-        let body = match secret {
-            Some(Value::Object(mut secret)) => take(&mut secret, kind),
-            _ => None,
-        };
-        Some(Existing {
-            generation: generation.unwrap_or(0),
-            body: match body {
-                Some(Value::Object(body)) => Some(body),
-                _ => None,
-            },
-        })
-    }
+    Ok(joined)
 }
 
-/// Takes a field out, in either of the spellings that protobuf's JSON has: `trusted_ca` and
-/// `trustedCa`.
-fn take(object: &mut Map<String, Value>, name: &str) -> Option<Value> {
-    object.remove(name).or_else(|| object.remove(&camel(name)))
+fn certificate(contents: &Contents) -> io::Result<SecretBytes> {
+    join(&[
+        br#"{"certificate_chain":"#,
+        &*source(&contents.cert)?,
+        br#","private_key":"#,
+        &*source(&contents.key)?,
+        b"}",
+    ])
 }
 
-fn camel(name: &str) -> String {
-    let mut words = name.split('_');
-    let mut camel = words.next().unwrap_or_default().to_owned();
-    for word in words {
-        let mut letters = word.chars();
-        camel.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
-        camel.push_str(letters.as_str());
-    }
-    camel
-}
-
-fn inline(body: &Map<String, Value>, name: &str) -> Option<Vec<u8>> {
-    let source = body.get(name).or_else(|| body.get(&camel(name)))?;
-    let text = source
-        .get("inline_string")
-        .or_else(|| source.get("inlineString"));
-    Some(text?.as_str()?.as_bytes().to_vec())
-}
-
-/// Replaces a file as a whole: readers see the old one or the new one.
-fn replace(path: &Path, bytes: &[u8], owner: Option<(u32, u32)>) -> io::Result<()> {
-    let owner = owner.map(|(user, group)| (Some(user), Some(group)));
-    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    if !dir.is_dir() {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        if let Some((user, group)) = owner {
-            chown(dir, user, group)?;
+/// A data source with this text inline. It is PEM as [`super::pem::write`] has it: ASCII.
+fn source(pem: &[u8]) -> io::Result<SecretBytes> {
+    let escaped = |byte: &u8| usize::from(matches!(byte, b'\n' | b'"' | b'\\'));
+    let length = pem.iter().map(|byte| 1 + escaped(byte)).sum::<usize>();
+    let mut text = SecretBytes::with_capacity(length)?;
+    for byte in pem {
+        match byte {
+            b'\n' => text.push(b"\\n")?,
+            b'"' => text.push(b"\\\"")?,
+            b'\\' => text.push(b"\\\\")?,
+            byte => text.push(&[*byte])?,
         }
     }
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let temporary = dir.join(format!(".{}.tmp", name.to_string_lossy()));
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // `create_new`: whoever may write to the directory cannot have us follow a link of theirs.
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut file| {
-            if let Some((user, group)) = owner {
-                fchown(&file, user, group)?;
-            }
-            file.write_all(bytes)
-        })
-        .and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+    join(&[br#"{"inline_string":""#, &text, br#""}"#])
 }
 
 #[cfg(test)]

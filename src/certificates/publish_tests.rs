@@ -1,4 +1,5 @@
 use super::*;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 struct Dir(PathBuf);
@@ -19,11 +20,25 @@ impl Drop for Dir {
 }
 
 fn contents(tag: &str) -> Contents {
+    let pem =
+        |label: &str, what: &str| SecretBytes::copy(block(label, what, tag).as_bytes()).unwrap();
     Contents {
-        cert: format!("cert \"{tag}\"\r\n").into_bytes(),
-        key: format!("key {tag}").into_bytes(),
-        ca: Some(format!("ca {tag}").into_bytes()),
+        cert: pem("CERTIFICATE", "cert"),
+        key: pem("PRIVATE KEY", "key"),
+        ca: Some(pem("CERTIFICATE", "ca")),
     }
+}
+
+/// A block of these four letters and digits.
+fn block(label: &str, what: &str, tag: &str) -> String {
+    let text = format!("{what}{tag:0>4}");
+    let text = format!("{text:0<8}");
+    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
 }
 
 fn json(path: &Path) -> Value {
@@ -34,10 +49,10 @@ fn json(path: &Path) -> Value {
 fn what_is_published_is_found_again() {
     let dir = Dir::new("again");
     let mut target = Target::contour(&dir.0);
-    let none = target.take_over();
+    let none = target.take_over().unwrap();
     assert_eq!((none.generation, none.contents), (0, None));
     target.publish(41, &contents("x")).unwrap();
-    let found = Target::contour(&dir.0).take_over();
+    let found = Target::contour(&dir.0).take_over().unwrap();
     assert_eq!(
         (found.generation, found.contents),
         (41, Some(contents("x")))
@@ -77,11 +92,14 @@ fn the_shape_is_a_response_with_one_inline_secret() {
     let certificate = &secret["tls_certificate"];
     assert_eq!(
         certificate["certificate_chain"]["inline_string"],
-        "cert \"x\"\r\n"
+        block("CERTIFICATE", "cert", "x")
     );
     let ca = json(&target.ca.as_ref().unwrap().path);
     let context = &ca["resources"][0]["validation_context"];
-    assert_eq!(context["trusted_ca"]["inline_string"], "ca x");
+    assert_eq!(
+        context["trusted_ca"]["inline_string"],
+        block("CERTIFICATE", "ca", "x")
+    );
     assert_eq!(
         context["match_typed_subject_alt_names"][0]["matcher"]["exact"],
         "contour"
@@ -93,7 +111,7 @@ fn contours_own_files_are_taken_over_with_their_matchers() {
     let dir = Dir::new("matchers");
     let mut target = Target::contour(&dir.0);
     for (secret, file) in target.by_filename("/c/tls.crt", "/c/tls.key", "/c/ca.crt") {
-        replace(&secret.path, file.to_string().as_bytes(), None).unwrap();
+        write(&secret.path, &file.to_string());
     }
     let matchers = json!([{ "san_type": "DNS", "matcher": { "suffix": ".example" } }]);
     let ca = json!({ "resources": [{ "name": "x", "validationContext": {
@@ -103,14 +121,14 @@ fn contours_own_files_are_taken_over_with_their_matchers() {
         "trust_chain_verification": "VERIFY_TRUST_CHAIN",
     }}]});
     let path = target.ca.clone().unwrap().path;
-    replace(&path, ca.to_string().as_bytes(), None).unwrap();
-    let found = target.take_over();
+    write(&path, &ca.to_string());
+    let found = target.take_over().unwrap();
     assert_eq!((found.generation, found.contents), (0, None));
     target.publish(1, &contents("x")).unwrap();
     assert_eq!(
         json(&path)["resources"][0]["validation_context"],
         json!({
-            "trusted_ca": { "inline_string": "ca x" },
+            "trusted_ca": { "inline_string": block("CERTIFICATE", "ca", "x") },
             "matchTypedSubjectAltNames": matchers,
             "trust_chain_verification": "VERIFY_TRUST_CHAIN",
         })
@@ -125,7 +143,7 @@ fn files_of_two_generations_are_nobodys_last_good_set() {
     let ca = target.ca.take();
     target.publish(4, &contents("y")).unwrap();
     target.ca = ca;
-    let found = target.take_over();
+    let found = target.take_over().unwrap();
     assert_eq!((found.generation, found.contents), (4, None));
 }
 
@@ -140,11 +158,53 @@ fn garbage_in_the_directory_is_as_good_as_nothing() {
         "{\"resources\": [7]}",
         "\0",
     ] {
-        replace(&target.leaf.path, garbage.as_bytes(), None).unwrap();
-        replace(&target.ca.clone().unwrap().path, garbage.as_bytes(), None).unwrap();
-        let found = target.take_over();
+        write(&target.leaf.path, garbage);
+        write(&target.ca.clone().unwrap().path, garbage);
+        let found = target.take_over().unwrap();
         assert_eq!((found.generation, found.contents), (0, None), "{garbage}");
     }
+}
+
+#[test]
+fn a_set_that_was_published_with_more_than_it_needs_is_published_anew() {
+    let dir = Dir::new("anew");
+    let mut target = Target::contour(&dir.0);
+    target.publish(3, &contents("x")).unwrap();
+    let key = block("PRIVATE KEY", "key", "x").replace('\n', "\\n");
+    let text = fs::read_to_string(&target.leaf.path).unwrap();
+    let chain = "\"certificate_chain\":{\"inline_string\":\"";
+    write(
+        &target.leaf.path,
+        &text.replace(chain, &format!("{chain}{key}")),
+    );
+    let found = target.take_over().unwrap();
+    assert_eq!((found.generation, found.contents), (3, None));
+}
+
+#[test]
+fn what_is_no_file_or_no_json_of_ours_is_replaced() {
+    let dir = Dir::new("fifo");
+    let mut target = Target::contour(&dir.0);
+    let path = target.leaf.path.clone();
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let found = target.take_over().unwrap();
+    assert_eq!((found.generation, found.contents), (0, None));
+    target.publish(1, &contents("x")).unwrap();
+    assert_eq!(json(&path)["version_info"], "gen-1");
+}
+
+#[test]
+fn what_a_killed_one_left_is_removed() {
+    let dir = Dir::new("left");
+    let target = Target::contour(&dir.0);
+    target.publish(1, &contents("x")).unwrap();
+    let sds = dir.0.join("sds");
+    for left in [".web.candidate.json", ".web.json.tmp"] {
+        fs::write(sds.join(left), "a key").unwrap();
+    }
+    Target::sweep(&dir.0).unwrap();
+    assert_eq!(fs::read_dir(&sds).unwrap().count(), 2);
 }
 
 #[test]
@@ -190,7 +250,11 @@ fn a_reader_in_a_loop_never_sees_half_a_file_or_a_mixed_pair() {
             let pair = &leaf["resources"][0]["tls_certificate"];
             let cert = pair["certificate_chain"]["inline_string"].as_str().unwrap();
             let key = pair["private_key"]["inline_string"].as_str().unwrap();
-            assert_eq!(cert.split('"').nth(1), key.split(' ').nth(1));
+            let tag = |text: &str, what: &str| {
+                let line = text.lines().nth(1).unwrap().to_owned();
+                line.strip_prefix(what).unwrap()[..4].to_owned()
+            };
+            assert_eq!(tag(cert, "cert"), tag(key, "key"));
             json(&target.ca.as_ref().unwrap().path);
         }
     });

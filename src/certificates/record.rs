@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use log::{error, warn};
 
+use super::check::Checked;
 use super::lifetime::Left;
-use super::read::Checked;
 use crate::duration::show;
 use crate::status::Certificate;
 use crate::status::clock::rfc3339_seconds;
@@ -50,6 +50,7 @@ impl Record {
     pub fn new(names: &[String]) -> Record {
         let status = names.iter().map(|name| Certificate {
             secret: name.clone(),
+            stale: true,
             ..Certificate::default()
         });
         Record {
@@ -89,6 +90,14 @@ impl Record {
             status.not_after = Some(after);
         }
         self.changed = true;
+    }
+
+    /// Whether what is in the files now is not what Envoy has, or nothing usable is there.
+    pub fn set_stale(&mut self, stale: bool) {
+        for status in &mut self.status {
+            self.changed |= status.stale != stale;
+            status.stale = stale;
+        }
     }
 
     /// A change is through, and why where it did not succeed.

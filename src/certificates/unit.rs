@@ -1,17 +1,21 @@
 //! One set of files and its engine: does what the engine says.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::warn;
+use log::{error, warn};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::confirm::{self, Observation};
 use super::engine::{Engine, Step};
 use super::glance::Glance;
-use super::publish::Target;
+use super::publish::{Published, Target};
 use super::read::{Contents, Files};
+use crate::pulse::Pulse;
 
 /// The most steps in a row: the other sets, and the commands, have their turn.
 const STEPS: usize = 20;
@@ -22,18 +26,27 @@ pub struct Unit {
     files: Files,
     target: Target,
     names: Vec<String>,
-    buffers: Contents,
     glance: Glance,
-    /// The candidate that is being tried, and the question's number.
-    candidate: Option<(u64, PathBuf)>,
+    /// The number of the question what a candidate Envoy thinks.
+    candidate: Option<u64>,
     /// A file whose name was gone when it was last read, and how often that was so.
     stale: Option<(PathBuf, u32)>,
 }
 
 impl Unit {
-    pub fn new(files: Files, mut target: Target, check: Duration, start: Instant) -> Unit {
-        let published = target.take_over();
-        let _ = fs::remove_file(target.candidate_path());
+    pub fn new(
+        files: Files,
+        mut target: Target,
+        check: Duration,
+        start: Instant,
+        pulse: &Pulse,
+    ) -> Unit {
+        let path = target.leaf.path.clone();
+        let published = pulse.during(&path, || target.take_over());
+        let published = published.unwrap_or_else(|error| {
+            error!("{}: {error}", path.display());
+            Published::default()
+        });
         let names: Vec<_> = target.names().into_iter().map(str::to_owned).collect();
         let (generation, contents) = (published.generation, published.contents);
         Unit {
@@ -41,7 +54,6 @@ impl Unit {
             files,
             target,
             names,
-            buffers: Contents::default(),
             glance: Glance::default(),
             candidate: None,
             stale: None,
@@ -53,27 +65,33 @@ impl Unit {
     pub fn work(
         &mut self,
         admin: &impl Fn(&str) -> Result<String, String>,
-        validate: &mut impl FnMut(PathBuf) -> u64,
+        pulse: &Pulse,
+        validate: &mut impl FnMut(OwnedFd) -> u64,
     ) -> Instant {
         for _ in 0..STEPS {
             let now = Instant::now();
             match self.engine.next(now) {
-                Step::Wait(until) => return until,
-                Step::Read => self.read(),
+                Step::Wait(until) => {
+                    let stale = self.engine.is_stale(SystemTime::now());
+                    self.engine.record.set_stale(stale);
+                    return until;
+                }
+                Step::Read => self.read(pulse),
                 Step::Observe => {
                     let answer = self.observe(admin);
                     self.engine.observed(now, Instant::now(), answer);
                 }
                 Step::Publish(generation, contents) => {
-                    let result = self.target.publish(generation, &contents);
+                    let path = &self.target.leaf.path;
+                    let result = pulse.during(path, || self.target.publish(generation, &contents));
                     let result = result.map_err(|error| error.to_string());
                     self.engine.published(Instant::now(), result);
                 }
-                Step::Validate(contents) => match self.target.write_candidate(&contents) {
-                    Ok(path) => self.candidate = Some((validate(path.clone()), path)),
+                Step::Validate(contents) => match self.candidate(&contents) {
+                    Ok(config) => self.candidate = Some(validate(config)),
                     Err(error) => {
-                        // Publishing will fail as well, and is tried again.
-                        warn!("cannot write a candidate configuration: {error}");
+                        // The Envoy that runs, or is going to, judges alone.
+                        warn!("a candidate Envoy cannot be asked: {error}");
                         self.engine.validated(now, SystemTime::now(), Ok(()));
                     }
                 },
@@ -90,35 +108,47 @@ impl Unit {
 
     /// Whether this question was this set's.
     pub fn asked(&self, id: u64) -> bool {
-        self.candidate
-            .as_ref()
-            .is_some_and(|(asked, _)| *asked == id)
+        self.candidate == Some(id)
     }
 
     /// The candidate's verdict is there.
     pub fn validated(&mut self, verdict: Result<(), String>) {
-        if let Some((_, path)) = self.candidate.take() {
-            let _ = fs::remove_file(path);
-        }
+        self.candidate = None;
         self.engine
             .validated(Instant::now(), SystemTime::now(), verdict);
     }
 
-    fn read(&mut self) {
+    /// A candidate configuration, in a file that has no name and is in memory alone: no key can be
+    /// left behind.
+    fn candidate(&self, contents: &Contents) -> io::Result<OwnedFd> {
+        // A container's runtime makes it (OCI runtime specification), and Envoy takes no other path
+        // to a descriptor.
+        if !Path::new("/dev/fd").exists() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "there is no /dev/fd",
+            ));
+        }
+        let mut file = File::from(memfd_create("candidate", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(&self.target.candidate(contents)?)?;
+        Ok(file.into())
+    }
+
+    fn read(&mut self, pulse: &Pulse) {
         let wall = SystemTime::now();
-        if !self.glance.must_read(&self.files, wall) {
+        if !self.glance.must_read(&self.files, wall, pulse) {
             // Not even compared: that would fetch all of it into the processor's cache.
             self.engine.unchanged(Instant::now(), wall);
             return;
         }
-        let read = self.files.read(&mut self.buffers);
+        let read = self.files.read(pulse);
         if read.is_err() {
-            // The buffers are not what the files hold: the next look reads again.
+            // Whatever it was may be over without a sign: the next look reads again.
             self.glance = Glance::default();
         }
-        let stale = read.as_ref().ok().copied().flatten();
+        let stale = read.as_ref().ok().and_then(|(_, stale)| *stale);
         warn_of_stale(&mut self.stale, stale);
-        let reading = read.map(|_| &self.buffers);
+        let reading = read.map(|(contents, _)| contents);
         self.engine.read(Instant::now(), wall, reading);
     }
 

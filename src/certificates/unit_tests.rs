@@ -4,7 +4,8 @@ use super::*;
 use crate::certificates::{Command, Config, Report, run};
 use crate::event::Event;
 use crate::mailbox::{Inbox, Mailbox};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 
 fn data(name: &str) -> PathBuf {
@@ -36,7 +37,6 @@ impl Thread {
             secrets: vec![("edge".to_owned(), files(None))],
             resources: dir.join("resources"),
             check: Duration::from_millis(50),
-            owner: None,
         };
         let (mailbox, events) = Mailbox::new(None);
         let (commands, inbox) = Mailbox::new(None);
@@ -47,7 +47,7 @@ impl Thread {
                 paths.lock().unwrap().push(path.to_owned());
                 Ok(envoy_answers(&sds, path))
             };
-            run(&config, admin, &mailbox, &inbox);
+            run(&config, admin, &mailbox, &inbox, &Pulse::default());
         });
         Thread {
             dir,
@@ -71,10 +71,8 @@ impl Thread {
                 continue;
             };
             if let Report::Validate { id, config } = &report {
-                assert_eq!(
-                    fs::metadata(config).unwrap().permissions().mode() & 0o777,
-                    0o600
-                );
+                let file = std::fs::File::from(config.try_clone().unwrap());
+                assert_eq!(file.metadata().unwrap().nlink(), 0, "it has no name");
                 let (id, verdict) = (*id, Ok(()));
                 self.commands.send(Command::Validated { id, verdict });
             }

@@ -66,14 +66,14 @@ impl Watch {
     }
 
     /// They were read.
-    pub fn see(&mut self, now: Instant, reading: Result<&Contents, Refusal>) {
+    pub fn see(&mut self, now: Instant, reading: Result<Contents, Refusal>) {
         let same = match (&self.seen, &reading) {
-            (Some(Ok(seen)), Ok(contents)) => **seen == **contents,
+            (Some(Ok(seen)), Ok(contents)) => **seen == *contents,
             (Some(Err(seen)), Err(refusal)) => seen == refusal,
             _ => false,
         };
         if !same {
-            self.seen = Some(reading.map(|contents| Arc::new(contents.clone())));
+            self.seen = Some(reading.map(Arc::new));
             self.since = now;
         }
     }

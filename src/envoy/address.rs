@@ -6,13 +6,16 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fchmod};
+use nix::time::{ClockId, clock_gettime};
 
 use super::kin;
 use crate::client::{Address, Peer};
+use crate::pulse::Pulse;
 
 /// What is wrong with an Envoy that has told nothing.
 pub const NOT_TOLD: &str = "envoy has not told its admin address";
@@ -26,7 +29,7 @@ pub enum Place {
     /// directory.
     Told(Address),
     /// In the file that the operator named with `--admin-address-path`.
-    File(PathBuf, Stamp),
+    File(Arc<AddressFile>),
     /// Nowhere yet.
     Unknown,
 }
@@ -41,31 +44,17 @@ impl Place {
         }
     }
 
-    /// The address of the Envoy that `owner` is or has started, as far as it can be known now.
+    /// The address of the Envoy that `owner` is or has started, as far as it can be known now. May
+    /// hang where the file system does, as `pulse` shows.
     ///
     /// # Errors
     /// One line that says why there is none.
-    pub fn find(&self, owner: Option<i32>) -> Result<Address, String> {
+    pub fn find(&self, owner: Option<i32>, pulse: &Pulse) -> Result<Address, String> {
         match self {
             Place::Known(address) => Ok(address.clone()),
             Place::Told(address) => absolute(address.clone(), owner),
             Place::Unknown => Err(NOT_TOLD.into()),
-            Place::File(path, before) => {
-                let unknown =
-                    |why: String| format!("envoy's admin address, in {}: {why}", path.display());
-                if stamp(path) == *before {
-                    return Err(unknown("not written yet".into()));
-                }
-                let mut text = String::new();
-                // A FIFO that nobody writes would block for ever.
-                OpenOptions::new()
-                    .read(true)
-                    .custom_flags(OFlag::O_NONBLOCK.bits())
-                    .open(path)
-                    .and_then(|file| file.take(4096).read_to_string(&mut text))
-                    .map_err(|error| unknown(error.to_string()))?;
-                absolute(told(&text).map_err(unknown)?, owner)
-            }
+            Place::File(told) => absolute(pulse.during(&told.path, || told.read())?, owner),
         }
     }
 }
@@ -90,13 +79,58 @@ fn absolute(address: Address, owner: Option<i32>) -> Result<Address, String> {
     }
 }
 
-/// What tells a file from the one that an earlier Envoy left: its inode, size and times.
-pub type Stamp = Option<(u64, u64, i64, i64)>;
+/// What tells a file from another one of its name: inode, size and times.
+type Stamp = (u64, u64, i64, i64);
 
-/// The stamp of a file; none where there is none.
-pub fn stamp(path: &Path) -> Stamp {
-    let file = fs::metadata(path).ok()?;
-    Some((file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
+/// The file that an Envoy writes its admin address to, and that an earlier one may have left.
+#[derive(Debug)]
+pub struct AddressFile {
+    path: PathBuf,
+    /// When this Envoy was about to be spawned, in seconds and nanoseconds of the clock that file
+    /// systems use.
+    spawned: (i64, i64),
+    /// The file that an earlier Envoy left, as it was at the first look; none where there was none.
+    left: OnceLock<Option<Stamp>>,
+}
+
+impl AddressFile {
+    /// The file of an Envoy that is going to be spawned now.
+    pub fn new(path: PathBuf) -> AddressFile {
+        let now = clock_gettime(ClockId::CLOCK_REALTIME_COARSE);
+        let spawned = now.map_or((i64::MAX, 0), |now| (now.tv_sec(), now.tv_nsec()));
+        AddressFile {
+            path,
+            spawned,
+            left: OnceLock::new(),
+        }
+    }
+
+    fn read(&self) -> Result<Address, String> {
+        let unknown =
+            |why: String| format!("envoy's admin address, in {}: {why}", self.path.display());
+        let file = fs::metadata(&self.path);
+        let file = file.ok().map(|file| {
+            let stamp = (file.ino(), file.size(), file.mtime(), file.mtime_nsec());
+            (stamp, (file.ctime(), file.ctime_nsec()))
+        });
+        let left = self.left.get_or_init(|| {
+            // The first look may come late.
+            file.filter(|(_, changed)| *changed <= self.spawned)
+                .map(|(stamp, _)| stamp)
+        });
+        if file.is_none_or(|(stamp, _)| Some(stamp) == *left) {
+            return Err(unknown("not written yet".into()));
+        }
+        let mut text = String::new();
+        // A FIFO that nobody writes would block for ever.
+        OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(&self.path)
+            .and_then(|file| file.take(4096).read_to_string(&mut text))
+            .map_err(|error| unknown(error.to_string()))?;
+        told(&text).map_err(unknown)
+    }
 }
 
 /// A pipe that Envoy writes its admin address to, once it knows it: the real one, with the port
@@ -209,13 +243,17 @@ mod tests {
     fn a_file_of_an_earlier_envoy_is_not_believed() {
         let path = std::env::temp_dir().join(format!("drainit-address-{}", std::process::id()));
         fs::write(&path, "127.0.0.1:1\n").unwrap();
-        let place = Place::File(path.clone(), stamp(&path));
-        assert!(place.find(None).is_err());
+        let find = |place: &Place| place.find(None, &Pulse::default());
+        let place = Place::File(Arc::new(AddressFile::new(path.clone())));
+        assert!(find(&place).is_err());
         fs::write(&path, "/run/admin.sock").unwrap();
-        assert_eq!(
-            place.find(None),
-            Ok(Address::Unix("/run/admin.sock".into()))
-        );
+        let written = Ok(Address::Unix("/run/admin.sock".into()));
+        assert_eq!(find(&place), written);
+        // Written before the first look, though after Envoy was spawned.
+        let mut late = AddressFile::new(path.clone());
+        late.spawned.0 -= 1;
+        assert_eq!(find(&Place::File(Arc::new(late))), written);
         fs::remove_file(&path).unwrap();
+        assert!(find(&place).is_err());
     }
 }

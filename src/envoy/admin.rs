@@ -13,6 +13,7 @@ use crate::drain::{Answer, Ask};
 use crate::event::Event;
 use crate::fault;
 use crate::mailbox::{Inbox, Mailbox};
+use crate::pulse::Pulse;
 
 /// A probe waits no longer: a kubelet's own patience is a second.
 const PROBE: Duration = Duration::from_secs(1);
@@ -62,8 +63,8 @@ pub struct Reply {
 }
 
 /// The thread: asks one question at a time, for ever. Listeners in `excluded` are marked in what it
-/// reads.
-pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
+/// reads; `pulse` shows when this is at a file.
+pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>, pulse: &Pulse) {
     let mut asker = Asker {
         excluded,
         roll: None,
@@ -74,7 +75,7 @@ pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>) {
     loop {
         let job = jobs.next();
         fault::point("admin");
-        let found = job.place.find(job.owner);
+        let found = job.place.find(job.owner, pulse);
         let address = found.as_ref().ok().cloned();
         let peer = job.place.peer();
         let answer = match (job.ask, found) {

@@ -21,7 +21,9 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
     let certificates: Vec<Value> = snapshot
         .certificates
         .iter()
-        .map(|certificate| self::certificate(certificate, wall))
+        .map(|certificate| {
+            self::certificate(certificate, snapshot.certificates_hang.as_ref(), wall)
+        })
         .collect();
     let mut text = json!({
         "state": snapshot.state.name(),
@@ -184,7 +186,8 @@ fn timeline(drain: &Drain, clock: &Clock) -> Value {
         .collect()
 }
 
-fn certificate(certificate: &Certificate, wall: SystemTime) -> Value {
+/// `hang` is why nothing is known of the files.
+fn certificate(certificate: &Certificate, hang: Option<&String>, wall: SystemTime) -> Value {
     let [ok, refused, rejected, unconfirmed] = certificate.reloads;
     let left = |until| unix_seconds(until).saturating_sub(unix_seconds(wall));
     let validity = certificate.not_before.zip(certificate.not_after);
@@ -199,7 +202,8 @@ fn certificate(certificate: &Certificate, wall: SystemTime) -> Value {
         "lifetime_seconds": lifetime,
         "left_seconds": certificate.not_after.map(left),
         "last_result": certificate.last_result,
-        "last_error": certificate.last_error,
+        "stale": certificate.stale || hang.is_some(),
+        "last_error": hang.or(certificate.last_error.as_ref()),
         "reloads": {
             "ok": ok,
             "refused": refused,

@@ -140,17 +140,22 @@ fn certificates(page: &mut Page, snapshot: &Snapshot) {
         "counter",
         "Changes of certificates: ok, refused by drainit, rejected by Envoy, or unconfirmed.",
     );
-    let mut sums = [0_u64; 4];
     for certificate in &snapshot.certificates {
-        for (sum, count) in sums.iter_mut().zip(certificate.reloads) {
-            *sum = sum.saturating_add(count);
+        let results = ["ok", "refused", "rejected", "unconfirmed"];
+        for (result, count) in results.into_iter().zip(certificate.reloads) {
+            page.twice_labelled([("secret", &certificate.secret), ("result", result)], count);
         }
     }
-    for (result, sum) in ["ok", "refused", "rejected", "unconfirmed"]
-        .iter()
-        .zip(sums)
-    {
-        page.labelled("result", result, sum);
+    page.name(
+        "drainit_certificate_stale",
+        "gauge",
+        "1 where what is in the secret's files now is not what Envoy has, nothing usable is there, \
+         or the files cannot be looked at.",
+    );
+    let hangs = snapshot.certificates_hang.is_some();
+    for certificate in &snapshot.certificates {
+        let stale = u8::from(certificate.stale || hangs);
+        page.labelled("secret", &certificate.secret, stale);
     }
 }
 
@@ -177,6 +182,11 @@ impl Page {
         }
     }
 
+    fn twice_labelled(&mut self, labels: [(&str, &str); 2], value: impl std::fmt::Display) {
+        let [first, second] = labels.map(|(label, is)| format!("{label}=\"{}\"", escaped(is)));
+        let _ = writeln!(self.text, "{}{{{first},{second}}} {value}", self.name);
+    }
+
     fn labelled(&mut self, label: &str, is: &str, value: impl std::fmt::Display) {
         let is = escaped(is);
         let _ = writeln!(self.text, "{}{{{label}=\"{is}\"}} {value}", self.name);
@@ -200,7 +210,7 @@ pub(crate) mod tests {
     use crate::envoy::load::Listener;
     use crate::status::{Admin, Certificate, Drain, Drains, Envoy};
 
-    const NAMES: [&str; 16] = [
+    const NAMES: [&str; 17] = [
         "drainit_state",
         "drainit_envoy_up",
         "drainit_envoy_restarts_total",
@@ -217,6 +227,7 @@ pub(crate) mod tests {
         "drainit_certificate_not_after_seconds",
         "drainit_certificate_generation",
         "drainit_certificate_reloads_total",
+        "drainit_certificate_stale",
     ];
 
     /// A snapshot in which nothing is empty.
@@ -280,12 +291,14 @@ pub(crate) mod tests {
                     serial: Some("1f".into()),
                     not_before: Some(UNIX_EPOCH),
                     not_after: Some(UNIX_EPOCH + Duration::from_secs(1_900_000_000)),
+                    stale: false,
                     last_result: Some("ok"),
                     last_error: Some("none".into()),
                     reloads: [1, 2, 3, 4],
                 },
                 Certificate {
                     secret: "a\"b\\c\nd".into(),
+                    stale: true,
                     reloads: [10, 20, 30, 40],
                     ..Certificate::default()
                 },
@@ -312,7 +325,6 @@ pub(crate) mod tests {
         assert!(!page.contains("\ndrainit_connections "));
         assert!(page.contains("\ndrainit_envoy_up 0\n"));
         assert!(page.contains("drainit_drains_total{result=\"cut\"} 0\n"));
-        assert!(page.contains("drainit_certificate_reloads_total{result=\"ok\"} 0\n"));
         assert!(page.ends_with('\n'));
     }
 
@@ -346,7 +358,9 @@ pub(crate) mod tests {
             "drainit_reaped_processes_total 8",
             "drainit_certificate_not_after_seconds{secret=\"xds\"} 1900000000",
             "drainit_certificate_generation{secret=\"a\\\"b\\\\c\\nd\"} 0",
-            "drainit_certificate_reloads_total{result=\"unconfirmed\"} 44",
+            "drainit_certificate_reloads_total{secret=\"xds\",result=\"unconfirmed\"} 4",
+            "drainit_certificate_stale{secret=\"xds\"} 0",
+            "drainit_certificate_stale{secret=\"a\\\"b\\\\c\\nd\"} 1",
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }

@@ -149,6 +149,8 @@ pub struct Certificate {
     pub not_before: Option<SystemTime>,
     /// See `not_before`.
     pub not_after: Option<SystemTime>,
+    /// Whether what is in the files now is not what Envoy has, or nothing usable is there.
+    pub stale: bool,
     /// What became of the last change: `ok`, `refused`, `rejected`, `unconfirmed`.
     pub last_result: Option<&'static str>,
     /// Why the last change did not succeed.
@@ -211,6 +213,8 @@ pub struct Snapshot {
     pub reaped: u64,
     /// The secrets that are kept fresh.
     pub certificates: Vec<Certificate>,
+    /// Why nothing is known of their files any more: a file system does not answer.
+    pub certificates_hang: Option<String>,
     /// The last reload, if there was one.
     pub reload: Option<Reload>,
     /// Whether a reload with a hot restart is under way: there is one at a time.
@@ -255,6 +259,7 @@ impl Snapshot {
             drains: Drains::default(),
             reaped: 0,
             certificates: Vec::new(),
+            certificates_hang: None,
             reload: None,
             reloading: false,
             epoch: 0,

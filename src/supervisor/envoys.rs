@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::OURS;
 use crate::client::Address;
-use crate::envoy::address::{Pipe, Place, stamp};
+use crate::envoy::address::{AddressFile, Pipe, Place};
 use crate::envoy::flags;
 use crate::envoy::hot_restart::Family;
 use crate::envoy::kin;
@@ -191,6 +191,12 @@ impl Envoys {
         }
     }
 
+    /// Whether Envoy is going to write its admin address to a file of the operator's.
+    pub fn tells_by_file(&self) -> bool {
+        self.options.admin_address.is_none()
+            && flags::value(&self.line, "--admin-address-path").is_some()
+    }
+
     /// What is polled for its admin address.
     pub fn pipe(&self) -> Option<&Pipe> {
         self.newest.as_ref()?.pipe.as_ref()
@@ -351,9 +357,8 @@ impl Envoys {
             return (Place::Known(address.clone()), None);
         }
         if let Some(path) = flags::value(args, "--admin-address-path") {
-            let path = PathBuf::from(path);
-            let before = stamp(&path);
-            return (Place::File(path, before), None);
+            let told = AddressFile::new(PathBuf::from(path));
+            return (Place::File(Arc::new(told)), None);
         }
         if !self.options.add_envoy_flags {
             return (Place::Unknown, None);

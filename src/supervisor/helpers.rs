@@ -1,13 +1,8 @@
 //! The helper threads: started, noticed when they end, started again.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-
-use nix::unistd::geteuid;
 
 use crate::certificates::read::Files;
 use crate::certificates::{self, Command};
@@ -18,6 +13,7 @@ use crate::http::{self, Listen, Listeners};
 use crate::mailbox::{Mailbox, Wakeups};
 use crate::options::{Options, Secret};
 use crate::process;
+use crate::pulse::Pulse;
 use crate::status::Board;
 
 /// Before a thread that ended is started again: this at first, doubling up to [`PAUSE_LAST`].
@@ -99,6 +95,15 @@ impl Helper {
     }
 }
 
+/// What files the threads are at: they may hang there.
+#[derive(Clone, Debug, Default)]
+pub struct Pulses {
+    /// The one that asks Envoy's admin interface, whose address may be in a file.
+    pub admin: Pulse,
+    /// The one that keeps the certificates fresh.
+    pub certificates: Pulse,
+}
+
 /// All of them.
 pub struct Helpers {
     mailbox: Mailbox<Event>,
@@ -108,6 +113,8 @@ pub struct Helpers {
     jobs: Option<Mailbox<Job>>,
     commands: Option<Mailbox<Command>>,
     envoy_runs: bool,
+    /// What files the threads are at that look at some.
+    pulses: Pulses,
     admin: Helper,
     http: Helper,
     certificates: Helper,
@@ -123,6 +130,9 @@ impl Helpers {
     ) -> Helpers {
         let now = Instant::now();
         let certificates = Helper::new("certificates", options.has_certificates(), now);
+        if let Some(config) = certificates_config(&options) {
+            board.update_quietly(|snapshot| snapshot.certificates = config.unread());
+        }
         Helpers {
             mailbox,
             board,
@@ -131,6 +141,7 @@ impl Helpers {
             jobs: None,
             commands: None,
             envoy_runs: false,
+            pulses: Pulses::default(),
             certificates,
             admin: Helper::new("admin", true, now),
             http: Helper::new("http", true, now),
@@ -143,8 +154,9 @@ impl Helpers {
         if due(&self.admin) {
             let (sender, jobs) = Mailbox::new(None);
             let (options, mailbox) = (self.options.clone(), self.mailbox.clone());
+            let pulse = self.pulses.admin.clone();
             let started = self.admin.start(&self.mailbox, now, move || {
-                admin::work(&jobs, &options.exclude_listeners, &mailbox);
+                admin::work(&jobs, &options.exclude_listeners, &mailbox, &pulse);
             });
             self.jobs = started.then_some(sender);
         }
@@ -156,8 +168,10 @@ impl Helpers {
                 sender.send(Command::EnvoyStarted);
             }
             let (board, mailbox) = (self.board.clone(), self.mailbox.clone());
+            let pulse = self.pulses.certificates.clone();
             let started = self.certificates.start(&self.mailbox, now, move || {
-                certificates::run(&config, |path| get(&board, path), &mailbox, &commands);
+                let admin = |path: &str| get(&board, path);
+                certificates::run(&config, admin, &mailbox, &commands, &pulse);
             });
             self.commands = started.then_some(sender);
         }
@@ -168,6 +182,11 @@ impl Helpers {
                 serve(&options, &board, &wakeups, &mailbox);
             });
         }
+    }
+
+    /// What files the threads are at.
+    pub fn pulses(&self) -> &Pulses {
+        &self.pulses
     }
 
     /// When [`Helpers::start_due`] has something to do.
@@ -246,13 +265,6 @@ fn get(board: &Board, path: &str) -> Result<String, String> {
     admin::get(peer, &address, path)
 }
 
-/// Whose the SDS files are to be. An entrypoint may leave root before it execs Envoy; then the
-/// directory is that user's.
-fn owner(resources: &Path) -> Option<(u32, u32)> {
-    let owner = fs::metadata(resources).ok()?;
-    (geteuid().is_root() && owner.uid() != 0).then(|| (owner.uid(), owner.gid()))
-}
-
 fn certificates_config(options: &Options) -> Option<certificates::Config> {
     let xds = match (&options.cert_file, &options.key_file) {
         (Some(cert), Some(key)) => Some(Files {
@@ -275,6 +287,5 @@ fn certificates_config(options: &Options) -> Option<certificates::Config> {
         secrets: options.secrets.iter().map(secret).collect(),
         resources: options.resources_dir.clone()?,
         check: options.certificate_check,
-        owner: owner(options.resources_dir.as_deref()?),
     })
 }

@@ -7,6 +7,7 @@
 mod backoff;
 pub mod decide;
 mod envoys;
+mod hangs;
 mod helpers;
 mod reload;
 mod report;
@@ -39,6 +40,7 @@ use crate::status::{Admin, Board, Envoy, Handover, Snapshot, State};
 
 use decide::{Action, Core, Input, Order, Rules};
 use envoys::{Envoys, Whose};
+use hangs::Hangs;
 use helpers::Helpers;
 use reload::Reloading;
 use report::Reporter;
@@ -101,6 +103,7 @@ struct Supervisor {
     /// The number of the last question to Envoy's admin interface.
     job: u64,
     reloading: Reloading,
+    hangs: Hangs,
     exit: Option<u8>,
 }
 
@@ -129,6 +132,8 @@ impl Supervisor {
             parent_time: envoys.parent_time(),
         };
         let mut helpers = Helpers::new(options.clone(), board.clone(), http_wakeups, mailbox);
+        let watched = options.has_certificates() || envoys.tells_by_file();
+        let hangs = Hangs::new(helpers.pulses().clone(), watched.then_some(born));
         helpers.start_due(born);
         let notifier = Notifier::new(|name| std::env::var_os(name), std::process::id(), born);
         let reporter = Reporter::new(born, notifier, options.kill_timeout);
@@ -149,6 +154,7 @@ impl Supervisor {
             oom_kills: None,
             job: 0,
             reloading: Reloading::default(),
+            hangs,
             exit: None,
         })
     }
@@ -175,6 +181,7 @@ impl Supervisor {
             self.take_verdict(verdict);
         }
         self.hurry_reload(now);
+        self.look_for_hangs(now);
         if self.reporter.is_beat_due(now) {
             // A sign of life is worth as much as is known of Envoy.
             self.handle(Input::Probe);
@@ -194,6 +201,7 @@ impl Supervisor {
             self.reporter.wake_at(),
             self.trials.wake_at(),
             self.reloading.wake_at(),
+            self.hangs.wake_at(),
         ];
         let timeout = until
             .into_iter()
@@ -326,13 +334,15 @@ impl Supervisor {
 
     fn take_certificates(&mut self, report: Report) {
         match report {
-            Report::Waiting(which) => self.handle(Input::CertificatesMissing(which)),
+            Report::Waiting(which) => {
+                self.hangs.note_waiting(&which);
+                self.handle(Input::CertificatesMissing(which));
+            }
             Report::FirstSetReady => self.handle(Input::CertificatesReady),
             Report::Validate { id, config } => {
                 let mut line = program(self.envoys.line());
                 line.extend(["--mode", "validate", "-c"].map(OsString::from));
-                line.push(config.into());
-                self.trials.ask(Purpose::Certificates(id), line);
+                self.trials.ask_of(Purpose::Certificates(id), line, config);
             }
             Report::Status(secrets) => self
                 .board

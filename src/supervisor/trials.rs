@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::libc::SIGKILL;
@@ -85,8 +86,15 @@ impl Verdict {
 /// The trials that were asked for, one after the other.
 #[derive(Default)]
 pub struct Trials {
-    asked: VecDeque<(Purpose, Vec<OsString>)>,
+    asked: VecDeque<Asked>,
     running: Option<Running>,
+}
+
+struct Asked {
+    purpose: Purpose,
+    line: Vec<OsString>,
+    /// A file that is read by its descriptor.
+    config: Option<OwnedFd>,
 }
 
 struct Running {
@@ -99,13 +107,29 @@ struct Running {
 impl Trials {
     /// Asks for a run of this command line.
     pub fn ask(&mut self, purpose: Purpose, line: Vec<OsString>) {
-        self.asked.push_back((purpose, line));
+        self.asked.push_back(Asked {
+            purpose,
+            line,
+            config: None,
+        });
+    }
+
+    /// The same on this configuration, which has no name, and is closed as soon as the process has
+    /// it.
+    pub fn ask_of(&mut self, purpose: Purpose, mut line: Vec<OsString>, config: OwnedFd) {
+        // Envoy takes no path in /proc, and this one.
+        line.push(format!("/dev/fd/{}", config.as_raw_fd()).into());
+        self.asked.push_back(Asked {
+            purpose,
+            line,
+            config: Some(config),
+        });
     }
 
     /// What a reload asked that was given up is of no interest to the next one.
     pub fn forget_reload(&mut self) {
         let kept = |purpose: &Purpose| matches!(purpose, Purpose::Certificates(_) | Purpose::Start);
-        self.asked.retain(|(purpose, _)| kept(purpose));
+        self.asked.retain(|asked| kept(&asked.purpose));
         if let Some(running) = &mut self.running
             && !kept(&running.purpose)
         {
@@ -123,8 +147,12 @@ impl Trials {
             }
             return None;
         }
-        let (purpose, line) = self.asked.pop_front()?;
-        match start(&line) {
+        let Asked {
+            purpose,
+            line,
+            config,
+        } = self.asked.pop_front()?;
+        match start(&line, config.as_ref()) {
             Ok((pid, output)) => {
                 let until = now + LIMIT;
                 self.running = Some(Running {
@@ -169,7 +197,7 @@ pub fn program(line: &[OsString]) -> Vec<OsString> {
     line.iter().take_while(is_program).cloned().collect()
 }
 
-fn start(line: &[OsString]) -> io::Result<(i32, File)> {
+fn start(line: &[OsString], config: Option<&OwnedFd>) -> io::Result<(i32, File)> {
     let (program, args) = line
         .split_first()
         .ok_or_else(|| io::Error::other("no program"))?;
@@ -178,7 +206,7 @@ fn start(line: &[OsString]) -> io::Result<(i32, File)> {
         program: OsStr::new(program),
         args,
         without: &OURS,
-        inherit: None,
+        inherit: config,
         output: Some(&output),
     })?;
     Ok((pid, output))

@@ -10,6 +10,7 @@ mod authority;
 mod burst;
 mod cold;
 mod faults;
+mod keys;
 mod listener;
 mod mounts;
 mod published;

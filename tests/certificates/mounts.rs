@@ -3,12 +3,15 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::put;
 use crate::support::drainit::{Drainit, Setting};
+use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::process::children;
+use crate::support::upstream::Upstream;
 use crate::support::xds::{LEAF, Node, secret};
 use crate::support::{PATIENCE, holds_for, wait_for};
 
@@ -50,9 +53,7 @@ fn a_mounted_file_that_was_replaced_on_the_host_is_named_with_what_to_do() {
         let lines = drainit.log.lines().into_iter();
         lines.filter(|line| line.contains("was replaced")).count()
     };
-    holds_for("it is said once", std::time::Duration::from_secs(1), || {
-        said() == 1
-    });
+    holds_for("it is said once", Duration::from_secs(1), || said() == 1);
 }
 
 #[test]
@@ -147,6 +148,7 @@ fn a_stuck_file_system_stops_neither_traffic_nor_health_nor_drain() {
     assert_eq!(drainit.get("/healthz").0, 200);
     assert_eq!(drainit.get("/ready").0, 200);
     assert_eq!(secret(&drainit, LEAF)["serial"], first.serial.as_str());
+    is_told(&node, &drainit, "tls.key", LEAF);
     let (_, failed) = load.finish();
     assert!(failed.is_empty(), "{failed:?}");
     assert_eq!(plane.open(), 1);
@@ -169,15 +171,107 @@ fn a_file_system_that_is_stuck_from_the_start_keeps_the_gate_shut_and_nothing_el
     assert!(text.starts_with("waiting for certificates"), "{text}");
     assert_eq!(drainit.get("/ready").0, 503);
     assert!(children(drainit.pid()).is_empty());
+    is_told(&node, &drainit, "tls.crt", LEAF);
+    let text = drainit.get("/healthz").1;
+    assert!(text.contains("tls.crt does not answer"), "{text}");
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
 }
 
-/// Whether drainit's certificate thread waits for the file system.
+/// What hangs is said in the log, the status and the metric.
+fn is_told(node: &Node, drainit: &Drainit, file: &str, name: &str) {
+    let path = node.file(file).display().to_string();
+    let why = format!("{path} does not answer: its file system has hung for 10 s");
+    let line = drainit.wait_log(&why);
+    assert!(line.contains("WARN"), "{line}");
+    let told = secret(drainit, name);
+    assert_eq!(told["last_error"], why.as_str());
+    assert_eq!(told["stale"], true);
+    let metrics = drainit.get("/metrics").1;
+    let line = format!("\ndrainit_certificate_stale{{secret=\"{name}\"}} 1\n");
+    assert!(metrics.contains(&line), "{metrics}");
+}
+
+/// Everything that drainit is told to look at, on a file system that does not answer.
+#[test]
+fn whatever_hangs_a_sigterm_is_obeyed_at_once() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let node = Node::new();
+    for (options, of_envoy) in [
+        (
+            ["--resources-dir", "STUCK", "--secret", "a=/x.crt,/x.key"],
+            None,
+        ),
+        (
+            [
+                "--resources-dir",
+                "OURS",
+                "--secret",
+                "a=STUCK/x.crt,/x.key",
+            ],
+            None,
+        ),
+        (
+            [
+                "--resources-dir",
+                "OURS",
+                "--secret",
+                "a=DATA/ec.crt,STUCK/x.key",
+            ],
+            None,
+        ),
+        (
+            ["--kill-timeout", "500ms", "--drain-timeout", "500ms"],
+            Some("STUCK/admin"),
+        ),
+    ] {
+        let setting = stuck(&node);
+        let place = |text: &str| {
+            let ours = node.resources().display().to_string();
+            let stuck = node.dir.join("stuck").display().to_string();
+            let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
+            let text = text.replace("OURS", &ours).replace("DATA", data);
+            text.replace("STUCK", &stuck)
+        };
+        let told = options.map(place);
+        let mut command = vec![crate::support::envoy().display().to_string()];
+        command.extend(config.arguments());
+        if let Some(path) = of_envoy {
+            command.extend(["--admin-address-path".to_owned(), place(path)]);
+        }
+        let options: Vec<_> = told.iter().map(String::as_str).collect();
+        let mut drainit = setting.start(&options, &command);
+        wait_for("a look at it that does not end", PATIENCE, || {
+            is_stuck(&drainit)
+        });
+        assert_eq!(drainit.get("/healthz").0, 200, "{options:?}");
+        if of_envoy.is_some() {
+            drainit.wait_log("stuck/admin does not answer");
+        }
+        let start = Instant::now();
+        drainit.signal(Signal::SIGTERM);
+        drainit.wait_log("SIGTERM");
+        let heard = start.elapsed();
+        drainit.wait_exit(PATIENCE);
+        let over = start.elapsed();
+        println!("{options:?}: heard {heard:?}, over {over:?}");
+        // An Envoy that hangs itself is killed after its time.
+        assert!(
+            of_envoy.is_some() || over < Duration::from_secs(1),
+            "{options:?}: {over:?}"
+        );
+        assert!(heard < Duration::from_secs(1), "{options:?}: {heard:?}");
+        drainit.wait_log("drainit is over: ");
+        fs::remove_dir(node.dir.join("stuck")).unwrap();
+    }
+}
+
+/// Whether a thread of drainit's, the main one apart, waits for the file system.
 fn is_stuck(drainit: &Drainit) -> bool {
     let tasks = fs::read_dir(format!("/proc/{}/task", drainit.pid())).unwrap();
     tasks.flatten().any(|task| {
         let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
-        read("comm").trim() == "certificates" && read("wchan").contains("fuse")
+        read("comm").trim() != "drainit" && read("wchan").contains("fuse")
     })
 }

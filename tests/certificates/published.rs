@@ -5,12 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::SystemTime;
 
+use drainit::certificates::check::{check_bundle, check_pair};
 use drainit::certificates::publish::Target;
-use drainit::certificates::read::{Contents, check_bundle, check_pair};
+use drainit::certificates::read::Contents;
+use drainit::certificates::secret::SecretBytes;
 use serde_json::Value;
 
 use crate::support::TempDir;
 use crate::support::pki::Pair;
+
+fn secret(text: &str) -> SecretBytes {
+    SecretBytes::copy(text.as_bytes()).unwrap()
+}
 
 /// At full speed, which no Envoy and no writer has.
 #[test]
@@ -22,9 +28,9 @@ fn over_a_thousand_rotations_a_reader_sees_nothing_but_whole_sets() {
         .map(|_| {
             let pair = ca.leaf();
             Contents {
-                cert: pair.cert.into_bytes(),
-                key: pair.key.into_bytes(),
-                ca: Some(ca.cert.clone().into_bytes()),
+                cert: secret(&pair.cert),
+                key: secret(&pair.key),
+                ca: Some(secret(&ca.cert)),
             }
         })
         .collect();

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use drainit::certificates::check::check_pair;
 use drainit::certificates::publish::Target;
-use drainit::certificates::read::check_pair;
 
 use crate::support::PATIENCE;
 use crate::support::pki::Pair;
@@ -110,9 +110,12 @@ fn rotations_fail_no_request_and_cut_no_stream() {
     for line in [
         format!("drainit_certificate_generation{{secret=\"{LEAF}\"}} {generation}\n"),
         format!("drainit_certificate_generation{{secret=\"{CA}\"}} {generation}\n"),
-        "drainit_certificate_reloads_total{result=\"refused\"} 0\n".to_owned(),
-        "drainit_certificate_reloads_total{result=\"rejected\"} 0\n".to_owned(),
-        "drainit_certificate_reloads_total{result=\"unconfirmed\"} 0\n".to_owned(),
+        format!("drainit_certificate_reloads_total{{secret=\"{LEAF}\",result=\"refused\"}} 0\n"),
+        format!("drainit_certificate_reloads_total{{secret=\"{LEAF}\",result=\"rejected\"}} 0\n"),
+        format!(
+            "drainit_certificate_reloads_total{{secret=\"{LEAF}\",result=\"unconfirmed\"}} 0\n"
+        ),
+        format!("drainit_certificate_stale{{secret=\"{LEAF}\"}} 0\n"),
         format!("drainit_certificate_not_after_seconds{{secret=\"{LEAF}\"}} "),
     ] {
         assert!(metrics.contains(&line), "{line}\n{metrics}");

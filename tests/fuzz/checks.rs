@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, UNIX_EPOCH};
 
+use drainit::certificates::check::{check_bundle, check_pair};
 use drainit::certificates::confirm;
 use drainit::certificates::pem::blocks;
-use drainit::certificates::read::{check_bundle, check_pair};
 use drainit::certificates::x509::{Certificate, Key};
 use drainit::cidr::Cidr;
 use drainit::client::Address;

@@ -1,0 +1,66 @@
+//! What a thread is at that may never end, for another one to see: a thread that hangs in the
+//! kernel cannot tell it itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// The file that a thread is at, if it is at one. Its copies show the same.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<Mutex<Busy>>);
+
+#[derive(Debug, Default)]
+struct Busy {
+    since: Option<Instant>,
+    path: PathBuf,
+}
+
+impl Pulse {
+    /// Does `act`, which looks at `path`, and shows that meanwhile.
+    pub fn during<T>(&self, path: &Path, act: impl FnOnce() -> T) -> T {
+        {
+            let mut busy = self.lock();
+            // Once a second for ever: into the same memory.
+            busy.path.as_mut_os_string().clear();
+            busy.path.as_mut_os_string().push(path);
+            busy.since = Some(Instant::now());
+        }
+        let _over = Over(self);
+        act()
+    }
+
+    /// Since when it is at which file.
+    pub fn busy(&self) -> Option<(Instant, PathBuf)> {
+        let busy = self.lock();
+        Some((busy.since?, busy.path.clone()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Busy> {
+        // Nobody panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends it, also in a panic.
+struct Over<'a>(&'a Pulse);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.lock().since = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_see_what_a_thread_is_at_and_that_it_is_over() {
+        let pulse = Pulse::default();
+        let other = pulse.clone();
+        assert!(other.busy().is_none());
+        let seen = pulse.during(Path::new("/a/b"), || other.busy());
+        assert_eq!(seen.unwrap().1, Path::new("/a/b"));
+        assert!(other.busy().is_none());
+    }
+}

@@ -1,0 +1,109 @@
+//! Notices when a thread hangs in a file system: it cannot tell that itself.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::Supervisor;
+use super::decide::Input;
+use super::helpers::Pulses;
+use crate::duration::show;
+
+/// A file system that has not answered for so long hangs.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Between two looks at what the threads are at: whatever hangs is seen before it is to be told.
+const EVERY: Duration = Duration::from_secs(9);
+
+/// What the threads are at that look at files, and what of that hangs.
+#[derive(Debug)]
+pub(super) struct Hangs {
+    pulses: Pulses,
+    /// When to look next; none where nothing is to be seen.
+    due: Option<Instant>,
+    /// The file at which the certificate thread hangs.
+    certificates: Option<PathBuf>,
+    /// The file at which the thread hangs that asks Envoy's admin interface.
+    admin: Option<PathBuf>,
+    /// What the certificate thread last said that it waits for.
+    waiting: String,
+}
+
+impl Hangs {
+    /// Nothing hangs yet. `due` is when to look for the first time.
+    pub(super) fn new(pulses: Pulses, due: Option<Instant>) -> Hangs {
+        Hangs {
+            pulses,
+            due,
+            certificates: None,
+            admin: None,
+            waiting: String::new(),
+        }
+    }
+
+    /// The certificate thread waits for that.
+    pub(super) fn note_waiting(&mut self, which: &str) {
+        which.clone_into(&mut self.waiting);
+    }
+
+    /// When to look next.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.due
+    }
+}
+
+impl Supervisor {
+    /// Tells of threads that hang, and of those that go on.
+    pub(super) fn look_for_hangs(&mut self, now: Instant) {
+        if self.hangs.due.is_none_or(|due| due > now) {
+            return;
+        }
+        let busy = [&self.hangs.pulses.certificates, &self.hangs.pulses.admin]
+            .map(crate::pulse::Pulse::busy);
+        let to_tell = busy.iter().flatten().map(|(since, _)| *since + LIMIT);
+        // A second is soon enough to see that it answers again.
+        let hangs = to_tell.clone().any(|tell| tell <= now);
+        let next = if hangs { Duration::from_secs(1) } else { EVERY };
+        let next = now + next;
+        self.hangs.due = to_tell.filter(|tell| *tell > now).chain([next]).min();
+        let [certificates, admin] = busy.map(|busy| {
+            let (since, path) = busy?;
+            (since + LIMIT <= now).then_some(path)
+        });
+        if certificates != self.hangs.certificates {
+            self.tell_certificates(certificates.as_ref());
+            self.hangs.certificates = certificates;
+        }
+        if admin != self.hangs.admin {
+            match (&admin, &self.hangs.admin) {
+                (Some(path), _) => {
+                    let line = format!("envoy's admin address: {}", describe(path));
+                    log::warn!("{line}");
+                    self.board
+                        .update(|snapshot| snapshot.admin.ready = Some((now, Err(line))));
+                }
+                (None, Some(path)) => log::info!("{} answers again", path.display()),
+                (None, None) => {}
+            }
+            self.hangs.admin = admin;
+        }
+    }
+
+    fn tell_certificates(&mut self, hangs_at: Option<&PathBuf>) {
+        let line = hangs_at.map(describe);
+        match (&line, &self.hangs.certificates) {
+            (Some(line), _) => log::warn!("certificates: {line}"),
+            (None, Some(path)) => log::info!("certificates: {} answers again", path.display()),
+            (None, None) => {}
+        }
+        let waiting = line.clone().unwrap_or_else(|| self.hangs.waiting.clone());
+        self.board
+            .update(|snapshot| snapshot.certificates_hang = line);
+        // It counts as long as Envoy is not started.
+        self.handle(Input::CertificatesMissing(waiting));
+    }
+}
+
+fn describe(path: &PathBuf) -> String {
+    let (path, limit) = (path.display(), show(LIMIT));
+    format!("{path} does not answer: its file system has hung for {limit}")
+}
