@@ -273,7 +273,8 @@ fn walk(path: &Path, make: bool) -> io::Result<OwnedFd> {
                 ),
             ));
         }
-        if stat.st_uid != 0 {
+        // Who owns the root directory can do anything anyway, and in some images that is anybody.
+        if stat.st_uid != 0 && name != "/" {
             user = Some(stat.st_uid);
         }
         match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {

@@ -232,7 +232,7 @@ impl Target {
     fn context(&self, ca: &[u8]) -> io::Result<SecretBytes> {
         let mut context = self.context.clone();
         context.insert("trusted_ca".to_owned(), HERE.into());
-        put(&Value::Object(context), &*source(ca)?)
+        put(&Value::Object(context), &source(ca)?)
     }
 }
 

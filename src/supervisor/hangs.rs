@@ -1,6 +1,6 @@
 //! Notices when a thread hangs in a file system: it cannot tell that itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
@@ -70,7 +70,7 @@ impl Supervisor {
             (since + LIMIT <= now).then_some(path)
         });
         if certificates != self.hangs.certificates {
-            self.tell_certificates(certificates.as_ref());
+            self.tell_certificates(certificates.as_deref());
             self.hangs.certificates = certificates;
         }
         if admin != self.hangs.admin {
@@ -88,7 +88,7 @@ impl Supervisor {
         }
     }
 
-    fn tell_certificates(&mut self, hangs_at: Option<&PathBuf>) {
+    fn tell_certificates(&mut self, hangs_at: Option<&Path>) {
         let line = hangs_at.map(describe);
         match (&line, &self.hangs.certificates) {
             (Some(line), _) => log::warn!("certificates: {line}"),
@@ -103,7 +103,7 @@ impl Supervisor {
     }
 }
 
-fn describe(path: &PathBuf) -> String {
+fn describe(path: &Path) -> String {
     let (path, limit) = (path.display(), show(LIMIT));
     format!("{path} does not answer: its file system has hung for {limit}")
 }
