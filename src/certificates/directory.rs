@@ -26,7 +26,24 @@ const LIMIT: usize = 4 << 20;
 /// As many links on the way as the kernel follows (path_resolution(7)).
 const LINKS: u32 = 40;
 
-const PRIVATE: Mode = Mode::S_IRWXU;
+/// Who may look at the directory and its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Their owner alone: there are keys in them.
+    Owner,
+    /// Everybody.
+    All,
+}
+
+impl Access {
+    fn of_directory(self) -> Mode {
+        Mode::from_bits_truncate(if self == Access::Owner { 0o700 } else { 0o755 })
+    }
+
+    fn of_file(self) -> Mode {
+        Mode::from_bits_truncate(if self == Access::Owner { 0o600 } else { 0o644 })
+    }
+}
 
 /// The directory of the SDS files, open.
 #[derive(Debug)]
@@ -37,6 +54,7 @@ pub struct Sds {
     /// Whom the files are given to: an entrypoint may leave root before it execs Envoy, and then
     /// the resources directory is that user's.
     owner: Option<(Uid, Gid)>,
+    access: Access,
     /// Whether everybody can put another one in its place.
     shared: bool,
 }
@@ -48,24 +66,27 @@ impl Sds {
     /// When it is not (`NotFound`), or when it, or the way to it, is not to be trusted: in one
     /// line, with the remedy.
     pub fn open(resources: &Path) -> io::Result<Sds> {
-        Sds::look(resources, false)
+        Sds::look(resources, Access::Owner, false)
     }
 
     /// The same, and makes it where it is not there.
     ///
     /// # Errors
     /// As for [`Sds::open`], and when it cannot be made.
-    pub fn make(resources: &Path) -> io::Result<Sds> {
-        Sds::look(resources, true)
+    pub fn make(resources: &Path, access: Access) -> io::Result<Sds> {
+        Sds::look(resources, access, true)
     }
 
-    fn look(resources: &Path, make: bool) -> io::Result<Sds> {
+    fn look(resources: &Path, access: Access, make: bool) -> io::Result<Sds> {
         let root = if geteuid().is_root() {
-            walk(resources, make)?
+            walk(resources, access, make)?
         } else {
             if make {
                 let mut builder = DirBuilder::new();
-                builder.recursive(true).mode(0o700).create(resources)?;
+                builder
+                    .recursive(true)
+                    .mode(access.of_directory().bits())
+                    .create(resources)?;
             }
             let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
             open(resources, flags, Mode::empty())?
@@ -77,7 +98,7 @@ impl Sds {
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let opened = || openat(&root, "sds", flags, Mode::empty());
         let (fd, made) = match opened() {
-            Err(Errno::ENOENT) if make => match mkdirat(&root, "sds", PRIVATE) {
+            Err(Errno::ENOENT) if make => match mkdirat(&root, "sds", access.of_directory()) {
                 Ok(()) => (opened(), true),
                 Err(Errno::EEXIST) => (opened(), false),
                 Err(error) => return Err(error.into()),
@@ -91,7 +112,8 @@ impl Sds {
         let mut stat = fstat(&fd)?;
         if let (true, Some((user, group))) = (made, owner) {
             // Its owner may have put something else there since.
-            if stat.st_uid != 0 || stat.st_mode & 0o777 != 0o700 || !is_empty(&fd)? {
+            let more = stat.st_mode & 0o777 & !access.of_directory().bits();
+            if stat.st_uid != 0 || more != 0 || !is_empty(&fd)? {
                 return Err(refuse(&path, "was replaced while it was made"));
             }
             fchown(&fd, Some(user), Some(group))?;
@@ -106,6 +128,7 @@ impl Sds {
             path,
             stat,
             owner,
+            access,
             shared: geteuid().is_root() && everybody,
         };
         if made {
@@ -191,8 +214,7 @@ impl Sds {
     fn create(&self, name: &OsStr) -> io::Result<File> {
         let flags =
             OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        Ok(openat(&self.fd, name, flags, mode)?.into())
+        Ok(openat(&self.fd, name, flags, self.access.of_file())?.into())
     }
 
     fn remove(&self, name: &OsStr) -> io::Result<()> {
@@ -242,7 +264,7 @@ fn check(path: &Path, stat: &FileStat, above: &FileStat) -> io::Result<()> {
 
 /// Opens a directory for root, and makes what is missing of it. Once the way led through what
 /// belongs to another user, it may not lead to anybody else's: that user could lead it there.
-fn walk(path: &Path, make: bool) -> io::Result<OwnedFd> {
+fn walk(path: &Path, access: Access, make: bool) -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut here = openat(AT_FDCWD, ".", flags, Mode::empty())?;
     let mut left: Vec<OsString> = steps(path);
@@ -252,7 +274,7 @@ fn walk(path: &Path, make: bool) -> io::Result<OwnedFd> {
         let step = || openat(&here, &*name, flags, Mode::empty());
         let next = match step() {
             Err(Errno::ENOENT) if make => {
-                match mkdirat(&here, &*name, PRIVATE) {
+                match mkdirat(&here, &*name, access.of_directory()) {
                     Ok(()) | Err(Errno::EEXIST) => {}
                     Err(error) => return Err(error.into()),
                 }

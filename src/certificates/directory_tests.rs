@@ -30,7 +30,7 @@ impl Place {
     }
 
     fn publish(&self) -> io::Result<()> {
-        Sds::make(&self.resources())?.replace(OsStr::new("web.json"), b"a key")
+        Sds::make(&self.resources(), Access::Owner)?.replace(OsStr::new("web.json"), b"a key")
     }
 
     /// What root has beside it is as it was.
@@ -77,7 +77,7 @@ fn files_are_given_to_the_user_whose_the_directory_is() {
 fn a_missing_directory_is_made_for_root_alone() {
     let place = Place::new("missing", 0);
     let deep = place.resources().join("a/b");
-    let sds = Sds::make(&deep).unwrap();
+    let sds = Sds::make(&deep, Access::Owner).unwrap();
     sds.replace(OsStr::new("web.json"), b"a key").unwrap();
     assert_eq!(fs::metadata(&deep).unwrap().mode() & 0o777, 0o700);
     assert_eq!(fs::metadata(deep.join("sds/web.json")).unwrap().uid(), 0);
@@ -96,7 +96,7 @@ fn a_link_of_another_users_on_the_way_is_not_followed() {
     let link = place.resources().join("link");
     symlink(place.0.join("root"), &link).unwrap();
     std::os::unix::fs::lchown(&link, Some(USER), Some(USER)).unwrap();
-    let error = Sds::make(&link).unwrap_err().to_string();
+    let error = Sds::make(&link, Access::Owner).unwrap_err().to_string();
     assert!(
         error.contains("through a directory or link of uid 54321"),
         "{error}"
@@ -105,7 +105,7 @@ fn a_link_of_another_users_on_the_way_is_not_followed() {
     // Root's own is.
     let link = place.0.join("link");
     symlink("resources", &link).unwrap();
-    Sds::make(&link).unwrap();
+    Sds::make(&link, Access::Owner).unwrap();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::check;
-use super::directory::Sds;
+use super::directory::{Access, Sds};
 use super::existing::{Existing, take};
 use super::read::Contents;
 use super::secret::SecretBytes;
@@ -164,7 +164,7 @@ impl Target {
     /// # Errors
     /// When a file cannot be written. The files may be of two generations then; each is whole.
     pub fn publish(&self, generation: u64, contents: &Contents) -> io::Result<()> {
-        let sds = Sds::make(&self.dir)?;
+        let sds = Sds::make(&self.dir, Access::Owner)?;
         if let (Some(secret), Some(ca)) = (&self.ca, &contents.ca) {
             let body = self.context(ca)?;
             let text = response(generation, &secret.name, "validation_context", &body)?;
@@ -195,6 +195,16 @@ impl Target {
         let ca = self.ca.as_ref();
         let ca = ca.map(|ca| (ca, resources(ca, "validation_context", context)));
         std::iter::once(leaf).chain(ca).collect()
+    }
+
+    /// Writes one of the files in Contour's form, for everybody to read: an init container may run
+    /// as another user than Envoy.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, secret: &Secret, response: &Value) -> io::Result<()> {
+        let sds = Sds::make(&self.dir, Access::All)?;
+        sds.replace(secret.file(), response.to_string().as_bytes())
     }
 
     /// A configuration for `envoy --mode validate` that holds this set and nothing else, JSON.

@@ -111,7 +111,9 @@ fn contours_own_files_are_taken_over_with_their_matchers() {
     let dir = Dir::new("matchers");
     let mut target = Target::contour(&dir.0);
     for (secret, file) in target.by_filename("/c/tls.crt", "/c/tls.key", "/c/ca.crt") {
-        write(&secret.path, &file.to_string());
+        target.write(secret, &file).unwrap();
+        let mode = fs::metadata(&secret.path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
     }
     let matchers = json!([{ "san_type": "DNS", "matcher": { "suffix": ".example" } }]);
     let ca = json!({ "resources": [{ "name": "x", "validationContext": {

@@ -272,7 +272,8 @@ fn write_secrets(target: &Target, files: &Files) -> Result<(), Error> {
     let [cert, key] = [utf8(&files.cert)?, utf8(&files.key)?];
     let ca = files.ca.as_deref().map_or(Ok(""), utf8)?;
     for (secret, response) in target.by_filename(cert, key, ca) {
-        write_file(&secret.path, response.to_string().as_bytes())?;
+        let written = target.write(secret, &response);
+        written.map_err(|error| io_error(&secret.path, &error))?;
     }
     Ok(())
 }
