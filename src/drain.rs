@@ -9,7 +9,7 @@
 //!    been left for the settle time. Counters tell idle from busy, since a request may come and go
 //!    between two looks at what is in flight.
 //! 5. Before Envoy is stopped it stops accepting, and is asked once more: a connection that came
-//!    in after the last look is waited for, and a later one is refused rather than cut.
+//!    in after the last look is waited for, and a later one refused. It would end UDP sessions.
 //!
 //! Where Envoy does not answer, the kernel is asked for Envoy's connections. Neither an error nor
 //! what nobody tells is ever read as 'nothing left', and whatever hangs, the deadline ends it.
@@ -19,9 +19,11 @@ use std::time::Duration;
 use crate::envoy::load::{Load, Sight};
 pub use crate::envoy::question::{Answer, Ask};
 
+mod closing;
 mod outcome;
 mod step;
 
+use closing::Closing;
 pub use outcome::Outcome;
 use step::{Step, pause};
 
@@ -55,14 +57,6 @@ pub enum Next {
     Wait(Time),
     /// Nothing any more.
     Over(Outcome),
-}
-
-/// Whether Envoy has stopped to accept. Once is enough: one that cannot must not hold anything up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Closing {
-    Not,
-    Wanted,
-    Tried,
 }
 
 /// A poll may take this share of Envoy's main thread: one in so many parts.
@@ -107,6 +101,8 @@ pub struct Drain {
     health: Step,
     listeners: Step,
     closing: Closing,
+    /// Whether the last look showed UDP sessions: [`Ask::StopListeners`] would end them.
+    has_udp_sessions: bool,
     poll: Poll,
     poll_failures: u32,
     /// How long the last polls took.
@@ -168,6 +164,7 @@ impl Drain {
             health: Step::new(serving_until),
             listeners: Step::new(serving_until),
             closing: Closing::Not,
+            has_udp_sessions: false,
             poll: Poll {
                 due: serving_until,
                 ask: Ask::Stats,
@@ -286,7 +283,7 @@ impl Drain {
                 Kernel::Closed => Outcome::NeverLive,
                 _ => Outcome::Unknown,
             });
-        } else if self.stops && now >= self.closing_at && self.closing == Closing::Not {
+        } else if self.closes_early() && now >= self.closing_at {
             self.closing = Closing::Wanted;
         }
     }
@@ -323,7 +320,7 @@ impl Drain {
                 due = due.min(step.due);
             }
         }
-        if self.stops && self.closing == Closing::Not {
+        if self.closes_early() {
             due = due.min(self.closing_at);
         }
         Err(due)
@@ -440,6 +437,7 @@ impl Drain {
             // Somebody has reverted it (`/healthcheck/ok`).
             self.health = Step::new(now);
         }
+        self.has_udp_sessions = load.udp_sessions > 0;
         let settle = self.settle;
         self.quiet = None;
         if load.connections() <= self.open_connections && load.udp_sessions == 0 {
@@ -490,12 +488,6 @@ impl Drain {
         } else {
             self.closing = Closing::Wanted;
         }
-    }
-
-    /// An Envoy that stays must go on accepting; one that is stopped must not accept what it would
-    /// then cut, and is asked once more after it has stopped to.
-    fn has_looked_last(&self) -> bool {
-        !self.stops || !self.live || self.closing == Closing::Tried
     }
 }
 

@@ -23,6 +23,7 @@ const NAMES: [(&str, &str); 13] = [
     ("drainit_envoy_restarts_total", "counter"),
     ("drainit_connections", "gauge"),
     ("drainit_requests", "gauge"),
+    ("drainit_udp_sessions", "gauge"),
     ("drainit_drain_seconds", "gauge"),
     ("drainit_drains_total", "counter"),
     ("drainit_admin_errors_total", "counter"),

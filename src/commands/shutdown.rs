@@ -69,7 +69,7 @@ fn drain(options: &Options) -> Result<String, (u8, String)> {
     }
 }
 
-/// One line a second while the number of connections changes, until the process ends.
+/// One line a second while what is left changes, until the process ends.
 fn tell_progress(address: &Address) {
     let mut said = None;
     loop {
@@ -78,11 +78,16 @@ fn tell_progress(address: &Address) {
             continue;
         };
         let number = |path| status.pointer(path).and_then(Value::as_u64);
-        let left = number("/connections");
-        if let Some(connections) = left.filter(|_| left != said) {
+        let udp_sessions = number("/udp_sessions").unwrap_or(0);
+        let left = number("/connections").map(|connections| (connections, udp_sessions));
+        if let Some((connections, _)) = left.filter(|_| left != said) {
             let requests = number("/requests").unwrap_or(0);
+            let udp_sessions = match udp_sessions {
+                0 => String::new(),
+                count => format!(" and {}", plural(count, "UDP session")),
+            };
             say(&format!(
-                "draining: {} left, {} in flight",
+                "draining: {}{udp_sessions} left, {} in flight",
                 plural(connections, "connection"),
                 plural(requests, "request")
             ));

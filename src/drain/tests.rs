@@ -262,6 +262,21 @@ fn near_the_deadline_an_envoy_that_is_stopped_stops_accepting_and_one_that_stays
 }
 
 #[test]
+fn an_envoy_with_udp_sessions_accepts_up_to_the_deadline_or_until_they_have_ended() {
+    let mut play = Play::new(&limits(), true);
+    let outcome = play.until(ms(25_001), envoy_with(&load(0, 0, 0, 1)));
+    assert_eq!(outcome, Some(Outcome::Deadline));
+    assert_eq!(play.count(Ask::StopListeners), 0);
+    assert!(play.asked.len() < 200, "{}", play.asked.len());
+
+    let mut play = Play::new(&limits(), true);
+    play.until(ms(24_500), envoy_with(&load(1, 1, 0, 1)));
+    assert_eq!(play.count(Ask::StopListeners), 0);
+    play.until(ms(24_900), envoy_with(&load(1, 1, 0, 0)));
+    assert_eq!(play.count(Ask::StopListeners), 1);
+}
+
+#[test]
 fn an_admin_that_answers_nothing_is_asked_until_the_deadline_and_then_lost() {
     let mut play = Play::new(&limits(), true);
     assert_eq!(

@@ -13,7 +13,7 @@ pub enum Ask {
     FailHealthCheck,
     /// `POST /drain_listeners?graceful&skip_exit`
     DrainListeners,
-    /// `POST /drain_listeners`
+    /// `POST /drain_listeners`, which ends UDP sessions and no connections
     StopListeners,
     /// `GET /stats`, the gauges that say what is left
     Stats,

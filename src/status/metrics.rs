@@ -49,6 +49,12 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
         "HTTP requests in flight when Envoy was last asked.",
     );
     page.optional(load.map(|load| load.requests));
+    page.name(
+        "drainit_udp_sessions",
+        "gauge",
+        "UDP sessions open when Envoy was last asked.",
+    );
+    page.optional(load.map(|load| load.udp_sessions));
 
     page.name(
         "drainit_drain_seconds",
@@ -216,6 +222,7 @@ pub(crate) mod tests {
         "drainit_envoy_restarts_total",
         "drainit_connections",
         "drainit_requests",
+        "drainit_udp_sessions",
         "drainit_drain_seconds",
         "drainit_drains_total",
         "drainit_admin_errors_total",

@@ -115,7 +115,7 @@ pub struct Drain {
     pub health_failed: Option<Instant>,
     /// When Envoy's listeners began to drain.
     pub listeners_draining: Option<Instant>,
-    /// When the last connection that counts was seen to be gone.
+    /// When the last connection that counts, or UDP session, was seen to be gone.
     pub last_connection: Option<Instant>,
     /// What was open when the drain began.
     pub first: Option<Load>,

@@ -334,6 +334,7 @@ impl Reporter {
             log::info!(
                 connections = current.as_ref().map(Load::connections),
                 requests = current.as_ref().map(|load| load.requests),
+                udp_sessions = current.as_ref().map(|load| load.udp_sessions),
                 elapsed_seconds = words::seconds(now, drain.started),
                 limit_seconds = words::seconds(drain.deadline, drain.started);
                 "{line}"
@@ -455,7 +456,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expecte
         (Ask::Stats | Ask::Sockets, Ok(Answer::Stats(load)), drain) => {
             if let Some(drain) = drain {
                 drain.first.get_or_insert_with(|| load.clone());
-                if load.connections() > 0 {
+                if load.connections() > 0 || load.udp_sessions > 0 {
                     drain.last_connection = None;
                 } else {
                     drain.last_connection.get_or_insert(now);

@@ -1,5 +1,6 @@
 //! What log, systemd and last words say, in words.
 
+use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::time::Instant;
 
@@ -39,25 +40,24 @@ fn limit(drain: &Drain) -> String {
     show(drain.deadline.saturating_duration_since(drain.started))
 }
 
-/// `draining: 12 of 340 connections left (3 requests in flight; https 9, tcp 3), 4.2 s of 25 s`
+/// `draining: 12 of 340 connections left (3 requests in flight; https 9, tcp 3), 4.2 s of 25 s`;
+/// where there are UDP sessions, `12 of 340 connections and 1 of 4 UDP sessions left`
 pub fn progress(now: Instant, drain: &Drain, load: Option<&Load>) -> String {
     let mut line = String::from("draining: ");
     match load {
         None => line.push_str("envoy has not told what is left"),
         Some(load) => {
-            let first = drain.first.as_ref().map_or(0, Load::connections);
-            let now = load.connections();
-            let _ = write!(
-                line,
-                "{now} of {} left",
-                plural(first.max(now), "connection")
-            );
+            let (first, first_udp) = drain.first.as_ref().map_or((0, 0), open);
+            let (now, udp) = open(load);
+            let _ = write!(line, "{now} of {}", plural(first.max(now), "connection"));
+            if first_udp.max(udp) > 0 {
+                let all = plural(first_udp.max(udp), "UDP session");
+                let _ = write!(line, " and {udp} of {all}");
+            }
+            line.push_str(" left");
             let mut details = Vec::new();
             if load.requests > 0 {
                 details.push(format!("{} in flight", plural(load.requests, "request")));
-            }
-            if load.udp_sessions > 0 {
-                details.push(plural(load.udp_sessions, "UDP session"));
             }
             let listeners = by_listener(load);
             if !listeners.is_empty() {
@@ -85,12 +85,15 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
     let took = show(at.saturating_duration_since(drain.started));
     let mut line = format!("{} after {took} ({})", outcome.name(), drain.cause);
     if let (Some(first), Some(last)) = (&drain.first, &snapshot.load) {
-        let start = plural(first.connections(), "connection");
-        let _ = write!(
-            line,
-            ": {start} at the start, {} at the end",
-            last.connections()
-        );
+        let (start, start_udp) = open(first);
+        let (end, end_udp) = open(last);
+        let (start, mut end) = (plural(start, "connection"), end.to_string());
+        let _ = write!(line, ": {start}");
+        if start_udp.max(end_udp) > 0 {
+            let _ = write!(line, " and {}", plural(start_udp, "UDP session"));
+            end = format!("{end} and {end_udp}");
+        }
+        let _ = write!(line, " at the start, {end} at the end");
         let mut left = by_listener(last);
         if last.udp_sessions > 0 {
             let comma = if left.is_empty() { "" } else { ", " };
@@ -124,13 +127,99 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
     line
 }
 
-/// `https 9, tcp 3`: the listeners that count and have something open.
+/// Connections and UDP sessions.
+fn open(load: &Load) -> (u64, u64) {
+    (load.connections(), load.udp_sessions)
+}
+
+/// So many listeners are named in a line; of the others it says how many there are.
+const NAMED: usize = 10;
+
+/// `https 9, tcp 3, and 8 on 5 more listeners`: the listeners that count and have something open,
+/// the largest first.
 fn by_listener(load: &Load) -> String {
-    let open = load
+    let mut open: Vec<_> = load
         .listeners
         .iter()
-        .filter(|listener| !listener.excluded && listener.connections > 0);
-    open.map(|listener| format!("{} {}", listener.name, listener.connections))
-        .collect::<Vec<_>>()
-        .join(", ")
+        .filter(|listener| !listener.excluded && listener.connections > 0)
+        .collect();
+    // Those with equally many stay in the order of their names.
+    open.sort_by_key(|listener| Reverse(listener.connections));
+    let rest = open.split_off(open.len().min(NAMED));
+    let mut words: Vec<_> = open
+        .iter()
+        .map(|listener| format!("{} {}", listener.name, listener.connections))
+        .collect();
+    if !rest.is_empty() {
+        let connections = rest.iter().fold(0_u64, |sum, listener| {
+            sum.saturating_add(listener.connections)
+        });
+        let listeners = plural(rest.len() as u64, "more listener");
+        words.push(format!("and {connections} on {listeners}"));
+    }
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::drain::Outcome;
+    use crate::envoy::load::Listener;
+
+    fn load(listeners: u64, udp_sessions: u64) -> Load {
+        let listener = |number| Listener {
+            name: format!("l{number}"),
+            connections: number,
+            excluded: false,
+        };
+        Load {
+            listeners: (1..=listeners).map(listener).collect(),
+            udp_sessions,
+            ..Load::default()
+        }
+    }
+
+    fn drain(first: Load, now: Instant) -> Drain {
+        Drain {
+            cause: "SIGTERM".into(),
+            started: now,
+            deadline: now + Duration::from_secs(25),
+            stops: true,
+            health_failed: None,
+            listeners_draining: None,
+            last_connection: None,
+            first: Some(first),
+            ended: Some((now, Outcome::Deadline)),
+        }
+    }
+
+    #[test]
+    fn a_line_names_the_ten_largest_listeners_and_counts_the_rest() {
+        assert_eq!(by_listener(&load(2, 0)), "l2 2, l1 1");
+        assert_eq!(
+            by_listener(&load(13, 0)),
+            "l13 13, l12 12, l11 11, l10 10, l9 9, l8 8, l7 7, l6 6, l5 5, l4 4, \
+             and 6 on 3 more listeners"
+        );
+        assert!(by_listener(&load(5_000, 0)).len() < 200);
+    }
+
+    #[test]
+    fn udp_sessions_are_counted_beside_the_connections() {
+        let now = Instant::now();
+        let drain = drain(load(0, 3), now);
+        assert_eq!(
+            progress(now, &drain, Some(&load(0, 1))),
+            "draining: 0 of 0 connections and 1 of 3 UDP sessions left, 0.0 s of 25 s"
+        );
+        let mut snapshot = Snapshot::new(now);
+        snapshot.load = Some(load(0, 1));
+        assert_eq!(
+            ending(&drain, &snapshot),
+            "deadline after 0 s (SIGTERM): 0 connections and 3 UDP sessions at the start, \
+             0 and 1 at the end (cut: 1 UDP session; 0 requests in flight)"
+        );
+    }
 }
