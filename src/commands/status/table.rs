@@ -1,5 +1,7 @@
 //! The table that `drainit status` shows: pure, from the JSON of `/status` to text.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use super::view::{View, unknown};
@@ -178,13 +180,16 @@ fn connections(status: View<'_>) -> Line {
 
 fn listeners(status: View<'_>) -> Vec<Line> {
     let mut lines = Vec::new();
+    // There may be thousands.
+    let before: HashMap<_, _> = status
+        .items("/drain/first/listeners")
+        .filter_map(|one| Some((one.at("/name")?.as_str()?, one.count("/connections")?)))
+        .collect();
     for listener in status.items("/listeners") {
         let name = listener.text("/name").unwrap_or_else(unknown);
         let count = listener.count("/connections").unwrap_or(0);
-        let before = status
-            .items("/drain/first/listeners")
-            .find(|one| one.text("/name").as_deref() == Some(&*name))
-            .and_then(|one| one.count("/connections"));
+        let own = listener.at("/name").and_then(Value::as_str);
+        let before = own.and_then(|name| before.get(name).copied());
         let mut text = format!("  {name}: {count}");
         if let Some(before) = before.filter(|before| *before >= count) {
             text = format!("{text} of {before}");
@@ -265,13 +270,21 @@ fn timeline(drain: View<'_>) -> Vec<Line> {
     drain.items("/timeline").map(line).collect()
 }
 
-/// How much of the connections is gone, and how much of the time.
+/// How much of the connections and UDP sessions is gone, and how much of the time.
 fn bars(status: View<'_>, drain: View<'_>, width: usize) -> Vec<Line> {
     let mut lines = Vec::new();
-    let connections = drain
+    let udp_sessions = |view: View<'_>, path| view.count(path).unwrap_or(0);
+    let left = drain
         .count("/first/connections")
-        .zip(status.count("/connections"));
-    if let Some((first, now)) = connections {
+        .map(|count| count.saturating_add(udp_sessions(drain, "/first/udp_sessions")))
+        .zip(status.count("/connections"))
+        .map(|(first, now)| {
+            (
+                first,
+                now.saturating_add(udp_sessions(status, "/udp_sessions")),
+            )
+        });
+    if let Some((first, now)) = left {
         let first = first.max(now);
         let done = match first {
             0 => 1.0,

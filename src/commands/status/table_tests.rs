@@ -228,6 +228,24 @@ fn no_control_character_reaches_the_terminal() {
     assert!(shown.contains("a?]0;b???c?"), "{shown}");
 }
 
+/// Which is to say in a time that grows as their number does: if it grew as the square, this would
+/// take minutes.
+#[test]
+fn thousands_of_listeners_are_a_table() {
+    let listeners = |connections: u64| -> Value {
+        let listener =
+            |number| json!({"name": format!("10.0.0.1_{number}"), "connections": connections});
+        (0..20_000).map(listener).collect()
+    };
+    let mut status = draining();
+    status["listeners"] = listeners(2);
+    status["drain"]["first"]["listeners"] = listeners(7);
+    let start = std::time::Instant::now();
+    let table = render(&status, WIDE);
+    assert!(table.contains("\n  10.0.0.1_19999: 2 of 7\n"));
+    assert!(start.elapsed() < std::time::Duration::from_secs(20));
+}
+
 #[test]
 fn any_json_is_a_table() {
     for status in [
