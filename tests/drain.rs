@@ -2,13 +2,14 @@
 
 mod support;
 
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use support::clients::{HttpConnection, SlowRequest, TcpSession, UdpSession, WebSocket};
-use support::drainit::Drainit;
+use support::clients::{HttpConnection, SlowRequest, TcpSession, Tunnel, UdpSession, WebSocket};
+use support::drainit::{Drainit, Setting, run};
 use support::envoy_config::{Admin, EnvoyConfig};
 use support::load::Load;
 use support::upstream::Upstream;
@@ -159,6 +160,108 @@ fn a_udp_session_is_waited_for() {
     // Envoy ends it after 2 s of silence.
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
     drainit.wait_log("drained");
+}
+
+/// Sessions that are in use for 18 s of the 25 s that there are: Envoy 1.40 would close them by
+/// its own drain time, were that not far beyond the deadline.
+fn sessions_in_use_go_on_until_they_end(envoy: PathBuf) {
+    const EACH: usize = 36;
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    config.take_connect();
+    let mut command = vec![envoy.display().to_string()];
+    command.extend(config.arguments());
+    let mut drainit = Setting::default().start(&[], &command);
+    drainit.wait_ready();
+    let mut sockets: Vec<_> = (0..EACH).map(|_| WebSocket::open(config.http)).collect();
+    let mut tunnels: Vec<_> = (0..EACH).map(|_| Tunnel::open(config.http)).collect();
+    drainit.signal(Signal::SIGTERM);
+    holds_for("the sessions", Duration::from_secs(18), || {
+        sockets.iter_mut().all(|session| session.echo().is_ok())
+            && tunnels.iter_mut().all(|session| session.echo().is_ok())
+    });
+    assert!(!drainit.has_exited());
+    drop((sockets, tunnels));
+    let ended = Instant::now();
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    // The deadline is 7 s away.
+    let took = ended.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    println!("over {took:?} after the last session");
+    drainit.wait_log("drainit is over: drained");
+}
+
+#[test]
+fn web_sockets_and_tunnels_in_use_go_on_until_they_end() {
+    sessions_in_use_go_on_until_they_end(support::envoy());
+}
+
+#[test]
+fn web_sockets_and_tunnels_in_use_go_on_until_they_end_on_another_envoy() {
+    sessions_in_use_go_on_until_they_end(support::other_envoy());
+}
+
+fn a_udp_session_is_answered_up_to_the_deadline(envoy: PathBuf) {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    config.replace("idle_timeout: 2s", "idle_timeout: 60s");
+    let mut command = vec![envoy.display().to_string()];
+    command.extend(config.arguments());
+    let timeout = Duration::from_secs(10);
+    let mut drainit = Setting::default().start(&["--drain-timeout", "10s"], &command);
+    drainit.wait_ready();
+    let session = UdpSession::open(config.udp);
+    let start = Instant::now();
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_log("1 of 1 UDP session left");
+    assert!(
+        drainit
+            .get("/metrics")
+            .1
+            .contains("\ndrainit_udp_sessions 1\n")
+    );
+    let mut answered = start.elapsed();
+    while session.echo().is_ok() {
+        answered = start.elapsed();
+        thread::sleep(Duration::from_millis(10));
+    }
+    // Envoy is told to stop a whole second before the deadline where nothing speaks against it.
+    assert!(
+        answered > timeout - Duration::from_millis(400),
+        "{answered:?}"
+    );
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    let over = drainit.wait_log("drainit is over: deadline");
+    assert!(over.contains("(cut: 1 UDP session; "), "{over}");
+}
+
+#[test]
+fn a_udp_session_is_answered_up_to_the_deadline_and_told_as_cut() {
+    a_udp_session_is_answered_up_to_the_deadline(support::envoy());
+}
+
+#[test]
+fn a_udp_session_is_answered_up_to_the_deadline_and_told_as_cut_on_another_envoy() {
+    a_udp_session_is_answered_up_to_the_deadline(support::other_envoy());
+}
+
+#[test]
+fn a_udp_session_that_the_deadline_cuts_is_a_failure_of_the_shutdown_command() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    config.replace("idle_timeout: 2s", "idle_timeout: 60s");
+    let mut drainit = Drainit::ready(&["--drain-timeout", "3s"], &config);
+    let _session = UdpSession::open(config.udp);
+    let listen = format!("unix:{}", drainit.health.text());
+    let (code, out, _) = run(&["shutdown", "--listen", &listen]);
+    assert_eq!(code, 1, "{out}");
+    assert!(
+        out.contains("0 connections and 1 UDP session left"),
+        "{out}"
+    );
+    assert!(drainit.get("/status").1.contains("\"udp_sessions\":1"));
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
 }
 
 #[test]

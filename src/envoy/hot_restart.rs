@@ -39,7 +39,7 @@ pub struct Family {
     pub base_id: u32,
     /// Worker threads: a change between generations resets connections.
     pub concurrency: usize,
-    /// How long an old generation drains.
+    /// Envoy's `--drain-time-s`: see [`flags::drain_time`].
     pub drain_time: Duration,
     /// When it ends, and cuts what is left.
     pub parent_shutdown_time: Duration,
@@ -53,11 +53,7 @@ impl Family {
     ///
     /// # Errors
     /// One line, when it cannot work: contradicting flags, or /dev/shm is missing or read-only.
-    pub fn new(
-        args: &[OsString],
-        drain_time: Duration,
-        timeout: Duration,
-    ) -> Result<Family, String> {
+    pub fn new(args: &[OsString], timeout: Duration) -> Result<Family, String> {
         if let Some(flag) = CONTRADICTIONS.iter().find(|flag| flags::has(args, flag)) {
             return Err(format!(
                 "--hot-restart contradicts Envoy's {flag}: leave that out"
@@ -72,18 +68,14 @@ impl Family {
                 .map(Some)
                 .ok_or_else(|| format!("Envoy's {flag} lacks its number"))
         };
-        let drain = given("--drain-time-s")?.map_or(drain_time, Duration::from_secs);
+        let drain = given("--drain-time-s")?.map(Duration::from_secs);
         let parent = given("--parent-shutdown-time-s")?.map(Duration::from_secs);
-        // Its drain must be over by then, or it would cut what it has just asked to go.
-        let parent = parent.unwrap_or(timeout.max(drain + Duration::from_secs(5)));
-        if parent <= drain {
-            return Err(format!(
-                "Envoy's --parent-shutdown-time-s, {} s, must be longer than its --drain-time-s, \
-                 {} s unless given otherwise",
-                parent.as_secs(),
-                drain.as_secs()
-            ));
-        }
+        // Where the operator says how long a drain takes, the old generation is given that long.
+        // Envoy itself does not compare the two.
+        let parent = parent.unwrap_or_else(|| {
+            drain.map_or(timeout, |drain| timeout.max(drain + Duration::from_secs(5)))
+        });
+        let drain = drain.unwrap_or_else(|| flags::drain_time(timeout.max(parent)));
         let base_id = match given("--base-id")? {
             Some(id) => u32::try_from(id).map_err(|_| "Envoy's --base-id is out of range")?,
             None => free_base_id(),
@@ -300,7 +292,7 @@ mod tests {
 
     fn family(args: &[&str]) -> Result<Family, String> {
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-        Family::new(&args, Duration::from_secs(20), Duration::from_secs(25))
+        Family::new(&args, Duration::from_secs(25))
     }
 
     #[test]
@@ -310,7 +302,7 @@ mod tests {
         family.complete(&mut args, 2);
         let line: Vec<_> = args.iter().map(|word| word.to_str().unwrap()).collect();
         let line = line.join(" ");
-        let numbers = "--concurrency 3 --restart-epoch 2 --base-id 7 --drain-time-s 20 \
+        let numbers = "--concurrency 3 --restart-epoch 2 --base-id 7 --drain-time-s 600 \
                        --parent-shutdown-time-s 25 --socket-path /dev/shm/drainit-";
         assert!(line.starts_with(numbers), "{line}");
         assert!(line.ends_with(" --socket-mode 600"), "{line}");
@@ -365,15 +357,26 @@ mod tests {
     }
 
     #[test]
+    fn an_old_generation_is_given_as_long_as_it_drains() {
+        for (args, drain, parent) in [
+            (&["--parent-shutdown-time-s", "900"][..], 1_800, 900),
+            (&["--drain-time-s", "60"], 60, 65),
+            (&["--drain-time-s 9", "--parent-shutdown-time-s 9"], 9, 9),
+        ] {
+            let family = family(args).unwrap();
+            let times = (family.drain_time, family.parent_shutdown_time);
+            let of = Duration::from_secs;
+            assert_eq!(times, (of(drain), of(parent)), "{args:?}");
+        }
+    }
+
+    #[test]
     fn what_cannot_work_is_refused() {
         for (args, why) in [
             (&["--disable-hot-restart"][..], "--disable-hot-restart"),
             (&["--restart-epoch", "1"], "--restart-epoch"),
             (&["--base-id", "x"], "--base-id"),
-            (
-                &["--drain-time-s 30", "--parent-shutdown-time-s", "30"],
-                "longer",
-            ),
+            (&["--drain-time-s 30s"], "--drain-time-s"),
         ] {
             let refusal = family(args).unwrap_err();
             assert!(refusal.contains(why), "{refusal}");

@@ -74,13 +74,8 @@ impl Envoys {
     /// # Errors
     /// One line, when `--hot-restart` cannot work here.
     pub fn new(options: Arc<Options>, line: Vec<OsString>) -> Result<Envoys, String> {
-        let limits = &options.limits;
         let family = match line.get(1..) {
-            Some(args) if options.hot_restart => {
-                let drain_time =
-                    flags::drain_time(limits.timeout, limits.delay).min(limits.timeout);
-                Some(Family::new(args, drain_time, limits.timeout)?)
-            }
+            Some(args) if options.hot_restart => Some(Family::new(args, options.limits.timeout)?),
             _ => None,
         };
         Ok(Envoys {
@@ -331,8 +326,7 @@ impl Envoys {
         }
         if self.options.add_envoy_flags {
             let path = pipe.as_ref().and_then(Pipe::path);
-            let limits = &self.options.limits;
-            let drain_time = flags::drain_time(limits.timeout, limits.delay);
+            let drain_time = flags::drain_time(self.options.limits.timeout);
             flags::complete(&mut args, drain_time, path, self.family.is_some());
         }
         let pid = process::spawn(&Spawn {

@@ -185,10 +185,7 @@ fn what_cannot_work_is_refused_at_the_start() {
         (&["--disable-hot-restart"][..], "--disable-hot-restart"),
         (&["--restart-epoch", "1"], "--restart-epoch"),
         (&["--use-dynamic-base-id"], "--use-dynamic-base-id"),
-        (
-            &["--drain-time-s", "9", "--parent-shutdown-time-s", "9"],
-            "--parent-shutdown-time-s",
-        ),
+        (&["--drain-time-s", "9s"], "--drain-time-s"),
     ] {
         let mut line = vec!["--hot-restart", "--listen", "off", "--", &fake];
         line.extend(flags);

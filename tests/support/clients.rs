@@ -136,6 +136,28 @@ impl WebSocket {
     }
 }
 
+/// A tunnel that a CONNECT request has opened to the TCP echo.
+pub struct Tunnel(TcpSession);
+
+impl Tunnel {
+    pub fn open(address: SocketAddr) -> Tunnel {
+        let mut stream = connect(address).unwrap();
+        stream
+            .write_all(b"CONNECT test:80 HTTP/1.1\r\nHost: test:80\r\n\r\n")
+            .unwrap();
+        let mut head = BufReader::with_capacity(1, stream.try_clone().unwrap());
+        let head = http::read_head(&mut head).unwrap().unwrap();
+        assert!(head[0].contains("200"), "{head:?}");
+        let mut session = TcpSession(stream);
+        session.echo().unwrap();
+        Tunnel(session)
+    }
+
+    pub fn echo(&mut self) -> io::Result<()> {
+        self.0.echo()
+    }
+}
+
 /// A session through the UDP proxy.
 pub struct UdpSession(UdpSocket);
 

@@ -79,6 +79,19 @@ impl EnvoyConfig {
         self.dir.join("resources")
     }
 
+    /// Has the HTTP listeners open tunnels to the TCP echo for CONNECT requests.
+    pub fn take_connect(&self) {
+        self.replace(
+            "upgrade_configs: [{ upgrade_type: websocket }]",
+            "upgrade_configs: [{ upgrade_type: websocket }, { upgrade_type: CONNECT }]",
+        );
+        self.replace(
+            "routes: [",
+            "routes: [{ match: { connect_matcher: {} }, route: { cluster: tcp, upgrade_configs: \
+             [{ upgrade_type: CONNECT, connect_config: {} }] } }, ",
+        );
+    }
+
     /// Has the HTTP listener speak TLS with this secret, as the README has it.
     pub fn serve_tls(&self, secret: &str) {
         let transport = format!(
