@@ -24,6 +24,7 @@ mod outcome;
 mod step;
 
 use closing::Closing;
+pub use closing::FLUSH;
 pub use outcome::Outcome;
 use step::{Step, pause};
 
@@ -103,6 +104,8 @@ pub struct Drain {
     closing: Closing,
     /// Whether the last look showed UDP sessions: [`Ask::StopListeners`] would end them.
     has_udp_sessions: bool,
+    /// Since when nothing has been in flight, where Envoy sends access logs elsewhere.
+    entries_since: Option<Time>,
     poll: Poll,
     poll_failures: u32,
     /// How long the last polls took.
@@ -165,6 +168,7 @@ impl Drain {
             listeners: Step::new(serving_until),
             closing: Closing::Not,
             has_udp_sessions: false,
+            entries_since: None,
             poll: Poll {
                 due: serving_until,
                 ask: Ask::Stats,
@@ -270,9 +274,12 @@ impl Drain {
             let lost = self.live && (hanging || self.failing && self.deadline > self.serving_until);
             self.end(match self.quiet {
                 _ if lost => Outcome::AdminLost,
-                // Only the minimum kept it up.
+                // Only the minimum kept it up, or the last entries of access logs.
                 Some(outcome)
-                    if self.min_until >= self.deadline && self.asked.is_none() && self.known =>
+                    if (self.min_until >= self.deadline
+                        || self.closing == Closing::Tried && self.may_lose_entries(now))
+                        && self.asked.is_none()
+                        && self.known =>
                 {
                     outcome
                 }
@@ -438,6 +445,8 @@ impl Drain {
             self.health = Step::new(now);
         }
         self.has_udp_sessions = load.udp_sessions > 0;
+        let settled = load.sends_logs && load.in_flight() == 0;
+        self.entries_since = settled.then(|| self.entries_since.unwrap_or(now));
         let settle = self.settle;
         self.quiet = None;
         if load.connections() <= self.open_connections && load.udp_sessions == 0 {
@@ -483,10 +492,10 @@ impl Drain {
         if !self.known || now < from {
             return;
         }
-        if self.has_looked_last() {
-            self.end(outcome);
-        } else {
+        if !self.has_looked_last() {
             self.closing = Closing::Wanted;
+        } else if !self.may_lose_entries(now) {
+            self.end(outcome);
         }
     }
 }

@@ -2,12 +2,14 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use support::access_logs::AccessLogs;
 use support::clients::{HttpConnection, SlowRequest, TcpSession, Tunnel, UdpSession, WebSocket};
 use support::drainit::{Drainit, Setting, run};
 use support::envoy_config::{Admin, EnvoyConfig};
@@ -262,6 +264,59 @@ fn a_udp_session_that_the_deadline_cuts_is_a_failure_of_the_shutdown_command() {
     assert!(drainit.get("/status").1.contains("\"udp_sessions\":1"));
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
+}
+
+/// Of the very request, or session, that the drain waited for.
+fn the_last_entry_arrives(envoy: PathBuf, kind: &str) {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let address = SocketAddr::from((config.ip(), 18_000));
+    let logs = AccessLogs::start(address);
+    config.send_access_logs(kind, address);
+    let mut command = vec![envoy.display().to_string()];
+    command.extend(config.arguments());
+    let mut drainit = Setting::default().start(&[], &command);
+    drainit.wait_ready();
+    if kind.contains("Tcp") {
+        let session = TcpSession::open(config.tcp);
+        drainit.signal(Signal::SIGTERM);
+        drainit.wait_unready();
+        drop(session);
+    } else {
+        let slow = SlowRequest::start(config.metrics, Duration::from_secs(1));
+        upstream.wait_in_flight(1);
+        drainit.signal(Signal::SIGTERM);
+        assert_eq!(slow.status(), 200);
+    }
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drainit is over: drained");
+    wait_for(
+        &format!("the entry in {kind}"),
+        Duration::from_secs(3),
+        || logs.count() > 0,
+    );
+}
+
+const HTTP_LOG: &str = "grpc.v3.HttpGrpcAccessLogConfig";
+const TCP_LOG: &str = "grpc.v3.TcpGrpcAccessLogConfig";
+const OPEN_TELEMETRY_LOG: &str = "open_telemetry.v3.OpenTelemetryAccessLogConfig";
+
+#[test]
+fn the_last_requests_entry_in_a_grpc_access_log_arrives() {
+    the_last_entry_arrives(support::envoy(), HTTP_LOG);
+    the_last_entry_arrives(support::other_envoy(), HTTP_LOG);
+}
+
+#[test]
+fn the_last_sessions_entry_in_a_grpc_access_log_arrives() {
+    the_last_entry_arrives(support::envoy(), TCP_LOG);
+    the_last_entry_arrives(support::other_envoy(), TCP_LOG);
+}
+
+#[test]
+fn the_last_requests_entry_in_an_open_telemetry_log_arrives() {
+    the_last_entry_arrives(support::envoy(), OPEN_TELEMETRY_LOG);
+    the_last_entry_arrives(support::other_envoy(), OPEN_TELEMETRY_LOG);
 }
 
 #[test]

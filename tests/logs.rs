@@ -72,7 +72,7 @@ fn a_drain_tells_its_progress_when_something_changed_and_every_five_seconds() {
         .collect();
     let ip = config.ip();
     let all = format!(
-        "draining: 3 of 3 connections left (1 request in flight; {ip}_10000 1, {ip}_10001 2), "
+        "draining: 3 of 3 connections left (1 request in flight; {ip}_10001 2, {ip}_10000 1), "
     );
     let one = format!("draining: 1 of 3 connections left (1 request in flight; {ip}_10000 1), ");
     assert!(progress[0].0.starts_with(&all), "{progress:?}");

@@ -48,6 +48,7 @@ impl Drain {
         if let Some((_, at)) = &mut self.asked {
             *at = past(*at, HANGING);
         }
+        self.entries_since = self.entries_since.map(|at| past(at, FLUSH));
         self.idle = self.idle.map(|(at, _)| (past(at, self.settle), 0));
     }
 }

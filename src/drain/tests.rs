@@ -276,6 +276,37 @@ fn an_envoy_with_udp_sessions_accepts_up_to_the_deadline_or_until_they_have_ende
     assert_eq!(play.count(Ask::StopListeners), 1);
 }
 
+/// An Envoy with nothing in flight from `busy` on, which sends access logs somewhere.
+fn envoy_with_logs(busy: Time) -> impl FnMut(Time, Ask) -> Option<Answer> {
+    move |now, ask| match (
+        ask,
+        load(u64::from(now < busy), u64::from(now < busy), 0, 0),
+    ) {
+        (Ask::Stats, Answer::Stats(load)) => Some(Answer::Stats(Load {
+            sends_logs: true,
+            ..load
+        })),
+        _ => Some(Answer::Done),
+    }
+}
+
+#[test]
+fn the_last_entries_of_access_logs_are_given_time_up_to_the_deadline() {
+    let mut play = Play::new(&limits(), true);
+    assert_eq!(play.until(ms(4_100), envoy_with_logs(ms(3_000))), None);
+    let outcome = play.until(ms(4_600), envoy_with_logs(ms(3_000)));
+    assert_eq!(outcome, Some(Outcome::Drained));
+
+    let mut play = Play::new(&limits(), true);
+    let outcome = play.until(ms(25_001), envoy_with_logs(ms(24_300)));
+    assert_eq!((outcome, play.now), (Some(Outcome::Drained), ms(25_000)));
+
+    // An Envoy that stays sends them by itself.
+    let mut play = Play::new(&limits(), false);
+    let outcome = play.until(ms(1), envoy_with_logs(ms(0)));
+    assert_eq!(outcome, Some(Outcome::Drained));
+}
+
 #[test]
 fn an_admin_that_answers_nothing_is_asked_until_the_deadline_and_then_lost() {
     let mut play = Play::new(&limits(), true);

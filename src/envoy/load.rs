@@ -56,6 +56,8 @@ pub struct Load {
     pub uptime: Option<u64>,
     /// Whether Envoy's health check is failed, as a drain wants it; also where Envoy does not tell.
     pub health_failed: bool,
+    /// Whether Envoy sends access logs elsewhere, of which it holds the last entries for a moment.
+    pub sends_logs: bool,
     /// How far all of this can be trusted.
     pub sight: Sight,
     /// What Envoy does not tell, and the remedy, in one line.

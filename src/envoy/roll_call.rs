@@ -15,7 +15,9 @@ use super::stats::Lines;
 /// while.
 ///
 /// A listener has one line of connections that are early; each UDP listener has one of datagrams;
-/// a listener with an HTTP connection manager has lines of its answers.
+/// a listener with an HTTP connection manager has lines of its answers. Access logs that are sent
+/// elsewhere (gRPC, OpenTelemetry, Fluentd) have theirs as soon as they are configured; TCP's and
+/// OpenTelemetry's are not marked as used when something was sent (1.36.4, 1.40.0).
 pub const QUERY: &str = concat!(
     "/stats?filter=",
     "%5E(listener%5C..*%5C.(downstream_pre_cx_active",
@@ -24,6 +26,7 @@ pub const QUERY: &str = concat!(
     "%7Clistener%5C.admin%5C.worker_0%5C.downstream_cx_active",
     "%7Chttp%5C..*%5C.downstream_rq_active",
     "%7Cudp%5C..*%5C.downstream_sess_active",
+    "%7Caccess_logs%5C..*",
     "%7Cdns_filter%5C..*)%24",
 );
 
@@ -98,6 +101,8 @@ pub struct RollCall {
     managers: HashSet<String>,
     /// Whether there is a gauge of UDP sessions, or a filter that answers without one.
     sessions: bool,
+    /// Whether there are access logs that Envoy sends elsewhere.
+    pub sends_logs: bool,
     /// The active listeners, as Envoy lists them; None where it does not.
     listed: Option<u64>,
     /// The names of internal listeners in the statistics.
@@ -147,6 +152,8 @@ impl RollCall {
         } else if let Some(name) = name.strip_prefix("http.") {
             let name = name.strip_suffix(".downstream_rq_active");
             self.managers.extend(name.map(str::to_owned));
+        } else if name.starts_with("access_logs.") {
+            self.sends_logs = true;
         } else {
             self.sessions = true;
         }

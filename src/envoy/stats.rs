@@ -322,6 +322,7 @@ impl Figures {
             parent_connections: self.parent_connections,
             uptime: self.uptime,
             health_failed: self.live != Some(true),
+            sends_logs: roll.sends_logs,
             ..Load::default()
         };
         Told {

@@ -7,6 +7,7 @@
 // Each test program uses a part of it.
 #![allow(dead_code)]
 
+pub mod access_logs;
 pub mod clients;
 pub mod container;
 pub mod drainit;

@@ -19,7 +19,7 @@ use super::due::HANDLERS_READY;
 use super::ending::KILL_PATIENCE;
 use super::generations::{RISE, SEEN_LATE};
 use super::*;
-use crate::drain::{Limits, SILENCE_MIN};
+use crate::drain::{FLUSH, Limits, SILENCE_MIN};
 use crate::envoy::load::{Listener, Load, Sight};
 use events::{COMMAND_NOT_FOUND, Event, Says};
 use rules::must;

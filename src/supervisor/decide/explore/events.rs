@@ -24,6 +24,8 @@ pub(super) enum Says {
     /// No request was answered since the counters were last asked, or there was one.
     Still,
     Moved,
+    /// Nothing is, and Envoy sends access logs elsewhere.
+    Logs,
     /// Nothing is, and somebody has reverted the health check's failure.
     Reverted,
     /// Nothing is, also of an old generation: Envoy has flushed its statistics.
@@ -39,7 +41,9 @@ impl Says {
             Ask::Ready => &[Nothing, Live, HealthFailed, Initializing],
             Ask::ServerInfo => &[Nothing, Version],
             Ask::FailHealthCheck | Ask::DrainListeners | Ask::StopListeners => &[Nothing, Done],
-            Ask::Stats => &[Nothing, Zero, Idle, Busy, Udp, Partial, Reverted, Flushed],
+            Ask::Stats => &[
+                Nothing, Zero, Idle, Busy, Udp, Partial, Logs, Reverted, Flushed,
+            ],
             Ask::Activity => &[Nothing, Still, Moved],
             Ask::Sockets => &[Nothing, Zero, Busy, Closed],
         }
@@ -48,7 +52,7 @@ impl Says {
     /// Whether it leads somewhere else than the others.
     pub(super) fn is_main(&self) -> bool {
         use Says::*;
-        !matches!(self, HealthFailed | Idle | Udp | Partial | Reverted)
+        !matches!(self, HealthFailed | Idle | Udp | Partial | Logs | Reverted)
     }
 
     pub(super) fn answer(self) -> Option<Answer> {
@@ -63,6 +67,7 @@ impl Says {
                 udp_sessions,
                 uptime: Some(u64::from(self == Says::Flushed)),
                 health_failed,
+                sends_logs: self == Says::Logs,
                 sight: match self {
                     Says::Partial => Sight::Partial,
                     _ => Sight::Whole,
@@ -77,7 +82,7 @@ impl Says {
             Says::Initializing => Answer::Ready("INITIALIZING".into()),
             Says::Version => Answer::Version("1.40.0".into()),
             Says::Done => Answer::Done,
-            Says::Zero | Says::Partial | Says::Flushed => load(0, 0, 0, true),
+            Says::Zero | Says::Partial | Says::Logs | Says::Flushed => load(0, 0, 0, true),
             Says::Still => Answer::Activity(0),
             Says::Moved => Answer::Activity(1),
             Says::Idle => load(1, 0, 0, true),

@@ -94,10 +94,14 @@ impl World {
         let clean = |seen: &DrainSeen| {
             let live = seen.word;
             let patient = live || now + limits.timeout >= seen.deadline + SILENCE_MIN;
-            known && now >= seen.min_until && (!seen.stops || seen.closed || !live) && patient
+            let sent = !seen.stops || seen.entries_since.is_none_or(|at| now >= at + FLUSH);
+            let closed = !seen.stops || seen.closed || !live;
+            known && now >= seen.min_until && closed && patient && sent
         };
-        let only_the_minimum =
-            |seen: &DrainSeen| known && now >= seen.deadline && seen.min_until >= seen.deadline;
+        let only_the_minimum = |seen: &DrainSeen| {
+            let logs = seen.closed && seen.entries_since.is_some();
+            known && now >= seen.deadline && (seen.min_until >= seen.deadline || logs)
+        };
         let why = match (outcome, &seen) {
             (Outcome::Drained | Outcome::Idle, Some(seen)) if only_the_minimum(seen) => true,
             (Outcome::Drained, Some(seen)) => {

@@ -21,6 +21,8 @@ pub(super) struct DrainSeen {
     pub(super) kernel: Option<Says>,
     /// Whether Envoy was told to stop accepting, with whatever success.
     pub(super) closed: bool,
+    /// Since when nothing has been in flight, where Envoy sends access logs elsewhere.
+    pub(super) entries_since: Option<Time>,
 }
 
 /// What has happened, apart from what the core makes of it.
@@ -108,6 +110,7 @@ impl Witness {
                         kernel: None,
                         // It accepts nothing.
                         closed: outlived,
+                        entries_since: None,
                     });
                     // All that is there is seen.
                     self.told |= outlived;
@@ -147,10 +150,12 @@ impl Witness {
                     let first = *self.uptime.get_or_insert(load.uptime.unwrap());
                     self.told |= load.uptime != Some(first);
                 }
-                if let (Some(drain), Some(Answer::Stats(load))) = (&mut self.drain, says.answer())
-                    && (load.in_flight() > 0 || load.connections() == 0)
-                {
-                    drain.idle_since = None;
+                if let (Some(drain), Some(Answer::Stats(load))) = (&mut self.drain, says.answer()) {
+                    if load.in_flight() > 0 || load.connections() == 0 {
+                        drain.idle_since = None;
+                    }
+                    let logs = says == Says::Logs;
+                    drain.entries_since = logs.then(|| drain.entries_since.unwrap_or(now));
                 }
             }
             Event::Spawned => {

@@ -75,6 +75,7 @@ impl World {
             } else {
                 due(drain.silent_until)
             };
+            drain.entries_since = drain.entries_since.map(|at| past(at, FLUSH));
             let settle = core.rules.limits.settle;
             drain.idle_since = drain.idle_since.map(|at| past(at, settle));
         }
