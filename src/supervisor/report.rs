@@ -255,8 +255,8 @@ impl Reporter {
             self.want(now, state, drain);
         }
         if state == State::Draining {
-            let snapshot = board.read().clone();
-            self.tell_progress(now, &snapshot);
+            // Looked at, not copied: there may be thousands of listeners, and this is every turn.
+            self.tell_progress(now, &board.read());
         } else {
             self.progress_due = None;
         }
@@ -320,27 +320,27 @@ impl Reporter {
         let Some(drain) = &snapshot.drain else {
             return;
         };
-        let current = drain.first.as_ref().and(snapshot.load.clone());
+        let current = drain.first.as_ref().and(snapshot.load.as_ref());
         let due = match &self.progress {
             None if current.is_some() => true,
             None => now.saturating_duration_since(snapshot.since) >= PROGRESS_MIN,
             Some((at, said)) => {
                 let passed = now.saturating_duration_since(*at);
-                passed >= PROGRESS_MAX || passed >= PROGRESS_MIN && *said != current
+                passed >= PROGRESS_MAX || passed >= PROGRESS_MIN && said.as_ref() != current
             }
         };
         if due {
-            let line = words::progress(now, drain, current.as_ref());
+            let line = words::progress(now, drain, current);
             log::info!(
-                connections = current.as_ref().map(Load::connections),
-                requests = current.as_ref().map(|load| load.requests),
-                udp_sessions = current.as_ref().map(|load| load.udp_sessions),
+                connections = current.map(Load::connections),
+                requests = current.map(|load| load.requests),
+                udp_sessions = current.map(|load| load.udp_sessions),
                 elapsed_seconds = words::seconds(now, drain.started),
                 limit_seconds = words::seconds(drain.deadline, drain.started);
                 "{line}"
             );
             self.wanted.status = line;
-            self.progress = Some((now, current));
+            self.progress = Some((now, current.cloned()));
         }
         let last = self
             .progress
