@@ -216,7 +216,7 @@ pub(crate) mod tests {
     use crate::envoy::load::Listener;
     use crate::status::{Admin, Certificate, Drain, Drains, Envoy};
 
-    const NAMES: [&str; 17] = [
+    const NAMES: [&str; 18] = [
         "drainit_state",
         "drainit_envoy_up",
         "drainit_envoy_restarts_total",
