@@ -17,7 +17,7 @@ use support::fake_envoy::{self, Model, SharedModel};
 use support::{PATIENCE, TempDir, wait_for};
 
 /// The contract's names.
-const NAMES: [(&str, &str); 13] = [
+const NAMES: [(&str, &str); 14] = [
     ("drainit_state", "gauge"),
     ("drainit_envoy_up", "gauge"),
     ("drainit_envoy_restarts_total", "counter"),
