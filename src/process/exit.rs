@@ -1,6 +1,7 @@
-//! How a process ended.
+//! How processes end: reaping, exit codes.
 
 use std::fmt;
+use std::io;
 
 use nix::libc::{self, c_int};
 
@@ -81,7 +82,7 @@ pub struct End {
 
 impl End {
     /// The end that `waitpid` tells.
-    pub(super) fn from_status(status: c_int) -> End {
+    fn from_status(status: c_int) -> End {
         let exit = Exit::from_status(status);
         End {
             exit,
@@ -108,6 +109,22 @@ impl fmt::Display for Exit {
             Exit::Signal(signal) => {
                 write!(f, "killed by {}", signal_name(c_int::from(*signal)))
             }
+        }
+    }
+}
+
+/// Reaps one child that ended, ours or an orphan; none when there is none (any more).
+pub fn reap() -> Option<(i32, End)> {
+    loop {
+        let mut status = 0;
+        // SAFETY: waitpid writes one int, to memory that is ours. nix's waitpid fails with EINVAL
+        // after it has reaped a child that a real-time signal killed, and loses it.
+        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+        if pid > 0 {
+            return Some((pid, End::from_status(status)));
+        }
+        if pid == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return None;
         }
     }
 }

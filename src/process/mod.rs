@@ -1,0 +1,53 @@
+//! Unix: signals in and out, spawning, reaping, exit codes.
+
+mod exit;
+mod handle;
+mod signals;
+mod spawn;
+mod tree;
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use nix::libc::{self, c_int};
+use nix::sys::signal::Signal;
+
+pub use exit::{End, Exit, ExitClass, reap};
+pub use handle::Handle;
+pub use signals::{Signals, without_signals};
+pub use spawn::{Spawn, spawn, spawn_failure};
+pub use tree::{become_subreaper, descends_from_us};
+
+/// A signal's name (`SIGTERM`), also where it has none of its own (`signal 40`).
+pub fn signal_name(signal: c_int) -> String {
+    match Signal::try_from(signal) {
+        Ok(signal) => signal.as_str().to_owned(),
+        Err(_) => format!("signal {signal}"),
+    }
+}
+
+/// Sends a signal.
+pub fn kill(pid: i32, signal: c_int) {
+    // SAFETY: kill touches no memory. Raw, as every signal in this file.
+    if unsafe { libc::kill(pid, signal) } != 0 {
+        log::debug!(
+            "{} to {pid}: {}",
+            signal_name(signal),
+            io::Error::last_os_error()
+        );
+    }
+}
+
+/// Our pid namespace: pids are what they are in one. 0 where /proc is not there.
+pub fn pid_namespace() -> u64 {
+    std::fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino())
+}
+
+/// Whether a process has a handler for a signal, as the kernel has it (`SigCgt` in proc(5)).
+pub fn handles(pid: i32, signal: c_int) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    caught
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & signals::bit(signal) != 0)
+}

@@ -1,0 +1,229 @@
+//! The signals that come, and what the kernel does at each.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::libc::{self, c_int};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask,
+};
+use signal_hook::low_level;
+
+use crate::mailbox::{Waker, Wakeups};
+
+/// The signals that mean something to drainit.
+const MEANT: [c_int; 7] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGCHLD,
+    libc::SIGHUP,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+];
+
+/// Signals by which a terminal would stop us for a line of the log, when we are a job in the
+/// background.
+pub(super) const IGNORED: [Signal; 2] = [Signal::SIGTTIN, Signal::SIGTTOU];
+
+/// Signals that mean nothing to drainit, and whose default would end it or say nothing.
+const SURVIVED: [c_int; 10] = [
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+    libc::SIGWINCH,
+    libc::SIGURG,
+];
+
+/// The signals that came, caught by handlers that set a flag and wake the main thread.
+///
+/// They are handled, not blocked: since Rust 1.66 a child inherits the mask (rust issue 101077),
+/// and an Envoy that does would never see a signal. Handlers become defaults at exec.
+#[derive(Debug)]
+pub struct Signals {
+    /// A bit for each, as the kernel has them: the lowest is signal 1.
+    came: Arc<AtomicU64>,
+    waker: Waker,
+    wakeups: Wakeups,
+}
+
+impl Signals {
+    /// Installs the handlers: the first thing in `main`, because a pid 1 silently drops what comes
+    /// before them. Then clears what was inherited: blocked signals, and ignored ones.
+    ///
+    /// Also gives the waker that wakes the same reader as a signal does.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors or memory.
+    pub fn install() -> io::Result<(Signals, Waker)> {
+        let (waker, wakeups) = Waker::new()?;
+        let signals = Signals {
+            came: Arc::default(),
+            waker: waker.clone(),
+            wakeups,
+        };
+        for signal in MEANT {
+            signals.handle(signal)?;
+        }
+        // An inherited mask would keep every signal from us, SIGCHLD above all.
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+        survive_others();
+        for signal in (1..FIRST_REAL_TIME).filter(|signal| *signal != libc::SIGPIPE) {
+            undo_ignored(signal);
+        }
+        for signal in IGNORED {
+            set_disposition(signal as c_int, libc::SIG_IGN);
+        }
+        Ok((signals, waker))
+    }
+
+    fn handle(&self, signal: c_int) -> io::Result<()> {
+        let (came, waker) = (self.came.clone(), self.waker.clone());
+        let note = move || {
+            came.fetch_or(bit(signal), Ordering::SeqCst);
+            waker.wake();
+        };
+        // SAFETY: an atomic operation and a write are what a handler may do.
+        unsafe { low_level::register(signal, note) }?;
+        Ok(())
+    }
+
+    /// The signals since the last call. Forgets all wake-ups so far: look for other work after
+    /// this, never before.
+    pub fn take(&self) -> impl Iterator<Item = c_int> + use<> {
+        self.wakeups.clear();
+        let came = self.came.swap(0, Ordering::SeqCst) | OTHERS.swap(0, Ordering::SeqCst);
+        (1..=libc::SIGRTMAX()).filter(move |signal| came & bit(*signal) != 0)
+    }
+
+    /// Gives every signal its default meaning back, for a command that is no supervisor.
+    pub fn release(self) {
+        for signal in MEANT {
+            set_disposition(signal, libc::SIG_DFL);
+        }
+        for signal in survived().chain(IGNORED.map(|signal| signal as c_int)) {
+            set_action(signal, &DEFAULT);
+        }
+        // What came meanwhile counts.
+        for signal in self.take() {
+            let _ = low_level::emulate_default_handler(signal);
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wakeups.as_fd()
+    }
+}
+
+pub(super) fn bit(signal: c_int) -> u64 {
+    1 << (signal - 1)
+}
+
+fn survived() -> impl Iterator<Item = c_int> {
+    SURVIVED
+        .into_iter()
+        .chain(FIRST_REAL_TIME..=libc::SIGRTMAX())
+}
+
+/// Those of them that came. Nobody is woken for them: the main thread's `poll` is interrupted.
+static OTHERS: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn note_other(signal: c_int) {
+    OTHERS.fetch_or(bit(signal), Ordering::SeqCst);
+}
+
+/// Installs one handler for all that mean nothing, past libc and signal-hook: libc keeps some to
+/// itself (in musl 32 to 34, of which others call the last SIGRTMIN), and either takes time for
+/// each of so many, at the start and again for every child.
+fn survive_others() {
+    let handler = SigHandler::Handler(note_other);
+    let handler = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: an atomic operation is what a handler may do.
+    if unsafe { sigaction(Signal::SIGWINCH, &handler) }.is_ok() {
+        let handler = action(libc::SIGWINCH);
+        survived().for_each(|signal| set_action(signal, &handler));
+    }
+}
+
+/// Gives a signal that is ignored its default back: an ignored one stays so in every child.
+fn undo_ignored(signal: c_int) {
+    if action(signal)[0] == libc::SIG_IGN as libc::c_ulong {
+        set_action(signal, &DEFAULT);
+    }
+}
+
+/// The kernel's first real-time signal (signal(7)).
+pub(super) const FIRST_REAL_TIME: c_int = 32;
+
+/// The kernel's own sigaction: handler, flags, restorer, mask.
+pub(super) type Action = [libc::c_ulong; 4];
+
+const DEFAULT: Action = [0; 4];
+
+/// The kernel's sigset has 64 bits.
+const SIGSET: usize = 8;
+
+/// What the kernel does at a signal.
+fn action(signal: c_int) -> Action {
+    let mut action = DEFAULT;
+    let none = std::ptr::null::<Action>();
+    // SAFETY: the kernel writes no more than a sigaction, which is four words.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            none,
+            &raw mut action,
+            SIGSET,
+        );
+    }
+    action
+}
+
+/// Has the kernel do the default, or what it does at another signal already.
+fn set_action(signal: c_int, action: &Action) {
+    let none = std::ptr::null_mut::<Action>();
+    // SAFETY: the kernel reads four words. The default runs no code, and what another signal has
+    // was set by libc.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            std::ptr::from_ref(action),
+            none,
+            SIGSET,
+        );
+    }
+}
+
+fn set_disposition(signal: c_int, disposition: libc::sighandler_t) {
+    // SAFETY: default and ignore run no code of ours. nix's `signal` knows no real-time signals.
+    unsafe {
+        libc::signal(signal, disposition);
+    }
+}
+
+/// Starts a thread that no signal is delivered to: `start` is what does so.
+///
+/// Signals that come at once have their handlers' frames on one stack, a few KB each, and there
+/// are 64: too many for a helper's. The main thread takes them, and only for this moment late.
+pub fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+    let mut before = SigSet::empty();
+    let all = SigSet::all();
+    let blocked = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), Some(&mut before)).is_ok();
+    let started = start();
+    if blocked {
+        // The mask was ours a moment ago, so that it can be set.
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    }
+    started
+}
