@@ -26,7 +26,7 @@ const MEANT: [c_int; 7] = [
 
 /// Signals by which a terminal would stop us for a line of the log, when we are a job in the
 /// background.
-pub(super) const IGNORED: [Signal; 2] = [Signal::SIGTTIN, Signal::SIGTTOU];
+const IGNORED: [Signal; 2] = [Signal::SIGTTIN, Signal::SIGTTOU];
 
 /// Signals that mean nothing to drainit, and whose default would end it or say nothing.
 const SURVIVED: [c_int; 10] = [
@@ -162,10 +162,13 @@ fn undo_ignored(signal: c_int) {
 }
 
 /// The kernel's first real-time signal (signal(7)).
-pub(super) const FIRST_REAL_TIME: c_int = 32;
+const FIRST_REAL_TIME: c_int = 32;
+
+/// The kernel's last one.
+const LAST: c_int = 64;
 
 /// The kernel's own sigaction: handler, flags, restorer, mask.
-pub(super) type Action = [libc::c_ulong; 4];
+type Action = [libc::c_ulong; 4];
 
 const DEFAULT: Action = [0; 4];
 
@@ -202,6 +205,15 @@ fn set_action(signal: c_int, action: &Action) {
             none,
             SIGSET,
         );
+    }
+}
+
+/// Gives every signal its default back, in a child that is about to exec: what is handled becomes
+/// the default then anyway, but what is ignored (by Rust's runtime SIGPIPE) stays so. One system
+/// call each, and nothing else.
+pub(super) fn reset_all() {
+    for signal in 1..=LAST {
+        set_action(signal, &DEFAULT);
     }
 }
 
