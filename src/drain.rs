@@ -83,6 +83,7 @@ pub(crate) const SILENCE_MIN: Duration = Duration::from_secs(1);
 /// One drain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Drain {
+    cause: String,
     started: Time,
     deadline: Time,
     serving_until: Time,
@@ -151,6 +152,7 @@ impl Drain {
         // given the time that it has been up, as long as the deadline allows.
         let uptime = now.saturating_sub(spawned).max(SILENCE_MIN).max(limits.min);
         Drain {
+            cause: String::new(),
             started: now,
             deadline,
             serving_until,
@@ -182,6 +184,19 @@ impl Drain {
             idle: None,
             outcome: None,
         }
+    }
+
+    /// The same drain, with who or what asked for it: `SIGTERM`.
+    pub fn caused_by(self, cause: &str) -> Drain {
+        Drain {
+            cause: cause.into(),
+            ..self
+        }
+    }
+
+    /// Who or what asked for the drain. What ended it is its [`Drain::outcome`].
+    pub fn cause(&self) -> &str {
+        &self.cause
     }
 
     /// When the drain was asked for.

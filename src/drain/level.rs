@@ -14,6 +14,7 @@ impl Drain {
             step.failures = MANY;
         };
         self.started = base;
+        self.cause.clear();
         if self.outcome.is_some() {
             let over = Drain::new(&OVER, base, base, true, self.stops);
             *self = Drain {

@@ -40,9 +40,10 @@ enum Phase {
     Spawning,
     /// Running since then.
     Running { since: Time },
-    /// Sent SIGTERM then, or SIGKILL.
+    /// Sent SIGTERM then, or SIGKILL; and the rest of its process tree, too, or not yet.
     Stopping {
         since: Time,
+        rest: bool,
         killed: Option<Time>,
         then: Then,
     },
@@ -70,8 +71,9 @@ pub struct Core {
     /// Whether it was seen to have handlers for its signals.
     handles: bool,
     drain: Option<Drain>,
-    /// How often drainit was told to stop.
+    /// How often drainit was told to stop, by orders that counted, and when the last one came.
     stops: u32,
+    ordered: Option<Time>,
     /// What Envoy's admin interface was asked and has not answered yet.
     asked: Option<Ask>,
     /// When to look at Envoy next, drain aside: while it starts, and when somebody wants to know.
@@ -121,6 +123,7 @@ impl Core {
             handles: false,
             drain: None,
             stops: 0,
+            ordered: None,
             asked: None,
             probe_due: None,
             probe_pause: PROBE_FIRST,
@@ -223,6 +226,7 @@ impl Core {
                 }
             }
             Input::Answer(ask, answer) => self.take_answer(now, ask, answer.as_ref(), &mut actions),
+            Input::ScriptEnded(exit) => self.take_script_end(now, exit),
             Input::Exited(exit) => self.take_exit(now, exit, &mut actions),
             Input::Judged(refusal) => self.take_judgement(now, refusal, &mut actions),
             Input::Reload => self.take_reload(&mut actions),

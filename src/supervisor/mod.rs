@@ -383,6 +383,7 @@ impl Supervisor {
                 Action::Judge => self.judge(),
                 Action::Ask(ask) => self.ask(ask),
                 Action::Terminate => self.envoys.signal(libc::SIGTERM),
+                Action::TerminateRest => {}
                 Action::Kill => {
                     log::warn!("envoy has not ended on SIGTERM: SIGKILL");
                     self.envoys.signal(libc::SIGKILL);

@@ -288,7 +288,7 @@ impl Reporter {
     fn note_drain(&self, snapshot: &mut Snapshot, now: Instant, drain: &drain::Drain) {
         let shown = snapshot
             .drain
-            .get_or_insert_with(|| self.begin_drain(drain, &snapshot.reason));
+            .get_or_insert_with(|| self.begin_drain(drain));
         shown.stops = drain.stops();
         if let (None, Some(outcome)) = (shown.ended, drain.outcome()) {
             shown.ended = Some((now, outcome));
@@ -302,9 +302,9 @@ impl Reporter {
         }
     }
 
-    fn begin_drain(&self, drain: &drain::Drain, reason: &str) -> Drain {
+    fn begin_drain(&self, drain: &drain::Drain) -> Drain {
         Drain {
-            cause: reason.to_owned(),
+            cause: drain.cause().to_owned(),
             started: self.born + drain.started(),
             deadline: self.born + drain.deadline(),
             stops: drain.stops(),

@@ -37,12 +37,13 @@ impl Core {
             Phase::Backoff { until } if now < until => return Some(until),
             Phase::Backoff { .. } => self.phase = Phase::Spawning,
             Phase::Stopping { since, killed, .. } => {
+                let rest = self.terminate_rest(now, actions);
                 let due = match killed {
                     Some(at) => at + KILL_PATIENCE,
                     None => since + self.rules.kill_timeout,
                 };
                 if now < due {
-                    return Some(due);
+                    return Some(rest.map_or(due, |rest| rest.min(due)));
                 }
                 if killed.is_none() {
                     self.kill(now, actions);

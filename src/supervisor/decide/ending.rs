@@ -28,10 +28,32 @@ impl Core {
         self.tell(Reloaded::NotLive);
         self.phase = Phase::Stopping {
             since: now,
+            rest: false,
             killed: None,
             then,
         };
         actions.push(Action::Terminate);
+    }
+
+    /// Envoy has had half of its time: what else there is of its tree is told, too, so that a
+    /// script which would go on (a loop around Envoy, say) has the other half.
+    pub(super) fn terminate_rest(&mut self, now: Time, actions: &mut Vec<Action>) -> Option<Time> {
+        let due = self.rules.kill_timeout / 2;
+        let Phase::Stopping {
+            since,
+            rest: rest @ false,
+            killed: None,
+            ..
+        } = &mut self.phase
+        else {
+            return None;
+        };
+        if now < *since + due {
+            return Some(*since + due);
+        }
+        *rest = true;
+        actions.push(Action::TerminateRest);
+        None
     }
 
     pub(super) fn kill(&mut self, now: Time, actions: &mut Vec<Action>) {
@@ -45,6 +67,7 @@ impl Core {
     pub(super) fn kill_newest(&mut self, now: Time, then: Then, actions: &mut Vec<Action>) {
         self.phase = Phase::Stopping {
             since: now,
+            rest: false,
             killed: Some(now),
             then,
         };
@@ -58,7 +81,7 @@ impl Core {
         let limits = &self.rules.limits;
         let drain = self.drain.get_or_insert_with(|| {
             self.reason = from.into();
-            Drain::new(limits, now, now, true, stops)
+            Drain::new(limits, now, now, true, stops).caused_by(from)
         });
         drain.end(Outcome::EnvoyExited);
         if stops {
@@ -88,12 +111,18 @@ impl Core {
             self.phase = Phase::Over(exit.code());
             return;
         }
-        let (since, killed) = match self.phase {
-            Phase::Stopping { since, killed, .. } => (since, killed),
-            _ => (now, None),
+        let (since, rest, killed) = match self.phase {
+            Phase::Stopping {
+                since,
+                rest,
+                killed,
+                ..
+            } => (since, rest, killed),
+            _ => (now, false, None),
         };
         self.phase = Phase::Stopping {
             since,
+            rest,
             killed,
             then: Then::ExitAs(exit),
         };

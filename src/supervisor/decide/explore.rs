@@ -18,6 +18,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::due::HANDLERS_READY;
 use super::ending::KILL_PATIENCE;
 use super::generations::{RISE, SEEN_LATE};
+use super::orders::SAME_ORDER;
 use super::*;
 use crate::drain::{FLUSH, Limits, SILENCE_MIN};
 use crate::envoy::load::{Listener, Load, Sight};

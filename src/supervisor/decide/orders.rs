@@ -8,7 +8,20 @@ use super::{Action, Core, Order, Phase, Reloaded};
 use crate::drain::{Drain, Limits, Outcome, Time};
 use crate::process::Exit;
 
+/// A TERM or INT this soon after the last order to stop that counted is that order once more:
+/// `timeout` sends two, a terminal and a supervisor before us may send one each. Short in tests,
+/// where each time multiplies the states of the exploration.
+pub(super) const SAME_ORDER: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 1_000 });
+
 impl Core {
+    /// Whether an order says nothing that the one before it has not said.
+    pub fn repeats(&self, now: Time, order: Order) -> bool {
+        order == Order::Stop
+            && self
+                .ordered
+                .is_some_and(|at| now.saturating_sub(at) < SAME_ORDER)
+    }
+
     pub(super) fn take_order(
         &mut self,
         now: Time,
@@ -16,9 +29,15 @@ impl Core {
         from: &str,
         actions: &mut Vec<Action>,
     ) {
+        if self.repeats(now, order) {
+            return;
+        }
         match order {
-            Order::Stop => self.stops = self.stops.saturating_add(1),
-            Order::StopNow => self.stops = self.stops.saturating_add(1).max(2),
+            Order::Stop | Order::StopNow => {
+                let least = if order == Order::StopNow { 2 } else { 1 };
+                self.stops = self.stops.saturating_add(1).max(least);
+                self.ordered = Some(now);
+            }
             Order::Drain => {}
             Order::ReopenLogs => {
                 self.reopen = true;
@@ -32,14 +51,14 @@ impl Core {
             | Phase::Backoff { .. }
             | Phase::Down => {
                 self.reason = from.into();
-                self.take_order_down(now, order, actions);
+                self.take_order_down(now, order, from, actions);
             }
             Phase::Outlived => self.take_order_outlived(order),
             Phase::Running { since } => {
                 if self.drain.is_none() {
                     self.reason = from.into();
                 }
-                self.take_order_running(now, since, order, actions);
+                self.take_order_running(now, since, order, from, actions);
             }
             Phase::Stopping { killed, then, .. } => {
                 if then == Then::StartAnew {
@@ -55,7 +74,7 @@ impl Core {
 
     /// Without an Envoy there is nothing to drain, and none is started any more. An old generation
     /// that still drains is waited for, unless there is no time for that.
-    fn take_order_down(&mut self, now: Time, order: Order, actions: &mut Vec<Action>) {
+    fn take_order_down(&mut self, now: Time, order: Order, from: &str, actions: &mut Vec<Action>) {
         if let Phase::Judging { exit, .. } = self.phase
             && !self.rules.restart
         {
@@ -71,13 +90,13 @@ impl Core {
                     delay: Duration::ZERO,
                     ..self.rules.limits.clone()
                 };
-                self.drain = Some(Drain::new(&limits, now, now, true, stops));
+                self.drain = Some(Drain::new(&limits, now, now, true, stops).caused_by(from));
                 self.phase = Phase::Outlived;
                 return;
             }
             (parent, _) => {
                 let limits = &self.rules.limits;
-                let drain = Drain::new(limits, now, now, false, stops);
+                let drain = Drain::new(limits, now, now, false, stops).caused_by(from);
                 let outcome = match parent {
                     Some(_) => Outcome::SecondSignal,
                     None => Outcome::NeverLive,
@@ -114,25 +133,41 @@ impl Core {
         now: Time,
         since: Time,
         order: Order,
+        from: &str,
         actions: &mut Vec<Action>,
     ) {
         match (&mut self.drain, order) {
             (None, Order::StopNow) => self.terminate(now, Then::Exit, actions),
-            (None, _) => {
-                // With an old generation, that one has been.
-                let live = self.live.is_some() || self.is_unsettled();
-                let stops = order == Order::Stop;
-                self.drain = Some(Drain::new(&self.rules.limits, now, since, live, stops));
-                self.tell(Reloaded::Draining);
-                self.next = self.next.filter(|next| *next != Next::Trying);
-            }
+            (None, _) => self.begin_drain(now, since, order == Order::Stop, from),
             (Some(_), Order::Drain | Order::ReopenLogs) => {}
-            (Some(drain), order) => {
-                if drain.stops() || order == Order::StopNow {
+            (Some(drain), _) => {
+                if self.stops >= 2 {
                     drain.end(Outcome::SecondSignal);
                 }
                 drain.join_stop();
             }
+        }
+    }
+
+    fn begin_drain(&mut self, now: Time, since: Time, stops: bool, cause: &str) {
+        // With an old generation, that one has been.
+        let live = self.live.is_some() || self.is_unsettled();
+        let drain = Drain::new(&self.rules.limits, now, since, live, stops);
+        self.drain = Some(drain.caused_by(cause));
+        self.tell(Reloaded::Draining);
+        self.next = self.next.filter(|next| *next != Next::Trying);
+    }
+
+    /// The start script is gone, and Envoy lives on. As with any init, the end of what was started
+    /// is the container's, but what Envoy has in flight finishes first. Where Envoy is to be kept
+    /// up (`--restart on-failure`), it is up.
+    pub(super) fn take_script_end(&mut self, now: Time, exit: Exit) {
+        if let (Phase::Running { since }, None, false) =
+            (self.phase, &self.drain, self.rules.restart)
+        {
+            let cause = format!("the start script ended before envoy: {exit}");
+            self.begin_drain(now, since, true, &cause);
+            self.reason = cause;
         }
     }
 }

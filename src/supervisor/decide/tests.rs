@@ -1,4 +1,5 @@
 use super::ending::KILL_PATIENCE;
+use super::orders::SAME_ORDER;
 use super::*;
 use crate::drain::Limits;
 use crate::envoy::load::{Listener, Load};
@@ -190,6 +191,7 @@ fn phase(name: &str) -> Play {
         "stopping" => {
             let mut play = Play::live(rules());
             play.order(Order::StopNow);
+            play.until(SAME_ORDER, silent);
             play
         }
         "stopping after a drain" => {
@@ -314,10 +316,87 @@ fn three_signals_drain_stop_and_kill() {
     play.order(Order::Stop);
     assert!(play.did(Action::Terminate) && !play.did(Action::Kill));
     assert_eq!(play.outcome(), Some(Outcome::SecondSignal));
+    play.until(s(2), silent);
     play.order(Order::Stop);
     assert!(play.did(Action::Kill));
     play.put(Input::Exited(KILLED));
     assert!(play.did(Action::Exit(137)));
+}
+
+/// `timeout` sends two; and who sends one again and again is heard all the same.
+#[test]
+fn a_stop_order_within_a_moment_of_one_that_counted_is_the_same() {
+    let step = SAME_ORDER / 2;
+    let mut play = Play::live(rules());
+    play.order(Order::Stop);
+    for (steps, terminated, killed) in [
+        (0, false, false),
+        (1, false, false),
+        (2, true, false),
+        (3, true, false),
+        (4, true, true),
+    ] {
+        let at = step * steps;
+        if at > play.now {
+            play.until(at, with(1));
+        }
+        play.order(Order::Stop);
+        let did = (play.did(Action::Terminate), play.did(Action::Kill));
+        assert_eq!(did, (terminated, killed), "after {steps} steps");
+    }
+}
+
+#[test]
+fn a_quit_is_never_the_same_order() {
+    let mut play = Play::live(rules());
+    play.order(Order::Stop);
+    play.order(Order::StopNow);
+    assert!(play.did(Action::Terminate) && !play.did(Action::Kill));
+    // What comes together with it is.
+    play.order(Order::Stop);
+    assert!(!play.did(Action::Kill));
+    play.order(Order::StopNow);
+    assert!(play.did(Action::Kill));
+}
+
+#[test]
+fn the_rest_of_the_tree_is_told_when_half_the_kill_timeout_is_over() {
+    let mut play = phase("stopping");
+    play.until(ms(999), silent);
+    assert!(!play.did(Action::TerminateRest));
+    play.until(ms(1_999), silent);
+    assert!(play.did(Action::TerminateRest) && !play.did(Action::Kill));
+    let told = |action: &&Action| **action == Action::TerminateRest;
+    assert_eq!(play.done.iter().filter(told).count(), 1);
+}
+
+#[test]
+fn a_start_script_that_ends_before_envoy_has_it_drained_and_a_sigterm_joins() {
+    let mut play = Play::live(rules());
+    play.put(Input::ScriptEnded(CODE_1));
+    play.until(s(1), with(1));
+    assert_eq!(play.state(), State::Draining);
+    let cause = "the start script ended before envoy: exit code 1";
+    assert_eq!(play.core.drain().unwrap().cause(), cause);
+    play.order(Order::Stop);
+    assert_eq!(play.state(), State::Draining);
+    play.until(s(2), with(1));
+    play.order(Order::Stop);
+    assert_eq!(play.outcome(), Some(Outcome::SecondSignal));
+
+    // Who is to be kept up is up.
+    let mut play = Play::live(restarting());
+    play.put(Input::ScriptEnded(CODE_1));
+    assert_eq!(play.state(), State::Live);
+}
+
+#[test]
+fn a_drains_cause_is_what_asked_for_it_and_not_what_ended_it() {
+    let mut play = Play::live(rules());
+    play.put(Input::Order(Order::Stop, "SIGTERM".into()));
+    play.put(Input::Exited(CODE_0));
+    assert_eq!(play.core.drain().unwrap().cause(), "SIGTERM");
+    assert_eq!(play.outcome(), Some(Outcome::EnvoyExited));
 }
 
 #[test]

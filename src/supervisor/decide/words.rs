@@ -24,7 +24,8 @@ pub struct Rules {
 /// A signal, by what it means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Order {
-    /// TERM, INT: drain, then stop; at the second time stop, at the third kill.
+    /// TERM, INT: drain, then stop; at the second time stop, at the third kill. What comes within a
+    /// second of the last one that counted is the same order.
     Stop,
     /// QUIT: stop now.
     StopNow,
@@ -59,6 +60,8 @@ pub enum Input {
     AdminKnown,
     /// It answered; none stands for every failure there is.
     Answer(Ask, Option<Answer>),
+    /// Envoy lives on, and the start script that it was behind ended, so.
+    ScriptEnded(Exit),
     /// Envoy is gone. Of several generations it is the one that rises, or else the newest.
     Exited(Exit),
     /// An Envoy that ended before it was live was asked whether it refuses its configuration or
@@ -85,7 +88,10 @@ pub enum Action {
     Ask(Ask),
     /// Send Envoy SIGTERM.
     Terminate,
-    /// Send Envoy SIGKILL.
+    /// Send SIGTERM to whatever else there is of Envoy's process tree: a start script that goes on
+    /// although Envoy has ended, and what it started.
+    TerminateRest,
+    /// Send SIGKILL to Envoy and all of its process tree.
     Kill,
     /// Send Envoy SIGUSR1.
     ReopenLogs,

@@ -37,11 +37,15 @@ impl World {
         let Event::Order(order @ (Order::Stop | Order::StopNow)) = event else {
             return Ok(());
         };
-        let again = from
-            .core
-            .drain
-            .as_ref()
-            .is_some_and(|drain| drain.outcome().is_some() || drain.stops());
+        if self.witness.stops == from.witness.stops {
+            return must(
+                self.core.ordered == from.core.ordered && order == Order::Stop,
+                "the same order once more is another one",
+            );
+        }
+        let over = |drain: &Drain| drain.outcome().is_some();
+        let again = self.witness.stops >= 2 && from.core.drain.is_some()
+            || from.core.drain.as_ref().is_some_and(over);
         match from.core.phase {
             Phase::Running { .. } if again || order == Order::StopNow => must(
                 self.witness.terminated.is_some(),
@@ -132,8 +136,7 @@ impl World {
             }
             (Outcome::SecondSignal, Some(_)) => {
                 event == Event::Order(Order::StopNow)
-                    || event == Event::Order(Order::Stop)
-                        && from.witness.drain.as_ref().is_some_and(|drain| drain.stops)
+                    || event == Event::Order(Order::Stop) && self.witness.stops >= 2
             }
             (Outcome::EnvoyExited, Some(_)) => {
                 matches!(event, Event::Exited(_))
@@ -242,13 +245,25 @@ impl World {
                     "SIGTERM twice",
                 )?;
                 self.witness.terminated = Some(now);
-                let told = self.witness.stops > 0;
+                let told = self.witness.stops > 0 || self.witness.script_ended;
                 let now_at_once = event == Event::Order(Order::StopNow);
                 let closed = event == Event::Answer(Ask::Sockets, Says::Closed);
                 must(
                     told && (now_at_once || outcome.is_some())
                         || closed && core.starts_anew() && core.drain.is_none(),
                     "SIGTERM too early",
+                )
+            }
+            Action::TerminateRest => {
+                let Some(at) = self.witness.terminated else {
+                    return Err("the rest is told before Envoy".into());
+                };
+                must(!self.witness.rest, "the rest is told twice")?;
+                self.witness.rest = true;
+                let due = now >= at + core.rules.kill_timeout / 2;
+                must(
+                    due && self.witness.killed.is_none(),
+                    "the rest is told early",
                 )
             }
             Action::Kill => {
@@ -355,6 +370,13 @@ impl World {
                     (None, None) => return Err("stopping without a SIGTERM".into()),
                 };
                 wakes_by(end, "the end")?;
+                if let (None, Some(at), false) = (
+                    self.witness.killed,
+                    self.witness.terminated,
+                    self.witness.rest,
+                ) {
+                    wakes_by(at + core.rules.kill_timeout / 2, "the rest of the tree")?;
+                }
             }
             Phase::Over(_) | Phase::Down => {
                 must(core.wake_at.is_none(), "woken for nothing")?;

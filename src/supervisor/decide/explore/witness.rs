@@ -34,8 +34,14 @@ pub(super) struct Witness {
     pub(super) drain: Option<DrainSeen>,
     /// How often it was told to stop, by whatever signal.
     pub(super) stops: u32,
+    /// When it last was, by an order that counted.
+    pub(super) ordered: Option<Time>,
+    /// Whether the rest of the process tree was told, too.
+    pub(super) rest: bool,
     pub(super) terminated: Option<Time>,
     pub(super) killed: Option<Time>,
+    /// Whether the start script's end was reason to stop.
+    pub(super) script_ended: bool,
     /// Which processes there are: the newest Envoy, and an old one beside it.
     pub(super) newest: bool,
     pub(super) old: bool,
@@ -71,12 +77,37 @@ impl Witness {
             self.refused = says == Says::Nothing;
             self.spent = self.refused;
         }
+        let uptime = match before.phase {
+            Phase::Running { since } => now - since,
+            _ => Duration::ZERO,
+        };
+        let limits = &before.rules.limits;
+        let word = self.live || self.old;
+        let drain = |stops| DrainSeen {
+            deadline: now + limits.timeout,
+            min_until: now + limits.min,
+            silent_until: now + uptime.max(ms(1_000)).max(limits.min),
+            stops,
+            idle_since: None,
+            word,
+            unanswered: false,
+            kernel: None,
+            closed: false,
+            entries_since: None,
+        };
         match event {
             Event::Order(order) => {
                 match order {
-                    Order::Stop => self.stops += 1,
+                    Order::Stop if self.ordered.is_some_and(|at| now < at + SAME_ORDER) => return,
+                    Order::Stop => {
+                        self.stops += 1;
+                        self.ordered = Some(now);
+                    }
                     // It goes as far as a second one.
-                    Order::StopNow => self.stops = (self.stops + 1).max(2),
+                    Order::StopNow => {
+                        self.stops = (self.stops + 1).max(2);
+                        self.ordered = Some(now);
+                    }
                     Order::Drain | Order::ReopenLogs => {}
                 }
                 // Without a newest, an old generation is waited for.
@@ -93,28 +124,19 @@ impl Witness {
                 {
                     drain.stops = true;
                 }
-                let limits = &before.rules.limits;
-                let uptime = match before.phase {
-                    Phase::Running { since } => now - since,
-                    _ => Duration::ZERO,
-                };
                 if before.drain.is_none() && order != Order::StopNow {
                     self.drain = Some(DrainSeen {
-                        deadline: now + limits.timeout,
-                        min_until: now + limits.min,
-                        silent_until: now + uptime.max(ms(1_000)).max(limits.min),
-                        stops: order == Order::Stop,
-                        idle_since: None,
-                        word: self.live || self.old,
-                        unanswered: false,
-                        kernel: None,
                         // It accepts nothing.
                         closed: outlived,
-                        entries_since: None,
+                        ..drain(order == Order::Stop)
                     });
                     // All that is there is seen.
                     self.told |= outlived;
                 }
+            }
+            Event::ScriptEnded if running && before.drain.is_none() && !before.rules.restart => {
+                self.drain = Some(drain(true));
+                self.script_ended = true;
             }
             Event::Answer(Ask::Ready, Says::Initializing) => self.take_word(),
             Event::Answer(Ask::Ready, Says::Live | Says::HealthFailed) => {
@@ -162,7 +184,7 @@ impl Witness {
                 self.live = self.old;
                 self.newest = true;
                 (self.uptime, self.told) = (None, false);
-                (self.terminated, self.killed) = (None, None);
+                (self.terminated, self.killed, self.rest) = (None, None, false);
                 (self.spent, self.refused) = (false, false);
             }
             Event::NextSpawned(true) => self.old = true,

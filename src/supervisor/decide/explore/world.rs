@@ -16,6 +16,11 @@ impl World {
         let core = &mut self.core;
         core.reason.clear();
         core.stops = core.stops.min(3);
+        let counts = |at: Option<Time>| {
+            at.filter(|at| now < *at + SAME_ORDER)
+                .map(|at| past(at, SAME_ORDER))
+        };
+        core.ordered = counts(core.ordered);
         core.wake_at = core.wake_at.map(due);
         // Jitter and growth have their own tests.
         let under_way = core.backoff.is_under_way();
@@ -61,6 +66,7 @@ impl World {
         }
         let witness = &mut self.witness;
         witness.stops = witness.stops.min(3);
+        witness.ordered = counts(witness.ordered);
         witness.terminated = witness.terminated.map(|at| past(at, LONG));
         witness.killed = witness.killed.map(|at| past(at, LONG));
         if !witness.old || witness.told {
@@ -115,6 +121,7 @@ impl World {
                 inputs.push(Event::HandlersSeen);
             }
             inputs.extend([Exit::Code(0), Exit::Signal(11)].map(Event::Exited));
+            inputs.push(Event::ScriptEnded);
             if !hot {
                 inputs.push(Event::Exited(Exit::Code(1)));
             }
