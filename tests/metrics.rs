@@ -150,8 +150,7 @@ fn prometheus_reads_the_page_in_every_state() {
     pages.push(page_when(&drainit, "drained"));
     drainit.signal(Signal::SIGTERM);
     pages.push(page_when(&drainit, "stopping"));
-    drainit.signal(Signal::SIGTERM);
-    drainit.signal(Signal::SIGQUIT);
+    kill(drainit.envoy_pid(), Signal::SIGKILL).unwrap();
     drainit.wait_exit(PATIENCE);
 
     let model = SharedModel::default();

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod behind;
 pub mod flags;
 pub mod hot_restart;
 pub mod kin;

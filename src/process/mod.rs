@@ -16,7 +16,10 @@ pub use exit::{End, Exit, ExitClass, reap};
 pub use handle::Handle;
 pub use signals::{Signals, without_signals};
 pub use spawn::{Spawn, spawn, spawn_failure};
-pub use tree::{become_subreaper, descends_from_us};
+pub use tree::{
+    Process, become_subreaper, below, descendants, descends_from_us, has_children,
+    kill_descendants, signal_descendants,
+};
 
 /// A signal's name (`SIGTERM`), also where it has none of its own (`signal 40`).
 pub fn signal_name(signal: c_int) -> String {

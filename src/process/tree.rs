@@ -1,5 +1,12 @@
 //! Who descends from whom.
 
+use std::fs;
+use std::io::Read as _;
+
+use nix::libc::{self, c_int};
+
+use super::Handle;
+
 /// Makes orphans ours to reap, unless the kernel does so anyway.
 pub fn become_subreaper() {
     if std::process::id() != 1
@@ -9,27 +16,120 @@ pub fn become_subreaper() {
     }
 }
 
+/// A process as /proc/PID/stat has it (proc(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its pid.
+    pub pid: i32,
+    /// Its parent's pid: 0 where our pid namespace does not hold that.
+    pub parent: i32,
+    /// Its process group.
+    pub group: i32,
+    /// Whether it has not ended. A zombie has, and waits to be reaped.
+    pub lives: bool,
+}
+
+impl Process {
+    /// The process that has this pid, if one has.
+    pub fn read(pid: i32) -> Option<Process> {
+        let mut stat = [0; 512];
+        let mut file = fs::File::open(format!("/proc/{pid}/stat")).ok()?;
+        let length = file.read(&mut stat).ok()?;
+        let stat = String::from_utf8_lossy(stat.get(..length)?);
+        // The name, in parentheses, may hold anything: look behind it.
+        let mut fields = stat.rsplit(')').next()?.split_ascii_whitespace();
+        Some(Process {
+            pid,
+            lives: !matches!(fields.next()?, "Z" | "X" | "x"),
+            parent: fields.next()?.parse().ok()?,
+            group: fields.next()?.parse().ok()?,
+        })
+    }
+}
+
 /// Whether a process is our child, or a descendant further down. An entrypoint may start Envoy as
 /// a child of its own.
 pub fn descends_from_us(pid: i32) -> bool {
-    let us = std::process::id().to_string();
-    let mut pid = pid.to_string();
+    let us = this();
+    let mut pid = pid;
     // A pid that is 0 is a process that our pid namespace does not hold. Depth is limited for the
     // case that a pid is used again while we climb.
     for _ in 0..64 {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The name, in parentheses, may hold anything: look behind it.
-        let parent = stat
-            .rsplit(')')
-            .next()
-            .and_then(|rest| rest.split(' ').nth(2));
-        match parent {
-            Some(parent) if parent == us => return true,
-            Some(parent) => parent.clone_into(&mut pid),
+        match Process::read(pid) {
+            Some(process) if process.parent == us => return true,
+            Some(process) => pid = process.parent,
             None => return false,
         }
     }
     false
+}
+
+/// Whether we have a child, zombies included. As orphans become our children, we have descendants
+/// then, and only then. One system call, where [`descendants`] reads all of /proc.
+pub fn has_children() -> bool {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: waitid fills in a siginfo, to memory that is ours and may be all zeros.
+    unsafe {
+        let mut info = std::mem::zeroed();
+        libc::waitid(libc::P_ALL, 0, &mut info, flags) == 0
+    }
+}
+
+/// All that descend from us and live, in no order.
+pub fn descendants() -> Vec<Process> {
+    let pids = fs::read_dir("/proc").into_iter().flatten();
+    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    below(
+        &[this()],
+        &pids.filter_map(Process::read).collect::<Vec<_>>(),
+    )
+}
+
+/// Those of `all` that descend from one of these and live.
+pub fn below(roots: &[i32], all: &[Process]) -> Vec<Process> {
+    let mut family = roots.to_vec();
+    let mut at = 0;
+    while let Some(&parent) = family.get(at) {
+        for process in all {
+            // A pid that was used again while we looked could make a circle of it.
+            if process.parent == parent && !family.contains(&process.pid) {
+                family.push(process.pid);
+            }
+        }
+        at += 1;
+    }
+    let descends = |process: &&Process| family.contains(&process.parent) && process.lives;
+    all.iter().filter(descends).copied().collect()
+}
+
+/// Sends a signal to each of these that still descends from us: its pid may be another's by now.
+pub fn signal_descendants(processes: &[Process], signal: c_int) {
+    for process in processes {
+        if let Ok(handle) = Handle::open(process.pid)
+            && descends_from_us(process.pid)
+        {
+            let _ = handle.signal(signal);
+        }
+    }
+}
+
+/// Kills all of our descendants that are `meant`, and what those start meanwhile.
+pub fn kill_descendants(meant: impl Fn(&[Process]) -> Vec<Process>) {
+    let mut killed = Vec::new();
+    // A process that forks without end is not to keep us here.
+    for _ in 0..8 {
+        let mut left = meant(&descendants());
+        left.retain(|process| !killed.contains(&process.pid));
+        if left.is_empty() {
+            return;
+        }
+        killed.extend(left.iter().map(|process| process.pid));
+        signal_descendants(&left, libc::SIGKILL);
+    }
+}
+
+fn this() -> i32 {
+    i32::try_from(std::process::id()).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]
@@ -57,5 +157,49 @@ mod tests {
         }
         drop(shell.stdin.take());
         shell.wait().unwrap();
+    }
+
+    #[test]
+    fn a_childs_child_is_among_the_descendants_until_it_is_killed() {
+        let mut shell = Command::new("sh")
+            .args(["-c", "sleep 1000 & echo $!; wait"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = io::BufReader::new(shell.stdout.take().unwrap());
+        io::BufRead::read_line(&mut out, &mut line).unwrap();
+        let (sleep, shell_pid): (i32, i32) =
+            (line.trim().parse().unwrap(), shell.id().try_into().unwrap());
+        assert!(has_children());
+        let ours = |all: &[Process]| below(&[shell_pid], all);
+        assert_eq!(
+            ours(&descendants())
+                .iter()
+                .map(|found| found.pid)
+                .collect::<Vec<_>>(),
+            [sleep]
+        );
+        kill_descendants(ours);
+        shell.wait().unwrap();
+        assert!(!descendants().iter().any(|found| found.pid == shell_pid));
+    }
+
+    #[test]
+    fn a_tree_is_found_whatever_the_order_and_without_its_zombies() {
+        let process = |pid, parent, lives| Process {
+            pid,
+            parent,
+            group: pid,
+            lives,
+        };
+        let all = [
+            process(5, 4, true),
+            process(4, 3, false),
+            process(3, 1, true),
+            process(9, 2, true),
+        ];
+        assert_eq!(below(&[1], &all), [all[0], all[2]]);
+        assert_eq!(below(&[9], &all), []);
     }
 }

@@ -17,6 +17,7 @@ use crate::duration::show;
 use crate::process::Exit;
 use crate::status::State;
 
+pub use ending::KILL_PATIENCE;
 use ending::Then;
 pub use generations::Reloaded;
 use generations::{Admin, Next, Told};

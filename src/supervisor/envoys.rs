@@ -6,22 +6,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::libc;
+
 use super::OURS;
+use super::child::Child;
 use crate::client::Address;
 use crate::envoy::address::{AddressFile, Pipe, Place};
 use crate::envoy::flags;
 use crate::envoy::hot_restart::Family;
 use crate::envoy::kin;
 use crate::options::Options;
-use crate::process::{self, Spawn};
-
-/// One Envoy.
-#[derive(Debug)]
-struct Child {
-    pid: i32,
-    place: Place,
-    pipe: Option<Pipe>,
-}
+use crate::process::{self, Process, Spawn};
 
 /// What is to be changed so that Envoy can be asked how it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +40,8 @@ pub enum Whose {
     Newest,
     /// The old generation's.
     Parent,
+    /// A start script's, behind which an Envoy lives on: the newest, or the old one.
+    Script { newest: bool },
     /// An orphan's, or a trial's.
     Another,
 }
@@ -66,6 +63,8 @@ pub struct Envoys {
     envoy_itself: bool,
     /// Whether an Envoy was seen to have been given what was added to the command line.
     hands_on: bool,
+    /// The newest that ended last: something of its process tree may live on.
+    gone: Option<Child>,
 }
 
 impl Envoys {
@@ -88,6 +87,7 @@ impl Envoys {
             started_with: Vec::new(),
             envoy_itself: false,
             hands_on: false,
+            gone: None,
         })
     }
 
@@ -117,12 +117,17 @@ impl Envoys {
 
     /// The newest Envoy's pid.
     pub fn pid(&self) -> Option<i32> {
-        self.newest.as_ref().map(|child| child.pid)
+        self.newest.as_ref().map(Child::envoy)
+    }
+
+    /// The newest Envoy has answered: it is there to be found, behind a start script or not.
+    pub fn identify(&mut self) {
+        self.newest.iter_mut().for_each(Child::look);
     }
 
     /// The old generation's pid, while it drains.
     pub fn parent(&self) -> Option<i32> {
-        self.parent.as_ref().map(|child| child.pid)
+        self.parent.as_ref().map(Child::envoy)
     }
 
     /// Where to ask how Envoy is.
@@ -237,6 +242,7 @@ impl Envoys {
     /// Those of [`process::spawn`].
     pub fn spawn(&mut self) -> io::Result<i32> {
         if self.parent.is_none() {
+            self.end_gone(libc::SIGKILL);
             self.epoch = 0;
         } else {
             self.mend();
@@ -279,7 +285,16 @@ impl Envoys {
 
     /// A process ended: whose was it?
     pub fn take_exit(&mut self, pid: i32) -> Whose {
-        if self.newest.take_if(|child| child.pid == pid).is_some() {
+        for (child, newest) in [(&mut self.newest, true), (&mut self.parent, false)] {
+            if let Some(child) = child
+                && child.pid == pid
+                && child.outlives_script()
+            {
+                return Whose::Script { newest };
+            }
+        }
+        if let Some(child) = self.newest.take_if(|child| child.pid == pid) {
+            self.gone = Some(child);
             Whose::Newest
         } else if self.parent.take_if(|child| child.pid == pid).is_some() {
             Whose::Parent
@@ -293,17 +308,56 @@ impl Envoys {
         self.pid().is_some_and(|pid| process::handles(pid, signal))
     }
 
-    /// Sends the newest Envoy a signal.
-    pub fn signal(&self, signal: i32) {
-        if let Some(child) = &self.newest {
-            process::kill(child.pid, signal);
+    /// Sends the newest Envoy SIGTERM.
+    pub fn terminate(&mut self) {
+        self.newest.iter_mut().for_each(Child::terminate);
+    }
+
+    /// Sends the old generation SIGTERM.
+    pub fn terminate_parent(&mut self) {
+        self.parent.iter_mut().for_each(Child::terminate);
+    }
+
+    /// Has every Envoy reopen its logs, behind a start script, too: that would die of the signal.
+    pub fn reopen_logs(&mut self) {
+        self.newest.iter_mut().for_each(Child::reopen_logs);
+        self.parent.iter_mut().for_each(Child::reopen_logs);
+    }
+
+    /// Sends the newest Envoy SIGKILL, and what belongs to it.
+    pub fn kill_newest(&self) {
+        self.newest.iter().for_each(Child::kill);
+    }
+
+    /// Sends SIGKILL to all that descends from us.
+    pub fn kill_all(&self) {
+        self.newest.iter().chain(&self.parent).for_each(Child::kill);
+        process::kill_descendants(<[Process]>::to_vec);
+    }
+
+    /// Sends a signal to what the newest Envoy has left behind, which is to be started again.
+    pub fn end_gone(&self, signal: i32) {
+        if let Some(gone) = &self.gone
+            && process::has_children()
+        {
+            process::signal_descendants(&gone.tree(&process::descendants()), signal);
         }
     }
 
-    /// Sends the old generation a signal.
-    pub fn signal_parent(&self, signal: i32) {
-        if let Some(parent) = &self.parent {
-            process::kill(parent.pid, signal);
+    /// Sends SIGTERM to all that descends from us, but to no Envoy: each has its own.
+    pub fn terminate_rest(&self) {
+        if !process::has_children() {
+            return;
+        }
+        let mut rest = process::descendants();
+        rest.retain(|process| {
+            let envoys = [self.pid(), self.parent()];
+            !envoys.contains(&Some(process.pid))
+        });
+        if let Some(first) = rest.first() {
+            let (count, pid) = (rest.len(), first.pid);
+            log::info!("SIGTERM to what is beside envoy: {count}, process {pid} among them");
+            process::signal_descendants(&rest, libc::SIGTERM);
         }
     }
 
@@ -341,8 +395,10 @@ impl Envoys {
         }
         self.envoy_itself = kin::is_called_envoy(pid);
         self.started_with = args.clone();
+        let given = self.line.len().saturating_sub(1);
+        let added = args.get(given..).unwrap_or_default().to_vec();
         log::info!(pid = pid; "envoy started, pid {pid}: {}", show(program, &args));
-        Ok(Child { pid, place, pipe })
+        Ok(Child::new(pid, added, place, pipe))
     }
 
     /// How the next Envoy's admin address will be known.

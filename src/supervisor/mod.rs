@@ -5,10 +5,13 @@
 //! waits in one place, `poll`, and for nothing else: whatever may block, a helper thread does.
 
 mod backoff;
+mod child;
 pub mod decide;
+mod endings;
 mod envoys;
 mod hangs;
 mod helpers;
+mod leaving;
 mod reload;
 mod report;
 mod trials;
@@ -35,13 +38,14 @@ use crate::logging;
 use crate::mailbox::{Inbox, Mailbox, Waker};
 use crate::notify::Notifier;
 use crate::options::{Options, Restart};
-use crate::process::{self, End, Exit, ExitClass, Signals};
+use crate::process::{self, Signals};
 use crate::status::{Admin, Board, Envoy, Handover, Snapshot, State};
 
 use decide::{Action, Core, Input, Order, Rules};
-use envoys::{Envoys, Whose};
+use envoys::Envoys;
 use hangs::Hangs;
 use helpers::Helpers;
+use leaving::Leaving;
 use reload::Reloading;
 use report::Reporter;
 use trials::{Purpose, Trials, program};
@@ -104,6 +108,13 @@ struct Supervisor {
     job: u64,
     reloading: Reloading,
     hangs: Hangs,
+    /// Whether it was looked whether the newest Envoy is behind a start script.
+    identified: bool,
+    /// When Envoy was sent SIGTERM, and when everything was sent SIGKILL.
+    terminated: Option<Time>,
+    killed: Option<Time>,
+    /// Envoy is over; what it leaves behind is not yet.
+    leaving: Option<Leaving>,
     exit: Option<u8>,
 }
 
@@ -155,6 +166,10 @@ impl Supervisor {
             job: 0,
             reloading: Reloading::default(),
             hangs,
+            identified: false,
+            terminated: None,
+            killed: None,
+            leaving: None,
             exit: None,
         })
     }
@@ -192,11 +207,15 @@ impl Supervisor {
             self.reporter.advise(now, advice);
         }
         self.publish(now);
+        self.go_on_leaving();
     }
 
     fn wait(&self) {
         let until = [
             self.core.wake_at().map(|at| self.born + at),
+            self.leaving
+                .as_ref()
+                .map(|leaving| self.born + leaving.wake_at()),
             self.helpers.wake_at(),
             self.reporter.wake_at(),
             self.trials.wake_at(),
@@ -245,7 +264,12 @@ impl Supervisor {
                 return;
             }
         };
-        log::info!(signal = name.as_str(); "{name}");
+        if self.core.repeats(self.now(), order) {
+            log::info!(signal = name.as_str(); "{name}: the same order as the one a moment ago");
+        } else {
+            log::info!(signal = name.as_str(); "{name}");
+            self.hurry_leaving(order);
+        }
         self.handle(Input::Order(order, name));
     }
 
@@ -290,6 +314,9 @@ impl Supervisor {
             // Envoy's last word on an old generation stands when that is gone.
             load.parent_connections = 0;
         }
+        if reply.ask == Ask::Ready && reply.answer.is_ok() {
+            self.identify();
+        }
         let starts = self.core.is_rising() || self.core.state(self.now()) == State::Starting;
         self.reporter
             .take_answer(now, &reply, starts, self.core.is_mute());
@@ -313,25 +340,6 @@ impl Supervisor {
         }
     }
 
-    fn reap(&mut self) {
-        while let Some((pid, end)) = process::reap() {
-            let exit = end.exit;
-            self.board.update_quietly(|snapshot| snapshot.reaped += 1);
-            match self.envoys.take_exit(pid) {
-                Whose::Newest => self.take_exit(end),
-                Whose::Parent => {
-                    log::info!("the old generation is gone: {exit}");
-                    self.note_generations();
-                    self.handle(Input::ParentExited(exit));
-                }
-                Whose::Another => match self.trials.take_exit(pid, exit) {
-                    Some(verdict) => self.take_verdict(verdict),
-                    None => log::debug!("reaped {pid}: {exit}"),
-                },
-            }
-        }
-    }
-
     fn take_certificates(&mut self, report: Report) {
         match report {
             Report::Waiting(which) => {
@@ -351,29 +359,6 @@ impl Supervisor {
         }
     }
 
-    fn take_exit(&mut self, mut end: End) {
-        let exit = end.exit;
-        let killed = end.exit.code() == Exit::Signal(9).code();
-        if killed && cgroup::oom_kills() > self.oom_kills {
-            end.class = Some(ExitClass::OutOfMemory);
-        }
-        self.board.update(|snapshot| snapshot.last_end = Some(end));
-        if exit == Exit::Code(0) && self.core.serves_unasked() {
-            log::warn!(
-                "envoy ended with exit code 0, which nobody here asked for: a signal or a \
-                 /quitquitquit came from elsewhere"
-            );
-        }
-        if self.core.is_rising() && self.envoys.parent().is_some() {
-            self.fall_back(exit);
-        } else {
-            self.helpers.tell(Command::EnvoyGone);
-            self.reporter.take_exit(end);
-            self.board.update(|snapshot| snapshot.envoy = None);
-        }
-        self.handle(Input::Exited(exit));
-    }
-
     /// Lets the core decide, and does what it says.
     fn handle(&mut self, input: Input) {
         let now = self.now();
@@ -382,22 +367,22 @@ impl Supervisor {
                 Action::Spawn => self.spawn(),
                 Action::Judge => self.judge(),
                 Action::Ask(ask) => self.ask(ask),
-                Action::Terminate => self.envoys.signal(libc::SIGTERM),
-                Action::TerminateRest => {}
+                Action::Terminate => {
+                    self.terminated.get_or_insert(now);
+                    self.envoys.terminate();
+                }
+                Action::TerminateRest => self.envoys.terminate_rest(),
                 Action::Kill => {
                     log::warn!("envoy has not ended on SIGTERM: SIGKILL");
-                    self.envoys.signal(libc::SIGKILL);
-                    self.envoys.signal_parent(libc::SIGKILL);
+                    self.killed = Some(now);
+                    self.envoys.kill_all();
                 }
-                Action::ReopenLogs => {
-                    self.envoys.signal(libc::SIGUSR1);
-                    self.envoys.signal_parent(libc::SIGUSR1);
-                }
-                Action::Exit(code) => self.exit = Some(code),
+                Action::ReopenLogs => self.envoys.reopen_logs(),
+                Action::Exit(code) => self.leave(now, code),
                 Action::Try => self.try_next(),
                 Action::SpawnNext => self.spawn_next(),
-                Action::KillNewest => self.envoys.signal(libc::SIGKILL),
-                Action::TerminateParent => self.envoys.signal_parent(libc::SIGTERM),
+                Action::KillNewest => self.envoys.kill_newest(),
+                Action::TerminateParent => self.envoys.terminate_parent(),
                 Action::Reloaded(how) => self.take_reloaded(how),
             }
         }
@@ -442,6 +427,8 @@ impl Supervisor {
     fn note_start(&mut self, pid: i32) {
         self.oom_kills = cgroup::oom_kills();
         let now = Instant::now();
+        self.identified = false;
+        self.terminated = None;
         self.reporter.take_generation(now);
         self.board.update(|snapshot| {
             snapshot.admin = Admin {

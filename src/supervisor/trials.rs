@@ -142,7 +142,8 @@ impl Trials {
     pub fn proceed(&mut self, now: Instant) -> Option<Verdict> {
         if let Some(running) = &mut self.running {
             if now >= running.until {
-                process::kill(running.pid, SIGKILL);
+                // A start script's Envoy, too, if it is behind one.
+                process::kill(-running.pid, SIGKILL);
                 running.until = now + LIMIT;
             }
             return None;

@@ -186,6 +186,7 @@ pub struct Setting {
     wrapper: Vec<String>,
     variables: Vec<(String, String)>,
     health: Option<SocketAddr>,
+    stdin: Option<Stdio>,
     stderr: Option<Stdio>,
 }
 
@@ -223,6 +224,12 @@ impl Setting {
         self
     }
 
+    /// With this for its standard input.
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Setting {
+        self.stdin = Some(stdin.into());
+        self
+    }
+
     /// With this for its standard error, of which the test then sees nothing.
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Setting {
         self.stderr = Some(stderr.into());
@@ -249,7 +256,7 @@ impl Setting {
         line.extend_from_slice(command);
         let mut command = Command::new(&line[0]);
         command.args(&line[1..]).envs(self.variables);
-        command.stdin(Stdio::null());
+        command.stdin(self.stdin.unwrap_or_else(Stdio::null));
         command.stderr(self.stderr.unwrap_or_else(Stdio::piped));
         let mut process = Process::spawn(&mut command);
         let log = Log::default();

@@ -148,6 +148,12 @@ pub fn children(parent: Pid) -> Vec<Pid> {
         .collect()
 }
 
+/// Whether a process has ended, though nobody may have reaped it.
+pub fn has_ended(process: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    status.is_empty() || status.contains("State:\tZ")
+}
+
 /// The processes of a pid namespace, as `/proc/PID/ns/pid` has it, zombies included.
 pub fn in_pid_namespace(namespace: &Path) -> Vec<Pid> {
     processes()

@@ -9,7 +9,7 @@ use crate::process::Exit;
 
 /// How long SIGKILL may take. A process in an uninterruptible sleep does not die of it, but pid 1
 /// must: then the kernel ends what is left.
-pub(super) const KILL_PATIENCE: Duration = Duration::from_millis(800);
+pub const KILL_PATIENCE: Duration = Duration::from_millis(800);
 
 /// What follows when Envoy has ended that was told to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

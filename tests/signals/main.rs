@@ -1,6 +1,9 @@
 //! Signals and exit codes, on a real Envoy.
 
+mod group;
+#[path = "../support/mod.rs"]
 mod support;
+mod tree;
 
 use std::fs;
 use std::thread;
@@ -27,10 +30,49 @@ fn a_second_sigterm_stops_envoy_now() {
     let session = TcpSession::open(config.tcp);
     drainit.signal(Signal::SIGTERM);
     drainit.wait_unready();
-    drainit.signal(Signal::SIGTERM);
+    signal_until_heard(&mut drainit, Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
     assert!(session.is_closed());
     drainit.wait_log("second signal");
+}
+
+/// What comes within a second of an order is that order: asks until there is an end.
+fn signal_until_heard(drainit: &mut Drainit, signal: Signal) {
+    wait_for("the end by another signal", PATIENCE, || {
+        thread::sleep(Duration::from_millis(100));
+        drainit.has_exited() || {
+            drainit.signal(signal);
+            false
+        }
+    });
+}
+
+/// `timeout` sends two; a terminal and a supervisor before drainit may send one each.
+#[test]
+fn two_signals_to_stop_at_once_are_one_order() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let slow = SlowRequest::start(config.http, Duration::from_secs(1));
+    upstream.wait_in_flight(1);
+    drainit.signal(Signal::SIGINT);
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(slow.status(), 200);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("the same order");
+    drainit.wait_log("drained after");
+}
+
+#[test]
+fn a_quit_during_a_drain_is_not_delayed() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let session = TcpSession::open(config.tcp);
+    drainit.signal(Signal::SIGTERM);
+    drainit.signal(Signal::SIGQUIT);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    assert!(session.is_closed());
 }
 
 #[test]
@@ -53,15 +95,7 @@ fn a_third_sigterm_kills_an_envoy_that_hangs() {
     kill(drainit.envoy_pid(), Signal::SIGSTOP).unwrap();
     drainit.signal(Signal::SIGTERM);
     drainit.wait_unready();
-    drainit.signal(Signal::SIGTERM);
-    // Signals that come at once are one: ask until it is heard.
-    wait_for("the end by a third signal", PATIENCE, || {
-        thread::sleep(Duration::from_millis(100));
-        drainit.has_exited() || {
-            drainit.signal(Signal::SIGTERM);
-            false
-        }
-    });
+    signal_until_heard(&mut drainit, Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 137);
 }
 

@@ -1,0 +1,151 @@
+//! One Envoy as a child of ours, or behind a start script as a child's child.
+
+use std::ffi::OsString;
+
+use nix::libc;
+
+use crate::envoy::address::{Pipe, Place};
+use crate::envoy::behind;
+use crate::process::{self, Handle, Process};
+
+/// One Envoy, and the start script that it may be behind.
+#[derive(Debug)]
+pub struct Child {
+    /// Our child: Envoy, or the script, whose end is waited for.
+    pub pid: i32,
+    /// The process group that it was started in.
+    group: i32,
+    /// Its command line at its start, and the words in it that are ours.
+    line: Vec<u8>,
+    added: Vec<OsString>,
+    /// Envoy itself, if that is known to be another process.
+    behind: Option<(i32, Handle)>,
+    /// Whether it was seen to have a handler for SIGUSR1.
+    reopens: bool,
+    /// How its admin address is known.
+    pub place: Place,
+    /// What it tells that through.
+    pub pipe: Option<Pipe>,
+}
+
+impl Child {
+    /// A child that was just spawned, with these words of ours on its command line.
+    pub fn new(pid: i32, added: Vec<OsString>, place: Place, pipe: Option<Pipe>) -> Child {
+        Child {
+            pid,
+            group: pid,
+            line: behind::line(pid),
+            added,
+            behind: None,
+            reopens: false,
+            place,
+            pipe,
+        }
+    }
+
+    /// Envoy itself, as far as is known.
+    pub fn envoy(&self) -> i32 {
+        self.behind.as_ref().map_or(self.pid, |(pid, _)| *pid)
+    }
+
+    /// Those of `all` that belong to it, our child apart: its descendants, and those of its group
+    /// that have lost their parent.
+    pub fn tree(&self, all: &[Process]) -> Vec<Process> {
+        let below = process::below(&[self.pid], all);
+        let belongs = |process: &&Process| {
+            process.pid != self.pid && (process.group == self.group || below.contains(process))
+        };
+        all.iter().filter(belongs).copied().collect()
+    }
+
+    /// Looks whether Envoy is behind a start script.
+    pub fn look(&mut self) {
+        let lives = |(_, handle): &(i32, Handle)| handle.signal(0).is_ok();
+        if self.behind.as_ref().is_some_and(lives) {
+            return;
+        }
+        let tree = self.tree(&process::descendants());
+        self.behind = behind::find(&self.line, &tree, &self.added, behind::line)
+            .and_then(|pid| Some((pid, Handle::open(pid).ok()?)));
+        if let Some((pid, _)) = self.behind {
+            log::info!(
+                "envoy is process {pid}, behind its start script, {}",
+                self.pid
+            );
+        }
+    }
+
+    /// Sends Envoy itself SIGTERM.
+    pub fn terminate(&mut self) {
+        self.look();
+        self.signal(libc::SIGTERM);
+    }
+
+    /// Has Envoy itself reopen its logs. Whoever has no handler for that would die of it, a start
+    /// script first of all.
+    pub fn reopen_logs(&mut self) {
+        if !self.reopens && !process::handles(self.envoy(), libc::SIGUSR1) {
+            self.look();
+        }
+        self.reopens = self.reopens || process::handles(self.envoy(), libc::SIGUSR1);
+        if self.reopens {
+            self.signal(libc::SIGUSR1);
+        } else {
+            let pid = self.envoy();
+            log::warn!("process {pid} has no handler for SIGUSR1: its logs are not reopened");
+        }
+    }
+
+    /// Sends Envoy itself a signal.
+    fn signal(&self, signal: i32) {
+        match &self.behind {
+            None => process::kill(self.pid, signal),
+            Some((pid, handle)) => {
+                if let Err(error) = handle.signal(signal) {
+                    let name = process::signal_name(signal);
+                    log::debug!("{name} to {pid}: {error}");
+                }
+            }
+        }
+    }
+
+    /// SIGKILL for all of it.
+    pub fn kill(&self) {
+        if self.group == self.pid {
+            // At once, so that nothing of it can start another.
+            process::kill(-self.group, libc::SIGKILL);
+        }
+        process::kill(self.pid, libc::SIGKILL);
+        process::kill_descendants(|all| self.tree(all));
+    }
+
+    /// Our child is gone. Whether Envoy, behind it, lives on; then that, or what is still between,
+    /// is our child by now.
+    pub fn outlives_script(&mut self) -> bool {
+        if !process::has_children() {
+            return false;
+        }
+        let all = process::descendants();
+        let envoy = match &self.behind {
+            Some((pid, handle)) => Some(*pid).filter(|_| handle.signal(0).is_ok()),
+            None => behind::find(&self.line, &self.tree(&all), &self.added, behind::line),
+        };
+        let find = |pid| all.iter().find(|process| process.pid == pid);
+        let Some(envoy) = envoy.and_then(find) else {
+            return false;
+        };
+        let mut child = envoy;
+        while let Some(parent) = find(child.parent) {
+            child = parent;
+        }
+        if child.pid == envoy.pid {
+            self.behind = None;
+        } else if self.behind.is_none() {
+            self.behind = Handle::open(envoy.pid)
+                .ok()
+                .map(|handle| (envoy.pid, handle));
+        }
+        self.pid = child.pid;
+        true
+    }
+}

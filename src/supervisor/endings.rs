@@ -1,0 +1,181 @@
+//! The ends of processes: Envoy's, its start script's, orphans', and our own.
+
+use std::time::Duration;
+
+use nix::libc;
+
+use super::Supervisor;
+use super::decide::{Input, Order};
+use super::envoys::Whose;
+use super::leaving::{Leaving, Step};
+use crate::certificates::Command;
+use crate::cgroup;
+use crate::drain::Time;
+use crate::process::{self, End, Exit, ExitClass};
+use crate::status::State;
+
+/// An Envoy that ends so soon after we were told to stop, and before we told it, was told by
+/// somebody else.
+const TOLD_BY_ANOTHER: Duration = Duration::from_millis(100);
+
+impl Supervisor {
+    pub(super) fn reap(&mut self) {
+        while let Some((pid, end)) = process::reap() {
+            let exit = end.exit;
+            self.board.update_quietly(|snapshot| snapshot.reaped += 1);
+            match self.envoys.take_exit(pid) {
+                Whose::Newest => self.take_exit(end),
+                Whose::Parent => {
+                    log::info!("the old generation is gone: {exit}");
+                    self.note_generations();
+                    self.handle(Input::ParentExited(exit));
+                }
+                Whose::Script { newest } => self.take_script_exit(exit, newest),
+                Whose::Another => match self.trials.take_exit(pid, exit) {
+                    Some(verdict) => self.take_verdict(verdict),
+                    None => log::debug!("reaped {pid}: {exit}"),
+                },
+            }
+        }
+    }
+
+    fn take_exit(&mut self, mut end: End) {
+        let exit = end.exit;
+        let killed = exit.code() == Exit::Signal(9).code();
+        if killed && cgroup::oom_kills() > self.oom_kills {
+            end.class = Some(ExitClass::OutOfMemory);
+        }
+        self.board.update(|snapshot| snapshot.last_end = Some(end));
+        if exit == Exit::Code(0) && self.core.serves_unasked() {
+            log::warn!(
+                "envoy ended with exit code 0, which nobody here asked for: a signal or a \
+                 /quitquitquit came from elsewhere"
+            );
+        }
+        if self.core.is_rising() && self.envoys.parent().is_some() {
+            self.fall_back(exit);
+        } else {
+            self.warn_of_another(exit);
+            self.helpers.tell(Command::EnvoyGone);
+            self.reporter.take_exit(end);
+            self.board.update(|snapshot| snapshot.envoy = None);
+        }
+        self.handle(Input::Exited(exit));
+        if self.leaving.is_none() {
+            self.envoys.end_gone(libc::SIGTERM);
+        }
+    }
+
+    /// The start script is gone, and Envoy is our own child now.
+    fn take_script_exit(&mut self, exit: Exit, newest: bool) {
+        let what = "the start script ended before envoy, which lives on";
+        if newest && self.core.state(self.now()) != State::Stopping {
+            log::warn!("{what}: {exit}");
+            self.handle(Input::ScriptEnded(exit));
+        } else {
+            log::info!("{what}: {exit}");
+        }
+        self.show_envoy();
+    }
+
+    /// Envoy has answered: by now it has become what it will be, behind a start script or not.
+    pub(super) fn identify(&mut self) {
+        if !self.identified {
+            self.identified = true;
+            self.envoys.identify();
+            self.show_envoy();
+        }
+    }
+
+    fn show_envoy(&self) {
+        let (Some(pid), parent) = (self.envoys.pid(), self.envoys.parent()) else {
+            return;
+        };
+        self.board.update(|snapshot| {
+            if let Some(envoy) = &mut snapshot.envoy {
+                envoy.pid = pid;
+            }
+            snapshot.parent = parent;
+        });
+    }
+
+    /// A drain that somebody else's SIGTERM to Envoy made impossible is worth a word.
+    fn warn_of_another(&self, exit: Exit) {
+        let now = self.now();
+        let told = |exit| matches!(exit, Exit::Code(0 | 143)) || exit == Exit::Signal(15);
+        let just_begun = |started: Time| now.saturating_sub(started) <= TOLD_BY_ANOTHER;
+        let Some(drain) = self.core.drain() else {
+            return;
+        };
+        if self.terminated.is_none() && drain.stops() && just_begun(drain.started()) && told(exit) {
+            log::warn!(
+                "envoy ended within {} ms of {}, and drainit had not told it to: somebody else \
+                 signals envoy, too, and what was in flight is cut. systemd does so with \
+                 KillMode=control-group, its default: set KillMode=mixed. Others that signal \
+                 every process of a cgroup or container can be told to signal drainit alone",
+                TOLD_BY_ANOTHER.as_millis(),
+                drain.cause()
+            );
+        }
+    }
+
+    /// Envoy is over; so are we, once nothing is left of what it was started with.
+    pub(super) fn leave(&mut self, now: Time, code: u8) {
+        let (timeout, told, killed) = (self.options.kill_timeout, self.terminated, self.killed);
+        self.leaving
+            .get_or_insert_with(|| Leaving::new(now, code, timeout, told, killed));
+    }
+
+    /// Another order to stop, while something is left.
+    pub(super) fn hurry_leaving(&mut self, order: Order) {
+        if let (Some(leaving), Order::Stop | Order::StopNow) = (&mut self.leaving, order) {
+            leaving.hurry();
+        }
+    }
+
+    pub(super) fn go_on_leaving(&mut self) {
+        let now = self.now();
+        let Some(leaving) = &mut self.leaving else {
+            return;
+        };
+        loop {
+            let rest = match process::has_children() {
+                true => process::descendants(),
+                false => Vec::new(),
+            };
+            match leaving.next(now, !rest.is_empty()) {
+                Step::Wait(_) => return,
+                Step::Exit => {
+                    self.exit = Some(leaving.code);
+                    return;
+                }
+                Step::Terminate => {
+                    log::info!("SIGTERM to what envoy leaves behind: {}", list(&rest));
+                    process::signal_descendants(&rest, libc::SIGTERM);
+                }
+                Step::Kill => {
+                    log::warn!("SIGKILL to what envoy leaves behind: {}", list(&rest));
+                    self.envoys.kill_all();
+                }
+            }
+        }
+    }
+}
+
+/// `process 12`, `processes 12, 13, 14 and 5 more`
+fn list(processes: &[process::Process]) -> String {
+    const SHOWN: usize = 5;
+    let pids: Vec<_> = processes
+        .iter()
+        .map(|process| process.pid.to_string())
+        .collect();
+    match pids.len() {
+        0 | 1 => format!("process {}", pids.concat()),
+        count if count <= SHOWN => format!("processes {}", pids.join(", ")),
+        count => format!(
+            "processes {} and {} more",
+            pids.get(..SHOWN).unwrap_or_default().join(", "),
+            count - SHOWN
+        ),
+    }
+}

@@ -1,0 +1,124 @@
+//! The end of what Envoy leaves behind: helpers of a start script, and the script itself.
+
+use std::time::Duration;
+
+use super::decide::KILL_PATIENCE;
+use crate::drain::Time;
+
+/// What to do about the processes that are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send them SIGTERM.
+    Terminate,
+    /// Send them SIGKILL.
+    Kill,
+    /// Wait for their end, until then at the most.
+    Wait(Time),
+    /// Exit: nothing is left, or nothing that dies.
+    Exit,
+}
+
+/// An exit code to end with, once nothing is left of the process tree.
+#[derive(Debug)]
+pub struct Leaving {
+    /// drainit's exit code.
+    pub code: u8,
+    told: bool,
+    kill_at: Time,
+    killed: Option<Time>,
+}
+
+impl Leaving {
+    /// Envoy is gone. What is left has what is left of the kill timeout, which began when Envoy
+    /// was sent SIGTERM, if it was; everything may have been killed then.
+    pub fn new(
+        now: Time,
+        code: u8,
+        kill_timeout: Duration,
+        terminated: Option<Time>,
+        killed: Option<Time>,
+    ) -> Leaving {
+        Leaving {
+            code,
+            told: false,
+            kill_at: terminated.unwrap_or(now) + kill_timeout,
+            killed,
+        }
+    }
+
+    /// Does not wait for the kill timeout: a person has no patience.
+    pub fn hurry(&mut self) {
+        self.kill_at = Duration::ZERO;
+    }
+
+    /// When there is something to do even if no process ends.
+    pub fn wake_at(&self) -> Time {
+        self.killed.map_or(self.kill_at, |at| at + KILL_PATIENCE)
+    }
+
+    /// What to do now; `left` is whether anything is.
+    pub fn next(&mut self, now: Time, left: bool) -> Step {
+        if !left {
+            return Step::Exit;
+        }
+        if now < self.wake_at() {
+            if self.killed.is_none() && !std::mem::replace(&mut self.told, true) {
+                return Step::Terminate;
+            }
+            return Step::Wait(self.wake_at());
+        }
+        if self.killed.is_some() {
+            return Step::Exit;
+        }
+        self.killed = Some(now);
+        Step::Kill
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(milliseconds: u64) -> Time {
+        Duration::from_millis(milliseconds)
+    }
+
+    const TIMEOUT: Duration = ms(2_000);
+
+    #[test]
+    fn what_is_left_is_told_then_killed_and_then_not_waited_for() {
+        let mut leaving = Leaving::new(ms(100), 0, TIMEOUT, Some(ms(50)), None);
+        for (at, step) in [
+            (100, Step::Terminate),
+            (100, Step::Wait(ms(2_050))),
+            (2_049, Step::Wait(ms(2_050))),
+            (2_050, Step::Kill),
+            (2_050, Step::Wait(ms(2_850))),
+            (2_850, Step::Exit),
+        ] {
+            assert_eq!(leaving.next(ms(at), true), step, "{at}");
+        }
+    }
+
+    #[test]
+    fn nothing_left_is_the_end_at_any_time() {
+        for (at, killed) in [(100, None), (2_050, None), (2_100, Some(ms(2_050)))] {
+            let mut leaving = Leaving::new(ms(100), 0, TIMEOUT, None, killed);
+            assert_eq!(leaving.next(ms(at), false), Step::Exit);
+        }
+    }
+
+    #[test]
+    fn a_person_without_patience_has_it_killed() {
+        let mut leaving = Leaving::new(ms(100), 0, TIMEOUT, None, None);
+        assert_eq!(leaving.next(ms(100), true), Step::Terminate);
+        leaving.hurry();
+        assert_eq!(leaving.next(ms(200), true), Step::Kill);
+    }
+
+    #[test]
+    fn what_was_killed_before_gets_no_second_time() {
+        let mut leaving = Leaving::new(ms(900), 137, TIMEOUT, Some(ms(0)), Some(ms(100)));
+        assert_eq!(leaving.next(ms(900), true), Step::Exit);
+    }
+}

@@ -1,0 +1,243 @@
+//! Envoy behind a start script that does not `exec` it, and what becomes of the tree; and an Envoy
+//! whose drainit is killed.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::PATIENT;
+use crate::support::clients::{HttpConnection, SlowRequest};
+use crate::support::drainit::{Drainit, Setting};
+use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::process::{children, has_ended};
+use crate::support::upstream::Upstream;
+use crate::support::{PATIENCE, envoy, wait_for};
+
+/// `drainit OPTIONS -- SCRIPT ...`, and Envoy behind that.
+struct Rig {
+    drainit: Drainit,
+    config: EnvoyConfig,
+    upstream: Upstream,
+}
+
+impl Rig {
+    /// The script is a shell's, told Envoy's command line as its arguments; or, with `file`, a
+    /// file of its own.
+    fn start(options: &[&str], script: &str, file: bool) -> Rig {
+        let upstream = Upstream::start();
+        let config = EnvoyConfig::new(Admin::Unix, &upstream);
+        let mut command: Vec<_> = if file {
+            let path = config.dir.join("start.sh");
+            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            vec![path.display().to_string()]
+        } else {
+            ["sh", "-c", script, "sh"].map(str::to_owned).into()
+        };
+        command.push(envoy().display().to_string());
+        // Its access log is written when it ends, and no sooner.
+        let late = |word: String| if word == "50" { "600000".into() } else { word };
+        command.extend(config.arguments().into_iter().map(late));
+        let drainit = Drainit::start(options, &command);
+        drainit.wait_ready();
+        Rig {
+            drainit,
+            config,
+            upstream,
+        }
+    }
+
+    fn script(&self) -> Pid {
+        self.drainit.envoy_pid()
+    }
+
+    /// Envoy itself: the one that has threads.
+    fn envoy(&self) -> Pid {
+        let tree = children(self.script());
+        let has_threads = |pid: &&Pid| {
+            fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
+        };
+        *tree
+            .iter()
+            .find(has_threads)
+            .expect("Envoy behind the script")
+    }
+
+    fn stop(&mut self) -> i32 {
+        self.drainit.signal(Signal::SIGTERM);
+        self.drainit.wait_exit(PATIENCE)
+    }
+}
+
+#[test]
+fn behind_a_script_envoy_itself_is_told_to_stop_and_loses_nothing() {
+    for (script, file, code) in [
+        ("\"$@\"", true, 0),
+        ("\"$@\"; exit $?", false, 0),
+        ("sleep 1000 & \"$@\"; exit $?", true, 0),
+        ("sh -c '\"$@\"; exit $?' inner \"$@\"; exit $?", false, 0),
+        ("( while :; do sleep 0.1; done ) & \"$@\"; exit 7", false, 7),
+    ] {
+        let mut rig = Rig::start(&["--drain-timeout", "5m"], script, file);
+        let mut connection = HttpConnection::open(rig.config.http).unwrap();
+        for _ in 0..199 {
+            assert_eq!(connection.get("/fast").unwrap().status, 200);
+        }
+        let slow = SlowRequest::start(rig.config.http, Duration::from_secs(1));
+        rig.upstream.wait_in_flight(1);
+        drop(connection);
+        rig.drainit.signal(Signal::SIGTERM);
+        assert_eq!(slow.status(), 200, "{script}");
+        // Nothing is left of it: that is waited for, too.
+        assert_eq!(rig.drainit.wait_exit(PATIENCE), code, "{script}");
+        let log = fs::read_to_string(&rig.config.access_log).unwrap();
+        assert_eq!(log.lines().count(), 200, "{script}");
+        rig.drainit.wait_log("drained after");
+    }
+}
+
+#[test]
+fn the_envoy_that_is_shown_is_the_one_behind_the_script() {
+    let rig = Rig::start(&PATIENT, "\"$@\"; exit $?", false);
+    let pid = format!("\"pid\":{}", rig.envoy());
+    wait_for("Envoy's own pid", PATIENCE, || {
+        rig.drainit.get("/status").1.replace(' ', "").contains(&pid)
+    });
+}
+
+#[test]
+fn behind_a_script_envoy_itself_reopens_its_access_log() {
+    let rig = Rig::start(&PATIENT, "\"$@\"; exit $?", false);
+    let mut connection = HttpConnection::idle(rig.config.http);
+    let log = &rig.config.access_log;
+    wait_for("the access log", PATIENCE, || log.exists());
+    fs::rename(log, rig.config.dir.join("rotated.log")).unwrap();
+    rig.drainit.signal(Signal::SIGUSR1);
+    wait_for("a new access log", PATIENCE, || {
+        connection.get("/fast").unwrap();
+        log.exists()
+    });
+    assert!(!has_ended(rig.script()));
+}
+
+#[test]
+fn a_script_that_would_go_on_is_ended_with_all_that_it_started() {
+    for script in [
+        "while :; do \"$@\"; done",
+        "\"$@\"; sleep 1000",
+        "(trap '' TERM; while :; do sleep 0.1; done) & \"$@\"",
+        "setsid sh -c \"trap '' TERM; while :; do sleep 0.1; done\" & \"$@\"",
+    ] {
+        let mut rig = Rig::start(&["--kill-timeout", "1s"], script, true);
+        let code = rig.stop();
+        assert!([0, 143, 137].contains(&code), "{code}: {script}");
+    }
+}
+
+#[test]
+fn an_envoy_that_hangs_behind_a_script_is_killed_with_it() {
+    let script = "sleep 1000 & \"$@\"; sleep 1000";
+    let options = ["--drain-timeout", "1s", "--kill-timeout", "1s"];
+    let mut rig = Rig::start(&options, script, false);
+    kill(rig.envoy(), Signal::SIGSTOP).unwrap();
+    assert_eq!(rig.stop(), 137);
+}
+
+#[test]
+fn an_envoy_whose_script_is_killed_drains_and_its_exit_code_is_ours() {
+    let mut rig = Rig::start(&PATIENT, "sleep 1000 & \"$@\"; exit 5", false);
+    let slow = SlowRequest::start(rig.config.http, Duration::from_secs(2));
+    rig.upstream.wait_in_flight(1);
+    kill(rig.script(), Signal::SIGKILL).unwrap();
+    assert_eq!(slow.status(), 200);
+    assert_eq!(rig.drainit.wait_exit(PATIENCE), 0);
+    rig.drainit.wait_log("the start script ended before envoy");
+}
+
+#[test]
+fn with_restarts_an_envoy_whose_script_is_killed_serves_on() {
+    let options = ["--restart", "on-failure", "--drain-timeout", "5m"];
+    let mut rig = Rig::start(&options, "\"$@\"; exit 5", false);
+    let envoy = rig.envoy();
+    kill(rig.script(), Signal::SIGKILL).unwrap();
+    rig.drainit.wait_log("the start script ended before envoy");
+    HttpConnection::idle(rig.config.http);
+    assert_eq!(rig.drainit.get("/ready").0, 200);
+    // Its end is noticed, and it is started again: behind the script.
+    kill(envoy, Signal::SIGKILL).unwrap();
+    wait_for("another Envoy", PATIENCE, || {
+        let lines = rig.drainit.log.lines();
+        let found = |line: &&String| line.contains("behind its start script");
+        lines.iter().filter(found).count() == 2
+    });
+    assert_eq!(rig.stop(), 5);
+}
+
+/// Kills drainit, in whatever way it was started, and waits for Envoy's end.
+#[track_caller]
+fn ends_with_drainit(setting: Setting, options: &[&str], prepare: impl FnOnce(Pid)) {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let drainit = setting.ready(options, &config);
+    let envoy = drainit.envoy_pid();
+    prepare(envoy);
+    drainit.signal(Signal::SIGKILL);
+    wait_for("Envoy's end", PATIENCE, || has_ended(envoy));
+}
+
+#[test]
+fn envoy_ends_when_drainit_is_killed() {
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    ends_with_drainit(Setting::default(), &[], |_| {});
+                }
+            });
+        }
+    });
+    ends_with_drainit(Setting::default(), &["--hot-restart"], |_| {});
+    // A hung one, too.
+    ends_with_drainit(Setting::default(), &[], |envoy| {
+        kill(envoy, Signal::SIGSTOP).unwrap();
+    });
+}
+
+#[test]
+fn an_envoy_with_ambient_capabilities_ends_when_drainit_is_killed() {
+    let capability = "+net_bind_service";
+    let inherited = format!("--inh-caps={capability}");
+    let ambient = format!("--ambient-caps={capability}");
+    let user = [
+        "setpriv",
+        "--reuid=65534",
+        "--clear-groups",
+        &inherited,
+        &ambient,
+    ];
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Tcp, &upstream);
+    config.replace(&config.access_log.display().to_string(), "/dev/null");
+    let mut line = vec![envoy().display().to_string()];
+    line.extend(config.arguments());
+    let health = std::net::SocketAddr::from((config.ip(), 8090));
+    let drainit = Setting::default()
+        .behind(&user)
+        .health(health)
+        .start(&[], &line);
+    drainit.wait_ready();
+    let envoy = drainit.envoy_pid();
+    let held = fs::read_to_string(format!("/proc/{envoy}/status")).unwrap();
+    assert!(held.contains("CapAmb:\t0000000000000400"), "{held}");
+    // Root's copy of drainit would be of no use here.
+    let killed = Command::new("kill")
+        .args(["-KILL", &drainit.pid().to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+    wait_for("Envoy's end", PATIENCE, || has_ended(envoy));
+}
