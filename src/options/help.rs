@@ -28,15 +28,17 @@ Durations as in Go: 500ms, 25s, 1m30s.
 
 const TAIL: &str = "
 Signals:
-  TERM, INT   drain, then stop Envoy and exit; a second one stops Envoy now, a third kills it
+  TERM, INT   drain, then stop Envoy and exit; a second one stops Envoy now, a third
+              kills it. One within a second of the last that counted is the same
   USR2        drain and stay; a TERM when that drain is over stops Envoy at once
   QUIT        stop Envoy now
   USR1        Envoy reopens its access logs
   HUP         read the certificates again; with --hot-restart, reload
 
 HTTP: GET /healthz, /ready, /status, /metrics; GET or POST /shutdown.
-Exit code: Envoy's own; 128+n when signal n killed it; 127 not found, 126 not executable,
-2 usage. What it did last is on stderr, and in /dev/termination-log where that exists.
+Exit code: Envoy's own, or its start script's; 128+n when signal n killed it;
+127 not found, 126 not executable, 2 usage. What it did last is on stderr, and in /dev/termination-log
+where that exists.
 ";
 
 /// Every option with its default and environment variable, on one page.

@@ -314,16 +314,19 @@ impl Supervisor {
             // Envoy's last word on an old generation stands when that is gone.
             load.parent_connections = 0;
         }
-        if reply.ask == Ask::Ready && reply.answer.is_ok() {
-            self.identify();
-        }
         let starts = self.core.is_rising() || self.core.state(self.now()) == State::Starting;
         self.reporter
             .take_answer(now, &reply, starts, self.core.is_mute());
         let expected = self.envoys.may_answer();
         self.board
             .update(|snapshot| report::note_answer(snapshot, now, &reply, expected));
+        let is_there = reply.ask == Ask::Ready && reply.answer.is_ok();
         self.handle(Input::Answer(reply.ask, reply.answer.ok()));
+        if is_there {
+            // It takes some milliseconds. The core and the snapshot, from which the HTTP thread
+            // tells whether to ask again, must agree on when the answer came.
+            self.identify();
+        }
     }
 
     /// The question of this number will get no answer.
