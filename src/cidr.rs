@@ -1,7 +1,7 @@
 //! Networks, as `--shutdown-from` lists them: `10.0.0.0/8`, `fd00::/8`, `127.0.0.1`.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 /// A network of IPv4 or IPv6 addresses.
@@ -51,9 +51,38 @@ impl FromStr for Cidr {
 
     fn from_str(text: &str) -> Result<Cidr, String> {
         parse(text).ok_or_else(|| {
-            format!("'{text}' is neither an address nor a network such as 10.0.0.0/8 or fd00::/8")
+            let right = match text {
+                "none" | "loopback" => Some(format!("{text} stands alone")),
+                "localhost" => Some("write 127.0.0.1 and ::1, or loopback alone".into()),
+                "all" | "any" | "*" => Some("write 0.0.0.0/0,::/0".into()),
+                _ => nearly(text).map(|network| format!("write {network}")),
+            };
+            let wrong = "is neither an address nor a network such as 10.0.0.0/8 or fd00::/8";
+            match right {
+                Some(right) => format!("'{text}' {wrong}: {right}"),
+                None => format!("'{text}' {wrong}"),
+            }
         })
     }
+}
+
+/// What a URL, an address with a port or in brackets, or one with a netmask is meant to be.
+fn nearly(text: &str) -> Option<String> {
+    let (is_url, text) = match text.split_once("://") {
+        Some((_, rest)) => (true, rest),
+        None => (false, text),
+    };
+    if let Some((address, mask)) = text.split_once('/')
+        && let (Ok(address), Ok(mask)) = (address.parse::<Ipv4Addr>(), mask.parse::<Ipv4Addr>())
+        && mask.to_bits().leading_ones() + mask.to_bits().trailing_zeros() == 32
+    {
+        return Some(Cidr::new(address.into(), mask.to_bits().leading_ones()).to_string());
+    }
+    let address = text.split('/').next()?;
+    let with_port = address.parse::<SocketAddr>().map(|address| address.ip());
+    let bare = address.trim_start_matches('[').trim_end_matches(']');
+    let ip = with_port.ok().or_else(|| bare.parse().ok())?;
+    (is_url || ip.to_string() != address).then(|| ip.to_string())
 }
 
 fn parse(text: &str) -> Option<Cidr> {
@@ -158,6 +187,17 @@ mod tests {
         ] {
             let error = text.parse::<Cidr>().unwrap_err();
             assert!(error.contains(&format!("'{text}'")), "{error}");
+        }
+        for (text, right) in [
+            ("10.0.0.1:8090", "write 10.0.0.1"),
+            ("http://10.0.0.1/", "write 10.0.0.1"),
+            ("[::1]:80", "write ::1"),
+            ("10.1.0.0/255.255.0.0", "write 10.1.0.0/16"),
+            ("none", "none stands alone"),
+            ("localhost", "write 127.0.0.1"),
+        ] {
+            let error = text.parse::<Cidr>().unwrap_err();
+            assert!(error.contains(right), "{text}: {error}");
         }
         assert_eq!(
             "10.1.2.3/8".parse::<Cidr>().unwrap().to_string(),

@@ -22,9 +22,13 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     if unsigned == "0" {
         return Ok(Duration::ZERO);
     }
-    parts(unsigned)
-        .map(Duration::from_nanos)
-        .ok_or_else(|| format!("`{text}` is no duration: write it as 500ms, 25s or 1m30s"))
+    parts(unsigned).map(Duration::from_nanos).ok_or_else(|| {
+        let seconds = match text.bytes().all(|byte| byte.is_ascii_digit()) {
+            true if !text.is_empty() => format!("{text}s for seconds; others are "),
+            _ => String::new(),
+        };
+        format!("`{text}` is no duration: write {seconds}500ms, 25s or 1m30s")
+    })
 }
 
 fn parts(text: &str) -> Option<u64> {

@@ -97,6 +97,8 @@ pub struct Options {
     pub listen: Listen,
     /// Whether `listen` was given, so that a client command should go there.
     pub listen_given: bool,
+    /// The drainit that a client command is for (`--pid`).
+    pub pid: Option<i32>,
     /// Who may ask for a drain over HTTP.
     pub shutdown_from: Vec<Cidr>,
     /// Of a drain.
@@ -135,7 +137,8 @@ impl Default for Options {
             admin_address: None,
             listen: Listen::Default,
             listen_given: false,
-            shutdown_from: Cidr::loopback().to_vec(),
+            pid: None,
+            shutdown_from: Vec::new(),
             limits: Limits {
                 delay: Duration::ZERO,
                 timeout: Duration::from_secs(25),
@@ -286,9 +289,16 @@ fn command(mut given: Given, word: OsString, parser: &mut Parser) -> Result<Comm
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
             Arg::Long("watch") if name == "status" => look.watch = true,
             Arg::Long("json") if name == "status" => look.json = true,
+            Arg::Long("pid") if CLIENTS.contains(&name.as_str()) => {
+                let value = flags::value(parser, "--pid")?;
+                given.options.pid = Some(pid(&value)?);
+            }
             Arg::Value(word) => words.push(word),
             arg => find(&arg)?.take(&mut given.options, parser, &mut given.seen)?,
         }
+    }
+    if given.options.pid.is_some() && given.seen.contains(&"listen") {
+        return Err("--pid and --listen both say which drainit is meant: give one".into());
     }
     let options = Box::new(given.options);
     let mut words = words.into_iter();
@@ -312,6 +322,15 @@ fn command(mut given: Given, word: OsString, parser: &mut Parser) -> Result<Comm
         )),
         None => Ok(command),
     }
+}
+
+/// The commands that speak to a running drainit.
+const CLIENTS: [&str; 4] = ["shutdown", "health", "status", "reload"];
+
+fn pid(value: &OsStr) -> Result<i32, String> {
+    let text = value.to_string_lossy();
+    let pid = text.parse().ok().filter(|pid| *pid > 0);
+    pid.ok_or_else(|| format!("--pid: `{text}` is no pid: write 1 or more"))
 }
 
 fn probe(word: Option<OsString>) -> Result<Probe, String> {

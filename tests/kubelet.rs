@@ -41,7 +41,7 @@ fn the_readmes_pod_lives_and_ends_as_a_kubelet_has_it() {
     ] {
         assert_eq!(container.status(name), value, "{name}");
     }
-    // Who may GET /shutdown is on loopback, and another pod is not.
+    // Nobody may GET /shutdown unless it is given.
     assert_eq!(pod.get(8090, "/shutdown").unwrap().status, 403);
     assert!(pod.probe("readinessProbe"));
 

@@ -65,10 +65,8 @@ pub fn route(request: &Request) -> Result<Endpoint, Reply> {
         }
     };
     let (allowed, allow) = match endpoint {
-        Endpoint::Shutdown => (
-            &[Method::Get, Method::Head, Method::Post][..],
-            "GET, HEAD, POST",
-        ),
+        // HEAD changes nothing anywhere (RFC 9110, 9.2.1).
+        Endpoint::Shutdown => (&[Method::Get, Method::Post][..], "GET, POST"),
         _ => (&[Method::Get, Method::Head][..], "GET, HEAD"),
     };
     if allowed.contains(&request.method) {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::connection::{Connection, Held};
 use super::endpoints::{self, Answer, Endpoint};
+use super::listen::Peer;
 use super::reply::Reply;
 use super::request::{Head, Method, Request};
 use crate::cidr::Cidr;
@@ -74,11 +75,19 @@ impl<'a> Handler<'a> {
             Err(reply) => return connection.send(reply, head_only, now),
         };
         if endpoint == Endpoint::Shutdown {
+            if request.from_page {
+                let text = "no web page may shut down: the request has an Origin, or a Sec-Fetch-Site other than none";
+                return connection.send(Reply::text(403, text), head_only, now);
+            }
             let peer = connection.peer();
             match peer.authorize(connection.socket(), self.shutdown_from) {
                 Ok(name) => self.mailbox.send(Event::Shutdown(name)),
                 Err(name) => {
-                    let text = format!("{name} may not shut down: see --shutdown-from");
+                    let who = match peer {
+                        Peer::Ip(_) => "see --shutdown-from",
+                        Peer::Unix => "root and drainit's own user may, from its own pid namespace",
+                    };
+                    let text = format!("{name} may not shut down: {who}");
                     return connection.send(Reply::text(403, text), head_only, now);
                 }
             }

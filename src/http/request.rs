@@ -29,6 +29,9 @@ pub struct Request {
     pub path: String,
     /// What follows the question mark; empty where there is none.
     pub query: String,
+    /// Whether a browser sent it for a page, and not because a person typed the address: it has an
+    /// `Origin`, or a `Sec-Fetch-Site` other than `none` (Fetch Metadata Request Headers, W3C).
+    pub from_page: bool,
 }
 
 /// What some bytes at the beginning of a connection are.
@@ -63,7 +66,13 @@ pub fn parse(bytes: &[u8]) -> Head {
     }
     let target = origin_form(request.path.unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let from_page = request.headers.iter().any(|header| {
+        header.name.eq_ignore_ascii_case("origin")
+            || header.name.eq_ignore_ascii_case("sec-fetch-site")
+                && !header.value.trim_ascii().eq_ignore_ascii_case(b"none")
+    });
     Head::Whole(Request {
+        from_page,
         method: match request.method {
             Some("GET") => Method::Get,
             Some("HEAD") => Method::Head,
@@ -119,6 +128,25 @@ mod tests {
         let request = whole(b"GET http://a:8090/status?now HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!((&*request.path, &*request.query), ("/status", "now"));
         assert_eq!(whole(b"GET http://a HTTP/1.1\r\n\r\n").path, "/");
+    }
+
+    #[test]
+    fn what_a_browser_sends_for_a_page_is_known_by_its_headers() {
+        for (header, from_page) in [
+            ("Origin: http://a", true),
+            ("ORIGIN: null", true),
+            ("Sec-Fetch-Site: cross-site", true),
+            ("sec-fetch-site: same-origin", true),
+            ("Sec-Fetch-Site:", true),
+            ("Sec-Fetch-Site:  none ", false),
+            ("Referer: http://a", false),
+            ("X-Origin: a", false),
+        ] {
+            let request = whole(format!("GET / HTTP/1.1\r\n{header}\r\n\r\n").as_bytes());
+            assert_eq!(request.from_page, from_page, "{header}");
+        }
+        let both = b"GET / HTTP/1.1\r\nSec-Fetch-Site: none\r\nSec-Fetch-Site: same-site\r\n\r\n";
+        assert!(whole(both).from_page);
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Flag {
         if self.value == Value::Switch {
             return self.apply(options, OsStr::new("true"), &spelled);
         }
-        let value = parser.value().map_err(super::explain)?;
+        let value = value(parser, &spelled)?;
         self.apply(options, &value, &spelled)
     }
 
@@ -110,6 +110,21 @@ impl Flag {
             "secret" => options.secrets.clear(),
             _ => {}
         }
+    }
+}
+
+/// An option's value. What looks like the next option is none, unless it is given as
+/// `--option=--value`.
+pub(super) fn value(parser: &mut Parser, spelled: &str) -> Result<OsString, String> {
+    if let Some(value) = parser.optional_value() {
+        return Ok(value);
+    }
+    let value = parser.value().map_err(super::explain)?;
+    match value.to_str() {
+        Some(next) if next.starts_with("--") => Err(format!(
+            "{spelled} lacks its value, `{next}` follows: `drainit help` shows what it takes"
+        )),
+        _ => Ok(value),
     }
 }
 
@@ -168,12 +183,15 @@ fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
 }
 
 fn networks(text: &str) -> Result<Vec<Cidr>, String> {
-    if text == "loopback" {
-        return Ok(Cidr::loopback().to_vec());
+    match text.trim() {
+        "none" | "off" => return Ok(Vec::new()),
+        "loopback" => return Ok(Cidr::loopback().to_vec()),
+        _ => {}
     }
     let networks: Vec<Cidr> = list(text)?;
     if networks.is_empty() {
-        return Err("the list is empty: write loopback, or networks such as 10.0.0.0/8".into());
+        let why = "the list is empty: write none, loopback, or networks such as 10.0.0.0/8";
+        return Err(why.into());
     }
     Ok(networks)
 }
@@ -194,6 +212,11 @@ fn secret(text: &str) -> Result<Secret, String> {
     let Some((name, cert, key)) = parts else {
         return Err(format!("`{text}` is no secret: write NAME=CERT,KEY"));
     };
+    if let Some((_, more)) = key.split_once(',') {
+        return Err(format!(
+            "`{more}` is too much: write NAME=CERT,KEY, two files"
+        ));
+    }
     publish::check_name(name)?;
     Ok(Secret {
         name: name.into(),
@@ -255,9 +278,9 @@ pub const FLAGS: &[Flag] = &[
     ),
     flag(
         "shutdown-from",
-        One("CIDR,..."),
-        "loopback",
-        "Who may GET or POST /shutdown.",
+        One("CIDR,...|none"),
+        "none",
+        "Who may GET or POST /shutdown over TCP. The local control socket is for root and drainit's own user, always.",
         |o, v| set(&mut o.shutdown_from, networks(v)),
     ),
     flag(

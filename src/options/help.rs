@@ -21,6 +21,8 @@ Usage:
                                            mutual TLS (the flags of `contour bootstrap`)
   drainit install PATH                     copy itself there
   drainit help, --help, --version
+shutdown, health, status and reload speak to pid 1 of their container, or to the only drainit
+that runs there; --pid N or --listen ADDR say which.
 
 Options. The environment variable in brackets does the same; the command line wins.
 Durations as in Go: 500ms, 25s, 1m30s.

@@ -107,6 +107,31 @@ fn bad_input_gets_one_line_that_says_what_would_be_right() {
         (&["-x"], "drainit help"),
         (&["--drain-timeout", "5", "x"], "1m30s"),
         (&["--drain-timeout"], "--drain-timeout lacks its value"),
+        (
+            &["--drain-timeout", "--", "envoy"],
+            "--drain-timeout lacks its value",
+        ),
+        (
+            &["--listen", "--settle", "5s", "x"],
+            "--listen lacks its value",
+        ),
+        (&["--drain-timeout", "25", "x"], "write 25s"),
+        (&["--shutdown-from", "10.0.0.1:80", "x"], "write 10.0.0.1"),
+        (
+            &["--shutdown-from", "none,10.0.0.1", "x"],
+            "none stands alone",
+        ),
+        (
+            &["--admin-address", "http://127.0.0.1:9901", "x"],
+            "write 127.0.0.1:9901",
+        ),
+        (&["--admin-address", "unix:@x", "x"], "write @x"),
+        (&["--listen", "8090", "x"], "write :8090"),
+        (&["--secret", "www=a,b,c", "x"], "NAME=CERT,KEY"),
+        (&["shutdown", "--pid", "0"], "no pid"),
+        (&["shutdown", "--pid"], "--pid lacks its value"),
+        (&["status", "--pid", "1", "--listen", ":1"], "give one"),
+        (&["--pid", "1", "x"], "unknown option --pid"),
         (&["--listen", "nowhere", "x"], "--listen"),
         (&["--admin-address", "9901", "x"], "host:port"),
         (&["--envoy-flags", "maybe", "x"], "add, keep"),
@@ -190,6 +215,19 @@ fn contours_spellings_mean_the_same() {
             .open_connections,
         4
     );
+}
+
+#[test]
+fn over_tcp_nobody_may_shut_down_unless_it_is_given() {
+    assert_eq!(options(&["x"], &[]).shutdown_from, []);
+    for (value, networks) in [("none", 0), ("loopback", 2), ("10.0.0.0/8, fd00::/8", 2)] {
+        let read = options(&["--shutdown-from", value, "x"], &[]);
+        assert_eq!(read.shutdown_from.len(), networks, "{value}");
+    }
+    // Also where the environment has another.
+    let env = [("DRAINIT_SHUTDOWN_FROM", "loopback")];
+    let read = options(&["--shutdown-from", "none", "x"], &env);
+    assert_eq!(read.shutdown_from, []);
 }
 
 #[test]
