@@ -3,15 +3,19 @@
 mod transport;
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use ureq::http;
+use ureq::unversioned::transport::Connector;
 use ureq::{Agent, Proxy};
 
-use transport::{Connect, Nowhere};
+use transport::{Connect, Connected, Nowhere};
+
+use crate::credentials::Place;
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,31 +28,59 @@ pub enum Address {
     Abstract(String),
 }
 
+/// The longest path of a unix socket, in bytes (unix(7)).
+pub const UNIX_MAX: usize = 107;
+
 impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Address, String> {
-        if let Some(name) = text.strip_prefix('@') {
+        let wrong = |right: &str| Err(format!("`{text}` is no address: write {right}"));
+        if text.len() > UNIX_MAX && !text.contains("://") {
+            return Err(format!("a socket's path has at most {UNIX_MAX} bytes"));
+        }
+        if let Some(name) = text.strip_prefix('@').filter(|name| !name.is_empty()) {
             return Ok(Address::Abstract(name.into()));
         }
-        if let Some(path) = text.strip_prefix("unix:") {
+        if let Some(name) = text.strip_prefix("unix:@").filter(|name| !name.is_empty()) {
+            return wrong(&format!("@{name}"));
+        }
+        let path = text.strip_prefix("unix:").filter(|path| !path.is_empty());
+        if let Some(path) = path.or_else(|| text.starts_with(['/', '.']).then_some(text)) {
             return Ok(Address::Unix(path.into()));
         }
-        if text.starts_with('/') || text.starts_with("./") {
-            return Ok(Address::Unix(text.into()));
+        if let Some((_, rest)) = text.split_once("://") {
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            return match authority.parse() {
+                Ok(Address::Tcp(right)) => wrong(&format!("{right}, without scheme and path")),
+                _ => wrong(EXAMPLES),
+            };
         }
-        let valid = text
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-        if valid {
-            Ok(Address::Tcp(text.into()))
-        } else {
-            Err(format!(
-                "`{text}` is no address: write host:port (127.0.0.1:9901) or a unix socket's path (/run/admin.sock)"
-            ))
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return match text.parse::<u16>() {
+                Ok(port) => wrong(&format!("host:port, 127.0.0.1:{port}")),
+                Err(_) => wrong(EXAMPLES),
+            };
+        };
+        if port.parse::<u16>().is_err() {
+            return wrong(EXAMPLES);
         }
+        if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+            return wrong(&format!(
+                "host:port, an IPv6 address in brackets: [{host}]:{port}"
+            ));
+        }
+        let named = |c: char| {
+            c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']' | '%')
+        };
+        if host.is_empty() || !host.chars().all(named) {
+            return wrong(EXAMPLES);
+        }
+        Ok(Address::Tcp(text.into()))
     }
 }
+
+const EXAMPLES: &str = "host:port (127.0.0.1:9901) or a unix socket's path (/run/admin.sock)";
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -87,6 +119,11 @@ pub enum Peer {
     /// At a unix socket, a process that descends from this one. Its path may have been taken over
     /// by a stranger; a TCP port cannot be, while its owner lives.
     Descendant,
+    /// At a unix socket, a drainit that we believe ([`Credentials::believe`]): the one with this
+    /// pid in our pid namespace, or whichever listens there.
+    ///
+    /// [`Credentials::believe`]: crate::credentials::Credentials::believe
+    Drainit(Option<i32>),
 }
 
 /// A connection is made anew for each exchange, and has this long to come about.
@@ -131,6 +168,29 @@ pub fn exchange_with(
     limits: Limits,
     mut sink: impl FnMut(&[u8]),
 ) -> Result<Head, String> {
+    let agent = agent(limits, Connect(address.clone(), peer));
+    let explain = |error| explain(address, error);
+    ask(&agent, method, path, limits, &mut sink).map_err(explain)
+}
+
+/// Reads an answer from a connection that is there, whoever is at its other end.
+///
+/// # Errors
+/// As [`exchange`]'s, where that goes over this connection.
+pub fn read_answer(
+    stream: UnixStream,
+    path: &str,
+    limits: Limits,
+) -> Result<(Head, Vec<u8>), String> {
+    let mut body = Vec::new();
+    let agent = agent(limits, Connected::new(stream));
+    let head = ask(&agent, Method::Get, path, limits, &mut |piece| {
+        body.extend_from_slice(piece);
+    });
+    Ok((head.map_err(|error| error.to_string())?, body))
+}
+
+fn agent(limits: Limits, connector: impl Connector) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -143,7 +203,16 @@ pub fn exchange_with(
         .timeout_connect(Some(CONNECT.min(limits.time)))
         .timeout_global(Some(limits.time))
         .build();
-    let agent = Agent::with_parts(config, Connect(address.clone(), peer), Nowhere);
+    Agent::with_parts(config, connector, Nowhere)
+}
+
+fn ask(
+    agent: &Agent,
+    method: Method,
+    path: &str,
+    limits: Limits,
+    sink: &mut impl FnMut(&[u8]),
+) -> Result<Head, ureq::Error> {
     let method = match method {
         Method::Get => http::Method::GET,
         Method::Post => http::Method::POST,
@@ -153,10 +222,8 @@ pub fn exchange_with(
         .uri(format!("http://drainit{path}"))
         .header("connection", "close")
         .body(())
-        .map_err(|error| error.to_string())?;
-    let response = agent
-        .run(request)
-        .map_err(|error| explain(address, error))?;
+        .map_err(ureq::Error::Http)?;
+    let response = agent.run(request)?;
     let head = Head {
         status: response.status().as_u16(),
         is_envoy: response
@@ -179,7 +246,7 @@ pub fn exchange_with(
         match body.read(&mut piece) {
             Ok(0) => return Ok(head),
             Ok(length) => sink(piece.get(..length).unwrap_or_default()),
-            Err(error) => return Err(explain(address, ureq::Error::from(error))),
+            Err(error) => return Err(ureq::Error::from(error)),
         }
     }
 }
@@ -215,6 +282,14 @@ pub fn fetch_from(
     Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
 }
 
+/// Connects, and sends nothing: where the process is that listens, if `peer` may.
+///
+/// # Errors
+/// When nobody listens there; of kind `Other`, and in one line, when somebody else does.
+pub fn meet(address: &Address, peer: Peer) -> io::Result<Place> {
+    transport::meet(address, peer)
+}
+
 fn explain(address: &Address, error: ureq::Error) -> String {
     match error {
         ureq::Error::Io(error) => format!("{address}: {error}"),
@@ -244,16 +319,36 @@ mod tests {
         assert_eq!("@name".parse(), Ok(Address::Abstract("name".into())));
         for text in [
             "",
+            "@",
+            "unix:",
             "9901",
             ":9901",
             "localhost",
             "localhost:http",
             "localhost:99999",
+            "a b:1",
+            "user@host:1",
         ] {
             assert!(
                 text.parse::<Address>().unwrap_err().contains("host:port"),
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_nearly_an_address_is_told_as_it_should_be() {
+        for (text, right) in [
+            ("http://127.0.0.1:9901", "write 127.0.0.1:9901,"),
+            ("http://[::1]:9901/ready", "write [::1]:9901,"),
+            ("unix:@x", "write @x"),
+            ("9901", "127.0.0.1:9901"),
+            ("::1:9901", "[::1]:9901"),
+        ] {
+            let why = text.parse::<Address>().unwrap_err();
+            assert!(why.contains(right), "{text}: {why}");
+        }
+        let long = format!("/{}", "x".repeat(UNIX_MAX));
+        assert!(long.parse::<Address>().unwrap_err().contains("107 bytes"));
     }
 }

@@ -6,6 +6,7 @@ pub mod cidr;
 pub mod client;
 pub mod commands;
 pub mod control;
+pub mod credentials;
 pub mod drain;
 pub mod duration;
 pub mod envoy;

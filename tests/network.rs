@@ -1,6 +1,10 @@
 //! Who may shut down, over networks of its own: needs root, for network namespaces.
 
+#[path = "network/doors.rs"]
+mod doors;
 mod support;
+#[path = "network/world.rs"]
+mod world;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::sys::socket::{
@@ -19,6 +20,7 @@ use ureq::unversioned::transport::{
 use ureq::{Error, Timeout};
 
 use super::{Address, Peer};
+use crate::credentials::{Credentials, Place};
 use crate::process;
 
 /// A resolver that is never used for anything: the connector knows the address.
@@ -37,6 +39,27 @@ impl Resolver for Nowhere {
 #[derive(Debug)]
 pub struct Connect(pub Address, pub Peer);
 
+/// Has a connection already, for one request.
+#[derive(Debug)]
+pub struct Connected(Mutex<Option<UnixStream>>);
+
+impl Connected {
+    /// This one.
+    pub fn new(stream: UnixStream) -> Connected {
+        Connected(Mutex::new(Some(stream)))
+    }
+}
+
+impl Connector for Connected {
+    type Out = Socket;
+
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Socket>, Error> {
+        let stream = self.0.lock().ok().and_then(|mut stream| stream.take());
+        let stream = stream.ok_or(Error::ConnectionFailed)?;
+        Ok(Some(Socket::new(Stream::Unix(stream), details.config)))
+    }
+}
+
 impl Connector for Connect {
     type Out = Socket;
 
@@ -45,26 +68,44 @@ impl Connector for Connect {
             .timeout
             .not_zero()
             .map_or(super::CONNECT, |left| *left);
-        let stream = match &self.0 {
-            Address::Tcp(address) => Stream::Tcp(connect_tcp(address, limit)?),
-            Address::Unix(path) => Stream::Unix(connect_unix(
-                &UnixAddr::new(path.as_path()).map_err(io::Error::from)?,
-            )?),
-            Address::Abstract(name) => Stream::Unix(connect_unix(
-                &UnixAddr::new_abstract(name.as_bytes()).map_err(io::Error::from)?,
-            )?),
-        };
-        if let (Stream::Unix(stream), Peer::Descendant) = (&stream, self.1) {
-            let owner = getsockopt(stream, sockopt::PeerCredentials).map_err(io::Error::from)?;
+        let (stream, _) = connect_to(&self.0, self.1, limit)?;
+        Ok(Some(Socket::new(stream, details.config)))
+    }
+}
+
+/// As [`super::meet`] has it.
+pub fn meet(address: &Address, peer: Peer) -> io::Result<Place> {
+    let (_, place) = connect_to(address, peer, super::CONNECT)?;
+    Ok(place.unwrap_or(Place::Untold))
+}
+
+/// Also where the process is that listens, where that was asked.
+fn connect_to(
+    address: &Address,
+    peer: Peer,
+    limit: Duration,
+) -> io::Result<(Stream, Option<Place>)> {
+    let stream = match address {
+        Address::Tcp(address) => return Ok((Stream::Tcp(connect_tcp(address, limit)?), None)),
+        Address::Unix(path) => connect_unix(&UnixAddr::new(path.as_path())?)?,
+        Address::Abstract(name) => connect_unix(&UnixAddr::new_abstract(name.as_bytes())?)?,
+    };
+    let place = match peer {
+        Peer::Anyone => None,
+        Peer::Descendant => {
+            let owner = getsockopt(&stream, sockopt::PeerCredentials)?;
             if !process::descends_from_us(owner.pid()) {
                 let why = format!("answers for process {}, which is not ours", owner.pid());
-                return Err(Error::Io(io::Error::other(why)));
+                return Err(io::Error::other(why));
             }
+            None
         }
-        let config = details.config;
-        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        Ok(Some(Socket { stream, buffers }))
-    }
+        Peer::Drainit(pid) => {
+            let place = Credentials::of(&stream)?.believe(pid);
+            Some(place.map_err(io::Error::other)?)
+        }
+    };
+    Ok((Stream::Unix(stream), place))
 }
 
 fn connect_tcp(address: &str, limit: Duration) -> io::Result<TcpStream> {
@@ -128,6 +169,13 @@ impl Stream {
 pub struct Socket {
     stream: Stream,
     buffers: LazyBuffers,
+}
+
+impl Socket {
+    fn new(stream: Stream, config: &Config) -> Socket {
+        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+        Socket { stream, buffers }
+    }
 }
 
 impl fmt::Debug for Socket {

@@ -1,7 +1,6 @@
 //! `drainit health`: an exec probe, and Docker's HEALTHCHECK.
 
-use super::{BODY, PATIENCE, say};
-use crate::client::{Limits, Method, fetch};
+use super::{get, say};
 use crate::control;
 use crate::options::{Options, Probe};
 
@@ -11,11 +10,7 @@ pub fn run(options: &Options, probe: Probe) -> u8 {
         Probe::Live => "/healthz",
         Probe::Ready => "/ready",
     };
-    let limits = Limits {
-        time: PATIENCE,
-        body: BODY,
-    };
-    match control::find(options).and_then(|address| fetch(&address, Method::Get, path, limits)) {
+    match control::find(options).and_then(|target| get(&target, path)) {
         Ok((status, body)) => {
             say(body.lines().next().unwrap_or("no answer"));
             u8::from(status != 200)

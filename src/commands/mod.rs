@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::client::{Address, Limits, Method, fetch};
+use crate::client::{Method, fetch_from};
+use crate::control::{self, Target};
 use crate::options::{self, Command};
 use crate::process;
 
@@ -22,19 +23,44 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest answer that is taken, in bytes.
 pub const BODY: u64 = 4 * 1024 * 1024;
 
+/// The longest line that is shown, in characters.
+const LINE: usize = 2_000;
+
 /// Writes a line to stdout, whoever reads there or does not.
 pub fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = writeln!(std::io::stdout(), "{}", clean(line, LINE));
 }
 
 /// Writes a line to stderr, whoever reads there or does not.
 pub fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "drainit: {}", one_line(line));
+    let _ = writeln!(std::io::stderr(), "drainit: {}", clean(line, LINE));
 }
 
-/// What an argument or a peer put into a line must not make two of it.
-fn one_line(line: &str) -> String {
-    line.replace(char::is_control, " ")
+/// Writes lines of our own making to stdout.
+fn print(page: &str) {
+    let _ = writeln!(std::io::stdout(), "{page}");
+}
+
+/// At the most so many characters of a line, and none that a terminal obeys: what an argument or
+/// a peer put into it must neither make two of it nor move the cursor.
+pub fn clean(line: &str, most: usize) -> String {
+    let shown = |c: char| match c {
+        '\n' | '\r' | '\t' => ' ',
+        c if is_obeyed(c) => '?',
+        c => c,
+    };
+    let mut text: String = line.chars().take(most).map(shown).collect();
+    if line.chars().nth(most).is_some() {
+        text.push('…');
+    }
+    text
+}
+
+/// Whether a terminal does something else than to show this character: the control characters, and
+/// those that turn the direction of writing (Unicode Standard Annex 9).
+pub fn is_obeyed(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || c.is_control()
 }
 
 /// Runs a client command, and returns the exit code.
@@ -53,41 +79,36 @@ pub fn run(command: Command) -> u8 {
             }
         },
         Command::Version => {
-            say(&options::version());
+            print(&options::version());
             0
         }
         _ => {
-            say(options::help().trim_end());
+            print(options::help().trim_end());
             0
         }
     }
 }
 
-/// What the drainit at `address` is doing: the JSON of `/status`. It waits a moment for fresh
-/// figures, where those that are known are old.
+/// What a drainit is doing: the JSON of `/status`. It waits a moment for fresh figures, where those
+/// that are known are old; or, with `now`, answers at once, for who does not look at the figures.
 ///
 /// # Errors
 /// One line, when no drainit answers there.
-pub fn status(address: &Address) -> Result<Value, String> {
-    read_status(address, "/status")
+pub fn read_status(target: &Target, now: bool) -> Result<Value, String> {
+    let (_, body) = get(target, if now { "/status?now" } else { "/status" })?;
+    let (_, address) = target.door();
+    parse_status(&body).ok_or_else(|| format!("{address}: no drainit answers there"))
 }
 
-/// The same at once, for who does not look at the figures.
-///
-/// # Errors
-/// Those of [`status`].
-pub fn status_now(address: &Address) -> Result<Value, String> {
-    read_status(address, "/status?now")
+/// The JSON of `/status`, whoever wrote it.
+pub fn parse_status(body: &str) -> Option<Value> {
+    serde_json::from_str(body).ok().filter(Value::is_object)
 }
 
-fn read_status(address: &Address, path: &str) -> Result<Value, String> {
-    let limits = Limits {
-        time: PATIENCE,
-        body: BODY,
-    };
-    let (_, body) = fetch(address, Method::Get, path, limits)?;
-    let status = serde_json::from_str(&body).ok().filter(Value::is_object);
-    status.ok_or_else(|| format!("{address}: no drainit answers there"))
+/// Status and body of the answer to a GET.
+fn get(target: &Target, path: &str) -> Result<(u16, String), String> {
+    let (peer, address) = target.door();
+    fetch_from(peer, address, Method::Get, path, control::LIMITS)
 }
 
 /// The pid of the drainit whose status this is; none where it runs in another pid namespace than

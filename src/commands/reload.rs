@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use nix::libc::SIGHUP;
 use serde_json::Value;
 
-use super::{complain, pid_in, say, status_now};
+use super::{complain, read_status, say};
 use crate::control;
 use crate::envoy::hot_restart;
 use crate::options::Options;
-use crate::process;
+use crate::process::Handle;
 
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(50);
@@ -34,11 +34,15 @@ pub fn run(options: &Options) -> u8 {
 }
 
 fn reload(options: &Options) -> Result<String, String> {
-    let address = control::find(options)?;
-    let before = status_now(&address)?;
-    let number = |status: &Value| status.pointer("/reload/number").and_then(Value::as_u64);
-    let pid = pid_in(&before)
+    let target = control::find(options)?;
+    let pid = target
+        .pid()
         .ok_or("that drainit runs in another container: say `drainit reload` in there")?;
+    let gone = |error| format!("process {pid} cannot be told to reload: {error}");
+    // Before the next look: then it is the process that was looked at, or none.
+    let process = Handle::open(pid).map_err(gone)?;
+    let before = read_status(&target, true)?;
+    let number = |status: &Value| status.pointer("/reload/number").and_then(Value::as_u64);
     if before.get("reloading").and_then(Value::as_bool) == Some(true) {
         return Err("another reload is under way".into());
     }
@@ -51,10 +55,10 @@ fn reload(options: &Options) -> Result<String, String> {
     {
         complain(&warning);
     }
-    process::kill(pid, SIGHUP);
+    process.signal(SIGHUP).map_err(gone)?;
     let until = Instant::now() + LIMIT;
     while Instant::now() < until {
-        let now = status_now(&address)?;
+        let now = read_status(&target, true)?;
         if number(&now) != number(&before) {
             let text = |path| now.pointer(path).and_then(Value::as_str).map(str::to_owned);
             let message = text("/reload/message").unwrap_or_default();

@@ -14,9 +14,8 @@ use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::Value;
 
-use super::{complain, say};
-use crate::client::Address;
-use crate::control;
+use super::{complain, is_obeyed, say};
+use crate::control::{self, Target};
 use crate::fault;
 use crate::options::{Look, Options};
 
@@ -34,9 +33,10 @@ const SECOND_TRY: Duration = Duration::from_millis(300);
 
 /// Shows the status, once or again and again: 0, or 1 when nothing runs.
 pub fn run(options: &Options, look: Look) -> u8 {
-    let asked = control::find(options).and_then(|address| Ok((super::status(&address)?, address)));
+    let asked =
+        control::find(options).and_then(|target| Ok((super::read_status(&target, false)?, target)));
     match asked {
-        Ok((first, address)) if look.watch => watch(&address, first, look.json),
+        Ok((first, target)) if look.watch => watch(&target, first, look.json),
         Ok((first, _)) => {
             show(&first, look.json);
             0
@@ -50,7 +50,7 @@ pub fn run(options: &Options, look: Look) -> u8 {
 
 fn show(status: &Value, json: bool) {
     if json {
-        say(&status.to_string());
+        let _ = writeln!(std::io::stdout(), "{}", json_line(status));
         return;
     }
     // What is too long for the terminal may wrap: nothing is drawn over it.
@@ -60,6 +60,20 @@ fn show(status: &Value, json: bool) {
         height: usize::MAX,
     };
     let _ = write!(std::io::stdout(), "{}", render(status, style));
+}
+
+/// The JSON in one line. What a terminal would obey is escaped in it, as serde_json does with a
+/// part of that.
+pub fn json_line(status: &Value) -> String {
+    let mut line = String::new();
+    for c in status.to_string().chars() {
+        // All of them are within the basic multilingual plane, and within strings.
+        match is_obeyed(c) {
+            true => line.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => line.push(c),
+        }
+    }
+    line
 }
 
 /// Where the pictures go.
@@ -77,7 +91,7 @@ impl Output {
     fn show(&mut self, status: &Value) -> bool {
         match self {
             Output::Screen(screen) => screen.draw(status).is_ok(),
-            Output::Json => writeln!(std::io::stdout(), "{status}").is_ok(),
+            Output::Json => writeln!(std::io::stdout(), "{}", json_line(status)).is_ok(),
             Output::Lines(last) => {
                 let line = table::line(status);
                 let shown = line == *last || writeln!(std::io::stdout(), "{line}").is_ok();
@@ -96,7 +110,7 @@ impl Output {
 }
 
 /// Shows the status until drainit is gone, or somebody has seen enough.
-fn watch(address: &Address, first: Value, json: bool) -> u8 {
+fn watch(target: &Target, first: Value, json: bool) -> u8 {
     // The terminal must get its cursor back, whatever ends this.
     let signals = match catch() {
         Ok(signals) => signals,
@@ -125,9 +139,9 @@ fn watch(address: &Address, first: Value, json: bool) -> u8 {
         if !rest(&signals, drawn + pause, &mut output) {
             break false;
         }
-        let again = super::status(address).or_else(|_| {
+        let again = super::read_status(target, false).or_else(|_| {
             thread::sleep(SECOND_TRY);
-            super::status(address)
+            super::read_status(target, false)
         });
         match again {
             Ok(next) => status = next,

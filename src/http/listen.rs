@@ -14,17 +14,15 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr as NixUnixAddr, connect,
-    getsockopt, listen, setsockopt, socket, sockopt,
+    listen, setsockopt, socket, sockopt,
 };
-use nix::unistd::geteuid;
 
 use crate::cidr::Cidr;
+use crate::client::UNIX_MAX;
+use crate::credentials::Credentials;
 
 /// Between two tries to bind what is taken.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// The longest path of a unix socket, in bytes (unix(7)).
-const UNIX_MAX: usize = 107;
 
 /// The port of [`Listen::Default`].
 const PORT: u16 = 8090;
@@ -50,6 +48,23 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Listen, String> {
         if text == "off" {
             return Ok(Listen::Off);
+        }
+        let wrong = |right: &str| Err(format!("'{text}' is no address here: write {right}"));
+        if let Some((_, rest)) = text
+            .split_once("://")
+            .filter(|(scheme, _)| *scheme != "unix")
+        {
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            return match authority.parse::<Listen>() {
+                Ok(right) => wrong(&format!("{right}, without scheme and path")),
+                Err(_) => wrong("[::]:8090, 0.0.0.0:8090 or unix:PATH"),
+            };
+        }
+        if text.len() > 1 && text.starts_with(['/', '@']) {
+            return wrong(&format!("unix:{text}"));
+        }
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return wrong(&format!(":{text}"));
         }
         let found = match text.strip_prefix("unix:") {
             Some(path) if path.len() > UNIX_MAX => {
@@ -107,15 +122,20 @@ enum Socket {
 #[derive(Debug, Default)]
 pub struct Listeners {
     pub(super) bound: Vec<Listener>,
+    /// The first that was wanted: of the others the log tells only what is wrong.
+    public: Option<Listen>,
     missing: Vec<Listen>,
     retry_at: Option<Instant>,
 }
 
 impl Listeners {
-    /// Binds `wanted`, and remembers what could not be had; the log tells of it.
+    /// Binds `wanted`, the public one first, and remembers what could not be had; the log tells of
+    /// it.
     pub fn new(wanted: impl IntoIterator<Item = Listen>) -> Listeners {
+        let missing: Vec<Listen> = wanted.into_iter().collect();
         let mut listeners = Listeners {
-            missing: wanted.into_iter().collect(),
+            public: missing.first().cloned(),
+            missing,
             ..Listeners::default()
         };
         listeners.bind_missing(Instant::now(), true);
@@ -140,11 +160,24 @@ impl Listeners {
     }
 
     fn bind_missing(&mut self, now: Instant, first: bool) {
-        let Listeners { bound, missing, .. } = self;
+        let Listeners {
+            bound,
+            public,
+            missing,
+            ..
+        } = self;
         missing.retain(|address| match bind(address) {
             Ok(listener) => {
                 if let Some(listener) = &listener {
-                    log::info!("health, status and metrics on {}", listener.address());
+                    let level = match public.as_ref() == Some(address) {
+                        true => log::Level::Info,
+                        false => log::Level::Debug,
+                    };
+                    log::log!(
+                        level,
+                        "health, status and metrics on {}",
+                        listener.address()
+                    );
                 }
                 bound.extend(listener);
                 false
@@ -302,32 +335,23 @@ pub enum Peer {
     Unix,
 }
 
-/// What the kernel calls every user that a user namespace does not know (user_namespaces(7)). It
-/// may also be a user's own; but not of a process that the pid namespace does not know either.
-const OVERFLOW_UID: u32 = 65_534;
-
 impl Peer {
-    /// Who it is, if it may ask for `/shutdown`: an address out of `networks`, or a process of
-    /// root or of drainit's own user. `socket` is the connection.
+    /// Who it is, if it may ask for `/shutdown`: an address out of `networks`, or a process that
+    /// [may give orders](Credentials::authorize). `socket` is the connection.
     ///
     /// # Errors
     /// Who it is, if it may not.
     pub(super) fn authorize(self, socket: &OwnedFd, networks: &[Cidr]) -> Result<String, String> {
-        let (name, allowed) = match self {
-            Peer::Ip(ip) => {
-                let inside = networks.iter().any(|network| network.contains(ip));
-                (ip.to_string(), inside)
+        match self {
+            Peer::Ip(ip) if networks.iter().any(|network| network.contains(ip)) => {
+                Ok(ip.to_string())
             }
-            Peer::Unix => match getsockopt(socket, sockopt::PeerCredentials) {
-                Ok(peer) => {
-                    let foreign = peer.pid() == 0 && peer.uid() == OVERFLOW_UID;
-                    let trusted = peer.uid() == 0 || peer.uid() == geteuid().as_raw() && !foreign;
-                    (format!("pid {} of uid {}", peer.pid(), peer.uid()), trusted)
-                }
-                Err(_) => ("a process that cannot be told".to_owned(), false),
+            Peer::Ip(ip) => Err(ip.to_string()),
+            Peer::Unix => match Credentials::of(socket) {
+                Ok(peer) => peer.authorize(),
+                Err(_) => Err("a process that cannot be told".to_owned()),
             },
-        };
-        if allowed { Ok(name) } else { Err(name) }
+        }
     }
 }
 
@@ -364,9 +388,23 @@ mod tests {
             "example.org:1",
             "localhost:",
             "OFF",
+            "http://example.org/",
         ] {
             let error = text.parse::<Listen>().unwrap_err();
             assert!(error.contains(&format!("'{text}'")), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_nearly_an_address_is_told_as_it_should_be() {
+        for (text, right) in [
+            ("http://127.0.0.1:8090/ready", "write 127.0.0.1:8090,"),
+            ("8090", "write :8090"),
+            ("/run/a.sock", "write unix:/run/a.sock"),
+            ("@a", "write unix:@a"),
+        ] {
+            let why = text.parse::<Listen>().unwrap_err();
+            assert!(why.contains(right), "{text}: {why}");
         }
     }
 

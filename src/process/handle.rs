@@ -63,6 +63,19 @@ impl Handle {
         }
     }
 
+    /// How many pid namespaces hold the process, from the one of /proc down to its own (`NSpid` in
+    /// a pidfd's fdinfo, proc_pid_fdinfo(5)). None where that is not told, and once it is gone.
+    pub(super) fn depth(&self) -> Option<usize> {
+        let fd = self.fd.as_ref()?.as_raw_fd();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+        let pids = info.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        let pids: Vec<i32> = pids
+            .split_whitespace()
+            .map(|pid| pid.parse().ok().filter(|pid| *pid > 0))
+            .collect::<Option<_>>()?;
+        (!pids.is_empty()).then_some(pids.len())
+    }
+
     fn kill(&self, signal: c_int) -> io::Result<()> {
         // SAFETY: kill touches no memory. Raw, as every signal here: nix has no real-time ones.
         match unsafe { libc::kill(self.pid, signal) } {

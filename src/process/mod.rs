@@ -2,18 +2,19 @@
 
 mod exit;
 mod handle;
+mod namespace;
 mod signals;
 mod spawn;
 mod tree;
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 
 use nix::libc::{self, c_int};
 use nix::sys::signal::Signal;
 
 pub use exit::{End, Exit, ExitClass, reap};
 pub use handle::Handle;
+pub use namespace::{is_proc_ours, owner, pid_namespace, shares_pid_namespace};
 pub use signals::{Signals, without_signals};
 pub use spawn::{Spawn, spawn, spawn_failure};
 pub use tree::{
@@ -39,11 +40,6 @@ pub fn kill(pid: i32, signal: c_int) {
             io::Error::last_os_error()
         );
     }
-}
-
-/// Our pid namespace: pids are what they are in one. 0 where /proc is not there.
-pub fn pid_namespace() -> u64 {
-    std::fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino())
 }
 
 /// Whether a process has a handler for a signal, as the kernel has it (`SigCgt` in proc(5)).

@@ -35,6 +35,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
             "pid": std::process::id(),
             "pid_namespace": process::pid_namespace(),
             "version": env!("CARGO_PKG_VERSION"),
+            "listen": snapshot.listen,
             "started": clock.timestamp(snapshot.born),
             "uptime_seconds": clock.age(snapshot.born),
         },

@@ -191,6 +191,8 @@ pub struct Snapshot {
     pub reason: String,
     /// When drainit started.
     pub born: Instant,
+    /// Where it is to listen, as `--listen` spells it.
+    pub listen: String,
     /// The running Envoy, while there is one.
     pub envoy: Option<Envoy>,
     /// How often Envoy was started again after it had ended.
@@ -248,6 +250,7 @@ impl Snapshot {
             since: now,
             reason: String::new(),
             born: now,
+            listen: String::new(),
             envoy: None,
             restarts: 0,
             last_end: None,

@@ -242,8 +242,8 @@ impl Helpers {
 }
 
 fn serve(options: &Options, board: &Board, wakeups: &Wakeups, mailbox: &Mailbox<Event>) {
-    let control = Listen::Abstract(control::socket_name(std::process::id()));
-    let mut listeners = Listeners::new([options.listen.clone(), control]);
+    let [known, secret] = control::own_names().map(Listen::Abstract);
+    let mut listeners = Listeners::new([options.listen.clone(), known, secret]);
     if let Err(error) = http::serve(
         &mut listeners,
         board,

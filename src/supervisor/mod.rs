@@ -131,6 +131,7 @@ impl Supervisor {
             Waker::new().map_err(|error| (1, format!("cannot start: {error}")))?;
         let mut snapshot = Snapshot::new(born);
         snapshot.excluded.clone_from(&options.exclude_listeners);
+        snapshot.listen = options.listen.to_string();
         let board = Board::new(snapshot, http_waker);
         let options = Arc::new(options);
         // What cannot work is refused as a wrong option is.

@@ -225,7 +225,7 @@ fn no_control_character_reaches_the_terminal() {
     status["listeners"][0]["name"] = evil.into();
     let shown = render(&status, WIDE) + &line(&status);
     assert!(shown.lines().all(|line| !line.contains(char::is_control)));
-    assert!(shown.contains("a?]0;b???c?"), "{shown}");
+    assert!(shown.contains("a?]0;b?  c?"), "{shown}");
 }
 
 /// Which is to say in a time that grows as their number does: if it grew as the square, this would

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::commands::clean;
 use crate::duration::show;
+
+/// The longest text, in characters.
+const TEXT: usize = 1_000;
 
 /// The JSON, or a part of it.
 #[derive(Clone, Copy)]
@@ -16,10 +20,9 @@ impl<'a> View<'a> {
         self.0.pointer(path).filter(|value| !value.is_null())
     }
 
-    /// A text, without control characters.
+    /// A text, not too long, and without anything that a terminal obeys.
     pub fn text(self, path: &str) -> Option<String> {
-        let text = self.at(path)?.as_str()?;
-        Some(text.replace(char::is_control, "?"))
+        Some(clean(self.at(path)?.as_str()?, TEXT))
     }
 
     /// A whole number.
