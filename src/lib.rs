@@ -19,5 +19,6 @@ pub mod notify;
 pub mod options;
 pub mod process;
 pub mod pulse;
+pub mod relro;
 pub mod status;
 pub mod supervisor;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use drainit::commands::{self, complain};
 use drainit::options::{self, Command};
 use drainit::process::Signals;
+use drainit::relro;
 use drainit::supervisor;
 
 fn main() -> ExitCode {
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    relro::protect();
     let command = options::parse(std::env::args_os().skip(1), |name| std::env::var_os(name));
     if let Ok(Command::Run(options, line)) = command {
         return ExitCode::from(supervisor::run(*options, line, signals, waker));

@@ -63,6 +63,10 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
         ("--listen", "nowhere"),
         ("--shutdown-from", "10.0.0.0/33"),
         ("--admin-address", "127.0.0.1:70000"),
+        ("--admin-address", "http://127.0.0.1:9901"),
+        ("--admin-address", "unix:@x"),
+        ("--secret", "www=a,b,c"),
+        ("--drain-timeout", "--"),
         ("--restart", "always"),
     ] {
         refused(&[option, value], &[], option);
@@ -343,4 +347,57 @@ fn the_health_sockets_file_goes_with_drainit_and_a_killed_ones_is_replaced() {
         wait_for("the end", PATIENCE, || drainit.has_exited());
         assert_eq!(path.exists(), end == Signal::SIGKILL);
     }
+}
+
+/// What `readelf` has in a line that begins so.
+fn elf_line(listing: &str, kind: &str) -> Vec<String> {
+    let line = listing
+        .lines()
+        .find(|line| line.trim_start().starts_with(kind));
+    let line = line.unwrap_or_else(|| panic!("no {kind} in {listing}"));
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_program_lies_at_any_address_and_only_its_data_can_be_written() {
+    let listing = Command::new("readelf")
+        .args(["--wide", "--file-header", "--program-headers", "--dynamic"])
+        .arg(support::drainit())
+        .output()
+        .expect("readelf, of binutils");
+    let listing = String::from_utf8(listing.stdout).unwrap();
+    assert_eq!(
+        elf_line(&listing, "Type:")[1],
+        "DYN",
+        "position independent"
+    );
+    assert!(!listing.contains("INTERP") && !listing.contains("NEEDED"));
+    assert!(listing.contains("BIND_NOW") && !listing.contains("TEXTREL"));
+    assert!(!elf_line(&listing, "GNU_STACK").contains(&"RWE".to_owned()));
+    let relro = elf_line(&listing, "GNU_RELRO");
+    let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
+    let (from, length) = (number(&relro[2]), number(&relro[5]));
+    assert!(length >= 4_096, "{relro:?}");
+
+    let admin = SharedModel::default().admin();
+    let drainit = fake_envoy::start(&[], &admin.address);
+    drainit.wait_ready();
+    let maps = fs::read_to_string(format!("/proc/{}/maps", drainit.pid())).unwrap();
+    let places: Vec<(u64, u64, String, bool)> = maps
+        .lines()
+        .map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let (start, end) = fields[0].split_once('-').unwrap();
+            let is_program = line.ends_with(&support::drainit().display().to_string());
+            (number(start), number(end), fields[1].to_owned(), is_program)
+        })
+        .collect();
+    let program = places.iter().find(|place| place.3).unwrap().0;
+    for (start, end, access, _) in &places {
+        assert!(!(access.contains('w') && access.contains('x')), "{maps}");
+        // Whole pages of it.
+        let is_relro = *start < program + ((from + length) & !4_095) && *end > program + from;
+        assert!(!is_relro || access == "r--p", "{maps}");
+    }
+    assert!(maps.contains("[stack]"));
 }
