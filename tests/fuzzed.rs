@@ -43,6 +43,7 @@ fn every_seed_passes() {
         ("words", checks::words),
         ("envoy_argv", checks::envoy_argv),
         ("options", checks::options),
+        ("answers", checks::answers),
         ("pem", checks::pem),
         ("der", checks::der),
         ("admin_pages", checks::admin_pages),
@@ -77,6 +78,11 @@ proptest! {
     #[test]
     fn our_command_line_is_taken_or_refused_in_a_line(bytes in bytes("options")) {
         checks::options(&bytes);
+    }
+
+    #[test]
+    fn what_a_stranger_answers_is_shown_as_it_is_or_not_at_all(bytes in bytes("answers")) {
+        checks::answers(&bytes);
     }
 
     #[test]

@@ -3,8 +3,10 @@
 #![allow(dead_code)] // each fuzz target uses one of them
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::io::Write;
+use std::net::{IpAddr, Shutdown};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, UNIX_EPOCH};
 
 use drainit::certificates::check::{check_bundle, check_pair};
@@ -12,7 +14,10 @@ use drainit::certificates::confirm;
 use drainit::certificates::pem::blocks;
 use drainit::certificates::x509::{Certificate, Key};
 use drainit::cidr::Cidr;
-use drainit::client::Address;
+use drainit::client::{self, Address, Limits};
+use drainit::commands;
+use drainit::commands::status::Style;
+use drainit::control;
 use drainit::duration;
 use drainit::envoy::flags;
 use drainit::envoy::load::Load;
@@ -95,7 +100,7 @@ pub fn words(bytes: &[u8]) {
         // What is shown of a path is for people.
         Ok(Address::Unix(path)) => assert!(text.ends_with(&*path.to_string_lossy())),
         Ok(address) => assert_eq!(address.to_string().parse(), Ok(address)),
-        Err(why) => assert!(why.contains("127.0.0.1:9901")),
+        Err(why) => assert!(why.contains(": write ") || why.contains("107 bytes"), "{why}"),
     }
 }
 
@@ -204,6 +209,56 @@ pub fn admin_pages(bytes: &[u8]) {
     }
     let names = ["client".to_owned(), "a.b".to_owned()];
     assert_eq!(confirm::parse_stats(text, &names).len(), names.len());
+}
+
+/// What commands read of a stranger's: an answer over HTTP, the JSON of a status in it, and the
+/// names of sockets. Nothing of it reaches the terminal that this obeys, and all of it is bounded.
+pub fn answers(bytes: &[u8]) {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    // What does not fit into the socket is not said.
+    let _ = theirs.write(bytes);
+    let _ = theirs.shutdown(Shutdown::Write);
+    let limits = Limits {
+        time: Duration::from_secs(1),
+        body: 4_000,
+    };
+    let mut said = bytes.to_vec();
+    if let Ok((head, body)) = client::read_answer(ours, "/status", limits) {
+        assert!(body.len() <= 4_000);
+        let result = head.drain_result.unwrap_or_default();
+        assert!(is_harmless(&commands::clean(&result, 100), 101));
+        said = body;
+    }
+    for said in [&said, bytes] {
+        let text = String::from_utf8_lossy(said);
+        assert!(is_harmless(&commands::clean(&text, 100), 101));
+        if let Some(status) = commands::parse_status(&text) {
+            let json = commands::status::json_line(&status);
+            assert!(is_harmless(&json, usize::MAX));
+            assert_eq!(commands::parse_status(&json), Some(status.clone()));
+            let style = Style {
+                color: false,
+                width: 80,
+                height: 40,
+            };
+            let picture = commands::status::render(&status, style);
+            assert!(
+                picture.lines().all(|line| is_harmless(line, 80)),
+                "{picture}"
+            );
+            assert!(picture.lines().count() <= 40);
+            commands::pid_in(&status);
+        }
+    }
+    for (pid, names) in control::names_in(bytes, "drainit/7/") {
+        let start = format!("drainit/7/{pid}/");
+        assert!(pid > 0 && names.iter().all(|name| name.starts_with(&start)));
+    }
+}
+
+fn is_harmless(line: &str, most: usize) -> bool {
+    !line.contains(commands::is_obeyed) && line.chars().count() <= most
 }
 
 fn arguments(bytes: &[u8]) -> Vec<OsString> {
