@@ -27,7 +27,7 @@ fn options_table() -> String {
             One(name) | Each(name) => format!(" {}", name.replace('|', "\\|")),
         };
         let default = match flag.default {
-            "" | "off" | "found out" | "loopback" => flag.default.to_owned(),
+            "" | "off" | "found out" => flag.default.to_owned(),
             default => format!("`{default}`"),
         };
         let mut doc = flag.doc.to_owned();
