@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::fault;
 use crate::mailbox::{Inbox, Mailbox};
-use crate::options::LogFormat;
+use crate::options::{LogFormat, Options};
 use crate::process;
 use crate::status::clock::rfc3339;
 
@@ -40,17 +40,18 @@ enum Item {
 static QUEUED: OnceLock<Mailbox<Item>> = OnceLock::new();
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Starts to log. Where no `level` is given, `RUST_LOG` counts, else it is `info`.
-pub fn start(format: LogFormat, level: Option<LevelFilter>) {
+/// Starts to log. Where no level is given, `RUST_LOG` counts.
+pub fn start(options: &Options) {
+    let (format, level) = (options.log_format, options.log_level);
     start_writer();
     let mut builder = Builder::new();
     builder.target(Target::Pipe(Box::new(Queue(format))));
-    let wanted = match level {
-        Some(_) => String::new(),
-        None => std::env::var("RUST_LOG").unwrap_or_default(),
+    let wanted = if options.log_level_given {
+        String::new()
+    } else {
+        std::env::var("RUST_LOG").unwrap_or_default()
     };
     let (filters, ignored) = sift(&wanted);
-    let level = level.unwrap_or(LevelFilter::Info);
     match filters {
         Some(filters) => builder.parse_filters(&filters),
         // What the libraries below say is for their developers.

@@ -32,7 +32,7 @@ use crate::fault;
 use crate::logging;
 use crate::mailbox::{Inbox, Mailbox, Waker};
 use crate::notify::Notifier;
-use crate::options::{Options, Restart};
+use crate::options::{self, Options, Restart};
 use crate::process::{self, Exit, Signals};
 use crate::status::{Admin, Board, Envoy, Handover, Snapshot, State};
 
@@ -58,7 +58,11 @@ const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Runs Envoy until it is over, and returns the exit code.
 pub fn run(options: Options, line: Vec<OsString>, signals: Signals, waker: Waker) -> u8 {
-    logging::start(options.log_format, options.log_level);
+    logging::start(&options);
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for stray in options::stray_variables(names) {
+        log::warn!("{stray}");
+    }
     process::become_subreaper();
     let mut supervisor = match Supervisor::new(options, line, signals, waker) {
         Ok(supervisor) => supervisor,
