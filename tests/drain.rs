@@ -195,7 +195,7 @@ fn so_many_open_connections_count_as_none() {
     let _session = TcpSession::open(config.tcp);
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    let over = drainit.wait_log("drainit is over: drained");
+    let over = drainit.wait_log("drained after");
     assert!(over.contains("(cut: "), "{over}");
 }
 

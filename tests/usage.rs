@@ -382,6 +382,23 @@ fn health_finds_every_address_where_there_is_only_ipv4() {
     });
 }
 
+#[test]
+fn a_reload_where_there_is_nothing_to_reload_fails_and_says_what_to_add() {
+    let admin = SharedModel::default().admin();
+    let drainit: Drainit = fake_envoy::start(&[], &admin.address);
+    drainit.wait_ready();
+    let listen = format!("unix:{}", drainit.health.text());
+    let (code, out, err) = run(&["reload", "--listen", &listen]);
+    assert_eq!((code, out.as_str()), (1, ""), "{err}");
+    assert_eq!(err.lines().count(), 1, "{err}");
+    for option in ["--hot-restart", "--secret", "--envoy-cert-file"] {
+        assert!(err.contains(option), "{err}");
+    }
+    // Who sends the signal alone learns it from the log.
+    let warning = drainit.wait_log("reload failed: there is nothing to reload");
+    assert!(warning.contains(" WARN "), "{warning}");
+}
+
 /// From another container of a pod, say: there, its pid is somebody else's.
 #[test]
 fn a_drainit_of_another_pid_namespace_is_not_sent_a_signal() {

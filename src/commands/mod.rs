@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod health;
 pub mod install;
+mod progress;
 pub mod reload;
 pub mod shutdown;
 pub mod status;

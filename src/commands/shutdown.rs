@@ -1,20 +1,17 @@
 //! `drainit shutdown`: an exec hook, and systemd's ExecStop.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc::SIGUSR2;
-use serde_json::Value;
 
+use super::progress::{self, LastSeen};
 use super::{BODY, complain, pid_in, say, status_now};
-use crate::client::{Address, Head, Limits, Method, exchange};
+use crate::client::{Head, Limits, Method, exchange};
 use crate::control;
+use crate::duration::show;
 use crate::options::Options;
 use crate::process;
-use crate::status::plural;
-
-/// Between two lines of progress.
-const PROGRESS: Duration = Duration::from_secs(1);
 
 /// A drain lasts no longer: the longest `--drain-timeout` is 30 days.
 const FOREVER: Duration = Duration::from_secs(31 * 86_400);
@@ -22,12 +19,9 @@ const FOREVER: Duration = Duration::from_secs(31 * 86_400);
 /// Asks the running drainit to drain, and waits: 0 drained, 1 cut by the deadline, 2 nothing runs.
 pub fn run(options: &Options) -> u8 {
     match drain(options) {
-        Ok(result) => {
-            say(&format!("the drain is over: {result}"));
-            u8::from(!matches!(
-                result.as_str(),
-                "drained" | "idle" | "never live"
-            ))
+        Ok(over) => {
+            say(&over.line());
+            u8::from(!over.is_clean())
         }
         Err((code, why)) => {
             complain(&why);
@@ -36,7 +30,33 @@ pub fn run(options: &Options) -> u8 {
     }
 }
 
-fn drain(options: &Options) -> Result<String, (u8, String)> {
+/// A drain that is over, as far as somebody saw who waited for it.
+struct Over {
+    result: String,
+    took: Duration,
+    last: LastSeen,
+}
+
+impl Over {
+    fn is_clean(&self) -> bool {
+        matches!(self.result.as_str(), "drained" | "idle" | "never live")
+    }
+
+    /// `drained after 3.2 s`, or `CUT after 20.0 s: deadline; last seen: 2 connections (tcp 2)`
+    fn line(&self) -> String {
+        let took = show(self.took);
+        if self.is_clean() {
+            return format!("{} after {took}", self.result);
+        }
+        let left = match self.last.left() {
+            Some(left) => format!("; last seen: {left}"),
+            None => String::new(),
+        };
+        format!("CUT after {took}: {}{left}", self.result)
+    }
+}
+
+fn drain(options: &Options) -> Result<Over, (u8, String)> {
     let nothing_runs = |why| (2, why);
     let address = control::find(options).map_err(nothing_runs)?;
     let status = status_now(&address).map_err(nothing_runs)?;
@@ -50,7 +70,10 @@ fn drain(options: &Options) -> Result<String, (u8, String)> {
         .unwrap_or_else(|| address.clone());
     say("draining: asked for");
     // Without a thread, it waits in silence.
-    let _ = thread::Builder::new().spawn(move || tell_progress(&address));
+    let last = LastSeen::default();
+    let seen = last.clone();
+    let start = Instant::now();
+    let _ = thread::Builder::new().spawn(move || progress::tell(&address, &seen));
     let limits = Limits {
         time: FOREVER,
         body: BODY,
@@ -60,33 +83,15 @@ fn drain(options: &Options) -> Result<String, (u8, String)> {
             status: 200,
             drain_result,
             ..
-        }) => Ok(drain_result.unwrap_or_else(|| "envoy exited".into())),
+        }) => Ok(Over {
+            result: drain_result.unwrap_or_else(|| "envoy exited".into()),
+            took: start.elapsed(),
+            last,
+        }),
         Ok(head) => Err((1, format!("/shutdown was answered with {}", head.status))),
         Err(why) => Err((
             1,
             format!("it ended before it told how the drain went: {why}"),
         )),
-    }
-}
-
-/// One line a second while the number of connections changes, until the process ends.
-fn tell_progress(address: &Address) {
-    let mut said = None;
-    loop {
-        thread::sleep(PROGRESS);
-        let Ok(status) = status_now(address) else {
-            continue;
-        };
-        let number = |path| status.pointer(path).and_then(Value::as_u64);
-        let left = number("/connections");
-        if let Some(connections) = left.filter(|_| left != said) {
-            let requests = number("/requests").unwrap_or(0);
-            say(&format!(
-                "draining: {} left, {} in flight",
-                plural(connections, "connection"),
-                plural(requests, "request")
-            ));
-            said = left;
-        }
     }
 }

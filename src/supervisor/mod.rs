@@ -5,12 +5,14 @@
 //! waits in one place, `poll`, and for nothing else: whatever may block, a helper thread does.
 
 mod backoff;
+mod callers;
 pub mod decide;
 mod envoys;
 mod helpers;
 mod reload;
 mod report;
 mod trials;
+mod verdict;
 mod words;
 
 use std::ffi::OsString;
@@ -240,7 +242,8 @@ impl Supervisor {
     fn take_event(&mut self, event: Event) {
         match event {
             Event::Shutdown(peer) => {
-                log::info!("/shutdown from {peer}");
+                let from = peer.to_string();
+                self.reporter.take_caller(Instant::now(), &from);
                 self.handle(Input::Order(Order::Drain, format!("/shutdown from {peer}")));
             }
             Event::Probe => self.handle(Input::Probe),
@@ -453,9 +456,9 @@ impl Supervisor {
     /// Everybody who waits gets an answer, and the log its last line.
     fn say_farewell(&mut self, code: u8) {
         self.publish(Instant::now());
-        let summary = self.reporter.summary(&self.board.read().clone(), code);
-        logging::insist(self.options.log_format, &summary);
-        self.reporter.say_last(Instant::now(), &summary);
+        let verdict = self.reporter.verdict(&self.board.read().clone(), code);
+        logging::verdict(verdict.level, &verdict.line, verdict.fields);
+        self.reporter.say_last(Instant::now(), &verdict.line);
         // The HTTP thread ends once it has answered everybody.
         let until = Instant::now() + FAREWELL;
         while self.helpers.runs_http() {

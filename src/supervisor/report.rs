@@ -15,6 +15,8 @@ use crate::notify::{Notifier, Wanted};
 use crate::process::Exit;
 use crate::status::{Board, Drain, Snapshot, State};
 
+use super::callers::Callers;
+use super::verdict::{Ending, Verdict};
 use super::words;
 
 /// A progress line when something changed, at the most this often.
@@ -52,10 +54,16 @@ pub struct Reporter {
     starts: u64,
     exit: Option<Exit>,
     failure: Option<String>,
+    /// Whether the running Envoy, or the last one, has been live.
+    was_live: bool,
+    /// Whether it was told to stop.
+    stopped: bool,
     /// The last complaints about Envoy's admin interface, and when each was made.
     complaints: Vec<(String, Instant)>,
     /// What Envoy hides of its load, as the log has told.
     hidden: Option<String>,
+    /// Who asked for a drain over HTTP.
+    callers: Callers,
     /// When the last progress line was written, and what it said about the load.
     progress: Option<(Instant, Option<Load>)>,
     progress_due: Option<Instant>,
@@ -75,8 +83,11 @@ impl Reporter {
             starts: 0,
             exit: None,
             failure: None,
+            was_live: false,
+            stopped: false,
             complaints: Vec::new(),
             hidden: None,
+            callers: Callers::default(),
             progress: None,
             progress_due: None,
             notifier,
@@ -87,7 +98,8 @@ impl Reporter {
 
     /// When there is something to say even if nothing happens.
     pub fn wake_at(&self) -> Option<Instant> {
-        [self.progress_due, self.notifier.wake_at()]
+        let notifier = self.notifier.wake_at();
+        [self.progress_due, notifier, self.callers.due()]
             .into_iter()
             .flatten()
             .min()
@@ -96,6 +108,13 @@ impl Reporter {
     /// Whether systemd waits for a sign of life.
     pub fn is_beat_due(&self, now: Instant) -> bool {
         self.notifier.is_beat_due(now)
+    }
+
+    /// Somebody asked for a drain over HTTP.
+    pub fn take_caller(&mut self, now: Instant, peer: &str) {
+        if let Some(line) = self.callers.call(now, peer) {
+            log::info!("{line}");
+        }
     }
 
     /// A reload begins.
@@ -118,6 +137,8 @@ impl Reporter {
     pub fn take_start(&mut self) -> bool {
         self.starts += 1;
         self.exit = None;
+        self.was_live = false;
+        self.stopped = false;
         self.starts > 1
     }
 
@@ -198,6 +219,12 @@ impl Reporter {
             reason.to_owned(),
             drain.map(|drain| (drain.stops(), drain.outcome())),
         );
+        let over = matches!(state, State::Drained | State::Stopping | State::Gone);
+        if let Some(line) = self.callers.count(now, over && self.seen.0 != state) {
+            log::info!("{line}");
+        }
+        self.was_live |= state == State::Live;
+        self.stopped |= state == State::Stopping;
         if self.seen != seen {
             board.update(|snapshot| {
                 if snapshot.state != state {
@@ -314,20 +341,16 @@ impl Reporter {
         self.progress_due = Some(last);
     }
 
-    /// The one line that says why it is over.
-    pub fn summary(&self, snapshot: &Snapshot, code: u8) -> String {
-        let why = match (&self.failure, &snapshot.drain, self.exit) {
-            (Some(why), _, _) => why.clone(),
-            (None, Some(drain), _) => words::ending(drain, snapshot),
-            (None, None, _) => snapshot.reason.clone(),
+    /// Why it is over, of a drainit that ends with this code.
+    pub fn verdict(&self, snapshot: &Snapshot, code: u8) -> Verdict {
+        let ending = Ending {
+            failure: self.failure.as_deref(),
+            exit: self.exit,
+            ran: self.starts > 0,
+            stopped: self.stopped,
+            was_live: self.was_live,
         };
-        let end = match self.exit {
-            _ if self.starts == 0 => "envoy was not started".into(),
-            Some(exit @ Exit::Signal(_)) => format!("envoy was {exit}"),
-            Some(exit @ Exit::Code(_)) => format!("envoy's {exit}"),
-            None => "envoy did not end".into(),
-        };
-        format!("drainit is over: {why}; {end}; exit code {code}")
+        Verdict::new(ending, snapshot, code)
     }
 
     /// Leaves the last words where an orchestrator looks for them.
@@ -351,7 +374,11 @@ pub fn tell_degraded(before: bool, now: bool) {
 }
 
 fn tell_state(snapshot: &Snapshot, line: &str) {
+    let drain = snapshot.drain.as_ref();
     let level = match snapshot.state {
+        State::Drained if drain.is_some_and(|drain| words::is_cut(drain, snapshot)) => {
+            log::Level::Warn
+        }
         State::Live | State::Delaying | State::Draining | State::Drained => log::Level::Info,
         State::Waiting | State::Restarting => log::Level::Warn,
         State::Starting | State::Stopping | State::Gone => log::Level::Debug,
