@@ -83,10 +83,17 @@ pub fn show(duration: Duration) -> String {
         0..60 if duration.subsec_nanos() == 0 => format!("{seconds} s"),
         0 if hundredths < 100 => format!("0.{hundredths:02} s"),
         0..60 if tenths < 600 => format!("{}.{} s", tenths / 10, tenths % 10),
-        0..60 => "1 min 0 s".into(),
-        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3_600..172_800 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+        0..60 => "1 min".into(),
+        60..3_600 => two(seconds / 60, "min", seconds % 60, "s"),
+        3_600..172_800 => two(seconds / 3_600, "h", seconds / 60 % 60, "min"),
         _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+fn two(large: u64, large_unit: &str, small: u64, small_unit: &str) -> String {
+    match small {
+        0 => format!("{large} {large_unit}"),
+        _ => format!("{large} {large_unit} {small} {small_unit}"),
     }
 }
 
@@ -149,10 +156,12 @@ mod tests {
             (19_999, "20.0 s"),
             (25_000, "25 s"),
             (59_949, "59.9 s"),
-            (59_950, "1 min 0 s"),
-            (60_000, "1 min 0 s"),
+            (59_950, "1 min"),
+            (60_000, "1 min"),
+            (61_000, "1 min 1 s"),
             (107_900, "1 min 47 s"),
             (190_000, "3 min 10 s"),
+            (7_200_000, "2 h"),
             (7_500_000, "2 h 5 min"),
             (172_799_000, "47 h 59 min"),
             (172_800_000, "2 d"),

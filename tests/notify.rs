@@ -107,7 +107,7 @@ fn systemd_hears_all_of_a_life(is_abstract: bool) {
         "READY=1\nSTATUS=envoy is live ",
         "RELOADING=1\nMONOTONIC_USEC=",
         "READY=1",
-        "STOPPING=1\nSTATUS=SIGTERM: draining for 100 s at the most\nEXTEND_TIMEOUT_USEC=10",
+        "STOPPING=1\nSTATUS=SIGTERM: draining for 1 min 40 s at the most\nEXTEND_TIMEOUT_USEC=10",
         "STATUS=draining: 1 of 1 connection left (",
         "STATUS=stopping: SIGTERM\nEXTEND_TIMEOUT_USEC=",
         "STATUS=gone: SIGTERM",

@@ -293,9 +293,9 @@ impl Supervisor {
             Reloaded::OldDrains => {
                 let left = self.core.old_drains_for(self.now()).unwrap_or_default();
                 Err(format!(
-                    "the generation before, pid {}, still drains, and a reload would cut it: try again in {} s",
+                    "the generation before, pid {}, still drains, and a reload would cut it: try again in {}",
                     self.envoys.parent().unwrap_or_default(),
-                    left.as_secs() + 1
+                    show(Duration::from_secs(left.as_secs() + 1))
                 ))
             }
             Reloaded::NotLive => Err("envoy is not live".into()),
