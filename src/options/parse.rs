@@ -59,6 +59,15 @@ struct Given {
     unread: Vec<(&'static str, String)>,
 }
 
+impl Given {
+    /// What is wrong with the first such option's variable, where that counts.
+    fn unread_of(&self, is_used: impl Fn(&str) -> bool) -> Option<String> {
+        let counts = |name: &str| !self.seen.contains(&name) && is_used(name);
+        let found = self.unread.iter().find(|(name, _)| counts(name));
+        found.map(|(_, why)| why.clone())
+    }
+}
+
 const MISSING: &str =
     "which Envoy? Write `drainit -- envoy -c envoy.yaml`; `drainit help` tells all";
 
@@ -108,12 +117,8 @@ pub(super) fn explain(error: lexopt::Error) -> String {
 }
 
 fn run(mut given: Given, program: OsString, parser: &mut Parser) -> Result<Command, String> {
-    if let Some((_, why)) = given
-        .unread
-        .iter()
-        .find(|(name, _)| !given.seen.contains(name))
-    {
-        return Err(why.clone());
+    if let Some(why) = given.unread_of(|_| true) {
+        return Err(why);
     }
     let seen = given.seen.iter().chain(&given.from_env);
     given.options.resolve(&seen.copied().collect::<Vec<_>>());
@@ -161,6 +166,9 @@ fn command(
                 flag.take(&mut given.options, parser, &mut given.seen)?;
             }
         }
+    }
+    if let Some(why) = given.unread_of(|name| entry.takes.contains(&name)) {
+        return Err(why);
     }
     let options = Box::new(given.options);
     let mut words = words.into_iter();

@@ -169,6 +169,17 @@ fn bad_input_gets_one_line_that_says_what_would_be_right() {
 fn a_bad_environment_is_named() {
     let refusal = read(&["x"], &[("DRAINIT_SETTLE", "soon")]).unwrap_err();
     assert!(refusal.starts_with("DRAINIT_SETTLE: "), "{refusal}");
+    // Where it is used, and where the command line does not say otherwise.
+    let env = [("DRAINIT_SETTLE", "soon"), ("DRAINIT_LISTEN", "nowhere")];
+    let refusal = read(&["health"], &env).unwrap_err();
+    assert!(refusal.starts_with("DRAINIT_LISTEN: "), "{refusal}");
+    for line in [
+        &["health", "--listen=unix:/x"][..],
+        &["help"],
+        &["install", "x"],
+    ] {
+        assert!(read(line, &env).is_ok(), "{line:?}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod callers;
 pub mod decide;
 mod envoys;
 mod helpers;
+mod progress;
 mod reload;
 mod report;
 mod trials;

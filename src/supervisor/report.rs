@@ -16,14 +16,9 @@ use crate::process::Exit;
 use crate::status::{Board, Drain, Snapshot, State};
 
 use super::callers::Callers;
+use super::progress::Progress;
 use super::verdict::{Ending, Verdict};
 use super::words;
-
-/// A progress line when something changed, at the most this often.
-const PROGRESS_MIN: Duration = Duration::from_secs(1);
-
-/// A progress line at the least this often.
-const PROGRESS_MAX: Duration = Duration::from_secs(5);
 
 /// The same complaint about Envoy's admin interface at the most this often.
 const COMPLAINT: Duration = Duration::from_secs(5);
@@ -64,9 +59,7 @@ pub struct Reporter {
     hidden: Option<String>,
     /// Who asked for a drain over HTTP.
     callers: Callers,
-    /// When the last progress line was written, and what it said about the load.
-    progress: Option<(Instant, Option<Load>)>,
-    progress_due: Option<Instant>,
+    progress: Progress,
     notifier: Notifier,
     /// What systemd should know.
     wanted: Wanted,
@@ -88,8 +81,7 @@ impl Reporter {
             complaints: Vec::new(),
             hidden: None,
             callers: Callers::default(),
-            progress: None,
-            progress_due: None,
+            progress: Progress::default(),
             notifier,
             wanted: Wanted::default(),
             kill_timeout,
@@ -98,11 +90,14 @@ impl Reporter {
 
     /// When there is something to say even if nothing happens.
     pub fn wake_at(&self) -> Option<Instant> {
-        let notifier = self.notifier.wake_at();
-        [self.progress_due, notifier, self.callers.due()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.progress.due(),
+            self.callers.due(),
+            self.notifier.wake_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether systemd waits for a sign of life.
@@ -249,9 +244,11 @@ impl Reporter {
         }
         if state == State::Draining {
             let snapshot = board.read().clone();
-            self.tell_progress(now, &snapshot);
+            if let Some(line) = self.progress.tell(now, &snapshot) {
+                self.wanted.status = line;
+            }
         } else {
-            self.progress_due = None;
+            self.progress.end();
         }
         if self.notifier.is_beat_due(now) {
             self.notifier.beat(now, !is_stuck(&board.read(), now));
@@ -307,38 +304,6 @@ impl Reporter {
             first: None,
             ended: None,
         }
-    }
-
-    fn tell_progress(&mut self, now: Instant, snapshot: &Snapshot) {
-        let Some(drain) = &snapshot.drain else {
-            return;
-        };
-        let current = drain.first.as_ref().and(snapshot.load.clone());
-        let due = match &self.progress {
-            None if current.is_some() => true,
-            None => now.saturating_duration_since(snapshot.since) >= PROGRESS_MIN,
-            Some((at, said)) => {
-                let passed = now.saturating_duration_since(*at);
-                passed >= PROGRESS_MAX || passed >= PROGRESS_MIN && *said != current
-            }
-        };
-        if due {
-            let line = words::progress(now, drain, current.as_ref());
-            log::info!(
-                connections = current.as_ref().map(Load::connections),
-                requests = current.as_ref().map(|load| load.requests),
-                elapsed_seconds = words::seconds(now, drain.started),
-                limit_seconds = words::seconds(drain.deadline, drain.started);
-                "{line}"
-            );
-            self.wanted.status = line;
-            self.progress = Some((now, current));
-        }
-        let last = self
-            .progress
-            .as_ref()
-            .map_or(snapshot.since + PROGRESS_MIN, |(at, _)| *at + PROGRESS_MAX);
-        self.progress_due = Some(last);
     }
 
     /// Why it is over, of a drainit that ends with this code.
