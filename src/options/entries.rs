@@ -11,7 +11,7 @@ pub struct Entry {
     pub brief: &'static str,
     /// What it does, and its exit codes: for `drainit help COMMAND`.
     pub doc: &'static str,
-    /// Its own switches, each with what it does.
+    /// Its own options without the dashes, with their values' names (`pid N`), and what each does.
     pub switches: &'static [(&'static str, &'static str)],
     /// The options of the main command that it takes, too.
     pub takes: &'static [&'static str],
@@ -22,6 +22,15 @@ impl Entry {
     pub fn usage(&self) -> String {
         let space = if self.arguments.is_empty() { "" } else { " " };
         format!("drainit {}{space}{}", self.name, self.arguments)
+    }
+
+    /// The names of its own options.
+    pub fn own_options(&self) -> impl Iterator<Item = &'static str> {
+        let names = self
+            .switches
+            .iter()
+            .map(|(usage, _)| usage.split(' ').next());
+        names.flatten()
     }
 }
 

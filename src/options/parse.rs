@@ -155,7 +155,7 @@ fn command(
             Arg::Long("json") if entry.name == "status" => look.json = true,
             Arg::Value(word) => words.push(word),
             arg => {
-                let switches: Vec<_> = entry.switches.iter().map(|(name, _)| *name).collect();
+                let switches: Vec<_> = entry.own_options().collect();
                 let flag = find(FLAGS, &arg, &switches)?;
                 if !entry.takes.contains(&flag.name) {
                     return Err(format!(
