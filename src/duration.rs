@@ -75,21 +75,29 @@ fn scale(number: &str, unit: u64) -> Option<u64> {
     whole.checked_mul(unit)?.checked_add(part)
 }
 
-/// Shows a duration as a person reads it: `0.25 s`, `4.2 s`, `25 s`, `3m10s`, `2h05m`, `12d3h`.
+/// Shows a duration as a person reads it: `0.25 s`, `12.3 s`, `25 s`, `1 min 47 s`, `2 h 5 min`, `3 d`.
+///
+/// The log, the status and every message use this form. Seconds have one decimal, below one second
+/// two; a number of whole seconds, as an option has it, has none.
 pub fn show(duration: Duration) -> String {
+    let hundredths = (duration.as_millis() + 5) / 10;
+    let tenths = (duration.as_millis() + 50) / 100;
     let seconds = duration.as_secs();
     match seconds {
-        0..=9 => {
-            let text = format!("{:.2}", duration.as_secs_f64());
-            format!("{} s", text.trim_end_matches('0').trim_end_matches('.'))
-        }
-        10..=119 => {
-            let text = format!("{:.1}", duration.as_secs_f64());
-            format!("{} s", text.trim_end_matches('0').trim_end_matches('.'))
-        }
-        120..=7199 => format!("{}m{:02}s", seconds / 60, seconds % 60),
-        7200..=172_799 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{}d{}h", seconds / 86_400, seconds / 3600 % 24),
+        0..60 if duration.subsec_nanos() == 0 => format!("{seconds} s"),
+        0 if hundredths < 100 => format!("0.{hundredths:02} s"),
+        0..60 if tenths < 600 => format!("{}.{} s", tenths / 10, tenths % 10),
+        0..60 => "1 min".into(),
+        60..3_600 => two(seconds / 60, "min", seconds % 60, "s"),
+        3_600..172_800 => two(seconds / 3_600, "h", seconds / 60 % 60, "min"),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+fn two(large: u64, large_unit: &str, small: u64, small_unit: &str) -> String {
+    match small {
+        0 => format!("{large} {large_unit}"),
+        _ => format!("{large} {large_unit} {small} {small_unit}"),
     }
 }
 
@@ -143,12 +151,25 @@ mod tests {
     fn durations_are_shown_for_people() {
         for (milliseconds, text) in [
             (0, "0 s"),
+            (4, "0.00 s"),
             (250, "0.25 s"),
-            (4_200, "4.2 s"),
+            (994, "0.99 s"),
+            (996, "1.0 s"),
+            (4_249, "4.2 s"),
+            (12_300, "12.3 s"),
+            (19_999, "20.0 s"),
             (25_000, "25 s"),
-            (190_000, "3m10s"),
-            (7_500_000, "2h05m"),
-            (1_047_600_000, "12d3h"),
+            (59_949, "59.9 s"),
+            (59_950, "1 min"),
+            (60_000, "1 min"),
+            (61_000, "1 min 1 s"),
+            (107_900, "1 min 47 s"),
+            (190_000, "3 min 10 s"),
+            (7_200_000, "2 h"),
+            (7_500_000, "2 h 5 min"),
+            (172_799_000, "47 h 59 min"),
+            (172_800_000, "2 d"),
+            (1_047_600_000, "12 d"),
         ] {
             assert_eq!(show(Duration::from_millis(milliseconds)), text);
         }

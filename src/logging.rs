@@ -3,24 +3,27 @@
 //! A pipe that nobody reads blocks its writer, and the main thread of pid 1 must not be that: so a
 //! thread of its own writes, from a queue of bounded length. What does not fit is counted.
 
+mod line;
+
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use env_logger::{Builder, Target};
-use log::kv::{Key, Value, VisitSource, VisitValue};
 use log::{Level, LevelFilter};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::{Map, Value};
 
 use crate::fault;
 use crate::mailbox::{Inbox, Mailbox};
-use crate::options::LogFormat;
+use crate::options::Options;
 use crate::process;
-use crate::status::clock::rfc3339;
+
+use line::{Reader, Style};
 
 /// Lines that wait to be written.
 const QUEUE: usize = 256;
@@ -38,19 +41,28 @@ enum Item {
 
 /// What the thread that writes is sent; none where it could not be started.
 static QUEUED: OnceLock<Mailbox<Item>> = OnceLock::new();
+/// How lines look, once somebody logs.
+static STYLE: OnceLock<Style> = OnceLock::new();
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Starts to log. Where no `level` is given, `RUST_LOG` counts, else it is `info`.
-pub fn start(format: LogFormat, level: Option<LevelFilter>) {
+/// Starts to log. Where no level is given, `RUST_LOG` counts.
+pub fn start(options: &Options) {
+    let level = options.log_level;
+    let style = Style {
+        format: options.log_format,
+        reader: Reader::of_stderr(|name| std::env::var(name).ok()),
+    };
+    // Only a second logger in the same process would find it set.
+    let _ = STYLE.set(style);
     start_writer();
     let mut builder = Builder::new();
-    builder.target(Target::Pipe(Box::new(Queue(format))));
-    let wanted = match level {
-        Some(_) => String::new(),
-        None => std::env::var("RUST_LOG").unwrap_or_default(),
+    builder.target(Target::Pipe(Box::new(Queue(style))));
+    let wanted = if options.log_level_given {
+        String::new()
+    } else {
+        std::env::var("RUST_LOG").unwrap_or_default()
     };
     let (filters, ignored) = sift(&wanted);
-    let level = level.unwrap_or(LevelFilter::Info);
     match filters {
         Some(filters) => builder.parse_filters(&filters),
         // What the libraries below say is for their developers.
@@ -58,7 +70,7 @@ pub fn start(format: LogFormat, level: Option<LevelFilter>) {
             .filter_level(level.min(LevelFilter::Warn))
             .filter_module("drainit", level),
     };
-    builder.format(move |out, record| writeln!(out, "{}", line(format, record)));
+    builder.format(move |out, record| writeln!(out, "{}", style.record(record)));
     // Only a second logger in the same process could make this fail.
     let _ = builder.try_init();
     std::panic::set_hook(Box::new(|panic| {
@@ -73,18 +85,14 @@ pub fn start(format: LogFormat, level: Option<LevelFilter>) {
     }
 }
 
-/// Logs a line that is of interest to whoever wants to see any.
-pub fn insist(format: LogFormat, message: &str) {
-    const TARGET: &str = "drainit";
-    if log::log_enabled!(target: TARGET, Level::Info) {
-        log::info!(target: TARGET, "{message}");
-    } else if log::max_level() > LevelFilter::Off {
-        let mut record = log::Record::builder();
-        record.level(Level::Info).target(TARGET);
-        let mut line = line(format, &record.args(format_args!("{message}")).build());
-        line.push('\n');
+/// Logs the verdict, whatever the level: it is of interest to whoever wants to see anything.
+pub fn verdict(level: Level, message: &str, fields: Map<String, Value>) {
+    if let Some(style) = STYLE.get()
+        && log::max_level() > LevelFilter::Off
+    {
+        let line = style.say(level, message, fields) + "\n";
         // It cannot fail.
-        let _ = Queue(format).write(line.as_bytes());
+        let _ = Queue(*style).write(line.as_bytes());
     }
 }
 
@@ -130,97 +138,17 @@ pub fn flush(limit: Duration) {
     }
 }
 
-/// A line without its end.
-fn line(format: LogFormat, record: &log::Record<'_>) -> String {
-    let time = rfc3339(SystemTime::now());
-    match format {
-        LogFormat::Text => text(&time, record),
-        LogFormat::Json => json(&time, record).to_string(),
-    }
-}
-
-/// The line as env_logger has it.
-fn text(time: &str, record: &log::Record<'_>) -> String {
-    let (level, target, message) = (record.level(), record.target(), record.args());
-    format!("[{time} {level:<5} {target}] {message}")
-}
-
-fn json(time: &str, record: &log::Record<'_>) -> serde_json::Value {
-    let mut object = serde_json::Map::new();
-    object.insert("time".into(), time.into());
-    object.insert(
-        "level".into(),
-        record.level().as_str().to_lowercase().into(),
-    );
-    object.insert("message".into(), record.args().to_string().into());
-    // A value that cannot be visited is left out.
-    let _ = record.key_values().visit(&mut Fields(&mut object));
-    object.into()
-}
-
-struct Fields<'a>(&'a mut serde_json::Map<String, serde_json::Value>);
-
-impl<'kvs> VisitSource<'kvs> for Fields<'_> {
-    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-        let mut field = Field(serde_json::Value::Null);
-        value.visit(&mut field)?;
-        self.0.insert(key.as_str().into(), field.0);
-        Ok(())
-    }
-}
-
-/// A value, as JSON has it.
-struct Field(serde_json::Value);
-
-impl VisitValue<'_> for Field {
-    fn visit_any(&mut self, value: Value<'_>) -> Result<(), log::kv::Error> {
-        self.0 = value.to_string().into();
-        Ok(())
-    }
-
-    fn visit_null(&mut self) -> Result<(), log::kv::Error> {
-        self.0 = serde_json::Value::Null;
-        Ok(())
-    }
-
-    fn visit_u64(&mut self, value: u64) -> Result<(), log::kv::Error> {
-        self.0 = value.into();
-        Ok(())
-    }
-
-    fn visit_i64(&mut self, value: i64) -> Result<(), log::kv::Error> {
-        self.0 = value.into();
-        Ok(())
-    }
-
-    fn visit_f64(&mut self, value: f64) -> Result<(), log::kv::Error> {
-        self.0 = value.into();
-        Ok(())
-    }
-
-    fn visit_bool(&mut self, value: bool) -> Result<(), log::kv::Error> {
-        self.0 = value.into();
-        Ok(())
-    }
-}
-
 /// Where env_logger writes to.
-struct Queue(LogFormat);
+struct Queue(Style);
 
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let lost = LOST.swap(0, Ordering::Relaxed);
         let mut item = Vec::new();
         if lost > 0 {
-            let _ = writeln!(item, "{}", lost_lines(lost, self.0));
+            let _ = writeln!(item, "{}", self.0.lost(lost));
         }
-        // What an argument or a peer put into it must not make two lines of one.
-        let (text, end) = line.split_at(line.len() - usize::from(line.ends_with(b"\n")));
-        item.extend(
-            text.iter()
-                .map(|byte| if *byte == b'\n' { b' ' } else { *byte }),
-        );
-        item.extend_from_slice(end);
+        item.extend_from_slice(line);
         match QUEUED.get() {
             Some(queue) if queue.pending() < QUEUE => queue.send(Item::Line(item)),
             Some(_) => {
@@ -233,18 +161,6 @@ impl Write for Queue {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// The line that says that so many are missing.
-fn lost_lines(count: u64, format: LogFormat) -> String {
-    let text = format!("{count} log lines were lost: nobody read them");
-    match format {
-        LogFormat::Text => format!("drainit: {text}"),
-        LogFormat::Json => {
-            let time = rfc3339(SystemTime::now());
-            serde_json::json!({"time": time, "level": "warn", "message": text}).to_string()
-        }
     }
 }
 
@@ -291,39 +207,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_one_object_whose_values_keep_their_types() {
-        let fields: [(&str, Value<'_>); 5] = [
-            ("pid", 7.into()),
-            ("elapsed_seconds", 4.25.into()),
-            ("connections", Value::null()),
-            ("known", true.into()),
-            ("state", "live".into()),
-        ];
-        let fields = &fields[..];
-        let record = log::Record::builder()
-            .level(log::Level::Warn)
-            .args(format_args!("two\nlines \"quoted\""))
-            .key_values(&fields)
-            .build();
-        let line = json("2026-01-31T23:59:59.250Z", &record).to_string();
-        assert!(!line.contains('\n'));
-        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(
-            object,
-            serde_json::json!({
-                "time": "2026-01-31T23:59:59.250Z",
-                "level": "warn",
-                "message": "two\nlines \"quoted\"",
-                "pid": 7,
-                "elapsed_seconds": 4.25,
-                "connections": null,
-                "known": true,
-                "state": "live",
-            })
-        );
-    }
-
-    #[test]
     fn of_rust_log_what_cannot_be_meant_is_ignored() {
         for (filters, used, ignored) in [
             ("", None, ""),
@@ -348,13 +231,5 @@ mod tests {
             assert_eq!(found.as_deref(), used, "{filters}");
             assert_eq!(left_out.join(","), ignored, "{filters}");
         }
-    }
-
-    #[test]
-    fn lost_lines_are_told_in_the_lines_own_format() {
-        let line = lost_lines(3, LogFormat::Json);
-        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(object["message"], "3 log lines were lost: nobody read them");
-        assert!(lost_lines(3, LogFormat::Text).starts_with("drainit: 3 "));
     }
 }

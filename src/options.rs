@@ -1,22 +1,33 @@
-//! The command line: one table of flags, from which the parser, the environment variables and
-//! `--help` are made. Nothing behind this file sees a string again.
+//! The command line: tables of commands and options, from which the parser, the environment
+//! variables, the help and the man page are made. Nothing behind this file sees a string again.
 
+pub mod bootstrap;
+mod entries;
+mod flag;
 mod flags;
 mod help;
+mod manpage;
+mod near;
+mod parse;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
-
-use lexopt::{Arg, Parser};
 
 use crate::cidr::Cidr;
 use crate::client::Address;
 use crate::drain::Limits;
+use crate::duration;
 use crate::http::Listen;
 
-pub use flags::{FLAGS, Flag, Value};
-pub use help::{help, version};
+use bootstrap::Bootstrap;
+
+pub use entries::{ENTRIES, Entry};
+pub use flag::{Flag, Settings, Value};
+pub use flags::FLAGS;
+pub use help::{Topic, help, version};
+pub use near::stray_variables;
+pub use parse::parse;
 
 /// What the user wants.
 #[derive(Debug)]
@@ -31,12 +42,12 @@ pub enum Command {
     Status(Box<Options>, Look),
     /// `drainit reload`
     Reload(Box<Options>),
-    /// `drainit bootstrap`, with its own arguments
-    Bootstrap(Vec<OsString>),
+    /// `drainit bootstrap`, which has options of its own
+    Bootstrap(Box<Bootstrap>),
     /// `drainit install PATH`
     Install(PathBuf),
-    /// `drainit help`
-    Help,
+    /// `drainit help`, on this
+    Help(Topic),
     /// `drainit --version`
     Version,
 }
@@ -103,6 +114,8 @@ pub struct Options {
     pub shutdown_from: Vec<Cidr>,
     /// Of a drain.
     pub limits: Limits,
+    /// What the orchestrator allows from the signal to its SIGKILL, where it tells.
+    pub grace_period: Option<Duration>,
     /// From Envoy's SIGTERM to SIGKILL.
     pub kill_timeout: Duration,
     /// Listeners whose connections do not count.
@@ -127,12 +140,31 @@ pub struct Options {
     pub certificate_check: Duration,
     /// How log lines look.
     pub log_format: LogFormat,
-    /// The least level that is logged; where it is not given, `RUST_LOG` has a say.
-    pub log_level: Option<log::LevelFilter>,
+    /// The least level that is logged.
+    pub log_level: log::LevelFilter,
+    /// Whether that was given; where not, `RUST_LOG` has a say.
+    pub log_level_given: bool,
 }
 
+/// What the kubelet needs for itself of a pod's grace period, so that its SIGKILL never comes first.
+const RESERVE: Duration = Duration::from_secs(3);
+
 impl Default for Options {
+    /// Each option as it is where nobody says otherwise: the table has its default.
     fn default() -> Options {
+        let mut options = Options::blank();
+        for flag in FLAGS {
+            // None fails: see the tests.
+            let _ = flag.take_default(&mut options);
+        }
+        options.listen_given = false;
+        options
+    }
+}
+
+impl Options {
+    /// Nothing set: what the table's defaults are put into.
+    fn blank() -> Options {
         Options {
             admin_address: None,
             listen: Listen::Default,
@@ -141,15 +173,16 @@ impl Default for Options {
             shutdown_from: Vec::new(),
             limits: Limits {
                 delay: Duration::ZERO,
-                timeout: Duration::from_secs(25),
+                timeout: Duration::ZERO,
                 min: Duration::ZERO,
-                settle: Duration::from_secs(5),
+                settle: Duration::ZERO,
                 open_connections: 0,
-                check_interval: Duration::from_millis(250),
+                check_interval: Duration::ZERO,
             },
-            kill_timeout: Duration::from_secs(2),
+            grace_period: None,
+            kill_timeout: Duration::ZERO,
             exclude_listeners: Vec::new(),
-            add_envoy_flags: true,
+            add_envoy_flags: false,
             hot_restart: false,
             restart: Restart::Never,
             cert_file: None,
@@ -157,193 +190,24 @@ impl Default for Options {
             ca_file: None,
             resources_dir: None,
             secrets: Vec::new(),
-            certificate_check: Duration::from_secs(1),
+            certificate_check: Duration::ZERO,
             log_format: LogFormat::Text,
-            log_level: None,
+            log_level: log::LevelFilter::Off,
+            log_level_given: false,
         }
     }
-}
 
-/// Reads a command line, and the environment where that says nothing.
-///
-/// # Errors
-/// One line that says what is wrong and what would be right.
-pub fn parse(
-    args: impl IntoIterator<Item = OsString>,
-    env: impl Fn(&str) -> Option<OsString>,
-) -> Result<Command, String> {
-    let mut given = Given::default();
-    for flag in FLAGS {
-        if let Err(why) = flag.take_env(&mut given.options, &env) {
-            given.unread.push((flag.name, why));
+    /// What follows from which options were given.
+    fn resolve(&mut self, given: &[&str]) {
+        self.log_level_given = given.contains(&"log-level");
+        if let Some(grace) = self.grace_period
+            && !given.contains(&"drain-timeout")
+        {
+            let rest = grace.saturating_sub(self.kill_timeout + RESERVE);
+            self.limits.timeout = rest.max(grace / 2);
         }
     }
-    let mut parser = Parser::from_args(args);
-    loop {
-        // `--` ends the options, and what follows is Envoy's even if it has a command's name.
-        let verbatim = parser
-            .try_raw_args()
-            .is_some_and(|rest| rest.peek() == Some(OsStr::new("--")));
-        match parser.next().map_err(explain)? {
-            None => return Err(MISSING.into()),
-            Some(Arg::Short('h') | Arg::Long("help")) => return Ok(Command::Help),
-            Some(Arg::Short('V') | Arg::Long("version")) => return Ok(Command::Version),
-            Some(Arg::Value(word)) if verbatim => return run(given, word, &mut parser),
-            Some(Arg::Value(word)) => return command(given, word, &mut parser),
-            Some(arg) => find(&arg)?.take(&mut given.options, &mut parser, &mut given.seen)?,
-        }
-    }
-}
 
-/// What was given so far.
-#[derive(Default)]
-struct Given {
-    options: Options,
-    /// Options of the command line.
-    seen: Vec<&'static str>,
-    /// Options whose environment variable is wrong: it counts where the command line does not say
-    /// otherwise, and where it is used.
-    unread: Vec<(&'static str, String)>,
-}
-
-const MISSING: &str =
-    "which Envoy? Write `drainit -- envoy -c envoy.yaml`; `drainit help` tells all";
-
-fn find(arg: &Arg<'_>) -> Result<&'static Flag, String> {
-    match arg {
-        Arg::Long(name) => FLAGS
-            .iter()
-            .find(|flag| flag.is_called(name))
-            .ok_or_else(|| match nearest(name) {
-                Some(flag) => format!("unknown option --{name}: did you mean --{}?", flag.name),
-                None => format!("unknown option --{name}: `drainit help` lists them, and Envoy's own go behind `--`"),
-            }),
-        Arg::Short(letter) => Err(format!(
-            "unknown option -{letter}: `drainit help` lists them, and Envoy's own go behind `--`"
-        )),
-        Arg::Value(value) => Err(format!("unexpected argument `{}`", value.to_string_lossy())),
-    }
-}
-
-/// The flag whose name shares the longest beginning with a wrong one, if that is no accident.
-fn nearest(name: &str) -> Option<&'static Flag> {
-    let shared = |flag: &&Flag| {
-        flag.name
-            .bytes()
-            .zip(name.bytes())
-            .take_while(|(a, b)| a == b)
-            .count()
-    };
-    FLAGS
-        .iter()
-        .max_by_key(shared)
-        .filter(|flag| shared(flag) >= 5)
-}
-
-fn explain(error: lexopt::Error) -> String {
-    match error {
-        lexopt::Error::MissingValue {
-            option: Some(option),
-        } => format!("{option} lacks its value: `drainit help` shows what it takes"),
-        lexopt::Error::UnexpectedValue { option, value } => {
-            format!(
-                "{option} takes no value, but was given `{}`",
-                value.to_string_lossy()
-            )
-        }
-        error => error.to_string(),
-    }
-}
-
-fn run(given: Given, program: OsString, parser: &mut Parser) -> Result<Command, String> {
-    let Given {
-        options,
-        seen,
-        unread,
-    } = given;
-    if let Some((_, why)) = unread.into_iter().find(|(name, _)| !seen.contains(name)) {
-        return Err(why);
-    }
-    options.check()?;
-    let mut line = vec![program];
-    line.extend(parser.raw_args().map_err(explain)?);
-    Ok(Command::Run(Box::new(options), line))
-}
-
-fn command(mut given: Given, word: OsString, parser: &mut Parser) -> Result<Command, String> {
-    let name = match word.to_str() {
-        Some(name @ ("shutdown" | "health" | "status" | "reload" | "install" | "help")) => {
-            name.to_owned()
-        }
-        Some("bootstrap") => {
-            return Ok(Command::Bootstrap(
-                parser.raw_args().map_err(explain)?.collect(),
-            ));
-        }
-        _ => return run(given, word, parser),
-    };
-    let mut words = Vec::new();
-    let mut look = Look::default();
-    while let Some(arg) = parser.next().map_err(explain)? {
-        match arg {
-            Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
-            Arg::Long("watch") if name == "status" => look.watch = true,
-            Arg::Long("json") if name == "status" => look.json = true,
-            Arg::Long("pid") if CLIENTS.contains(&name.as_str()) => {
-                let value = flags::value(parser, "--pid")?;
-                given.options.pid = Some(pid(&value)?);
-            }
-            Arg::Value(word) => words.push(word),
-            arg => find(&arg)?.take(&mut given.options, parser, &mut given.seen)?,
-        }
-    }
-    if given.options.pid.is_some() && given.seen.contains(&"listen") {
-        return Err("--pid and --listen both say which drainit is meant: give one".into());
-    }
-    let options = Box::new(given.options);
-    let mut words = words.into_iter();
-    let command = match name.as_str() {
-        "health" => Command::Health(options, probe(words.next())?),
-        "install" => Command::Install(
-            words
-                .next()
-                .ok_or("install where? Write `drainit install PATH`")?
-                .into(),
-        ),
-        "shutdown" => Command::Shutdown(options),
-        "status" => Command::Status(options, look),
-        "reload" => Command::Reload(options),
-        _ => Command::Help,
-    };
-    match words.next() {
-        Some(word) => Err(format!(
-            "unexpected argument `{}`: `drainit help` shows what `drainit {name}` takes",
-            word.to_string_lossy()
-        )),
-        None => Ok(command),
-    }
-}
-
-/// The commands that speak to a running drainit.
-const CLIENTS: [&str; 4] = ["shutdown", "health", "status", "reload"];
-
-fn pid(value: &OsStr) -> Result<i32, String> {
-    let text = value.to_string_lossy();
-    let pid = text.parse().ok().filter(|pid| *pid > 0);
-    pid.ok_or_else(|| format!("--pid: `{text}` is no pid: write 1 or more"))
-}
-
-fn probe(word: Option<OsString>) -> Result<Probe, String> {
-    match word.as_deref().map(OsStr::to_str) {
-        None | Some(Some("live")) => Ok(Probe::Live),
-        Some(Some("ready")) => Ok(Probe::Ready),
-        Some(_) => {
-            Err("health of what? Write `drainit health live` or `drainit health ready`".into())
-        }
-    }
-}
-
-impl Options {
     /// Whether any certificates are to be kept fresh.
     pub fn has_certificates(&self) -> bool {
         self.resources_dir.is_some()
@@ -357,13 +221,16 @@ impl Options {
             min,
             ..
         } = self.limits;
+        let all = duration::show(timeout);
         if delay > timeout {
-            return Err(
-                "--drain-delay is longer than --drain-timeout, which it is a part of".into(),
-            );
+            return Err(format!(
+                "--drain-delay is longer than --drain-timeout ({all}), which it is a part of"
+            ));
         }
         if min > timeout {
-            return Err("--min-drain is longer than --drain-timeout".into());
+            return Err(format!(
+                "--min-drain is longer than --drain-timeout ({all})"
+            ));
         }
         let files = [
             ("--envoy-cert-file", self.cert_file.is_some()),

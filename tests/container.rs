@@ -77,8 +77,8 @@ fn a_slow_request_in_a_container_gets_its_answer_and_the_container_exits_with_0(
     assert_eq!(health(&network, "/healthz").unwrap().0, 200);
     assert_eq!(slow.status(), 200);
     assert_eq!(container.wait_exit(PATIENCE), 0);
-    container.log.find("drainit is over: drained").unwrap();
-    wait_text(&last_words, "drainit is over: drained");
+    container.log.find("drained after").unwrap();
+    wait_text(&last_words, "drained after");
 }
 
 #[test]

@@ -190,7 +190,7 @@ fn sessions_in_use_go_on_until_they_end(envoy: PathBuf) {
     let took = ended.elapsed();
     assert!(took < Duration::from_secs(4), "{took:?}");
     println!("over {took:?} after the last session");
-    drainit.wait_log("drainit is over: drained");
+    drainit.wait_log("drained after");
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_udp_session_is_answered_up_to_the_deadline(envoy: PathBuf) {
         "{answered:?}"
     );
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    let over = drainit.wait_log("drainit is over: deadline");
+    let over = drainit.wait_log("CUT by the deadline");
     assert!(over.contains("(cut: 1 UDP session; "), "{over}");
 }
 
@@ -289,7 +289,7 @@ fn the_last_entry_arrives(envoy: PathBuf, kind: &str) {
         assert_eq!(slow.status(), 200);
     }
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drainit is over: drained");
+    drainit.wait_log("drained after");
     wait_for(
         &format!("the entry in {kind}"),
         Duration::from_secs(3),
@@ -353,7 +353,7 @@ fn so_many_open_connections_count_as_none() {
     let _session = TcpSession::open(config.tcp);
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    let over = drainit.wait_log("drainit is over: drained");
+    let over = drainit.wait_log("drained after");
     assert!(over.contains("(cut: "), "{over}");
 }
 

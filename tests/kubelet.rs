@@ -66,7 +66,7 @@ fn the_readmes_pod_lives_and_ends_as_a_kubelet_has_it() {
     // --min-drain=5s
     assert!(took >= Duration::from_secs(5), "{took:?}");
     assert!(took < pod.grace_period(), "{took:?}");
-    wait_text(&pod.termination_log(), "drainit is over: drained");
+    wait_text(&pod.termination_log(), "drained after");
 }
 
 /// The Python that scripts/test sets up.

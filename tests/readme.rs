@@ -8,36 +8,38 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use drainit::options::{FLAGS, help};
+use drainit::options::{ENTRIES, FLAGS, Topic, help};
 use drainit::status::{Snapshot, State, metrics};
 use serde_json::Value;
 
 use support::TempDir;
 use support::manifest::{blocks, duration_option, manifests, readme};
 
-/// The table of options, from the table that `--help` is made of.
+/// The table of options, from the table that the help is made of.
 fn options_table() -> String {
-    use drainit::options::Value::{Each, One, Switch};
     let mut table = String::from("| option | default | meaning |\n| --- | --- | --- |\n");
     for flag in FLAGS {
-        let value = match flag.value {
-            Switch => String::new(),
-            One(name) | Each(name) => format!(" {}", name.replace('|', "\\|")),
-        };
         let default = match flag.default {
-            "" | "off" | "found out" => flag.default.to_owned(),
+            "" => String::new(),
+            words if flag.unset => words.to_owned(),
             default => format!("`{default}`"),
         };
         let mut doc = flag.doc.to_owned();
         for name in flag.aliases {
             let _ = write!(doc, " Also `--{name}`.");
         }
-        if let Some(variable) = flag.env {
-            let _ = write!(doc, " Also `{variable}`.");
+        if let Some(foreign) = flag.foreign {
+            let seconds = if foreign.seconds {
+                ", a number of seconds"
+            } else {
+                ""
+            };
+            let _ = write!(doc, " Also `{}`{seconds}.", foreign.name);
         }
-        let _ = writeln!(table, "| `--{}{value}` | {default} | {doc} |", flag.name);
+        let usage = flag.usage().replace('|', "\\|");
+        let _ = writeln!(table, "| `{usage}` | {default} | {doc} |");
     }
     table
 }
@@ -49,22 +51,26 @@ fn the_table_of_options_is_the_one_of_help() {
         readme().contains(&table),
         "the README's table of options should be:\n{table}"
     );
-    let (_, shown, _) = support::drainit::run(&["help"]);
-    assert_eq!(shown, help().trim_end());
 }
 
 #[test]
-fn every_line_of_helps_usage_is_a_command_of_the_readme() {
+fn every_command_is_in_the_readme_and_has_its_page() {
     let readme = readme();
-    let usage = help();
-    let usage = usage.split("Options.").next().unwrap();
-    let commands = usage.lines().filter_map(|line| {
-        let line = line.strip_prefix("  drainit ")?;
-        line.split("  ").next()
-    });
-    for command in commands {
-        let shown = format!("`drainit {}", command.split(',').next().unwrap());
-        assert!(readme.contains(&shown.replace('|', "\\|")), "{shown}");
+    let pages = [
+        (vec!["help"], Topic::First),
+        (vec!["help", "all"], Topic::All),
+    ];
+    let commands = ENTRIES
+        .iter()
+        .map(|entry| (vec!["help", entry.name], Topic::Of(entry)));
+    for (line, topic) in pages.into_iter().chain(commands) {
+        let (code, shown, told) = support::drainit::run(&line);
+        assert_eq!((code, told.as_str()), (0, ""), "{line:?}");
+        assert_eq!(shown, help(topic).trim_end(), "{line:?}");
+    }
+    for entry in ENTRIES {
+        let shown = format!("| `{}`", entry.usage().replace('|', "\\|"));
+        assert!(readme.contains(&shown), "{shown}");
     }
 }
 
@@ -110,12 +116,13 @@ fn the_pods_have_time_to_drain_are_probed_have_no_hook_and_are_restricted() {
         let envoy = containers.iter().find(|one| one["name"] == "envoy");
         let envoy = envoy.unwrap();
         let args = envoy["args"].as_array().unwrap();
-        let needed = duration_option(args, "--drain-timeout")
-            .unwrap_or(Duration::from_secs(25))
-            .as_secs_f64()
-            + duration_option(args, "--kill-timeout")
-                .unwrap_or(Duration::from_secs(2))
-                .as_secs_f64();
+        let seconds = |name: &str| {
+            let given = duration_option(args, &format!("--{name}"));
+            let flag = FLAGS.iter().find(|flag| flag.name == name).unwrap();
+            let default = || drainit::duration::parse(flag.default).unwrap();
+            given.unwrap_or_else(default).as_secs_f64()
+        };
+        let needed = seconds("drain-timeout") + seconds("kill-timeout");
         assert!(grace > needed, "{grace} s are not above {needed} s");
         for (probe, path) in [
             ("startupProbe", "/ready"),

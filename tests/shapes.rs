@@ -270,8 +270,8 @@ fn play(shape: &Shape) -> Vec<String> {
     }
     let ended = drainit.has_exited() || hold(shape.open, &config, &upstream, &drainit);
     let code = drainit.wait_exit(PATIENCE);
-    let summary = drainit.wait_log("drainit is over: ");
-    let said = summary.split("drainit is over: ").nth(1).unwrap();
+    let summary = drainit.wait_log("; exit code ");
+    let said = summary.split("; exit code ").nth(1).unwrap();
     let mut wrong = Vec::new();
     let mut check = |right: bool, what: &str| {
         if !right {

@@ -165,7 +165,7 @@ fn a_watch_shows_a_drain_as_it_goes_and_ends_with_it() {
         &format!("{ip}_10001: 3 of 3"),
         "  metrics: 1 of 1 (excluded: these do not count)",
         "drain        SIGTERM: ",
-        "s left of 60 s, until ",
+        "s left of 1 min, until ",
         "asked",
         "health check failed",
         "listeners draining",

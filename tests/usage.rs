@@ -43,8 +43,9 @@ fn refused(options: &[&str], variables: &[(&str, &str)], text: &str) {
 }
 
 #[test]
-fn an_unknown_option_is_refused() {
-    refused(&["--drain-timeuot", "3s"], &[], "--drain-timeuot");
+fn an_unknown_option_is_refused_and_the_likely_one_named() {
+    refused(&["--drain-timeuot", "3s"], &[], "mean --drain-timeout?");
+    refused(&["--listn", "off"], &[], "mean --listen?");
 }
 
 #[test]
@@ -105,34 +106,107 @@ fn a_missing_value_is_refused() {
 }
 
 #[test]
-fn help_names_every_option_and_its_variable() {
-    for ask in ["--help", "help"] {
-        let (code, out, err) = run(&[ask]);
+fn help_fits_on_a_screen_and_help_all_names_every_option_and_its_variable() {
+    for ask in [&["--help"][..], &["-h"], &["help"]] {
+        let (code, out, err) = run(ask);
         assert_eq!((code, err.as_str()), (0, ""));
-        for option in [
-            "admin-address",
-            "listen",
-            "shutdown-from",
-            "drain-delay",
-            "drain-timeout",
-            "min-drain",
-            "settle",
-            "open-connections",
-            "check-interval",
-            "kill-timeout",
-            "exclude-listener",
-            "envoy-flags",
-            "log-format",
-            "log-level",
-        ] {
-            assert!(
-                out.contains(&format!("--{option}")),
-                "--{option} is not in the help"
-            );
-            let variable = format!("DRAINIT_{}", option.replace('-', "_").to_uppercase());
-            assert!(out.contains(&variable), "{variable} is not in the help");
+        assert!(out.lines().count() <= 40, "{out}");
+        assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
+        for word in ["shutdown", "status", "--drain-timeout DUR", "[25s]"] {
+            assert!(out.contains(word), "{word} is not in the help");
         }
     }
+    let (code, out, err) = run(&["help", "all"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
+    for option in [
+        "admin-address",
+        "listen",
+        "shutdown-from",
+        "drain-delay",
+        "drain-timeout",
+        "grace-period",
+        "min-drain",
+        "settle",
+        "open-connections",
+        "check-interval",
+        "kill-timeout",
+        "exclude-listener",
+        "envoy-flags",
+        "log-format",
+        "log-level",
+    ] {
+        assert!(
+            out.contains(&format!("--{option}")),
+            "--{option} is not in the help"
+        );
+        let variable = format!("DRAINIT_{}", option.replace('-', "_").to_uppercase());
+        assert!(out.contains(&variable), "{variable} is not in the help");
+    }
+}
+
+#[test]
+fn each_command_has_a_page_of_its_own() {
+    for (command, option) in [
+        ("shutdown", "--listen"),
+        ("health", "--listen"),
+        ("status", "--watch"),
+        ("reload", "--listen"),
+        ("bootstrap", "--xds-address"),
+        ("install", "PATH"),
+    ] {
+        let (code, page, err) = run(&[command, "--help"]);
+        assert_eq!((code, err.as_str()), (0, ""), "{command}");
+        assert!(page.contains(&format!("drainit {command}")), "{page}");
+        assert!(page.contains(option), "{page}");
+        assert!(!page.contains("--drain-timeout"), "{page}");
+        assert_eq!(run(&["help", command]).1, page);
+    }
+    assert_eq!(run(&["help", "stop"]).0, 2);
+}
+
+#[test]
+fn a_word_that_is_nearly_a_command_is_a_question_and_starts_nothing() {
+    let (code, out, err) = run(&["statsu"]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert_eq!(err.lines().count(), 1, "{err}");
+    assert!(err.contains("did you mean `drainit status`?"), "{err}");
+    // Behind the dashes it is a program, though there is none of that name.
+    let (code, _, err) = run(&["--listen", "off", "--", "statsu"]);
+    assert_eq!(code, 127, "{err}");
+}
+
+#[test]
+fn a_variable_that_means_nothing_is_told_with_the_likely_one() {
+    let mut arguments = Vec::from(QUIET);
+    arguments.extend(["--", "true"]);
+    let variables = [
+        ("DRAINIT_DRAIN_TIMOT", "5s"),
+        // A Service by the name of drainit makes these.
+        ("DRAINIT_SERVICE_HOST", "10.0.0.1"),
+        ("DRAINIT_SERVICE_PORT_HTTP", "8090"),
+        ("DRAINIT_PORT", "tcp://10.0.0.1:8090"),
+        ("DRAINIT_PORT_8090_TCP_ADDR", "10.0.0.1"),
+    ];
+    let (code, _, err) = run_with(&arguments, &variables);
+    assert_eq!(code, 0, "{err}");
+    let warnings: Vec<_> = err.lines().filter(|line| line.contains("WARN")).collect();
+    let [warning] = warnings[..] else {
+        panic!("{err}");
+    };
+    assert!(
+        warning.contains("DRAINIT_DRAIN_TIMOT") && warning.contains("mean DRAINIT_DRAIN_TIMEOUT?"),
+        "{warning}"
+    );
+}
+
+#[test]
+fn the_man_page_is_the_tables() {
+    let (code, page, _) = run(&["help", "man"]);
+    assert_eq!(code, 0);
+    assert!(page.starts_with(".TH DRAINIT 8"), "{page}");
+    assert!(page.contains(".B \\-\\-drain\\-timeout DUR"), "{page}");
+    assert!(page.lines().all(|line| !line.starts_with('\'')), "{page}");
 }
 
 #[test]
@@ -310,6 +384,23 @@ fn health_finds_every_address_where_there_is_only_ipv4() {
     wait_for("an answer", PATIENCE, || {
         run(&["health", "--listen", &format!("[::]:{port}")]).0 == 0
     });
+}
+
+#[test]
+fn a_reload_where_there_is_nothing_to_reload_fails_and_says_what_to_add() {
+    let admin = SharedModel::default().admin();
+    let drainit: Drainit = fake_envoy::start(&[], &admin.address);
+    drainit.wait_ready();
+    let listen = format!("unix:{}", drainit.health.text());
+    let (code, out, err) = run(&["reload", "--listen", &listen]);
+    assert_eq!((code, out.as_str()), (1, ""), "{err}");
+    assert_eq!(err.lines().count(), 1, "{err}");
+    for option in ["--hot-restart", "--secret", "--envoy-cert-file"] {
+        assert!(err.contains(option), "{err}");
+    }
+    // Who sends the signal alone learns it from the log.
+    let warning = drainit.wait_log("reload failed: there is nothing to reload");
+    assert!(warning.contains(" WARN "), "{warning}");
 }
 
 /// From another container of a pod, say: there, its pid is somebody else's.

@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod health;
 pub mod install;
+mod progress;
 pub mod reload;
 pub mod shutdown;
 pub mod status;
@@ -71,21 +72,23 @@ pub fn run(command: Command) -> u8 {
         Command::Status(options, look) => status::run(&options, look),
         Command::Install(path) => install::run(&path),
         Command::Reload(options) => reload::run(&options),
-        Command::Bootstrap(args) => match bootstrap::run(args.into_iter()) {
+        Command::Bootstrap(options) => match bootstrap::run(&options) {
             Ok(()) => 0,
-            Err(error) => {
-                complain(&error.to_string());
-                error.code()
+            Err(why) => {
+                complain(&why);
+                1
             }
         },
         Command::Version => {
             print(&options::version());
             0
         }
-        _ => {
-            print(options::help().trim_end());
+        Command::Help(topic) => {
+            print(options::help(topic).trim_end());
             0
         }
+        // It is main's.
+        Command::Run(..) => 2,
     }
 }
 

@@ -1,20 +1,18 @@
 //! `drainit shutdown`: an exec hook, and systemd's ExecStop.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc::{ESRCH, SIGUSR2};
 use serde_json::Value;
 
+use super::progress::{self, LastSeen};
 use super::{BODY, complain, read_status, say};
 use crate::client::{Head, Limits, Method, exchange_with};
 use crate::control::{self, Target};
+use crate::duration::show;
 use crate::options::Options;
 use crate::process::Handle;
-use crate::status::plural;
-
-/// Between two lines of progress.
-const PROGRESS: Duration = Duration::from_secs(1);
 
 /// Between two looks at whether it is over.
 const LOOK: Duration = Duration::from_millis(100);
@@ -25,12 +23,9 @@ const FOREVER: Duration = Duration::from_secs(31 * 86_400);
 /// Asks the running drainit to drain, and waits: 0 drained, 1 cut by the deadline, 2 nothing runs.
 pub fn run(options: &Options) -> u8 {
     match drain(options) {
-        Ok(result) => {
-            say(&format!("the drain is over: {result}"));
-            u8::from(!matches!(
-                result.as_str(),
-                "drained" | "idle" | "never live"
-            ))
+        Ok(over) => {
+            say(&over.line());
+            u8::from(!over.is_clean())
         }
         Err((code, why)) => {
             complain(&why);
@@ -39,7 +34,33 @@ pub fn run(options: &Options) -> u8 {
     }
 }
 
-fn drain(options: &Options) -> Result<String, (u8, String)> {
+/// A drain that is over, as far as somebody saw who waited for it.
+struct Over {
+    result: String,
+    took: Duration,
+    last: LastSeen,
+}
+
+impl Over {
+    fn is_clean(&self) -> bool {
+        matches!(self.result.as_str(), "drained" | "idle" | "never live")
+    }
+
+    /// `drained after 3.2 s`, or `CUT after 20.0 s: deadline; last seen: 2 connections (tcp 2)`
+    fn line(&self) -> String {
+        let took = show(self.took);
+        if self.is_clean() {
+            return format!("{} after {took}", self.result);
+        }
+        let left = match self.last.left() {
+            Some(left) => format!("; last seen: {left}"),
+            None => String::new(),
+        };
+        format!("CUT after {took}: {}{left}", self.result)
+    }
+}
+
+fn drain(options: &Options) -> Result<Over, (u8, String)> {
     let nothing_runs = |why| (2, why);
     let target = control::find(options).map_err(nothing_runs)?;
     let gone = |error| nothing_runs(format!("that drainit has just ended: {error}"));
@@ -54,7 +75,15 @@ fn drain(options: &Options) -> Result<String, (u8, String)> {
     say("draining: asked for");
     let watched = target.clone();
     // Without a thread, it waits in silence.
-    let _ = thread::Builder::new().spawn(move || tell_progress(&watched));
+    let last = LastSeen::default();
+    let seen = last.clone();
+    let start = Instant::now();
+    let _ = thread::Builder::new().spawn(move || progress::tell(&watched, &seen));
+    let over = |result| Over {
+        result,
+        took: start.elapsed(),
+        last,
+    };
     let limits = Limits {
         time: FOREVER,
         body: BODY,
@@ -65,9 +94,11 @@ fn drain(options: &Options) -> Result<String, (u8, String)> {
             status: 200,
             drain_result,
             ..
-        }) => Ok(drain_result.unwrap_or_else(|| "envoy exited".into())),
+        }) => Ok(over(drain_result.unwrap_or_else(|| "envoy exited".into()))),
         // Who comes from another user namespace may have the right to signal it, and no name here.
-        Ok(Head { status: 403, .. }) if signalled => await_end(&target).map_err(|why| (1, why)),
+        Ok(Head { status: 403, .. }) if signalled => {
+            await_end(&target).map(over).map_err(|why| (1, why))
+        }
         Ok(head) => Err((1, format!("/shutdown was answered with {}", head.status))),
         Err(why) => Err((
             1,
@@ -86,32 +117,5 @@ fn await_end(target: &Target) -> Result<String, String> {
             return Ok(result.to_owned());
         }
         thread::sleep(LOOK);
-    }
-}
-
-/// One line a second while what is left changes, until the process ends.
-fn tell_progress(target: &Target) {
-    let mut said = None;
-    loop {
-        thread::sleep(PROGRESS);
-        let Ok(status) = read_status(target, true) else {
-            continue;
-        };
-        let number = |path| status.pointer(path).and_then(Value::as_u64);
-        let udp_sessions = number("/udp_sessions").unwrap_or(0);
-        let left = number("/connections").map(|connections| (connections, udp_sessions));
-        if let Some((connections, _)) = left.filter(|_| left != said) {
-            let requests = number("/requests").unwrap_or(0);
-            let udp_sessions = match udp_sessions {
-                0 => String::new(),
-                count => format!(" and {}", plural(count, "UDP session")),
-            };
-            say(&format!(
-                "draining: {}{udp_sessions} left, {} in flight",
-                plural(connections, "connection"),
-                plural(requests, "request")
-            ));
-            said = left;
-        }
     }
 }

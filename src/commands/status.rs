@@ -2,7 +2,7 @@
 
 mod screen;
 mod table;
-mod view;
+pub(super) mod view;
 
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;

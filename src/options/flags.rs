@@ -1,137 +1,23 @@
 //! The table of options.
 
-use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use lexopt::Parser;
-
+use super::flag::{Flag, Set, Settings, Value};
 use super::{LogFormat, Options, Restart, Secret};
 use crate::certificates::publish;
 use crate::cidr::Cidr;
 use crate::duration;
 
-/// One option.
-#[derive(Debug)]
-pub struct Flag {
-    /// Its name, without the dashes. Its environment variable is `DRAINIT_` and this in capitals.
-    pub name: &'static str,
-    /// Other spellings, those of Contour and Envoy Gateway.
-    pub aliases: &'static [&'static str],
-    /// A further environment variable, Contour's.
-    pub env: Option<&'static str>,
-    /// What its value is called in `--help`.
-    pub value: Value,
-    /// Its default, for `--help`.
-    pub default: &'static str,
-    /// What it does, for `--help`: one sentence or two.
-    pub doc: &'static str,
-    set: fn(&mut Options, &str) -> Result<(), String>,
-}
-
-/// What an option takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value {
-    /// Nothing: it is on or off.
-    Switch,
-    /// One value, called so.
-    One(&'static str),
-    /// One value each time it is given. In the environment, white space separates them.
-    Each(&'static str),
-}
-
-impl Flag {
-    /// Whether `name` is a spelling of this.
-    pub fn is_called(&self, name: &str) -> bool {
-        self.name == name || self.aliases.contains(&name)
-    }
-
-    /// Its environment variables, the one that counts most first.
-    pub fn variables(&self) -> impl Iterator<Item = String> {
-        let spellings = std::iter::once(&self.name).chain(self.aliases);
-        let own = spellings.map(|name| name.to_uppercase().replace('-', "_"));
-        own.map(|name| format!("DRAINIT_{name}"))
-            .chain(self.env.map(str::to_owned))
-    }
-
-    /// Takes it from the command line, which wins over the environment.
-    pub(super) fn take(
-        &self,
-        options: &mut Options,
-        parser: &mut Parser,
-        seen: &mut Vec<&'static str>,
-    ) -> Result<(), String> {
-        if !seen.contains(&self.name) {
-            seen.push(self.name);
-            if let Value::Each(_) = self.value {
-                self.clear(options);
-            }
-        }
-        let spelled = format!("--{}", self.name);
-        if self.value == Value::Switch {
-            return self.apply(options, OsStr::new("true"), &spelled);
-        }
-        let value = value(parser, &spelled)?;
-        self.apply(options, &value, &spelled)
-    }
-
-    /// Takes it from the environment, where it is set there.
-    pub(super) fn take_env(
-        &self,
-        options: &mut Options,
-        env: &impl Fn(&str) -> Option<OsString>,
-    ) -> Result<(), String> {
-        for name in self.variables() {
-            let name = name.as_str();
-            let Some(value) = env(name).filter(|value| !value.is_empty()) else {
-                continue;
-            };
-            if let Value::Each(_) = self.value {
-                let text = text(&value, name)?;
-                for word in text.split_ascii_whitespace() {
-                    self.apply(options, OsStr::new(word), name)?;
-                }
-            } else {
-                self.apply(options, &value, name)?;
-            }
-            return Ok(());
-        }
-        Ok(())
-    }
-
-    fn apply(&self, options: &mut Options, value: &OsStr, spelled: &str) -> Result<(), String> {
-        (self.set)(options, text(value, spelled)?).map_err(|why| format!("{spelled}: {why}"))
-    }
-
-    fn clear(&self, options: &mut Options) {
-        match self.name {
-            "exclude-listener" => options.exclude_listeners.clear(),
-            "secret" => options.secrets.clear(),
+impl Settings for Options {
+    fn clear(&mut self, name: &str) {
+        match name {
+            "exclude-listener" => self.exclude_listeners.clear(),
+            "secret" => self.secrets.clear(),
             _ => {}
         }
     }
-}
-
-/// An option's value. What looks like the next option is none, unless it is given as
-/// `--option=--value`.
-pub(super) fn value(parser: &mut Parser, spelled: &str) -> Result<OsString, String> {
-    if let Some(value) = parser.optional_value() {
-        return Ok(value);
-    }
-    let value = parser.value().map_err(super::explain)?;
-    match value.to_str() {
-        Some(next) if next.starts_with("--") => Err(format!(
-            "{spelled} lacks its value, `{next}` follows: `drainit help` shows what it takes"
-        )),
-        _ => Ok(value),
-    }
-}
-
-fn text<'a>(value: &'a OsStr, spelled: &str) -> Result<&'a str, String> {
-    value
-        .to_str()
-        .ok_or_else(|| format!("{spelled}: the value is no UTF-8"))
 }
 
 fn set<T>(target: &mut T, value: Result<T, String>) -> Result<(), String> {
@@ -230,42 +116,24 @@ const fn flag(
     value: Value,
     default: &'static str,
     doc: &'static str,
-    set: fn(&mut Options, &str) -> Result<(), String>,
-) -> Flag {
-    Flag {
-        name,
-        aliases: &[],
-        env: None,
-        value,
-        default,
-        doc,
-        set,
-    }
-}
-
-impl Flag {
-    const fn also(mut self, aliases: &'static [&'static str]) -> Flag {
-        self.aliases = aliases;
-        self
-    }
-
-    const fn env(mut self, name: &'static str) -> Flag {
-        self.env = Some(name);
-        self
-    }
+    set: Set<Options>,
+) -> Flag<Options> {
+    Flag::new(name, value, default, doc, set)
 }
 
 use Value::{Each, One, Switch};
 
-/// Every option, in the order of `--help`.
-pub const FLAGS: &[Flag] = &[
+/// Every option of the main command, in the order of the help.
+pub const FLAGS: &[Flag<Options>] = &[
     flag(
         "admin-address",
         One("ADDR"),
         "found out",
         "Envoy's admin interface: a unix socket's path or host:port. By default Envoy tells it.",
         |o, v| set(&mut o.admin_address, v.parse().map(Some)),
-    ),
+    )
+    .begins("Where things are")
+    .unset(),
     flag(
         "listen",
         One("ADDR"),
@@ -275,7 +143,9 @@ pub const FLAGS: &[Flag] = &[
             o.listen_given = true;
             set(&mut o.listen, v.parse())
         },
-    ),
+    )
+    .unset()
+    .brief("Where health, status and metrics are served"),
     flag(
         "shutdown-from",
         One("CIDR,...|none"),
@@ -289,14 +159,26 @@ pub const FLAGS: &[Flag] = &[
         "0s",
         "Keep serving and stay ready this long after the signal, for load balancers that deregister slowly.",
         |o, v| set(&mut o.limits.delay, span(v)),
-    ),
+    )
+    .begins("The drain")
+    .brief("Stay ready this long after the signal"),
     flag(
         "drain-timeout",
         One("DUR"),
         "25s",
         "From the signal to Envoy's SIGTERM at the latest, delay included; below a pod's grace period of 30 s.",
         |o, v| set(&mut o.limits.timeout, span(v)),
-    ),
+    )
+    .brief("The drain's deadline, from the signal on"),
+    flag(
+        "grace-period",
+        One("DUR"),
+        "",
+        "What the orchestrator allows from the signal to its SIGKILL. Where it is given and --drain-timeout is not, that is this less --kill-timeout less 3 s, and at least half of it.",
+        |o, v| set(&mut o.grace_period, span(v).map(Some)),
+    )
+    .env_seconds("TERMINATION_GRACE_PERIOD_SECONDS")
+    .brief("The time that the orchestrator allows"),
     flag(
         "min-drain",
         One("DUR"),
@@ -304,6 +186,7 @@ pub const FLAGS: &[Flag] = &[
         "Drain at least this long, even with nothing left.",
         |o, v| set(&mut o.limits.min, span(v)),
     )
+    .brief("Accept connections at least this long")
     .also(&["min-drain-duration"]),
     flag(
         "settle",
@@ -352,7 +235,8 @@ pub const FLAGS: &[Flag] = &[
             o.exclude_listeners.push(v.into());
             Ok(())
         },
-    ),
+    )
+    .brief("A listener whose connections do not count"),
     flag(
         "envoy-flags",
         One("add|keep"),
@@ -364,14 +248,16 @@ pub const FLAGS: &[Flag] = &[
                 one_of(v, &[("add", true), ("keep", false)]),
             )
         },
-    ),
+    )
+    .begins("Envoy's command line and its lives"),
     flag(
         "hot-restart",
         Switch,
         "off",
         "Reload by Envoy's hot restart: next epoch, health gate, the old one drains.",
         |o, v| set(&mut o.hot_restart, switch(v)),
-    ),
+    )
+    .brief("Reload by Envoy's hot restart"),
     flag(
         "restart",
         One("never|on-failure"),
@@ -389,7 +275,8 @@ pub const FLAGS: &[Flag] = &[
                 ),
             )
         },
-    ),
+    )
+    .brief("Whether a failed Envoy is started again"),
     flag(
         "envoy-cert-file",
         One("PATH"),
@@ -397,10 +284,13 @@ pub const FLAGS: &[Flag] = &[
         "The xDS client's certificate to keep fresh.",
         |o, v| set(&mut o.cert_file, path(v)),
     )
+    .begins("Certificates")
+    .unset()
     .env("ENVOY_CERT_FILE"),
     flag("envoy-key-file", One("PATH"), "off", "Its key.", |o, v| {
         set(&mut o.key_file, path(v))
     })
+    .unset()
     .env("ENVOY_KEY_FILE"),
     flag(
         "envoy-cafile",
@@ -409,6 +299,7 @@ pub const FLAGS: &[Flag] = &[
         "The CA that the xDS server is checked against.",
         |o, v| set(&mut o.ca_file, path(v)),
     )
+    .unset()
     .env("ENVOY_CAFILE"),
     flag(
         "resources-dir",
@@ -416,7 +307,9 @@ pub const FLAGS: &[Flag] = &[
         "off",
         "Where the SDS files go: DIR/sds/xds-tls-certificate.json and DIR/sds/xds-validation-context.json.",
         |o, v| set(&mut o.resources_dir, path(v)),
-    ),
+    )
+    .unset()
+    .brief("Where the SDS files of the certificates go"),
     flag(
         "secret",
         Each("NAME=CERT,KEY"),
@@ -426,7 +319,8 @@ pub const FLAGS: &[Flag] = &[
             o.secrets.push(secret(v)?);
             Ok(())
         },
-    ),
+    )
+    .brief("A listener's certificate to keep fresh"),
     flag(
         "certificate-check",
         One("DUR"),
@@ -445,7 +339,9 @@ pub const FLAGS: &[Flag] = &[
                 one_of(v, &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             )
         },
-    ),
+    )
+    .begins("The log")
+    .brief("How log lines look"),
     flag(
         "log-level",
         One("LEVEL"),
@@ -455,9 +351,9 @@ pub const FLAGS: &[Flag] = &[
             set(
                 &mut o.log_level,
                 v.parse()
-                    .map(Some)
                     .map_err(|_| format!("`{v}` is none of off, error, warn, info, debug, trace")),
             )
         },
-    ),
+    )
+    .brief("off, error, warn, info, debug or trace"),
 ];

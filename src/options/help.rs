@@ -1,83 +1,72 @@
-//! `--help`, made from the table.
+//! The help, made from the tables of commands and options. No line is longer than 80 columns.
 
 use std::fmt::Write;
 
-use super::flags::{FLAGS, Value};
-use crate::commands::bootstrap;
+use super::bootstrap;
+use super::entries::{BOOTSTRAP, ENTRIES, Entry};
+use super::flag::{Flag, Settings};
+use super::flags::FLAGS;
 
-const HEAD: &str = "\
-drainit: pid 1 of an Envoy container. It lets Envoy finish before it stops.
+/// What somebody wants to read about.
+#[derive(Clone, Copy, Debug)]
+pub enum Topic {
+    /// The first page: the commands, and the options that people use.
+    First,
+    /// Every option.
+    All,
+    /// One command.
+    Of(&'static Entry),
+    /// Everything, as a man page.
+    Man,
+}
 
-Usage:
-  drainit [OPTIONS] [--] ENVOY [ARGS]...   run ENVOY (a path, or a name on PATH)
-  drainit shutdown                         ask the running drainit to drain, and wait;
-                                           0 drained, 1 cut by the deadline, 2 nothing runs
-  drainit health [live|ready]              0 or 1, and one line why
-  drainit status [--watch] [--json]        what it is doing, for a person; --watch redraws it
-                                           in place, --json is for programs
-  drainit reload                           read the certificates again; with --hot-restart,
-                                           bring up a new Envoy; 0, or 1 and why
-  drainit bootstrap [OPTIONS] PATH         write an Envoy bootstrap for an xDS server with
-                                           mutual TLS (the flags of `contour bootstrap`)
-  drainit install PATH                     copy itself there
-  drainit help, --help, --version
-shutdown, health, status and reload speak to pid 1 of their container, or to the only drainit
-that runs there; --pid N or --listen ADDR say which.
+const COLUMNS: usize = 80;
 
-Options. The environment variable in brackets does the same; the command line wins.
-Durations as in Go: 500ms, 25s, 1m30s.
-";
+const ABOUT: &str = "drainit: pid 1 of an Envoy container. It lets Envoy finish before it stops.";
 
-const TAIL: &str = "
-Signals:
-  TERM, INT   drain, then stop Envoy and exit; a second one stops Envoy now, a third
-              kills it. One within a second of the last that counted is the same
-  USR2        drain and stay; a TERM when that drain is over stops Envoy at once
-  QUIT        stop Envoy now
-  USR1        Envoy reopens its access logs
-  HUP         read the certificates again; with --hot-restart, reload
+/// How the main command is called.
+pub(super) const USAGE: &str = "drainit [OPTIONS] [--] ENVOY [ARGS]...";
 
-HTTP: GET /healthz, /ready, /status, /metrics; GET or POST /shutdown.
-Exit code: Envoy's own, or its start script's; 128+n when signal n killed it;
-127 not found, 126 not executable, 2 usage. What it did last is on stderr, and in /dev/termination-log
-where that exists.
-";
+/// What each signal does.
+pub(super) const SIGNALS: [(&str, &str); 5] = [
+    (
+        "TERM, INT",
+        "drain, then stop Envoy and exit; again, a second or more later: stop \
+         now; a third: kill",
+    ),
+    (
+        "USR2",
+        "drain and stay; a TERM after that stops Envoy at once",
+    ),
+    ("QUIT", "stop Envoy now"),
+    ("USR1", "Envoy reopens its access logs"),
+    (
+        "HUP",
+        "read the certificates again; with --hot-restart, reload",
+    ),
+];
 
-/// Every option with its default and environment variable, on one page.
-pub fn help() -> String {
-    let mut page = String::from(HEAD);
-    for flag in FLAGS {
-        let value = match flag.value {
-            Value::Switch => "",
-            Value::One(name) | Value::Each(name) => name,
-        };
-        let mut variables = flag.variables().next().unwrap_or_default();
-        if let Some(name) = flag.env {
-            let _ = write!(variables, ", {name}");
-        }
-        let space = if value.is_empty() { "" } else { " " };
-        let _ = writeln!(page, "\n  --{}{space}{value}  [{variables}]", flag.name);
-        let mut doc = flag.doc.to_owned();
-        for name in flag.aliases {
-            let _ = write!(doc, " Also --{name}.");
-        }
-        if let Value::Each(_) = flag.value {
-            doc.push_str(" In the environment, white space separates several.");
-        }
-        let default = if flag.default.is_empty() {
-            "none"
-        } else {
-            flag.default
-        };
-        let _ = write!(doc, " Default: {default}.");
-        for line in wrap(&doc, 84) {
-            let _ = writeln!(page, "      {line}");
-        }
+/// What drainit serves, and what it exits with.
+pub(super) const REST: [&str; 2] = [
+    "HTTP: GET /healthz, /ready, /status, /metrics; GET or POST /shutdown.",
+    "Exit code: Envoy's own, or its start script's; 128+n when signal n killed it; 127 not found, 126 not executable, 2 \
+     usage. The last line of the log says how the drain went; it is in /dev/termination-log, too, \
+     where that exists.",
+];
+
+/// How the environment comes in.
+pub(super) const VARIABLES: &str = "The environment variable in brackets does the same; the command \
+    line wins. Durations are as in Go: 500ms, 25s, 1m30s. A repeatable option's values are separated \
+    by white space in the environment.";
+
+/// The page on `topic`.
+pub fn help(topic: Topic) -> String {
+    match topic {
+        Topic::First => first(),
+        Topic::All => all(),
+        Topic::Of(entry) => one(entry),
+        Topic::Man => super::manpage::render(),
     }
-    page.push_str("\nOptions of `drainit bootstrap`, with their defaults in brackets:\n");
-    page.push_str(bootstrap::OPTIONS);
-    page.push_str(TAIL);
-    page
 }
 
 /// `drainit 1.0.0`
@@ -85,17 +74,122 @@ pub fn version() -> String {
     format!("drainit {}", env!("CARGO_PKG_VERSION"))
 }
 
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.len() + 1 + word.len() <= width => {
-                line.push(' ');
-                line.push_str(word);
+fn first() -> String {
+    let mut page = format!("{ABOUT}\n\n  {USAGE}   as in: drainit -- envoy -c envoy.yaml\n\n");
+    page.push_str("Commands:\n");
+    for entry in ENTRIES {
+        let usage = entry.usage();
+        let usage = usage.trim_start_matches("drainit ");
+        let _ = writeln!(page, "  {usage:<25} {}", entry.brief);
+    }
+    page.push_str("\nOptions that people use, with their defaults:\n");
+    for flag in FLAGS {
+        if let Some(brief) = flag.brief {
+            let _ = write!(page, "  {:<27} {brief}", flag.usage());
+            if !flag.unset {
+                let _ = write!(page, " [{}]", flag.default);
             }
-            _ => lines.push(word.into()),
+            page.push('\n');
         }
     }
-    lines
+    page.push_str("\nSignals:\n");
+    signals(&mut page);
+    page.push_str("\n`drainit help all`: every option. `drainit help COMMAND`: that command's.\n");
+    page
+}
+
+fn signals(page: &mut String) {
+    for (name, does) in SIGNALS {
+        let _ = writeln!(page, "  {name:<10} {does}");
+    }
+}
+
+fn all() -> String {
+    let mut page = format!("{ABOUT}\n\n");
+    for usage in std::iter::once(USAGE.to_owned()).chain(ENTRIES.iter().map(Entry::usage)) {
+        let _ = writeln!(page, "  {usage}");
+    }
+    page.push('\n');
+    paragraph(&mut page, 0, VARIABLES);
+    describe_all(&mut page, FLAGS);
+    page.push_str("\nOptions of `drainit bootstrap`:\n");
+    describe_all(&mut page, bootstrap::FLAGS);
+    page.push_str("\nSignals:\n");
+    signals(&mut page);
+    page.push('\n');
+    for text in REST {
+        paragraph(&mut page, 0, text);
+    }
+    page
+}
+
+fn one(entry: &Entry) -> String {
+    let mut page = format!("Usage: {}\n\n", entry.usage());
+    paragraph(&mut page, 0, entry.doc);
+    let takes = || FLAGS.iter().filter(|flag| entry.takes.contains(&flag.name));
+    let bootstrap = entry.name == BOOTSTRAP;
+    if bootstrap || takes().count() + entry.switches.len() > 0 {
+        page.push_str("\nOptions:\n");
+    }
+    for (name, does) in entry.switches {
+        let _ = writeln!(page, "  --{name}");
+        paragraph(&mut page, 6, does);
+    }
+    takes().for_each(|flag| describe(&mut page, flag));
+    if bootstrap {
+        describe_all(&mut page, bootstrap::FLAGS);
+    }
+    page
+}
+
+/// Every option, below its group's heading.
+fn describe_all<T: Settings>(page: &mut String, flags: &[Flag<T>]) {
+    for flag in flags {
+        if let Some(heading) = flag.heading {
+            let _ = writeln!(page, "\n{heading}:");
+        }
+        describe(page, flag);
+    }
+}
+
+/// An option with its variables, what it does, and its default.
+fn describe<T: Settings>(page: &mut String, flag: &Flag<T>) {
+    let variables: Vec<String> = flag.variables().collect();
+    let mut line = flag.usage();
+    if !variables.is_empty() {
+        let _ = write!(line, " [{}]", variables.join(", "));
+    }
+    paragraph(page, 2, &line);
+    paragraph(page, 6, &sentences(flag));
+}
+
+/// What an option does, its other spellings, and its default.
+pub(super) fn sentences<T: Settings>(flag: &Flag<T>) -> String {
+    let mut doc = flag.doc.to_owned();
+    for name in flag.aliases {
+        let _ = write!(doc, " Also --{name}.");
+    }
+    if !flag.default.is_empty() {
+        let _ = write!(doc, " Default: {}.", flag.default);
+    }
+    doc
+}
+
+/// `text` in lines that begin `indent` columns in.
+fn paragraph(page: &mut String, indent: usize, text: &str) {
+    let mut used = COLUMNS;
+    for word in text.split_whitespace() {
+        let width = word.chars().count();
+        if used + 1 + width > COLUMNS {
+            if !page.is_empty() && !page.ends_with('\n') {
+                page.push('\n');
+            }
+            let _ = write!(page, "{:indent$}{word}", "");
+            used = indent + width;
+        } else {
+            let _ = write!(page, " {word}");
+            used += 1 + width;
+        }
+    }
+    page.push('\n');
 }

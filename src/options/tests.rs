@@ -175,7 +175,14 @@ fn bad_input_gets_one_line_that_says_what_would_be_right() {
         (&["health", "dead"], "drainit health ready"),
         (&["install"], "drainit install PATH"),
         (&["shutdown", "now"], "unexpected argument"),
-        (&["status", "--wtach"], "unknown option"),
+        (&["status", "--wtach"], "did you mean --watch?"),
+        (&["health", "--drain-timeout=5s"], "drainit help health"),
+        (
+            &["--drain-time", "5s", "x"],
+            "did you mean --drain-timeout?",
+        ),
+        (&["--listne=off", "x"], "did you mean --listen?"),
+        (&["help", "stats"], "help is there on all, shutdown"),
     ] {
         let refusal = read(line, &[]).expect_err(&format!("{line:?}"));
         assert!(refusal.contains(hint), "{line:?}: {refusal}");
@@ -187,18 +194,193 @@ fn bad_input_gets_one_line_that_says_what_would_be_right() {
 fn a_bad_environment_is_named() {
     let refusal = read(&["x"], &[("DRAINIT_SETTLE", "soon")]).unwrap_err();
     assert!(refusal.starts_with("DRAINIT_SETTLE: "), "{refusal}");
+    // Where it is used, and where the command line does not say otherwise.
+    let env = [("DRAINIT_SETTLE", "soon"), ("DRAINIT_LISTEN", "nowhere")];
+    let refusal = read(&["health"], &env).unwrap_err();
+    assert!(refusal.starts_with("DRAINIT_LISTEN: "), "{refusal}");
+    for line in [
+        &["health", "--listen=unix:/x"][..],
+        &["help"],
+        &["install", "x"],
+    ] {
+        assert!(read(line, &env).is_ok(), "{line:?}");
+    }
 }
 
 #[test]
-fn help_tells_every_option_with_default_and_variable() {
-    let page = help();
+fn every_default_is_taken_by_its_own_option() {
+    let mut options = Options::blank();
     for flag in FLAGS {
-        assert!(page.contains(&format!("--{}", flag.name)), "{}", flag.name);
-        let variable = flag.variables().next().unwrap();
-        assert!(page.contains(&variable), "{}", flag.name);
-        assert!(page.contains(flag.default));
+        assert_eq!(flag.take_default(&mut options), Ok(()), "--{}", flag.name);
     }
-    assert!(page.lines().all(|line| line.chars().count() <= 100));
+    // Words that stand for what nobody sets.
+    let listen = FLAGS.iter().find(|flag| flag.name == "listen").unwrap();
+    assert!(listen.default.starts_with(&Listen::Default.to_string()));
+    let options = Options::default();
+    assert!(!options.listen_given && !options.log_level_given);
+    assert_eq!(options.limits.timeout, Duration::from_secs(25));
+    assert_eq!(options.log_level, log::LevelFilter::Info);
+    assert!(options.add_envoy_flags && options.resources_dir.is_none());
+}
+
+#[test]
+fn no_line_of_any_page_is_longer_than_80_columns() {
+    let topics = [Topic::First, Topic::All];
+    for topic in topics.into_iter().chain(ENTRIES.iter().map(Topic::Of)) {
+        let page = help(topic);
+        for line in page.lines() {
+            assert!(line.chars().count() <= 80, "{topic:?}: {line}");
+            assert_eq!(line, line.trim_end(), "{topic:?}");
+        }
+        assert!(!page.trim().is_empty() && page.ends_with('\n'), "{topic:?}");
+    }
+    let first = help(Topic::First);
+    assert!(first.lines().count() <= 40, "{first}");
+    for entry in ENTRIES {
+        assert!(first.contains(&format!("\n  {} ", entry.name)), "{first}");
+    }
+}
+
+#[test]
+fn the_page_of_all_tells_every_option_with_default_and_variable() {
+    let words = |page: String| page.split_whitespace().collect::<Vec<_>>().join(" ");
+    let page = words(help(Topic::All));
+    let man = words(help(Topic::Man)).replace("\\-", "-");
+    let own = FLAGS.iter().map(|flag| {
+        assert!(flag.variables().next().is_some());
+        (
+            flag.usage(),
+            flag.variables().collect::<Vec<_>>(),
+            flag.default,
+        )
+    });
+    let bootstrap = bootstrap::FLAGS
+        .iter()
+        .map(|flag| (flag.usage(), flag.variables().collect(), flag.default));
+    for (usage, variables, default) in own.chain(bootstrap) {
+        for page in [&page, &man] {
+            let at = page
+                .find(&format!("{usage} "))
+                .unwrap_or_else(|| panic!("{usage}"));
+            let rest = &page[at..];
+            for variable in &variables {
+                assert!(rest.contains(variable), "{variable}");
+            }
+            let default = format!("Default: {default}.");
+            assert!(
+                default == "Default: ." || rest.contains(&default),
+                "{usage}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_commands_page_tells_its_options() {
+    for (line, told) in [
+        (
+            &["help", "status"][..],
+            &["drainit status", "--watch", "--listen"][..],
+        ),
+        (
+            &["status", "--help"],
+            &["drainit status", "--watch", "--listen"],
+        ),
+        (
+            &["bootstrap", "-h"],
+            &["PATH", "--xds-address", "CONTOUR_NAMESPACE"],
+        ),
+        (&["install", "--help"], &["PATH"]),
+        (&["--help"], &["Commands:"]),
+        (&["help", "all"], &["--certificate-check"]),
+    ] {
+        let Ok(Command::Help(topic)) = read(line, &[]) else {
+            panic!("{line:?}");
+        };
+        let page = help(topic);
+        for text in told {
+            assert!(page.contains(text), "{line:?}: {text}");
+        }
+    }
+    for entry in ENTRIES {
+        for name in entry.takes {
+            assert!(FLAGS.iter().any(|flag| flag.name == *name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_word_that_is_nearly_a_command_is_a_question() {
+    for (word, meant) in [
+        ("statsu", "status"),
+        ("shutdow", "shutdown"),
+        ("heallth", "health"),
+        ("relaod", "reload"),
+        ("instal", "install"),
+        ("bootsrap", "bootstrap"),
+        ("Help", "help"),
+    ] {
+        let question = read(&[word], &[]).unwrap_err();
+        assert!(
+            question.contains(&format!("`drainit {meant}`")),
+            "{question}"
+        );
+        assert!(
+            question.contains(&format!("`drainit -- {word}`")),
+            "{question}"
+        );
+        for line in [&["--", word][..], &["--settle", "0", "--", word]] {
+            assert!(matches!(read(line, &[]), Ok(Command::Run(..))), "{line:?}");
+        }
+    }
+    for word in ["envoy", "state", "/opt/statsu", "sh"] {
+        assert!(matches!(read(&[word], &[]), Ok(Command::Run(..))), "{word}");
+    }
+}
+
+#[test]
+fn the_grace_period_makes_the_drain_timeout_unless_that_is_given() {
+    let seconds = |line: &[&str], env: &[(&str, &str)]| {
+        let mut line = line.to_vec();
+        line.push("envoy");
+        options(&line, env).limits.timeout.as_secs_f64()
+    };
+    let kubernetes = "TERMINATION_GRACE_PERIOD_SECONDS";
+    assert_eq!(seconds(&[], &[]), 25.0);
+    assert_eq!(seconds(&["--grace-period", "60s"], &[]), 55.0);
+    assert_eq!(seconds(&[], &[(kubernetes, "300")]), 295.0);
+    assert_eq!(seconds(&[], &[("DRAINIT_GRACE_PERIOD", "1m")]), 55.0);
+    // The nearer one counts.
+    assert_eq!(
+        seconds(&["--grace-period", "60s"], &[(kubernetes, "300")]),
+        55.0
+    );
+    let both = [("DRAINIT_GRACE_PERIOD", "1m"), (kubernetes, "300")];
+    assert_eq!(seconds(&[], &both), 55.0);
+    assert_eq!(
+        seconds(&["--grace-period=60s", "--kill-timeout=7s"], &[]),
+        50.0
+    );
+    // At least half of it.
+    assert_eq!(seconds(&["--grace-period", "8s"], &[]), 4.0);
+    assert_eq!(seconds(&["--grace-period", "0s"], &[]), 0.0);
+    assert_eq!(
+        seconds(&["--grace-period=60s", "--drain-timeout=9s"], &[]),
+        9.0
+    );
+    let timeout = ("DRAINIT_DRAIN_TIMEOUT", "9s");
+    assert_eq!(seconds(&["--grace-period", "60s"], &[timeout]), 9.0);
+    assert_eq!(seconds(&[], &[(kubernetes, "300"), timeout]), 9.0);
+    assert_eq!(
+        options(&["envoy"], &[(kubernetes, "30")]).grace_period,
+        Some(Duration::from_secs(30))
+    );
+    for wrong in ["30s", "soon", "-1", "2592001"] {
+        let refusal = read(&["envoy"], &[(kubernetes, wrong)]).unwrap_err();
+        assert!(refusal.starts_with(kubernetes), "{refusal}");
+    }
+    let refusal = read(&["--grace-period=10s", "--drain-delay=8s", "envoy"], &[]).unwrap_err();
+    assert!(refusal.contains("--drain-timeout (5 s)"), "{refusal}");
 }
 
 #[test]

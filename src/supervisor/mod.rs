@@ -5,6 +5,7 @@
 //! waits in one place, `poll`, and for nothing else: whatever may block, a helper thread does.
 
 mod backoff;
+mod callers;
 mod child;
 pub mod decide;
 mod endings;
@@ -12,9 +13,11 @@ mod envoys;
 mod hangs;
 mod helpers;
 mod leaving;
+mod progress;
 mod reload;
 mod report;
 mod trials;
+mod verdict;
 mod words;
 
 use std::ffi::OsString;
@@ -37,7 +40,7 @@ use crate::fault;
 use crate::logging;
 use crate::mailbox::{Inbox, Mailbox, Waker};
 use crate::notify::Notifier;
-use crate::options::{Options, Restart};
+use crate::options::{self, Options, Restart};
 use crate::process::{self, Signals};
 use crate::status::{Admin, Board, Envoy, Handover, Snapshot, State};
 
@@ -65,7 +68,11 @@ const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Runs Envoy until it is over, and returns the exit code.
 pub fn run(options: Options, line: Vec<OsString>, signals: Signals, waker: Waker) -> u8 {
-    logging::start(options.log_format, options.log_level);
+    logging::start(&options);
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for stray in options::stray_variables(names) {
+        log::warn!("{stray}");
+    }
     process::become_subreaper();
     let mut supervisor = match Supervisor::new(options, line, signals, waker) {
         Ok(supervisor) => supervisor,
@@ -277,7 +284,8 @@ impl Supervisor {
     fn take_event(&mut self, event: Event) {
         match event {
             Event::Shutdown(peer) => {
-                log::info!("/shutdown from {peer}");
+                let from = peer.to_string();
+                self.reporter.take_caller(Instant::now(), &from);
                 self.handle(Input::Order(Order::Drain, format!("/shutdown from {peer}")));
             }
             Event::Probe => self.handle(Input::Probe),
@@ -477,9 +485,9 @@ impl Supervisor {
     /// Everybody who waits gets an answer, and the log its last line.
     fn say_farewell(&mut self, code: u8) {
         self.publish(Instant::now());
-        let summary = self.reporter.summary(&self.board.read().clone(), code);
-        logging::insist(self.options.log_format, &summary);
-        self.reporter.say_last(Instant::now(), &summary);
+        let verdict = self.reporter.verdict(&self.board.read().clone(), code);
+        logging::verdict(verdict.level, &verdict.line, verdict.fields);
+        self.reporter.say_last(Instant::now(), &verdict.line);
         // The HTTP thread ends once it has answered everybody.
         let until = Instant::now() + FAREWELL;
         while self.helpers.runs_http() {

@@ -17,6 +17,10 @@ use crate::status::{HotRestarts, Reload};
 /// open.
 const CERTIFICATES_WITHIN: Duration = Duration::from_secs(30);
 
+/// What somebody learns who asks for a reload where there is nothing that could be reloaded.
+const NOTHING: &str = "there is nothing to reload: start drainit with --hot-restart to reload Envoy's \
+     configuration, or with --resources-dir and --secret or --envoy-cert-file to keep certificates fresh";
+
 /// A reload: what of it is still to end, and what came of the rest.
 #[derive(Debug, Default)]
 pub(super) struct Reloading {
@@ -57,6 +61,12 @@ impl Reloading {
     }
 }
 
+/// Says of certificates alone that they are all that was reloaded: whoever changed Envoy's
+/// configuration would take it for done.
+fn certificates_alone(read: String) -> String {
+    format!("{read}; envoy's configuration is read again only with --hot-restart")
+}
+
 impl Supervisor {
     /// SIGHUP: somebody changed a file, and wants it read now.
     pub(super) fn reload(&mut self) {
@@ -86,9 +96,7 @@ impl Supervisor {
             } else if hot {
                 None
             } else {
-                let line = "no certificates are kept fresh here, and without --hot-restart \
-                            nothing else is reloaded";
-                Some(Ok(line.into()))
+                Some(Err(NOTHING.into()))
             };
         }
         if hot {
@@ -141,9 +149,12 @@ impl Supervisor {
 
     /// Whoever asked for a reload looks for this, once all of it has ended.
     fn end_reload(&mut self) {
-        let Some(result) = self.reloading.end() else {
+        let Some(mut result) = self.reloading.end() else {
             return;
         };
+        if !self.options.hot_restart {
+            result = result.map(certificates_alone);
+        }
         self.reporter.end_reload();
         match &result {
             Ok(line) => log::info!("reloaded: {line}"),
@@ -308,9 +319,9 @@ impl Supervisor {
             Reloaded::OldDrains => {
                 let left = self.core.old_drains_for(self.now()).unwrap_or_default();
                 Err(format!(
-                    "the generation before, pid {}, still drains, and a reload would cut it: try again in {} s",
+                    "the generation before, pid {}, still drains, and a reload would cut it: try again in {}",
                     self.envoys.parent().unwrap_or_default(),
-                    left.as_secs() + 1
+                    show(Duration::from_secs(left.as_secs() + 1))
                 ))
             }
             Reloaded::NotLive => Err("envoy is not live".into()),

@@ -13,17 +13,14 @@ use crate::envoy::admin::Reply;
 use crate::envoy::load::Load;
 use crate::http::endpoints::ADMIN_LOST;
 use crate::notify::{Notifier, Wanted};
-use crate::process::{End, Exit};
+use crate::process::End;
 use crate::status::{Board, Drain, Snapshot, State};
 
+use super::callers::Callers;
 use super::envoys::{self, Advice};
+use super::progress::Progress;
+use super::verdict::{Ending, Verdict};
 use super::words;
-
-/// A progress line when something changed, at the most this often.
-const PROGRESS_MIN: Duration = Duration::from_secs(1);
-
-/// A progress line at the least this often.
-const PROGRESS_MAX: Duration = Duration::from_secs(5);
 
 /// The same complaint about Envoy's admin interface at the most this often.
 const COMPLAINT: Duration = Duration::from_secs(5);
@@ -60,13 +57,15 @@ pub struct Reporter {
     starts: u64,
     exit: Option<End>,
     failure: Option<String>,
+    /// Whether it was told to stop.
+    stopped: bool,
     /// The last complaints about Envoy's admin interface, and when each was made.
     complaints: Vec<(String, Instant)>,
     /// What Envoy hides of its load, as the log has told.
     hidden: Option<String>,
-    /// When the last progress line was written, and what it said about the load.
-    progress: Option<(Instant, Option<Load>)>,
-    progress_due: Option<Instant>,
+    /// Who asked for a drain over HTTP.
+    callers: Callers,
+    progress: Progress,
     notifier: Notifier,
     /// What systemd should know.
     wanted: Wanted,
@@ -85,10 +84,11 @@ impl Reporter {
             starts: 0,
             exit: None,
             failure: None,
+            stopped: false,
             complaints: Vec::new(),
             hidden: None,
-            progress: None,
-            progress_due: None,
+            callers: Callers::default(),
+            progress: Progress::default(),
             notifier,
             wanted: Wanted::default(),
             kill_timeout,
@@ -98,15 +98,27 @@ impl Reporter {
 
     /// When there is something to say even if nothing happens.
     pub fn wake_at(&self) -> Option<Instant> {
-        [self.progress_due, self.advice_due, self.notifier.wake_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.progress.due(),
+            self.callers.due(),
+            self.advice_due,
+            self.notifier.wake_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether systemd waits for a sign of life.
     pub fn is_beat_due(&self, now: Instant) -> bool {
         self.notifier.is_beat_due(now)
+    }
+
+    /// Somebody asked for a drain over HTTP.
+    pub fn take_caller(&mut self, now: Instant, peer: &str) {
+        if let Some(line) = self.callers.call(now, peer) {
+            log::info!("{line}");
+        }
     }
 
     /// A reload begins.
@@ -148,6 +160,7 @@ impl Reporter {
     pub fn take_start(&mut self) -> bool {
         self.starts += 1;
         self.exit = None;
+        self.stopped = false;
         self.starts > 1
     }
 
@@ -232,6 +245,11 @@ impl Reporter {
             reason.to_owned(),
             drain.map(|drain| (drain.stops(), drain.outcome())),
         );
+        let over = matches!(state, State::Drained | State::Stopping | State::Gone);
+        if let Some(line) = self.callers.count(now, over && self.seen.0 != state) {
+            log::info!("{line}");
+        }
+        self.stopped |= state == State::Stopping;
         if self.seen != seen {
             board.update(|snapshot| {
                 if snapshot.state != state {
@@ -256,9 +274,11 @@ impl Reporter {
         }
         if state == State::Draining {
             // Looked at, not copied: there may be thousands of listeners, and this is every turn.
-            self.tell_progress(now, &board.read());
+            if let Some(line) = self.progress.tell(now, &board.read()) {
+                self.wanted.status = line;
+            }
         } else {
-            self.progress_due = None;
+            self.progress.end();
         }
         if self.notifier.is_beat_due(now) {
             self.notifier.beat(now, !is_stuck(&board.read(), now));
@@ -316,53 +336,16 @@ impl Reporter {
         }
     }
 
-    fn tell_progress(&mut self, now: Instant, snapshot: &Snapshot) {
-        let Some(drain) = &snapshot.drain else {
-            return;
+    /// Why it is over, of a drainit that ends with this code.
+    pub fn verdict(&self, snapshot: &Snapshot, code: u8) -> Verdict {
+        let ending = Ending {
+            failure: self.failure.as_deref(),
+            // What it was judged to be since stands in the snapshot.
+            exit: self.exit.and(snapshot.last_end).or(self.exit),
+            ran: self.starts > 0,
+            stopped: self.stopped,
         };
-        let current = drain.first.as_ref().and(snapshot.load.as_ref());
-        let due = match &self.progress {
-            None if current.is_some() => true,
-            None => now.saturating_duration_since(snapshot.since) >= PROGRESS_MIN,
-            Some((at, said)) => {
-                let passed = now.saturating_duration_since(*at);
-                passed >= PROGRESS_MAX || passed >= PROGRESS_MIN && said.as_ref() != current
-            }
-        };
-        if due {
-            let line = words::progress(now, drain, current);
-            log::info!(
-                connections = current.map(Load::connections),
-                requests = current.map(|load| load.requests),
-                udp_sessions = current.map(|load| load.udp_sessions),
-                elapsed_seconds = words::seconds(now, drain.started),
-                limit_seconds = words::seconds(drain.deadline, drain.started);
-                "{line}"
-            );
-            self.wanted.status = line;
-            self.progress = Some((now, current.cloned()));
-        }
-        let last = self
-            .progress
-            .as_ref()
-            .map_or(snapshot.since + PROGRESS_MIN, |(at, _)| *at + PROGRESS_MAX);
-        self.progress_due = Some(last);
-    }
-
-    /// The one line that says why it is over.
-    pub fn summary(&self, snapshot: &Snapshot, code: u8) -> String {
-        let why = match (&self.failure, &snapshot.drain, self.exit) {
-            (Some(why), _, _) => why.clone(),
-            (None, Some(drain), _) => words::ending(drain, snapshot),
-            (None, None, _) => snapshot.reason.clone(),
-        };
-        let end = match self.exit {
-            _ if self.starts == 0 => "envoy was not started".into(),
-            Some(end) if matches!(end.exit, Exit::Signal(_)) => format!("envoy was {end}"),
-            Some(end) => format!("envoy's {end}"),
-            None => "envoy did not end".into(),
-        };
-        format!("drainit is over: {why}; {end}; exit code {code}")
+        Verdict::new(ending, snapshot, code)
     }
 
     /// Leaves the last words where an orchestrator looks for them.
@@ -386,7 +369,11 @@ pub fn tell_degraded(before: bool, now: bool) {
 }
 
 fn tell_state(snapshot: &Snapshot, line: &str) {
+    let drain = snapshot.drain.as_ref();
     let level = match snapshot.state {
+        State::Drained if drain.is_some_and(|drain| words::is_cut(drain, snapshot)) => {
+            log::Level::Warn
+        }
         State::Live | State::Delaying | State::Draining | State::Drained => log::Level::Info,
         State::Waiting | State::Restarting => log::Level::Warn,
         State::Starting | State::Stopping | State::Gone => log::Level::Debug,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::drain::Outcome;
 use crate::duration::show;
-use crate::envoy::load::{Load, Sight};
+use crate::envoy::load::{Listener, Load, Sight};
 use crate::status::{Drain, Snapshot, State, clock, plural};
 
 /// What drainit is doing.
@@ -70,20 +70,34 @@ pub fn progress(now: Instant, drain: &Drain, load: Option<&Load>) -> String {
     }
     let _ = write!(
         line,
-        ", {:.1} s of {}",
-        seconds(now, drain.started),
+        ", {} of {}",
+        show(now.saturating_duration_since(drain.started)),
         limit(drain)
     );
     line
 }
 
-/// `drained after 3.2 s (SIGTERM): 12 connections at the start, 0 at the end`
+/// `drained after 3.2 s (SIGTERM): 12 connections at the start, 0 at the end`, or
+/// `CUT by the deadline after 20.0 s (SIGTERM): ...`
 pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
     let Some((at, outcome)) = drain.ended else {
         return "not drained".into();
     };
     let took = show(at.saturating_duration_since(drain.started));
-    let mut line = format!("{} after {took} ({})", outcome.name(), drain.cause);
+    let verdict = match outcome {
+        Outcome::Drained
+        | Outcome::Idle
+        | Outcome::NeverLive
+        | Outcome::Unknown
+        | Outcome::EnvoyExited => outcome.name().to_owned(),
+        Outcome::Deadline => format!("{} by the deadline", cut_or_ended(drain, snapshot)),
+        Outcome::SecondSignal => format!("{} by a second signal", cut_or_ended(drain, snapshot)),
+        Outcome::AdminLost => format!(
+            "{} by the deadline, admin lost,",
+            cut_or_ended(drain, snapshot)
+        ),
+    };
+    let mut line = format!("{verdict} after {took} ({})", drain.cause);
     if let (Some(first), Some(last)) = (&drain.first, &snapshot.load) {
         let (start, start_udp) = open(first);
         let (end, end_udp) = open(last);
@@ -102,10 +116,9 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
         if !left.is_empty() {
             let idle = outcome.is_clean() && last.in_flight() == 0;
             let cut = if idle { "idle" } else { "cut" };
-            let alone = last.sight == Sight::Kernel && last.hidden.is_none();
-            let requests = match alone {
-                true => "requests not known".into(),
-                false => format!("{} in flight", plural(last.requests, "request")),
+            let requests = match tells_requests(last) {
+                true => format!("{} in flight", plural(last.requests, "request")),
+                false => "requests not known".into(),
             };
             let _ = write!(line, " ({cut}: {left}; {requests})");
         }
@@ -127,6 +140,37 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
     line
 }
 
+/// Whether a drain ended with something left that counts, as far as anybody knows: what is not
+/// known is not clean.
+pub fn is_cut(drain: &Drain, snapshot: &Snapshot) -> bool {
+    let is_told = |load: &Load| load.sight != Sight::Partial;
+    let is_empty = |load: &Load| load.connections() == 0 && load.in_flight() == 0;
+    match drain.ended {
+        None => false,
+        Some((_, outcome)) if outcome.is_clean() => false,
+        Some((_, Outcome::AdminLost | Outcome::Unknown)) => true,
+        // Without a first look there was no last one of this drain.
+        Some(_) if drain.first.is_none() => true,
+        Some(_) => !snapshot
+            .load
+            .as_ref()
+            .is_some_and(|load| is_told(load) && is_empty(load)),
+    }
+}
+
+/// Whether a look tells of requests, too: the kernel alone knows none.
+pub fn tells_requests(load: &Load) -> bool {
+    load.sight != Sight::Kernel || load.hidden.is_some()
+}
+
+fn cut_or_ended(drain: &Drain, snapshot: &Snapshot) -> &'static str {
+    if is_cut(drain, snapshot) {
+        "CUT"
+    } else {
+        "ended"
+    }
+}
+
 /// Connections and UDP sessions.
 fn open(load: &Load) -> (u64, u64) {
     (load.connections(), load.udp_sessions)
@@ -138,11 +182,7 @@ const NAMED: usize = 10;
 /// `https 9, tcp 3, and 8 on 5 more listeners`: the listeners that count and have something open,
 /// the largest first.
 fn by_listener(load: &Load) -> String {
-    let mut open: Vec<_> = load
-        .listeners
-        .iter()
-        .filter(|listener| !listener.excluded && listener.connections > 0)
-        .collect();
+    let mut open: Vec<_> = open_listeners(load).collect();
     // Those with equally many stay in the order of their names.
     open.sort_by_key(|listener| Reverse(listener.connections));
     let rest = open.split_off(open.len().min(NAMED));
@@ -158,6 +198,13 @@ fn by_listener(load: &Load) -> String {
         words.push(format!("and {connections} on {listeners}"));
     }
     words.join(", ")
+}
+
+/// The listeners that count and have something open.
+pub fn open_listeners(load: &Load) -> impl Iterator<Item = &Listener> {
+    load.listeners
+        .iter()
+        .filter(|listener| !listener.excluded && listener.connections > 0)
 }
 
 #[cfg(test)]
@@ -212,13 +259,13 @@ mod tests {
         let drain = drain(load(0, 3), now);
         assert_eq!(
             progress(now, &drain, Some(&load(0, 1))),
-            "draining: 0 of 0 connections and 1 of 3 UDP sessions left, 0.0 s of 25 s"
+            "draining: 0 of 0 connections and 1 of 3 UDP sessions left, 0 s of 25 s"
         );
         let mut snapshot = Snapshot::new(now);
         snapshot.load = Some(load(0, 1));
         assert_eq!(
             ending(&drain, &snapshot),
-            "deadline after 0 s (SIGTERM): 0 connections and 3 UDP sessions at the start, \
+            "CUT by the deadline after 0 s (SIGTERM): 0 connections and 3 UDP sessions at the start, \
              0 and 1 at the end (cut: 1 UDP session; 0 requests in flight)"
         );
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 
-use crate::support::drainit::Drainit;
+use crate::support::drainit::{Drainit, run};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::pki::{Pair, ask, presented};
 use crate::support::upstream::Upstream;
@@ -77,6 +77,14 @@ fn a_static_listener_has_its_new_certificate_within_a_second_and_keeps_its_conne
             edge["serial"] == next.serial.as_str() && edge["last_result"] == "ok"
         });
     }
+    // Whoever changed Envoy's configuration must not take that for reloaded.
+    let listen = format!("unix:{}", drainit.health.text());
+    let (code, told, err) = run(&["reload", "--listen", &listen]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        told.contains("configuration is read again only with --hot-restart"),
+        "{told}"
+    );
     assert_eq!(drainit.get("/ready").0, 200);
 }
 

@@ -100,7 +100,10 @@ pub fn words(bytes: &[u8]) {
         // What is shown of a path is for people.
         Ok(Address::Unix(path)) => assert!(text.ends_with(&*path.to_string_lossy())),
         Ok(address) => assert_eq!(address.to_string().parse(), Ok(address)),
-        Err(why) => assert!(why.contains(": write ") || why.contains("107 bytes"), "{why}"),
+        Err(why) => assert!(
+            why.contains(": write ") || why.contains("107 bytes"),
+            "{why}"
+        ),
     }
 }
 

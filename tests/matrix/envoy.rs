@@ -60,7 +60,7 @@ fn a_killed_envoy_is_the_end_with_137_and_a_waiter_is_told() {
     kill(drainit.envoy_pid(), Signal::SIGKILL).unwrap();
     assert_eq!(drainit.wait_exit(PATIENCE), 137);
     assert_eq!(waiter.join().unwrap().unwrap().status, 200);
-    let last = drainit.wait_log("drainit is over");
+    let last = drainit.wait_log("; exit code ");
     assert!(
         last.contains("envoy exited") && last.contains("exit code 137"),
         "{last}"
@@ -77,7 +77,7 @@ fn a_stopped_envoy_is_not_ready_and_ends_with_the_deadline() {
     // It may come back: a minute long, that is no reason to kill it.
     assert_eq!(drainit.get("/healthz").0, 200);
     terminate_within(&mut drainit, DEADLINE, DEADLINE + KILL, 137);
-    drainit.wait_log("drainit is over: admin lost");
+    drainit.wait_log("admin lost, after");
     drainit.wait_log("SIGKILL");
 }
 
@@ -95,7 +95,7 @@ fn an_envoy_that_was_stopped_for_a_while_loses_nothing() {
     kill(envoy, Signal::SIGCONT).unwrap();
     assert_eq!(slow.status(), 200);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drainit is over: drained");
+    drainit.wait_log("drained after");
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_wedged_main_thread_is_no_reason_to_cut_what_the_workers_carry() {
     upstream.wait_in_flight(1);
     terminate_within(&mut drainit, DEADLINE, DEADLINE + KILL, 137);
     assert_eq!(slow.status(), 200);
-    drainit.wait_log("drainit is over: admin lost");
+    drainit.wait_log("admin lost, after");
     drop(wedge);
 }
 
@@ -130,7 +130,7 @@ fn a_main_thread_that_was_wedged_for_a_while_drains_after_all() {
     session.echo().unwrap();
     drop(session);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drainit is over: drained");
+    drainit.wait_log("drained after");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn a_refused_configuration_is_the_end_with_1_and_is_not_tried_again() {
     for options in [&[][..], &RESTART] {
         let mut drainit = Drainit::envoy(options, &config);
         assert_eq!(drainit.wait_exit(PATIENCE), 1);
-        let last = drainit.wait_log("drainit is over");
+        let last = drainit.wait_log("; exit code ");
         assert!(
             last.contains("envoy refuses its command line or configuration:")
                 && last.contains("static_ressources"),
@@ -204,7 +204,7 @@ fn a_refused_command_line_is_the_end_with_its_reason() {
     command.push("--bogus".into());
     let mut drainit = Drainit::start(&RESTART, &command);
     assert_eq!(drainit.wait_exit(PATIENCE), 1);
-    let last = drainit.wait_log("drainit is over");
+    let last = drainit.wait_log("; exit code ");
     assert!(last.contains("--bogus"), "{last}");
     assert_eq!(starts(&drainit), 1);
 }
@@ -231,7 +231,7 @@ fn an_address_that_is_taken_for_a_while_is_no_refused_configuration() {
     let _taken = squatter(&config);
     let mut never = Drainit::envoy(&[], &config);
     assert_eq!(never.wait_exit(PATIENCE), 1);
-    let last = never.wait_log("drainit is over");
+    let last = never.wait_log("; exit code ");
     assert!(!last.contains("refuse"), "{last}");
 }
 
@@ -266,7 +266,7 @@ fn a_script_that_drops_its_arguments_is_never_asked_and_one_that_hands_them_on_i
     let envoy = crate::support::process::children(shell)[0];
     kill(envoy, Signal::SIGKILL).unwrap();
     assert_eq!(drainit.wait_exit(PATIENCE), 1);
-    let last = drainit.wait_log("drainit is over");
+    let last = drainit.wait_log("; exit code ");
     assert!(last.contains("static_ressources"), "{last}");
 }
 
@@ -310,7 +310,7 @@ fn a_core_dump_is_told() {
     let script = format!("cd {}; {script}", dir.path().display());
     let mut drainit = Drainit::start(&[], &shell(&script));
     assert_eq!(drainit.wait_exit(PATIENCE), 134);
-    let last = drainit.wait_log("drainit is over");
+    let last = drainit.wait_log("; exit code ");
     assert!(
         last.contains("envoy was killed by SIGABRT, core dumped"),
         "{last} ({dumps})"
@@ -391,7 +391,7 @@ fn a_killed_envoy_is_started_again_where_that_is_asked_for() {
     drainit.signal(Signal::SIGTERM);
     assert_eq!(slow.status(), 200);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drainit is over: drained");
+    drainit.wait_log("drained after");
 }
 
 #[test]
@@ -450,7 +450,7 @@ fn an_envoy_that_the_kernel_kills_for_its_memory_is_137() {
     let enter = || Setting::default().behind_script(&format!("{}; exec \"$@\"", limit.enter()));
     let mut drainit = enter().envoy(&[], &config);
     assert_eq!(drainit.wait_exit(PATIENCE), 137);
-    let last = drainit.wait_log("drainit is over");
+    let last = drainit.wait_log("; exit code ");
     assert!(last.contains("killed by SIGKILL, out of memory"), "{last}");
     let mut drainit = enter().envoy(&RESTART, &config);
     wait_for("restarts", PATIENCE, || restarts(&drainit) >= 2);
@@ -463,6 +463,6 @@ fn an_envoy_that_the_kernel_kills_for_its_memory_is_137() {
     let mut drainit = Drainit::ready(&[], &config);
     kill(drainit.envoy_pid(), Signal::SIGKILL).unwrap();
     assert_eq!(drainit.wait_exit(PATIENCE), 137);
-    let last = drainit.wait_log("drainit is over");
+    let last = drainit.wait_log("; exit code ");
     assert!(!last.contains("memory"), "{last}");
 }

@@ -40,7 +40,7 @@ fn sixty_four_descriptors_are_enough() {
     drainit.signal(Signal::SIGTERM);
     assert_eq!(slow.status(), 200);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drainit is over: drained");
+    drainit.wait_log("drained after");
     drop(strangers);
 }
 
@@ -147,7 +147,7 @@ fn helpers_that_cannot_be_started_again_are_tried_until_they_can() {
     drainit.wait_ready();
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drainit is over: drained");
+    drainit.wait_log("drained after");
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_drain_ends_by_its_deadline_where_the_thread_that_asks_cannot_be_started_aga
     let bound = Duration::from_secs(3);
     crate::terminate_within(&mut drainit, bound, bound, 0);
     drainit.wait_log("thread admin cannot be started");
-    drainit.wait_log("drainit is over: admin lost");
+    drainit.wait_log("admin lost, after");
 }
 
 fn fake_envoy_on_tcp(model: &fake_envoy::SharedModel) -> crate::support::fake_admin::FakeAdmin {
@@ -226,7 +226,7 @@ fn sixteen_megabytes_are_enough() {
     drainit.signal(Signal::SIGTERM);
     assert_eq!(slow.status(), 200);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drainit is over: drained");
+    drainit.wait_log("drained after");
 }
 
 #[test]

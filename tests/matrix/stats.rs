@@ -41,7 +41,7 @@ fn a_matcher_that_hides_the_listeners_is_not_taken_for_an_idle_envoy() {
                 terminate_within(&mut drainit, DEADLINE, DEADLINE, 0);
                 assert_eq!(slow.status(), 200, "{matcher}");
                 drainit.wait_log("stats_matcher");
-                drainit.wait_log("drainit is over: deadline");
+                drainit.wait_log("CUT by the deadline");
             });
         }
     });
@@ -61,7 +61,7 @@ fn a_matcher_that_hides_the_requests_leaves_them_their_time() {
     drainit.signal(Signal::SIGTERM);
     assert_eq!(slow.status(), 200);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drainit is over: drained");
+    drainit.wait_log("drained after");
 }
 
 fn peak_memory(drainit: &Drainit) -> u64 {
@@ -103,7 +103,7 @@ fn ten_thousand_clusters_are_read_past() {
     drop((session, idle));
     // It is asked often enough to notice in time, and of the page only what counts is kept.
     wait_for("the end of the drain", PATIENCE, || {
-        drainit.log.find("drainit is over: drained").is_some() || {
+        drainit.log.find("drained after").is_some() || {
             let peak = peak_memory(&drainit);
             assert!(peak < 8 << 10, "{peak} kB");
             false

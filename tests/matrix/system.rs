@@ -26,7 +26,7 @@ fn lives_and_drains_where(script: &str) {
     drainit.signal(Signal::SIGTERM);
     assert_eq!(slow.status(), 200);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drainit is over: drained");
+    drainit.wait_log("drained after");
 }
 
 /// Shell words: this is read-only from here on, and that is seen to be true.

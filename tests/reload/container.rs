@@ -144,7 +144,7 @@ fn pid_1_reloads_while_certificates_rotate_and_refuses_nobody() {
     container.kill("TERM");
     assert_eq!(slow.status(), 200);
     assert_eq!(container.wait_exit(PATIENCE), 0);
-    container.log.find("drainit is over: drained").unwrap();
+    container.log.find("drained after").unwrap();
     wait_for("no process left", PATIENCE, || {
         in_pid_namespace(&namespace).is_empty()
     });

@@ -121,7 +121,7 @@ fn a_degraded_envoy_serves_on_and_is_drained_by_what_the_kernel_counts() {
         start.elapsed() < Duration::from_secs(8),
         "only by the deadline"
     );
-    let last = rig.drainit.wait_log("drainit is over");
+    let last = rig.drainit.wait_log("; exit code ");
     assert!(last.contains("drained after"), "{last}");
     assert!(
         last.contains("1 connection at the start, 0 at the end"),
@@ -140,7 +140,7 @@ fn an_idle_connection_to_a_degraded_envoy_holds_it_until_the_deadline_and_no_lon
     assert_eq!(rig.drainit.wait_exit(PATIENCE), 0);
     assert!(start.elapsed() >= Duration::from_secs(10));
     assert!(start.elapsed() < Duration::from_secs(13));
-    let last = rig.drainit.wait_log("drainit is over");
+    let last = rig.drainit.wait_log("; exit code ");
     assert!(last.contains("deadline after 10"), "{last}");
     assert!(last.contains("1 at the end (cut:"), "{last}");
     drop(idle);

@@ -159,5 +159,5 @@ fn an_old_generation_is_waited_for_while_the_newest_waits_to_be_started_again() 
     assert!(crate::rig::is_generation(old) && !rig.drainit.has_exited());
     drop(session);
     assert_eq!(rig.drainit.wait_exit(PATIENCE), 0);
-    rig.drainit.wait_log("drainit is over: drained");
+    rig.drainit.wait_log("drained after");
 }

@@ -156,7 +156,7 @@ fn none_during_a_drain() {
 }
 
 #[test]
-fn without_hot_restart_a_reload_is_one_of_certificates() {
+fn without_hot_restart_and_certificates_a_reload_fails_and_touches_nothing() {
     let upstream = Upstream::start();
     let config = EnvoyConfig::new(Admin::Unix, &upstream);
     let drainit = Drainit::ready(&[], &config);
@@ -165,12 +165,13 @@ fn without_hot_restart_a_reload_is_one_of_certificates() {
     };
     let envoy = drainit.envoy_pid();
     let (code, out, err) = run(&["reload", "--listen", &format!("unix:{}", path.display())]);
-    assert_eq!(code, 0, "{err}");
+    assert_eq!((code, out.as_str()), (1, ""), "{err}");
     assert!(
-        out.contains("certificates") && out.contains("--hot-restart"),
-        "{out}"
+        err.contains("--secret") && err.contains("--hot-restart"),
+        "{err}"
     );
     assert_eq!(drainit.envoy_pid(), envoy);
+    assert_eq!(drainit.get("/ready").0, 200);
 }
 
 #[test]

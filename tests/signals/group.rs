@@ -134,6 +134,6 @@ fn an_envoy_that_somebody_else_signals_is_worth_a_warning_and_the_order_is_the_c
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
     let warning = drainit.wait_log("KillMode=mixed");
     assert!(warning.contains("WARN"), "{warning}");
-    let summary = drainit.wait_log("drainit is over");
+    let summary = drainit.wait_log("; exit code ");
     assert!(summary.contains("(SIGTERM)"), "{summary}");
 }

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::{Error, Options, utf8};
+use super::utf8;
 use crate::certificates::publish::Target;
 use crate::certificates::read::Files;
+use crate::options::bootstrap::Bootstrap;
 
 const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions";
 /// The xDS server's cluster, by Contour's name.
@@ -14,46 +15,23 @@ const CLUSTER: &str = "contour";
 /// The xDS server's name in its certificate, and what the `:authority` of its stream says.
 const SERVER: &str = "contour";
 
-/// Where Envoy's admin interface listens.
-#[derive(Clone, Debug)]
-pub struct Admin {
-    address: String,
-    port: u16,
-}
-
-impl Admin {
-    /// A socket's path, or an IP address and a port (9001 for 0).
-    pub fn new(address: String, port: u16) -> Admin {
-        let port = if port == 0 { 9001 } else { port };
-        Admin { address, port }
-    }
-
-    fn address(&self) -> Value {
-        match self.address.parse::<IpAddr>() {
-            Ok(_) => socket_address(&self.address, self.port),
-            // 0644: as Contour has it.
-            Err(_) => json!({ "pipe": { "path": self.address, "mode": 0o644 } }),
-        }
-    }
-}
-
-/// The whole of it, with this transport socket to the xDS server.
-pub fn bootstrap(options: &Options, transport: Option<Value>) -> Value {
+/// The whole of it, for this node, with this transport socket to the xDS server.
+pub fn bootstrap(options: &Bootstrap, node: &str, transport: Option<Value>) -> Value {
     let mut contour = contour_cluster(options);
     if let (Some(transport), Some(contour)) = (transport, contour.as_object_mut()) {
         contour.insert("transport_socket".to_owned(), transport);
     }
-    let port = options.admin.port;
+    let port = options.admin_port;
     let admin_cluster = json!({
         "name": "envoy-admin",
         "alt_stat_name": format!("{}_envoy-admin_{port}", options.namespace),
         "type": "STATIC",
         "connect_timeout": "0.250s",
-        "load_assignment": endpoint("envoy-admin", &options.admin.address()),
+        "load_assignment": endpoint("envoy-admin", &admin_address(options)),
     });
     let mut bootstrap = json!({
         // `--service-node` and `--service-cluster` win.
-        "node": { "id": options.node, "cluster": options.namespace },
+        "node": { "id": node, "cluster": options.namespace },
         "static_resources": { "clusters": [contour, admin_cluster] },
         "dynamic_resources": {
             "ads_config": {
@@ -74,7 +52,7 @@ pub fn bootstrap(options: &Options, transport: Option<Value>) -> Value {
                     "path": "/dev/null",
                 },
             }],
-            "address": options.admin.address(),
+            "address": admin_address(options),
         },
         "layered_runtime": { "layers": [
             { "name": "dynamic", "rtds_layer": { "name": "dynamic", "rtds_config": runtime() } },
@@ -98,7 +76,15 @@ fn runtime() -> Value {
     json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0.2s" })
 }
 
-fn contour_cluster(options: &Options) -> Value {
+fn admin_address(options: &Bootstrap) -> Value {
+    match options.admin_address.parse::<IpAddr>() {
+        Ok(_) => socket_address(&options.admin_address, options.admin_port),
+        // 0644: as Contour has it.
+        Err(_) => json!({ "pipe": { "path": options.admin_address, "mode": 0o644 } }),
+    }
+}
+
+fn contour_cluster(options: &Bootstrap) -> Value {
     let (address, port) = (&options.xds_address, options.xds_port);
     let limits = |priority: &str| {
         json!({
@@ -142,7 +128,7 @@ fn socket_address(address: &str, port: u16) -> Value {
 }
 
 /// TLS with the certificates' files in the configuration: they are read once.
-pub fn tls_by_file(files: &Files) -> Result<Value, Error> {
+pub fn tls_by_file(files: &Files) -> Result<Value, String> {
     let ca = files.ca.as_deref().map_or(Ok(""), utf8)?;
     Ok(transport(&json!({
         "tls_params": { "tls_maximum_protocol_version": "TLSv1_3" },
@@ -160,9 +146,9 @@ pub fn tls_by_file(files: &Files) -> Result<Value, Error> {
 }
 
 /// TLS with SDS files: what is renamed there is taken.
-pub fn tls_by_sds(target: &Target) -> Result<Value, Error> {
+pub fn tls_by_sds(target: &Target) -> Result<Value, String> {
     let secret = |secret: &crate::certificates::publish::Secret| {
-        Ok::<_, Error>(json!({
+        Ok::<_, String>(json!({
             "name": secret.name,
             "sds_config": {
                 "path_config_source": { "path": utf8(&secret.path)? },
@@ -187,7 +173,7 @@ fn transport(tls: &Value) -> Value {
     })
 }
 
-fn overload_manager(options: &Options) -> Option<Value> {
+fn overload_manager(options: &Bootstrap) -> Option<Value> {
     let mut monitors = Vec::new();
     let mut actions = Vec::new();
     if options.max_heap > 0 {

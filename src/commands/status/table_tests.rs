@@ -88,10 +88,10 @@ fn an_envoy_at_rest_is_told_in_five_lines() {
     assert_eq!(
         render(&live(), WIDE),
         "\
-drainit 0.1.0, pid 1, up 3h12m
-state        live for 3h12m, since 2027-01-15T07:59:46.000Z: live 0.41 s after its start
-envoy        pid 7, version 1.40.0, up 3h12m, never restarted
-admin        127.0.0.1:9901, answered 0.5 s ago, /ready said LIVE
+drainit 0.1.0, pid 1, up 3 h 12 min
+state        live for 3 h 12 min, since 2027-01-15T07:59:46.000Z: live 0.41 s after its start
+envoy        pid 7, version 1.40.0, up 3 h 12 min, never restarted
+admin        127.0.0.1:9901, answered 0.50 s ago, /ready said LIVE
 connections  not known
 "
     );
@@ -102,10 +102,10 @@ fn a_drain_shows_what_is_left_and_how_long() {
     assert_eq!(
         render(&draining(), WIDE),
         "\
-drainit 0.1.0, pid 1, up 3h12m
+drainit 0.1.0, pid 1, up 3 h 12 min
 state        draining for 4.2 s, since 2027-01-15T07:59:46.000Z: SIGTERM
-envoy        pid 7, version 1.40.0, up 3h12m, never restarted
-admin        127.0.0.1:9901, answered 0.5 s ago, /ready said LIVE
+envoy        pid 7, version 1.40.0, up 3 h 12 min, never restarted
+admin        127.0.0.1:9901, answered 0.50 s ago, /ready said LIVE
 connections  12 of 340 left, 3 requests in flight, 3 TCP sessions, 1 UDP session
   https: 9 of 300
   metrics: 1 of 1 (excluded: these do not count)
@@ -116,7 +116,7 @@ drain        SIGTERM: 20.8 s left of 25 s, until 2027-01-15T08:00:25.000Z at the
   2027-01-15T08:00:00.000Z      +0 s  asked
   2027-01-15T08:00:00.012Z   +0.01 s  health check failed
   2027-01-15T08:00:00.250Z   +0.25 s  listeners draining
-certificate  xds, generation 2, serial 1f, 29d16h of 90d0h left, until 2027-02-14T00:00:00.000Z, last change refused
+certificate  xds, generation 2, serial 1f, 29 d of 90 d left, until 2027-02-14T00:00:00.000Z, last change refused
   the key is not the certificate's
 certificate  ca, generation 0
 "

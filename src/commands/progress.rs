@@ -1,0 +1,167 @@
+//! What a drain that somebody waits for has left, and where: a line whenever that changes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::status::view::View;
+use super::{read_status, say};
+use crate::control::Target;
+use crate::status::plural;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A line at the least this often, though nothing has changed.
+const LINE: Duration = Duration::from_secs(5);
+
+/// So many listeners are named, those with the most connections.
+const NAMED: usize = 10;
+
+/// What was left when somebody last looked; none before the first look.
+#[derive(Clone, Default)]
+pub struct LastSeen(Arc<Mutex<Option<String>>>);
+
+impl LastSeen {
+    fn note(&self, left: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = left;
+    }
+
+    /// `2 connections (https 1, tcp 1)`
+    pub fn left(&self) -> Option<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// Prints what is left while it drains, until the process ends.
+pub fn tell(target: &Target, last: &LastSeen) {
+    let mut said: Option<(String, Instant)> = None;
+    loop {
+        thread::sleep(LOOK);
+        let Ok(status) = read_status(target, true) else {
+            continue;
+        };
+        last.note(left(&status));
+        let (what, time) = line(&status);
+        let is_new = said
+            .as_ref()
+            .is_none_or(|(before, at)| *before != what || at.elapsed() >= LINE);
+        if is_new {
+            say(&format!("{what}{time}"));
+            said = Some((what, Instant::now()));
+        }
+    }
+}
+
+/// What the drain is at, and how far its time has come.
+fn line(status: &Value) -> (String, String) {
+    let view = View(status);
+    let state = view.text("/state").unwrap_or_default();
+    let what = match (state.as_str(), left(status)) {
+        ("delaying", _) => "delaying: envoy serves on for the drain delay".into(),
+        ("draining", Some(left)) => {
+            let first = view.count("/drain/first/connections").unwrap_or(0);
+            format!("draining: {left} left of {first}")
+        }
+        ("draining", None) => "draining: envoy has not told what is left".into(),
+        (state, _) => state.to_owned(),
+    };
+    let time = match view.span("/drain/elapsed_seconds") {
+        Some(_) => format!(
+            ", {} of {}",
+            view.shown("/drain/elapsed_seconds"),
+            view.shown("/drain/timeout_seconds")
+        ),
+        None => String::new(),
+    };
+    (what, time)
+}
+
+/// `2 connections (https 1, tcp 1; 1 request in flight)`: what counts; none where it is not known.
+fn left(status: &Value) -> Option<String> {
+    let view = View(status);
+    let connections = plural(view.count("/connections")?, "connection");
+    let mut open: Vec<(u64, String)> = view
+        .items("/listeners")
+        .filter(|listener| !listener.holds("/excluded"))
+        .filter_map(|listener| Some((listener.count("/connections")?, listener.text("/name")?)))
+        .filter(|(count, _)| *count > 0)
+        .collect();
+    open.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+    let mut listeners: Vec<String> = open
+        .iter()
+        .take(NAMED)
+        .map(|(count, name)| format!("{name} {count}"))
+        .collect();
+    if open.len() > NAMED {
+        listeners.push(format!("and {} more", open.len() - NAMED));
+    }
+    let mut details = Vec::new();
+    if !listeners.is_empty() {
+        details.push(listeners.join(", "));
+    }
+    for (path, name) in [("/requests", "request"), ("/udp_sessions", "UDP session")] {
+        if let Some(count) = view.count(path).filter(|count| *count > 0) {
+            details.push(format!("{} in flight", plural(count, name)));
+        }
+    }
+    let details = match details.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", details.join("; ")),
+    };
+    Some(format!("{connections}{details}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_left_is_told_with_where_the_most_first() {
+        let mut status = json!({
+            "state": "draining",
+            "connections": 5,
+            "requests": 1,
+            "udp_sessions": 0,
+            "listeners": [
+                { "name": "tcp", "connections": 1, "excluded": false },
+                { "name": "https", "connections": 4, "excluded": false },
+                { "name": "idle", "connections": 0, "excluded": false },
+                { "name": "metrics", "connections": 7, "excluded": true },
+            ],
+            "drain": {
+                "elapsed_seconds": 4.2,
+                "timeout_seconds": 25.0,
+                "first": { "connections": 8 },
+            },
+        });
+        let (what, time) = line(&status);
+        let left = "5 connections (https 4, tcp 1; 1 request in flight)";
+        assert_eq!(what, format!("draining: {left} left of 8"));
+        assert_eq!(time, ", 4.2 s of 25 s");
+        status["connections"] = Value::Null;
+        assert_eq!(line(&status).0, "draining: envoy has not told what is left");
+        status["state"] = "delaying".into();
+        assert!(line(&status).0.contains("the drain delay"));
+    }
+
+    #[test]
+    fn of_many_listeners_ten_are_named() {
+        let listeners: Vec<_> = (1..=12)
+            .map(|n| json!({ "name": format!("l{n:02}"), "connections": n, "excluded": false }))
+            .collect();
+        let status = json!({ "connections": 78, "listeners": listeners });
+        let left = left(&status).unwrap();
+        assert!(
+            left.starts_with("78 connections (l12 12, l11 11, "),
+            "{left}"
+        );
+        assert!(left.ends_with(", l03 3, and 2 more)"), "{left}");
+    }
+}

@@ -1,0 +1,124 @@
+//! The table of commands, from which the parser and the help are made.
+
+/// One command.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name.
+    pub name: &'static str,
+    /// What follows the name.
+    pub arguments: &'static str,
+    /// What it does, in one line of the help's first page.
+    pub brief: &'static str,
+    /// What it does, and its exit codes: for `drainit help COMMAND`.
+    pub doc: &'static str,
+    /// Its own options without the dashes, with their values' names (`pid N`), and what each does.
+    pub switches: &'static [(&'static str, &'static str)],
+    /// The options of the main command that it takes, too.
+    pub takes: &'static [&'static str],
+}
+
+impl Entry {
+    /// How it is called: `drainit health [live|ready]`.
+    pub fn usage(&self) -> String {
+        let space = if self.arguments.is_empty() { "" } else { " " };
+        format!("drainit {}{space}{}", self.name, self.arguments)
+    }
+
+    /// The names of its own options.
+    pub fn own_options(&self) -> impl Iterator<Item = &'static str> {
+        let names = self
+            .switches
+            .iter()
+            .map(|(usage, _)| usage.split(' ').next());
+        names.flatten()
+    }
+}
+
+/// The options of the commands that speak to a running drainit: which one it is.
+const WHICH: &[&str] = &["listen"];
+
+/// The option that says the same by a pid.
+const PID: (&str, &str) = ("pid N", "The drainit with this pid, and no other.");
+
+/// The name of the command that writes a bootstrap, which has options of its own.
+pub const BOOTSTRAP: &str = "bootstrap";
+
+/// Every command but the main one.
+pub const ENTRIES: &[Entry] = &[
+    Entry {
+        name: "shutdown",
+        arguments: "",
+        brief: "drain and wait: 0 drained, 1 cut, 2 nothing runs",
+        doc: "Asks the running drainit (SIGUSR2) to drain, waits, and prints what is left and where. \
+              Envoy stays until drainit is told to stop. It exits with 0 when Envoy is drained, with 1 \
+              when the deadline cut something, and with 2 when no drainit runs. For an exec hook, and for \
+              systemd's ExecStop.",
+        switches: &[PID],
+        takes: WHICH,
+    },
+    Entry {
+        name: "health",
+        arguments: "[live|ready]",
+        brief: "for exec probes: 0 or 1, and one line why",
+        doc: "Tells whether Envoy lives (live, the default) or should get traffic (ready), as /healthz and \
+              /ready do. It prints one line why, and exits with 0 or 1. For exec probes, and for Docker's \
+              HEALTHCHECK.",
+        switches: &[PID],
+        takes: WHICH,
+    },
+    Entry {
+        name: "status",
+        arguments: "[--watch] [--json]",
+        brief: "what it is doing, for a person",
+        doc: "Shows what the running drainit is doing: its state, Envoy, the connections and requests that \
+              are left, the deadline, the certificates and the last reload.",
+        switches: &[
+            ("watch", "Redraw it in place; q quits."),
+            ("json", "Print the JSON of /status, for programs."),
+            PID,
+        ],
+        takes: WHICH,
+    },
+    Entry {
+        name: "reload",
+        arguments: "",
+        brief: "read certificates or the configuration again",
+        doc: "Asks the running drainit (SIGHUP) to read the certificates again and, where it was started \
+              with --hot-restart, to bring up a new Envoy with the configuration as it is now. It waits, and \
+              exits with 0, or with 1 and why. Where there is nothing that could be reloaded, it exits with 1 \
+              and says what to add. For systemd's ExecReload.",
+        switches: &[PID],
+        takes: WHICH,
+    },
+    Entry {
+        name: BOOTSTRAP,
+        arguments: "[OPTIONS] PATH",
+        brief: "write an Envoy bootstrap for an xDS server",
+        doc: "Writes an Envoy configuration to PATH (`-` is standard output): listeners and clusters come \
+              from an xDS server, with mutual TLS. It takes the flags of `contour bootstrap`.",
+        switches: &[],
+        takes: &[],
+    },
+    Entry {
+        name: "install",
+        arguments: "PATH",
+        brief: "copy itself there",
+        doc: "Copies drainit to PATH. An init container does that to put it into somebody else's image.",
+        switches: &[],
+        takes: &[],
+    },
+    Entry {
+        name: "help",
+        arguments: "[COMMAND|all]",
+        brief: "this page, a command's, or every option",
+        doc: "Prints the first page, the page of a command, or (all) every option with its default and its \
+              environment variables.",
+        switches: &[],
+        takes: &[],
+    },
+];
+
+/// The command of this name.
+pub fn entry(name: &str) -> Option<&'static Entry> {
+    ENTRIES.iter().find(|entry| entry.name == name)
+}

@@ -1,0 +1,169 @@
+//! Near misses: what somebody who mistyped a name has probably meant.
+
+use std::collections::BTreeSet;
+
+use super::flags::FLAGS;
+
+/// How the names of our own variables begin.
+const PREFIX: &str = "DRAINIT_";
+
+/// How the names of the tests' variables begin.
+const TESTS: &str = "DRAINIT_TEST_";
+
+/// Whether two names differ by one letter added, lost or wrong, or by two that are swapped.
+pub fn is_slip(one: &str, other: &str) -> bool {
+    distance(one, other) == 1
+}
+
+/// The candidate that `name` was probably meant to be: the one that the fewest slips lead to, if
+/// those are few for its length, or one that holds the whole of `name`, or begins as it does.
+pub fn nearest(name: &str, candidates: impl IntoIterator<Item = String>) -> Option<String> {
+    let shared = |other: &str| {
+        let same = name.bytes().zip(other.bytes());
+        same.take_while(|(a, b)| a == b).count()
+    };
+    let mut likely: Vec<(usize, String)> = candidates
+        .into_iter()
+        .map(|other| (distance(name, &other), other))
+        .filter(|(slips, other)| {
+            let holds = name.len() >= 4 && other.contains(name);
+            // Half of the letters and more begin the right name.
+            let begins = shared(other) >= 5 && shared(other) * 2 > name.len();
+            *slips <= (name.len() / 4).max(1) || holds || begins
+        })
+        .collect();
+    likely.sort_by_key(|(slips, _)| *slips);
+    likely.into_iter().next().map(|(_, other)| other)
+}
+
+/// How many letters must be added, lost, replaced or swapped with their neighbour to make one name
+/// of the other (the optimal string alignment distance).
+fn distance(one: &str, other: &str) -> usize {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    let first: Vec<usize> = (0..=other.len()).collect();
+    let mut rows = vec![first];
+    for (i, a) in one.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, b) in other.iter().enumerate() {
+            let at = |back: usize, column: usize| {
+                let row = rows.len().checked_sub(back).and_then(|row| rows.get(row));
+                row.and_then(|row| row.get(column)).copied()
+            };
+            let replaced = at(1, j).unwrap_or_default() + usize::from(a != b);
+            let lost = at(1, j + 1).unwrap_or_default() + 1;
+            let added = row.get(j).copied().unwrap_or_default() + 1;
+            let mut least = replaced.min(lost).min(added);
+            let swapped =
+                i > 0 && j > 0 && one.get(i - 1) == Some(b) && other.get(j - 1) == Some(a);
+            if let (true, Some(before)) = (swapped, j.checked_sub(1).and_then(|j| at(2, j))) {
+                least = least.min(before + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    let last = rows.last().and_then(|row| row.last());
+    last.copied().unwrap_or_default()
+}
+
+/// What there is to say about variables that look like ours and are none: a sentence for each.
+pub fn stray_variables(names: impl IntoIterator<Item = String>) -> Vec<String> {
+    let known = || FLAGS.iter().flat_map(|flag| flag.own_variables());
+    let strays: BTreeSet<String> = names
+        .into_iter()
+        .filter(|name| name.starts_with(PREFIX) && !name.starts_with(TESTS))
+        .filter(|name| known().all(|known| known != *name) && !is_kubernetes(name))
+        .collect();
+    let bare = |name: &str| name.trim_start_matches(PREFIX).to_owned();
+    let hint = |name: &str| match nearest(&bare(name), known().map(|known| bare(&known))) {
+        Some(meant) => format!("did you mean {PREFIX}{meant}?"),
+        None => "`drainit help all` lists those that do".into(),
+    };
+    strays
+        .into_iter()
+        .map(|name| {
+            format!(
+                "the variable {name} means nothing to drainit: {}",
+                hint(&name)
+            )
+        })
+        .collect()
+}
+
+/// Whether the kubelet makes such a variable, for a Service whose name begins with `drainit`: see
+/// kubelet's `pkg/kubelet/envvars`.
+fn is_kubernetes(name: &str) -> bool {
+    // What follows `_PORT`: nothing, or `_8090_TCP`, or `_8090_TCP_ADDR`.
+    let is_port = |rest: &str| {
+        let mut parts = rest.split('_').skip(1);
+        let port = parts.next();
+        let number = port.is_some_and(|port| port.parse::<u16>().is_ok());
+        let protocol = matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"));
+        let last = matches!(parts.next(), None | Some("PROTO" | "PORT" | "ADDR"));
+        rest.is_empty() || number && protocol && last && parts.next().is_none()
+    };
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || name
+            .match_indices("_PORT")
+            .filter_map(|(at, found)| name.get(at + found.len()..))
+            .any(is_port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_letter_added_lost_wrong_or_two_swapped_is_a_slip() {
+        for word in ["statu", "statuss", "ststus", "sttaus", "tatus", "xstatus"] {
+            assert!(is_slip(word, "status"), "{word}");
+        }
+        for word in ["status", "stat", "sttasu", "", "envoy"] {
+            assert!(!is_slip(word, "status"), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_service_of_kubernetes_makes_no_stray_variables() {
+        let made = [
+            "DRAINIT_SERVICE_HOST",
+            "DRAINIT_SERVICE_PORT",
+            "DRAINIT_SERVICE_PORT_HTTP",
+            "DRAINIT_PORT",
+            "DRAINIT_PORT_8090_TCP",
+            "DRAINIT_PORT_8090_TCP_PROTO",
+            "DRAINIT_PORT_8090_TCP_PORT",
+            "DRAINIT_PORT_8090_TCP_ADDR",
+            "DRAINIT_PORT_53_UDP_ADDR",
+            "DRAINIT_METRICS_SERVICE_HOST",
+            "DRAINIT_METRICS_PORT_8090_TCP_ADDR",
+            "DRAINIT_METRICS_PORT",
+            "DRAINIT_PORT_PORT_1_TCP",
+        ];
+        assert_eq!(stray_variables(made.map(str::to_owned)), [""; 0]);
+        for (stray, meant) in [
+            ("DRAINIT_DRAIN_TIMOT", Some("DRAINIT_DRAIN_TIMEOUT")),
+            ("DRAINIT_TIMEOUT", Some("DRAINIT_")),
+            ("DRAINIT_LISTN", Some("DRAINIT_LISTEN")),
+            ("DRAINIT_PORT_8090_TCQ", None),
+            ("DRAINIT_FROBNICATE", None),
+        ] {
+            let [told] = &stray_variables([stray.to_owned()])[..] else {
+                panic!("{stray}");
+            };
+            assert!(told.contains(stray), "{told}");
+            match meant {
+                Some(meant) => assert!(told.contains(&format!("mean {meant}")), "{told}"),
+                None => assert!(told.contains("`drainit help all`"), "{told}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_variable_of_the_table_is_known() {
+        let all = FLAGS.iter().flat_map(|flag| flag.own_variables());
+        assert_eq!(stray_variables(all), [""; 0]);
+    }
+}

@@ -1,0 +1,316 @@
+//! The verdict: the one line that says why drainit is over, with its fields for programs.
+
+use std::collections::BTreeMap;
+
+use log::Level;
+use serde_json::{Map, Value, json};
+
+use super::words;
+use crate::envoy::load::Load;
+use crate::process::{End, Exit};
+use crate::status::Snapshot;
+use crate::status::clock::seconds;
+
+/// Why it is over.
+#[derive(Debug)]
+pub struct Verdict {
+    /// A warning where something was cut, or where the end is no success.
+    pub level: Level,
+    /// The line, with what became of it first.
+    pub line: String,
+    /// The same for programs.
+    pub fields: Map<String, Value>,
+}
+
+/// How Envoy ended, where that was no drain's doing.
+#[derive(Clone, Copy, Debug)]
+pub struct Ending<'a> {
+    /// Why it could not be started.
+    pub failure: Option<&'a str>,
+    /// How it exited; none where it did not, or never ran.
+    pub exit: Option<End>,
+    /// Whether it ever ran.
+    pub ran: bool,
+    /// Whether it was told to stop.
+    pub stopped: bool,
+}
+
+impl Verdict {
+    /// The verdict on a drainit that ends with this code.
+    pub fn new(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Verdict {
+        let drain = snapshot.drain.as_ref();
+        let why = match (ending.failure, drain) {
+            (Some(why), _) => why.to_owned(),
+            (None, Some(drain)) => words::ending(drain, snapshot),
+            (None, None) => snapshot.reason.clone(),
+        };
+        let end = match ending.exit {
+            _ if !ending.ran => "envoy was not started".into(),
+            Some(end) if matches!(end.exit, Exit::Signal(_)) => format!("envoy was {end}"),
+            Some(end) => format!("envoy's {end}"),
+            None => "envoy did not end".into(),
+        };
+        let cut = drain.is_some_and(|drain| words::is_cut(drain, snapshot));
+        let level = match cut || code != 0 {
+            true => Level::Warn,
+            false => Level::Info,
+        };
+        Verdict {
+            level,
+            line: format!("{why}; {end}; exit code {code}"),
+            fields: fields(ending, snapshot, code),
+        }
+    }
+}
+
+fn fields(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Map<String, Value> {
+    let drain = snapshot.drain.as_ref();
+    let ended = drain.and_then(|drain| drain.ended);
+    let result = match ended {
+        Some((_, outcome)) => outcome.name(),
+        None if !ending.ran => "not started",
+        None if ending.stopped => "stopped",
+        None => "envoy exited",
+    };
+    let span = |(at, _)| drain.map(|drain| seconds(at - drain.started));
+    let first = drain.and_then(|drain| drain.first.as_ref());
+    let last = first.and(snapshot.load.as_ref());
+    let known = last.filter(|load| words::tells_requests(load));
+    let is_cut = drain.is_some_and(|drain| words::is_cut(drain, snapshot));
+    // Two listeners may have one name.
+    let mut cut: BTreeMap<&str, u64> = BTreeMap::new();
+    for listener in last
+        .filter(|_| is_cut)
+        .into_iter()
+        .flat_map(words::open_listeners)
+    {
+        *cut.entry(&listener.name).or_default() += listener.connections;
+    }
+    let class = ending.exit.and_then(|end| end.class);
+    let fields = [
+        ("result", result.into()),
+        ("seconds", ended.and_then(span).into()),
+        ("connections_at_start", first.map(Load::connections).into()),
+        ("connections_at_end", last.map(Load::connections).into()),
+        ("cut_by_listener", json!(cut)),
+        ("requests", known.map(|load| load.requests).into()),
+        ("exit_code", code.into()),
+        (
+            "exit_class",
+            class.map_or(json!(null), |class| class.name().into()),
+        ),
+    ];
+    fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::drain::Outcome;
+    use crate::envoy::load::Listener;
+    use crate::process::ExitClass;
+    use crate::status::{Drain, State};
+
+    const fn end(exit: Exit, class: Option<ExitClass>) -> End {
+        End {
+            exit,
+            class,
+            dumped: false,
+        }
+    }
+
+    const RAN: Ending<'static> = Ending {
+        failure: None,
+        exit: Some(end(Exit::Code(0), None)),
+        ran: true,
+        stopped: true,
+    };
+
+    fn load(connections: u64) -> Load {
+        Load {
+            listeners: vec![Listener {
+                name: "https".into(),
+                connections,
+                excluded: false,
+            }],
+            requests: connections,
+            ..Load::default()
+        }
+    }
+
+    fn drained(outcome: Outcome, first: Option<Load>, last: Option<Load>) -> Snapshot {
+        let now = Instant::now();
+        let mut snapshot = Snapshot::new(now);
+        snapshot.state = State::Gone;
+        snapshot.load = last;
+        snapshot.drain = Some(Drain {
+            cause: "SIGTERM".into(),
+            started: now,
+            deadline: now + Duration::from_secs(25),
+            stops: true,
+            health_failed: None,
+            listeners_draining: None,
+            last_connection: None,
+            first,
+            ended: Some((now + Duration::from_millis(20_040), outcome)),
+        });
+        snapshot
+    }
+
+    #[test]
+    fn a_drain_that_cut_something_is_a_warning_with_what_it_cut() {
+        let snapshot = drained(Outcome::Deadline, Some(load(3)), Some(load(2)));
+        let verdict = Verdict::new(RAN, &snapshot, 0);
+        assert_eq!(verdict.level, Level::Warn);
+        assert_eq!(
+            verdict.line,
+            "CUT by the deadline after 20.0 s (SIGTERM): 3 connections at the start, 2 at the end \
+             (cut: https 2; 2 requests in flight); envoy's exit code 0; exit code 0"
+        );
+        assert_eq!(
+            Value::from(verdict.fields),
+            json!({
+                "result": "deadline",
+                "seconds": 20.04,
+                "connections_at_start": 3,
+                "connections_at_end": 2,
+                "cut_by_listener": { "https": 2 },
+                "requests": 2,
+                "exit_code": 0,
+                "exit_class": null,
+            })
+        );
+    }
+
+    #[test]
+    fn only_what_is_known_to_be_clean_is_no_cut() {
+        let verdict = |outcome, first: Option<u64>, last: Option<u64>| {
+            let snapshot = drained(outcome, first.map(load), last.map(load));
+            let verdict = Verdict::new(RAN, &snapshot, 0);
+            let begin = verdict.line.split(" after").next().unwrap_or_default();
+            (verdict.level == Level::Warn, begin.to_owned())
+        };
+        for (outcome, first, last, warns, begin) in [
+            (Outcome::Drained, Some(3), Some(0), false, "drained"),
+            (Outcome::Idle, Some(3), Some(3), false, "idle"),
+            (Outcome::NeverLive, None, None, false, "never live"),
+            (
+                Outcome::Deadline,
+                Some(1),
+                Some(0),
+                false,
+                "ended by the deadline",
+            ),
+            (
+                Outcome::Deadline,
+                None,
+                Some(0),
+                true,
+                "CUT by the deadline",
+            ),
+            (
+                Outcome::SecondSignal,
+                Some(1),
+                Some(1),
+                true,
+                "CUT by a second signal",
+            ),
+            (
+                Outcome::SecondSignal,
+                Some(0),
+                Some(0),
+                false,
+                "ended by a second signal",
+            ),
+            (Outcome::Unknown, None, None, true, "unknown"),
+            (
+                Outcome::AdminLost,
+                Some(1),
+                Some(0),
+                true,
+                "CUT by the deadline, admin lost,",
+            ),
+            (Outcome::EnvoyExited, Some(1), Some(1), true, "envoy exited"),
+            (
+                Outcome::EnvoyExited,
+                Some(1),
+                Some(0),
+                false,
+                "envoy exited",
+            ),
+        ] {
+            assert_eq!(
+                verdict(outcome, first, last),
+                (warns, begin.to_owned()),
+                "{outcome:?}, {first:?} to {last:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_end_without_a_drain_has_a_result_and_a_class() {
+        let mut snapshot = Snapshot::new(Instant::now());
+        snapshot.reason = "envoy exited: killed by SIGABRT".into();
+        let verdict = |ending: Ending<'_>, code| {
+            let verdict = Verdict::new(ending, &snapshot, code);
+            let text = |name: &str| verdict.fields[name].as_str().map(str::to_owned);
+            (verdict.level, text("result"), text("exit_class"))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let by_itself = Ending {
+            stopped: false,
+            ..RAN
+        };
+        let ended = |exit| Ending {
+            exit: Some(end(exit, exit.class())),
+            ..by_itself
+        };
+        let exited = some("envoy exited");
+        for (ending, code, level, result, class) in [
+            (RAN, 0, Level::Info, some("stopped"), None),
+            (by_itself, 0, Level::Info, exited.clone(), None),
+            (
+                ended(Exit::Signal(6)),
+                134,
+                Level::Warn,
+                exited.clone(),
+                some("assert"),
+            ),
+            (
+                ended(Exit::Signal(11)),
+                139,
+                Level::Warn,
+                exited.clone(),
+                some("signal"),
+            ),
+            (ended(Exit::Code(1)), 1, Level::Warn, exited.clone(), None),
+            (
+                Ending {
+                    exit: Some(end(Exit::Code(1), Some(ExitClass::Configuration))),
+                    ..by_itself
+                },
+                1,
+                Level::Warn,
+                exited,
+                some("configuration"),
+            ),
+        ] {
+            assert_eq!(verdict(ending, code), (level, result, class), "{ending:?}");
+        }
+        let never = Ending {
+            failure: Some("envoy: not found on PATH"),
+            exit: None,
+            ran: false,
+            ..by_itself
+        };
+        assert_eq!(
+            verdict(never, 127),
+            (Level::Warn, some("not started"), None)
+        );
+    }
+}
