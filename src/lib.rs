@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod cidr;
 pub mod client;
 pub mod commands;
+pub mod connections;
 pub mod control;
 pub mod credentials;
 pub mod drain;

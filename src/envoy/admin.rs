@@ -7,7 +7,7 @@ use super::address::Place;
 use super::listeners::{Census, Listeners};
 use super::load::{Load, Sight};
 use super::roll_call::{self, Hidden, RollCall};
-use super::{sockets, stats};
+use super::{kernel, stats};
 use crate::client::{Address, Head, Limits, Method, Peer, exchange_with, fetch_from};
 use crate::drain::{Answer, Ask};
 use crate::event::Event;
@@ -68,7 +68,7 @@ pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>, pu
     let mut asker = Asker {
         excluded,
         roll: None,
-        known: sockets::Known::default(),
+        known: kernel::Known::default(),
         census: Census::default(),
         was_live: false,
     };
@@ -108,7 +108,7 @@ struct Asker<'a> {
     excluded: &'a [String],
     /// What Envoy could tell when it was last asked for that, when, and of which Envoy.
     roll: Option<(RollCall, Instant, Subject)>,
-    known: sockets::Known,
+    known: kernel::Known,
     /// How many listeners Envoy has.
     census: Census,
     /// Whether it said that it was live when it was last asked.
@@ -159,7 +159,7 @@ impl Asker<'_> {
 
     fn count(&mut self, pid: Option<i32>, admin: Option<&Address>) -> Result<(Load, bool), String> {
         let pid = pid.ok_or("there is no envoy to look at")?;
-        sockets::look(pid, admin, self.excluded, &mut self.known)
+        kernel::look(pid, admin, self.excluded, &mut self.known)
     }
 
     /// What is open: Envoy's word, and where that is not whole the kernel's beside it.

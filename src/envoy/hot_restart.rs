@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use super::{flags, kin, sockets};
+use super::{flags, kernel, kin};
 
 /// Flags that say otherwise than `--hot-restart`.
 const CONTRADICTIONS: [&str; 5] = [
@@ -225,7 +225,7 @@ pub fn warning(version: &str, pid: i32) -> Option<String> {
         .ok()?;
     let loses = minor < 40
         && flags::has(&kin::arguments(pid), "--restart-epoch")
-        && sockets::has_udp_listener(pid);
+        && kernel::has_udp_listener(pid);
     loses.then(|| {
         format!(
             "envoy {version} loses all datagrams to its UDP listeners from a hot restart until the \

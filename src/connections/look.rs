@@ -1,0 +1,379 @@
+//! Looks at the kernel's tables and at Envoy's descriptors: all the I/O of a snapshot.
+
+use std::fs;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::attribute::{Known, attribute};
+use super::descriptors::{Descriptors, Unreadable};
+use super::names::Named;
+use super::netlink::{self, Family, Request};
+use super::rows::{Admin, InetRow, Kind, Rows};
+use super::socket::Socket;
+use super::{Connections, Local, Witness, table};
+use crate::client::Address;
+
+/// All of a look: of 10,000 connections it takes 20 ms of a slow virtual machine's processor.
+const TIME: Duration = Duration::from_secs(5);
+
+/// The ports of outgoing connections, where the kernel does not tell.
+const OUTGOING: RangeInclusive<u16> = 32_768..=60_999;
+
+/// Listeners that are remembered, at the most.
+const REMEMBERED: usize = 10_000;
+
+/// Looks at the connections of one Envoy, and remembers between two looks what spares work: whose
+/// the sockets were, and which listeners there were. Its own memory is a few bytes for each of
+/// Envoy's descriptors; nothing else is kept.
+///
+/// Generations of a hot restart have one each.
+#[derive(Debug)]
+pub struct Lookout {
+    pid: i32,
+    descriptors: Descriptors,
+    earlier: Vec<(bool, Local)>,
+    names: Vec<Named>,
+}
+
+impl Lookout {
+    /// For the Envoy with this pid. Nothing is read yet.
+    pub fn new(pid: i32) -> Lookout {
+        Lookout {
+            pid,
+            descriptors: Descriptors::new(pid),
+            earlier: Vec::new(),
+            names: Vec::new(),
+        }
+    }
+
+    /// The names that Envoy's admin interface told, for the next looks. Those of listeners that
+    /// it does not tell any more are kept: their connections may not be gone.
+    pub fn set_names(&mut self, names: Vec<Named>) {
+        let is_told = |old: &Named| {
+            let mut locals = old.locals.iter();
+            locals.any(|local| names.iter().any(|new| new.locals.contains(local)))
+        };
+        self.names.retain(|old| !is_told(old));
+        self.names.extend(names);
+        self.names.truncate(REMEMBERED);
+    }
+
+    /// Looks at all that the Envoy has open. Connections to its `admin` interface do not count.
+    ///
+    /// # Errors
+    /// One line, when not all can be seen: then nothing is known, least of all zero.
+    pub fn look(&mut self, admin: Option<&Address>) -> Result<Connections, String> {
+        self.look_by(admin, |_| {})
+    }
+
+    /// The same, with the source prepared.
+    fn look_by(
+        &mut self,
+        admin: Option<&Address>,
+        prepare: impl FnOnce(&mut Source),
+    ) -> Result<Connections, String> {
+        let unknown = |why| format!("envoy's connections are not known: {why}");
+        let until = Instant::now() + TIME;
+        let outgoing = outgoing_ports();
+        let admin = admin.and_then(Admin::new);
+        let mut source = Source::new(self.pid, until);
+        prepare(&mut source);
+
+        let mut rows = source.listeners().map_err(unknown)?;
+        let listening = inodes(&rows);
+        let denied = self.find_owner(&listening, &listening, until);
+        let denied = denied.map_err(unknown)?;
+        let ports = self.ports(&rows, &outgoing, denied.is_some());
+        let own = |inode| denied.is_some() || self.descriptors.own().binary_search(&inode).is_ok();
+        let paths: Vec<String> = self.paths(&rows, own);
+        rows.unix
+            .retain(|row| row.listening || paths.contains(&row.name));
+
+        source.connections(&ports, &mut rows).map_err(unknown)?;
+        let denied = match denied {
+            None => {
+                let seen = inodes(&rows);
+                let denied = self.find_owner(&seen, &[], until).map_err(unknown)?;
+                self.descriptors.forget_others(&seen);
+                denied
+            }
+            denied => denied,
+        };
+        let connections = attribute(
+            &rows,
+            &Known {
+                by: source.by(),
+                own: denied.is_none().then(|| self.descriptors.own()),
+                earlier: &self.earlier,
+                names: &self.names,
+                admin: admin.as_ref(),
+                outgoing: &outgoing,
+            },
+        );
+        self.remember(&connections, &rows);
+        let why = [source.socket.err(), denied].into_iter().flatten();
+        let why = why.collect::<Vec<_>>().join("; ");
+        Ok(Connections {
+            why: (!why.is_empty()).then_some(why),
+            ..connections
+        })
+    }
+
+    /// Finds out which of the sockets are Envoy's, or why that cannot be told.
+    ///
+    /// # Errors
+    /// One line, where not even the listeners' addresses help.
+    fn find_owner(
+        &mut self,
+        seen: &[u64],
+        anew: &[u64],
+        until: Instant,
+    ) -> Result<Option<String>, String> {
+        match self.descriptors.update(seen, anew, until) {
+            Ok(()) => Ok(None),
+            Err(Unreadable::Denied(why)) if !self.names.is_empty() => Ok(Some(why)),
+            Err(Unreadable::Denied(why) | Unreadable::Failed(why)) => Err(why),
+        }
+    }
+
+    /// The local ports that a client's connection may have.
+    fn ports(
+        &self,
+        rows: &Rows,
+        outgoing: &RangeInclusive<u16>,
+        denied: bool,
+    ) -> Vec<RangeInclusive<u16>> {
+        let own = |row: &&InetRow| self.descriptors.own().binary_search(&row.inode).is_ok();
+        let listening = rows.tcp.iter().filter(|row| !denied && own(row));
+        let listening = listening.map(|row| row.local.port());
+        let named = self.names.iter().flat_map(|named| &named.locals);
+        let earlier = self.earlier.iter().map(|(_, local)| local);
+        let known = named.chain(earlier).filter_map(|local| match local {
+            Local::Ip(address) => Some(address.port()),
+            Local::Unix(_) => None,
+        });
+        let is_outgoing = |port: &u16| denied || outgoing.contains(port);
+        let mut ports: Vec<u16> = listening.chain(known).filter(is_outgoing).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        let mut ports: Vec<_> = ports.into_iter().map(|port| port..=port).collect();
+        if !denied {
+            ports.extend(outgoing.start().checked_sub(1).map(|last| 0..=last));
+            ports.extend(outgoing.end().checked_add(1).map(|first| first..=u16::MAX));
+        }
+        ports
+    }
+
+    /// The paths of Envoy's unix listeners.
+    fn paths(&self, rows: &Rows, own: impl Fn(u64) -> bool) -> Vec<String> {
+        let listening = rows.unix.iter().filter(|row| row.listening);
+        let listening = listening
+            .filter(|row| own(row.inode))
+            .map(|row| row.name.clone());
+        let named = self.names.iter().flat_map(|named| &named.locals);
+        let earlier = self.earlier.iter().map(|(_, local)| local);
+        let known = named.chain(earlier).filter_map(|local| match local {
+            Local::Unix(path) => Some(path.clone()),
+            Local::Ip(_) => None,
+        });
+        listening.chain(known).collect()
+    }
+
+    fn remember(&mut self, connections: &Connections, rows: &Rows) {
+        for listener in connections.listeners.iter().filter(|one| one.listening) {
+            let is_known = self
+                .earlier
+                .iter()
+                .any(|(_, local)| *local == listener.local);
+            if is_known || self.earlier.len() >= REMEMBERED {
+                continue;
+            }
+            let is_v6 = rows.tcp.iter().any(|row| {
+                row.kind == Kind::Listening && row.v6 && Local::Ip(row.local) == listener.local
+            });
+            self.earlier.push((is_v6, listener.local.clone()));
+        }
+    }
+}
+
+/// Whether the Envoy with this pid has a UDP listener, as far as can be seen in this time.
+pub fn has_udp_listener(pid: i32, time: Duration) -> bool {
+    let until = Instant::now() + time;
+    let Ok(rows) = Source::new(pid, until).listeners() else {
+        return false;
+    };
+    let seen = inodes(&Rows {
+        udp: rows.udp,
+        ..Rows::default()
+    });
+    let mut descriptors = Descriptors::new(pid);
+    let own = |inode: &u64, all: &[u64]| all.binary_search(inode).is_ok();
+    descriptors.update(&seen, &[], until).is_ok()
+        && seen.iter().any(|inode| own(inode, descriptors.own()))
+}
+
+/// Adds a row, unless it is there: one that was told at the end of a piece is told again at the
+/// beginning of the next where another has come before it meanwhile.
+fn add(rows: &mut Vec<InetRow>, row: InetRow) {
+    let id = |row: &InetRow| (row.kind, row.v6, row.local, row.peer, row.inode);
+    let mut last = rows.iter().rev().take(8);
+    if !last.any(|other| id(other) == id(&row)) {
+        rows.push(row);
+    }
+}
+
+/// The inodes of all rows, sorted.
+fn inodes(rows: &Rows) -> Vec<u64> {
+    let inet = rows.tcp.iter().chain(&rows.udp).map(|row| row.inode);
+    let unix = rows.unix.iter().map(|row| row.inode);
+    let mut inodes: Vec<u64> = inet.chain(unix).filter(|inode| *inode != 0).collect();
+    inodes.sort_unstable();
+    inodes.dedup();
+    inodes
+}
+
+fn outgoing_ports() -> RangeInclusive<u16> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut words = text.split_whitespace().map(str::parse);
+    match (words.next(), words.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => first..=last,
+        _ => OUTGOING,
+    }
+}
+
+/// Where the rows come from: NETLINK_SOCK_DIAG, and /proc from its first refusal on.
+struct Source {
+    pid: i32,
+    until: Instant,
+    socket: Result<Socket, String>,
+}
+
+impl Source {
+    fn new(pid: i32, until: Instant) -> Source {
+        // A netlink socket shows the sockets of the namespace that it was made in.
+        let namespace = |of: &str| fs::read_link(Path::new("/proc").join(of).join("ns/net"));
+        let socket = match (namespace("self"), namespace(&pid.to_string())) {
+            (Ok(ours), Ok(envoys)) if ours != envoys => {
+                Err("envoy is in another network namespace".into())
+            }
+            _ => Socket::new(),
+        };
+        Source { pid, until, socket }
+    }
+
+    fn by(&self) -> Witness {
+        match self.socket {
+            Ok(_) => Witness::Netlink,
+            Err(_) => Witness::Proc,
+        }
+    }
+
+    /// Hands over the rows that answer the request; false where there is no answer.
+    fn ask(&mut self, request: &Request, take: impl FnMut(&[u8]) -> Option<()>) -> bool {
+        let Ok(socket) = &mut self.socket else {
+            return false;
+        };
+        socket.ask(request, self.until, take).is_ok()
+    }
+
+    /// The same for what nothing else can replace: a refusal is the end of the socket.
+    fn ask_for_tcp(&mut self, request: &Request, rows: &mut Vec<InetRow>) -> bool {
+        let length = rows.len();
+        let Ok(socket) = &mut self.socket else {
+            return false;
+        };
+        let asked = socket.ask(request, self.until, |row| {
+            add(rows, netlink::inet_row(row)?);
+            Some(())
+        });
+        if let Err(why) = asked {
+            rows.truncate(length);
+            self.socket = Err(why);
+        }
+        self.socket.is_ok()
+    }
+
+    /// The listeners of all kinds, and the unix sockets that are connected; with /proc, the TCP
+    /// connections as well.
+    fn listeners(&mut self) -> Result<Rows, String> {
+        let mut rows = Rows::default();
+        let all = [false, true].into_iter().all(|v6| {
+            let request = Request::TcpListeners { v6 };
+            self.ask_for_tcp(&request, &mut rows.tcp)
+        });
+        if !all {
+            rows.tcp.clear();
+            for v6 in [false, true] {
+                table::tcp(self.pid, v6, self.until, |row| add(&mut rows.tcp, row))?;
+            }
+        }
+        for v6 in [false, true] {
+            let udp = &mut rows.udp;
+            let request = Request::Udp { v6 };
+            if !self.ask(&request, |row| {
+                udp.push(netlink::inet_row(row)?);
+                Some(())
+            }) {
+                udp.retain(|row| row.v6 != v6);
+                table::udp(self.pid, v6, self.until, |row| udp.push(row))?;
+            }
+        }
+        let unix = &mut rows.unix;
+        if !self.ask(&Request::Unix, |row| {
+            unix.extend(netlink::unix_row(row)?);
+            Some(())
+        }) {
+            unix.clear();
+            table::unix(self.pid, self.until, |row| unix.push(row))?;
+        }
+        Ok(rows)
+    }
+
+    /// Adds the TCP connections with these local ports.
+    fn connections(
+        &mut self,
+        ports: &[RangeInclusive<u16>],
+        rows: &mut Rows,
+    ) -> Result<(), String> {
+        let is_wanted = |row: &InetRow| {
+            let port = row.local.port();
+            row.kind == Kind::Listening || ports.iter().any(|range| range.contains(&port))
+        };
+        if self.socket.is_ok() {
+            let length = rows.tcp.len();
+            // Both families at once save a walk through the kernel's table.
+            let request = Request::TcpConnections {
+                family: Family::Both,
+                ports,
+            };
+            let tcp = &mut rows.tcp;
+            if !self.ask(&request, |row| {
+                add(tcp, netlink::inet_row(row)?);
+                Some(())
+            }) {
+                rows.tcp.truncate(length);
+                let all = [Family::V4, Family::V6].into_iter().all(|family| {
+                    let request = Request::TcpConnections { family, ports };
+                    self.ask_for_tcp(&request, &mut rows.tcp)
+                });
+                if !all {
+                    rows.tcp.truncate(length);
+                    for v6 in [false, true] {
+                        table::tcp(self.pid, v6, self.until, |row| {
+                            if row.kind != Kind::Listening {
+                                add(&mut rows.tcp, row);
+                            }
+                        })?;
+                    }
+                }
+            }
+        }
+        rows.tcp.retain(is_wanted);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "look_tests.rs"]
+mod tests;

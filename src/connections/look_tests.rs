@@ -1,0 +1,175 @@
+//! This very process, looked at.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
+use std::thread;
+
+use super::super::{Listener, State};
+use super::*;
+
+fn own_pid() -> i32 {
+    std::process::id().try_into().unwrap()
+}
+
+/// The listener at this address; the process has those of other tests, too.
+fn listener<'a>(seen: &'a Connections, local: &str) -> &'a Listener {
+    let mut all = seen.listeners.iter().chain(&seen.udp);
+    let found = all.find(|one| one.local.to_string() == local);
+    found.unwrap_or_else(|| panic!("{local} is not in {:#?}", seen.listeners))
+}
+
+/// Looks by NETLINK_SOCK_DIAG, and by /proc.
+fn look_both_ways(lookout: &mut Lookout) -> [Connections; 2] {
+    let by = |lookout: &mut Lookout, denied| {
+        lookout.look_by(None, |source| {
+            if denied {
+                source.socket = Err("denied".into());
+            }
+        })
+    };
+    let both = [false, true].map(|denied| by(lookout, denied).unwrap());
+    assert_eq!(
+        both.each_ref().map(|seen| seen.by),
+        [Witness::Netlink, Witness::Proc]
+    );
+    assert_eq!(both[0].why, None);
+    assert_eq!(both[1].why.as_deref(), Some("denied"));
+    both
+}
+
+#[test]
+fn every_kind_of_connection_is_seen_in_both_ways() {
+    let path = std::env::temp_dir().join(format!("drainit-look-{}", own_pid()));
+    let name = format!("drainit-look-{}", own_pid());
+    let unix = UnixListener::bind(&path).unwrap();
+    let hidden = UnixAddress::from_abstract_name(&name).unwrap();
+    let hidden_listener = UnixListener::bind_addr(&hidden).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tcp6 = TcpListener::bind("[::]:0").unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = tcp6.local_addr().unwrap().port();
+    let clients = (
+        TcpStream::connect(tcp.local_addr().unwrap()).unwrap(),
+        TcpStream::connect(("::1", port)).unwrap(),
+        TcpStream::connect(("127.0.0.1", port)).unwrap(),
+        UnixStream::connect(&path).unwrap(),
+        UnixStream::connect_addr(&hidden).unwrap(),
+    );
+    let locals = [
+        (tcp.local_addr().unwrap().to_string(), 1),
+        (tcp6.local_addr().unwrap().to_string(), 2),
+        (path.display().to_string(), 1),
+        (format!("@{name}"), 1),
+    ];
+    let mut lookout = Lookout::new(own_pid());
+    let mut check = |accepted: bool| {
+        for seen in look_both_ways(&mut lookout) {
+            for (local, count) in &locals {
+                let seen = listener(&seen, local);
+                let waiting = if accepted { 0 } else { *count };
+                assert!(seen.listening);
+                assert_eq!(
+                    (seen.count(), seen.accept_queue),
+                    (*count, waiting),
+                    "{seen:?}"
+                );
+                assert!(seen.connections.iter().all(|one| one.accepted == accepted));
+            }
+            assert_eq!(
+                listener(&seen, &udp.local_addr().unwrap().to_string()).count(),
+                0
+            );
+        }
+    };
+    check(false);
+    let accepted = (
+        tcp.accept(),
+        tcp6.accept(),
+        tcp6.accept(),
+        unix.accept(),
+        hidden_listener.accept(),
+    );
+    check(true);
+    // Once their listeners are gone they are known by what was seen before.
+    drop((tcp, tcp6, unix, hidden_listener));
+    for seen in look_both_ways(&mut lookout) {
+        for (local, count) in &locals {
+            let seen = listener(&seen, local);
+            assert_eq!((seen.count(), seen.listening), (*count, false), "{seen:?}");
+        }
+    }
+    drop((accepted, clients));
+    for seen in look_both_ways(&mut lookout) {
+        for (local, _) in &locals {
+            assert_eq!(listener(&seen, local).count(), 0, "{seen:?}");
+        }
+    }
+    fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn what_went_over_a_connection_and_when_is_known() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let local = tcp.local_addr().unwrap().to_string();
+    let mut client = TcpStream::connect(&local).unwrap();
+    let (mut ours, _) = tcp.accept().unwrap();
+    client.write_all(&[0; 1000]).unwrap();
+    ours.read_exact(&mut [0; 900]).unwrap();
+    let before = Instant::now();
+    ours.write_all(&[0; 50]).unwrap();
+    client.read_exact(&mut [0; 50]).unwrap();
+    let after = Instant::now();
+    thread::sleep(Duration::from_millis(200));
+    client.shutdown(Shutdown::Write).unwrap();
+    let begun = Instant::now();
+    let seen = Lookout::new(own_pid()).look(None).unwrap();
+    let one = listener(&seen, &local).connections[0];
+    let activity = one.activity.unwrap();
+    assert_eq!(
+        (activity.received, activity.acknowledged),
+        (1001, 50),
+        "with its end"
+    );
+    assert_eq!((one.unread, one.unacknowledged), (101, 0));
+    assert_eq!(
+        (one.peer, one.state),
+        (client.local_addr().ok(), State::ClientClosed)
+    );
+    // The end is none of what it says. Either way the kernel's clock ticks every 10 ms.
+    let ticks = Duration::from_millis(20);
+    assert!(activity.silence() + ticks >= begun - after, "{activity:?}");
+    assert!(
+        activity.silence() <= before.elapsed() + ticks,
+        "{activity:?}"
+    );
+}
+
+#[test]
+fn a_process_that_cannot_be_looked_into_is_not_known() {
+    let look = |pid| Lookout::new(pid).look(None).unwrap_err();
+    let why = look(i32::MAX);
+    assert!(why.contains("not known") && !why.contains('\n'), "{why}");
+    // One without any socket is no Envoy.
+    let mut child = std::process::Command::new("sleep")
+        .arg("60")
+        .spawn()
+        .unwrap();
+    let why = look(child.id().try_into().unwrap());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(why.contains("no socket"), "{why}");
+}
+
+#[test]
+fn a_name_that_is_told_no_more_is_kept() {
+    let named = |name: &str, local: &str| Named {
+        name: Some(name.into()),
+        locals: vec![Local::Unix(local.into())],
+    };
+    let mut lookout = Lookout::new(1);
+    lookout.set_names(vec![named("a", "/a"), named("b", "/b")]);
+    lookout.set_names(vec![named("c", "/a")]);
+    assert_eq!(lookout.names, [named("b", "/b"), named("c", "/a")]);
+}

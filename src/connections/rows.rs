@@ -1,0 +1,104 @@
+//! What the kernel's tables have of a socket, however they were read.
+
+use std::net::SocketAddr;
+
+use super::{Activity, Local, State};
+use crate::client::Address;
+
+/// A TCP or UDP socket in the kernel's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InetRow {
+    /// What it is.
+    pub kind: Kind,
+    /// Whether it is an IPv6 socket, which may have an IPv4 address.
+    pub v6: bool,
+    /// Its own end, canonical.
+    pub local: SocketAddr,
+    /// The other end, canonical.
+    pub peer: SocketAddr,
+    /// 0 where no process has a descriptor of it: not yet, or no more.
+    pub inode: u64,
+    /// Bytes unread; of a listener, how many wait to be accepted.
+    pub unread: u32,
+    /// Bytes unacknowledged.
+    pub unacknowledged: u32,
+    /// What went over it, where the table tells.
+    pub activity: Option<Activity>,
+}
+
+/// What a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A listener's, or of UDP one that is not connected.
+    Listening,
+    /// A connection's.
+    Open(State),
+}
+
+/// A unix stream socket in the kernel's table that has a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixRow {
+    /// A listener's, or else a connection's.
+    pub listening: bool,
+    /// 0 while it is not accepted.
+    pub inode: u64,
+    /// How many wait to be accepted, where the table tells that of a listener.
+    pub waiting: u32,
+    /// Its path, or `@` and its name in the abstract namespace.
+    pub name: String,
+}
+
+/// The rows of all tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// TCP sockets: listeners and connections.
+    pub tcp: Vec<InetRow>,
+    /// UDP sockets that are not connected.
+    pub udp: Vec<InetRow>,
+    /// Unix sockets: listeners and connections.
+    pub unix: Vec<UnixRow>,
+}
+
+/// Where Envoy's admin interface is, whose connections do not count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admin {
+    /// Here.
+    At(Local),
+    /// On a host whose name is not resolved here: at any address with this port.
+    Port(u16),
+}
+
+impl Admin {
+    /// At this address; none where it is no text.
+    pub fn new(address: &Address) -> Option<Admin> {
+        Some(match address {
+            Address::Tcp(text) => match text.parse() {
+                Ok(address) => Admin::At(Local::Ip(canonical(address))),
+                Err(_) => Admin::Port(text.rsplit_once(':')?.1.parse().ok()?),
+            },
+            Address::Unix(path) => Admin::At(Local::Unix(path.to_str()?.into())),
+            Address::Abstract(name) => Admin::At(Local::Unix(format!("@{name}"))),
+        })
+    }
+
+    /// Whether a socket with this local address is the admin's.
+    pub fn has_ip(&self, local: SocketAddr) -> bool {
+        match self {
+            Admin::At(Local::Ip(admin)) => {
+                *admin == local || admin.port() == local.port() && admin.ip().is_unspecified()
+            }
+            Admin::At(Local::Unix(_)) => false,
+            Admin::Port(port) => *port == local.port(),
+        }
+    }
+
+    /// Whether a unix socket of this name is the admin's.
+    pub fn has_unix(&self, name: &str) -> bool {
+        matches!(self, Admin::At(Local::Unix(path)) if path == name)
+    }
+}
+
+/// An IPv4 address that is mapped into IPv6 as the IPv4 address that it is.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    (address.ip().to_canonical(), address.port()).into()
+}

@@ -1,0 +1,457 @@
+use std::ops::RangeInclusive;
+
+use proptest::prelude::*;
+
+use super::attribute::{Known, attribute};
+use super::names::Named;
+use super::rows::{Admin, InetRow, Kind, Rows, UnixRow};
+use super::table::tests::{TCP, UDP, UNIX, rows};
+use super::*;
+
+const OUTGOING: RangeInclusive<u16> = 32_768..=60_999;
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn local(text: &str) -> Local {
+    match text.parse() {
+        Ok(address) => Local::Ip(address),
+        Err(_) => Local::Unix(text.into()),
+    }
+}
+
+fn named(name: &str, locals: &[&str]) -> Named {
+    Named {
+        name: (!name.is_empty()).then(|| name.to_owned()),
+        locals: locals.iter().map(|text| local(text)).collect(),
+    }
+}
+
+/// What is known beside the rows: by default that Envoy has the inodes above 900, and its admin.
+struct World {
+    own: Option<Vec<u64>>,
+    earlier: Vec<(bool, Local)>,
+    names: Vec<Named>,
+    admin: Option<Admin>,
+}
+
+impl World {
+    fn new() -> World {
+        World {
+            own: Some((900..=999).collect()),
+            earlier: Vec::new(),
+            names: Vec::new(),
+            admin: Some(Admin::At(Local::Unix("/tmp/exp/admin.sock".into()))),
+        }
+    }
+
+    fn see(&self, rows: &Rows) -> Connections {
+        let known = Known {
+            by: Witness::Netlink,
+            own: self.own.as_deref(),
+            earlier: &self.earlier,
+            names: &self.names,
+            admin: self.admin.as_ref(),
+            outgoing: &OUTGOING,
+        };
+        attribute(rows, &known)
+    }
+}
+
+/// A line of /proc/net/tcp behind others.
+fn with_line(local: &str, state: &str, inode: u64) -> Rows {
+    let line =
+        format!("   9: {local} 0100007F:A7A2 {state} 0:0 0:0 0     0        0 {inode} 1 0 20\n");
+    rows(&format!("{TCP}{line}"), "", "")
+}
+
+/// Addresses and numbers of connections.
+fn counts(seen: &Connections) -> Vec<(String, u64)> {
+    let all = seen.listeners.iter();
+    all.map(|one| (one.local.to_string(), one.count()))
+        .collect()
+}
+
+fn row(kind: Kind, v6: bool, local: &str, inode: u64) -> InetRow {
+    InetRow {
+        kind,
+        v6,
+        local: at(local),
+        peer: at("10.0.0.1:4000"),
+        inode,
+        unread: 0,
+        unacknowledged: 0,
+        activity: None,
+    }
+}
+
+fn listening(v6: bool, local: &str, inode: u64) -> InetRow {
+    row(Kind::Listening, v6, local, inode)
+}
+
+fn open(v6: bool, local: &str, inode: u64) -> InetRow {
+    row(Kind::Open(State::Established), v6, local, inode)
+}
+
+fn tcp(rows: &[InetRow]) -> Rows {
+    Rows {
+        tcp: rows.to_vec(),
+        ..Rows::default()
+    }
+}
+
+fn pairs(expected: &[(&str, u64)]) -> Vec<(String, u64)> {
+    let all = expected.iter();
+    all.map(|(local, count)| ((*local).to_owned(), *count))
+        .collect()
+}
+
+#[test]
+fn connections_are_counted_by_the_listener_they_came_to() {
+    let seen = World::new().see(&rows(TCP, UDP, UNIX));
+    let expected = pairs(&[
+        ("0.0.0.0:443", 0),
+        ("127.7.7.7:10000", 1),
+        ("/tmp/exp/a listener.sock", 2),
+    ]);
+    assert_eq!(counts(&seen), expected);
+    assert_eq!((seen.count(), seen.waiting(), seen.udp.len()), (3, 1, 1));
+    assert_eq!(seen.listeners[0].accept_queue, 2);
+    assert_eq!(seen.udp[0].local, local("127.7.7.7:10002"));
+    let connection = &seen.listeners[1].connections[0];
+    assert_eq!(connection.peer, Some(at("127.0.0.1:42914")));
+    assert!(connection.accepted);
+}
+
+#[test]
+fn a_connection_counts_for_as_long_as_envoy_may_have_something_to_do_with_it() {
+    for (local, state, inode, counts) in [
+        ("0707077F:2710", "01", 999, true),
+        // Not accepted yet; the client may have hung up already.
+        ("0707077F:2710", "01", 0, true),
+        ("0707077F:2710", "08", 0, true),
+        // Another process' that has closed its listener.
+        ("0707077F:2710", "01", 5, false),
+        // The client has closed its half, Envoy has, both have, or the kernel alone is left.
+        ("0707077F:2710", "08", 999, true),
+        ("0707077F:2710", "05", 999, true),
+        ("0707077F:2710", "05", 0, false),
+        ("0707077F:2710", "06", 0, false),
+        ("0707077F:2710", "09", 0, false),
+        // A listener on any address has them all.
+        ("0505057F:01BB", "01", 999, true),
+        // To an upstream.
+        ("0100007F:A7A3", "01", 999, false),
+        // Its listener is gone, or takes connections for any port.
+        ("0505057F:0050", "01", 999, true),
+        // Somebody else's.
+        ("0505057F:0050", "01", 5, false),
+    ] {
+        let seen = World::new().see(&with_line(local, state, inode));
+        let expected = 1 + u64::from(counts);
+        assert_eq!(seen.count(), expected, "{local} {state} {inode}");
+    }
+}
+
+#[test]
+fn an_envoy_without_a_listener_is_listening_nowhere() {
+    assert!(!World::new().see(&Rows::default()).is_listening());
+    // Its admin interface is none, and an old generation keeps its UDP sockets without reading them.
+    let admin = UNIX.lines().take(2).collect::<Vec<_>>().join("\n");
+    let seen = World::new().see(&rows("", UDP, &admin));
+    assert!(!seen.is_listening() && seen.listeners.is_empty());
+}
+
+#[test]
+fn the_very_address_goes_before_any_address_and_the_family_decides_between_those() {
+    let mut world = World::new();
+    world.own = Some(vec![1, 2, 3, 4, 11, 12, 13, 14]);
+    let seen = world.see(&tcp(&[
+        listening(false, "0.0.0.0:80", 1),
+        listening(true, "[::]:80", 2),
+        listening(false, "127.0.0.1:80", 3),
+        listening(true, "[::1]:80", 4),
+        open(false, "127.0.0.1:80", 11),
+        open(false, "127.0.0.2:80", 12),
+        // An IPv4 client of the IPv6 listener.
+        open(true, "127.0.0.2:80", 13),
+        open(true, "[::1]:80", 14),
+    ]));
+    let expected = [
+        ("0.0.0.0:80", 1),
+        ("127.0.0.1:80", 1),
+        ("[::]:80", 1),
+        ("[::1]:80", 1),
+    ];
+    assert_eq!(counts(&seen), pairs(&expected));
+    assert_eq!(seen.elsewhere, []);
+}
+
+#[test]
+fn an_ipv4_client_of_an_ipv6_listener_is_that_listeners() {
+    let mut world = World::new();
+    world.own = Some(vec![2, 13]);
+    let rows = tcp(&[
+        listening(true, "[::]:80", 2),
+        open(true, "127.0.0.2:80", 13),
+    ]);
+    assert_eq!(counts(&world.see(&rows)), pairs(&[("[::]:80", 1)]));
+}
+
+/// Two processes with `reuse_port` in a host's network.
+#[test]
+fn what_another_process_has_on_the_same_port_is_not_counted() {
+    let mut ours = listening(false, "0.0.0.0:80", 901);
+    ours.unread = 1;
+    let mut theirs = listening(false, "0.0.0.0:80", 5);
+    theirs.unread = 2;
+    let mut all = vec![ours, theirs, open(false, "10.0.0.9:80", 902)];
+    all.push(open(false, "10.0.0.9:80", 6));
+    // Whose these are, the kernel does not tell: as many count as wait at our socket.
+    all.extend([open(false, "10.0.0.9:80", 0); 3]);
+    let seen = World::new().see(&tcp(&all));
+    assert_eq!((seen.count(), seen.waiting()), (2, 1));
+    // Without the other process, all of them are ours, whatever the queue's length was a moment ago.
+    all.remove(1);
+    let seen = World::new().see(&tcp(&all));
+    assert_eq!((seen.count(), seen.waiting()), (4, 3));
+}
+
+/// They share the listening sockets.
+#[test]
+fn generations_of_a_hot_restart_have_their_own_connections() {
+    let mut all = vec![listening(false, "0.0.0.0:80", 1)];
+    all.extend([11, 12].map(|inode| open(false, "10.0.0.9:80", inode)));
+    all.extend([21, 22, 23].map(|inode| open(false, "10.0.0.9:80", inode)));
+    for (own, count) in [(vec![1, 11, 12], 2), (vec![1, 21, 22, 23], 3)] {
+        let mut world = World::new();
+        world.own = Some(own);
+        assert_eq!(world.see(&tcp(&all)).count(), count);
+    }
+}
+
+#[test]
+fn both_ends_of_a_connection_to_itself_are_one() {
+    // The other end has a port of those who connect.
+    let mut client = open(false, "127.0.0.1:40000", 903);
+    client.peer = at("127.0.0.1:80");
+    let listener = listening(false, "127.0.0.1:80", 901);
+    let seen = World::new().see(&tcp(&[listener, client, open(false, "127.0.0.1:80", 902)]));
+    assert_eq!(seen.count(), 1);
+}
+
+#[test]
+fn the_admins_connections_do_not_count_whatever_it_is_called() {
+    let all = tcp(&[
+        listening(false, "127.0.0.1:9901", 901),
+        open(false, "127.0.0.1:9901", 902),
+        open(false, "127.0.0.1:9901", 0),
+        listening(false, "127.0.0.1:80", 903),
+        open(false, "127.0.0.1:80", 904),
+    ]);
+    for admin in [
+        "127.0.0.1:9901",
+        "0.0.0.0:9901",
+        "[::]:9901",
+        "localhost:9901",
+        "[::ffff:127.0.0.1]:9901",
+    ] {
+        let mut world = World::new();
+        world.admin = Admin::new(&admin.parse().unwrap());
+        assert_eq!(
+            counts(&world.see(&all)),
+            pairs(&[("127.0.0.1:80", 1)]),
+            "{admin}"
+        );
+    }
+    let mut world = World::new();
+    world.admin = Admin::new(&"@admin".parse().unwrap());
+    assert_eq!(world.admin, Some(Admin::At(local("@admin"))));
+    assert_eq!(world.see(&all).count(), 3);
+}
+
+#[test]
+fn where_inodes_are_not_known_the_named_addresses_count() {
+    let mut world = World::new();
+    world.own = None;
+    world.names = vec![named("web", &["0.0.0.0:80"]), named("six", &["[::1]:81"])];
+    let seen = world.see(&tcp(&[
+        listening(false, "0.0.0.0:80", 5),
+        listening(false, "0.0.0.0:22", 6),
+        open(false, "10.0.0.9:80", 7),
+        open(false, "10.0.0.9:80", 0),
+        open(true, "[::1]:81", 8),
+        open(false, "10.0.0.9:22", 9),
+    ]));
+    assert_eq!(seen.whose, Whose::Address);
+    assert_eq!(counts(&seen), pairs(&[("0.0.0.0:80", 2), ("[::1]:81", 1)]));
+    assert_eq!(seen.elsewhere, []);
+}
+
+#[test]
+fn a_listener_has_its_own_name_at_each_of_its_addresses() {
+    let mut world = World::new();
+    world.names = vec![
+        named("web", &["127.7.7.7:10000", "0.0.0.0:443"]),
+        named("", &["/tmp/exp/a listener.sock"]),
+        named("dns", &["127.7.7.7:10002"]),
+        named("gone", &["127.7.7.7:99"]),
+    ];
+    let seen = world.see(&rows(TCP, UDP, UNIX));
+    let titles: Vec<_> = seen.listeners.iter().map(Listener::title).collect();
+    assert_eq!(titles, ["web", "gone", "web", "/tmp/exp/a listener.sock"]);
+    // Named, and not there: it may be in another network namespace.
+    assert_eq!(
+        (seen.listeners[1].listening, seen.listeners[1].count()),
+        (false, 0)
+    );
+    assert_eq!(seen.udp[0].title(), "dns");
+    for (word, is_called) in [
+        ("web", true),
+        ("127.7.7.7:10000", true),
+        ("127.7.7.7_10000", true),
+        (":10000", true),
+        (":1000", false),
+        ("10000", false),
+        ("we", false),
+        ("", false),
+    ] {
+        assert_eq!(seen.listeners[2].is_called(word), is_called, "{word}");
+    }
+}
+
+#[test]
+fn a_listener_that_was_closed_keeps_its_connections() {
+    let mut world = World::new();
+    // In the range of those who connect.
+    world.earlier = vec![(false, local("0.0.0.0:40000")), (false, local("/run/a"))];
+    let mut all = tcp(&[
+        open(false, "10.0.0.9:40000", 902),
+        open(false, "10.0.0.9:40001", 903),
+    ]);
+    all.unix.push(UnixRow {
+        listening: false,
+        inode: 904,
+        waiting: 0,
+        name: "/run/a".into(),
+    });
+    let seen = world.see(&all);
+    assert_eq!(counts(&seen), pairs(&[("0.0.0.0:40000", 1), ("/run/a", 1)]));
+    assert!(!seen.is_listening());
+}
+
+#[test]
+fn unix_connections_that_wait_count_whether_they_are_shown_or_not() {
+    let unix = |listening, inode, waiting| UnixRow {
+        listening,
+        inode,
+        waiting,
+        name: "/run/a".into(),
+    };
+    // As NETLINK_SOCK_DIAG shows them, and as /proc does.
+    for (rows, connections, waiting) in [
+        (vec![unix(true, 901, 2), unix(false, 902, 0)], 3, 2),
+        (
+            vec![unix(true, 901, 0), unix(false, 902, 0), unix(false, 0, 0)],
+            2,
+            1,
+        ),
+        // Another process' connection, of a listener at the same path before.
+        (vec![unix(true, 901, 0), unix(false, 7, 0)], 0, 0),
+    ] {
+        let rows = Rows {
+            unix: rows,
+            ..Rows::default()
+        };
+        let seen = World::new().see(&rows);
+        assert_eq!(
+            (seen.count(), seen.waiting()),
+            (connections, waiting),
+            "{rows:?}"
+        );
+        assert_eq!(seen.newest_silence(), None);
+    }
+}
+
+#[test]
+fn a_silence_that_is_not_known_is_none() {
+    let quiet = |received_ago, sent_ago| {
+        let activity = Activity {
+            received_ago,
+            sent_ago,
+            received: 1,
+            acknowledged: 1,
+        };
+        InetRow {
+            activity: Some(activity),
+            ..open(false, "10.0.0.9:80", 902)
+        }
+    };
+    let listener = listening(false, "0.0.0.0:80", 901);
+    let see = |rows: &[InetRow]| World::new().see(&tcp(rows));
+    let ms = Duration::from_millis;
+    let seen = see(&[listener, quiet(9000, 7000), quiet(4000, 5000)]);
+    assert_eq!(seen.newest_silence(), Some(ms(4000)));
+    assert_eq!(
+        [
+            seen.awake(ms(4000)),
+            seen.awake(ms(4001)),
+            seen.awake(ms(9000))
+        ],
+        [0, 1, 2]
+    );
+    let seen = see(&[listener, quiet(9000, 7000), open(false, "10.0.0.9:80", 902)]);
+    assert_eq!((seen.newest_silence(), seen.awake(ms(1))), (None, 1));
+    assert_eq!(see(&[listener]).newest_silence(), None);
+}
+
+fn some_row() -> impl Strategy<Value = InetRow> {
+    let address =
+        proptest::sample::select(vec!["0.0.0.0", "127.0.0.1", "[::]", "[::1]", "10.0.0.9"]);
+    let port = proptest::sample::select(vec![80, 81, 9901, 40_000]);
+    let kind = prop_oneof![
+        2 => Just(Kind::Listening),
+        4 => Just(Kind::Open(State::Established)),
+        1 => Just(Kind::Open(State::ClientClosed)),
+        1 => Just(Kind::Open(State::EnvoyClosed)),
+    ];
+    (address, port, kind, any::<bool>(), 0..12_u64, 0..3_u32).prop_map(
+        |(address, port, kind, v6, inode, unread)| InetRow {
+            kind,
+            v6,
+            unread,
+            ..open(false, &format!("{address}:{port}"), inode)
+        },
+    )
+}
+
+proptest! {
+    /// Nothing is counted twice, nothing of Envoy's at one of its listeners is left out, and nothing
+    /// of others is taken in.
+    #[test]
+    fn each_socket_counts_for_one_or_for_none(
+        all in proptest::collection::vec(some_row(), 0..20),
+    ) {
+        let own: Vec<u64> = (1..=6).collect();
+        let mut world = World::new();
+        world.own = Some(own.clone());
+        world.admin = Admin::new(&"127.0.0.1:9901".parse().unwrap());
+        let seen = world.see(&tcp(&all));
+        let is_open = |row: &&InetRow| row.kind != Kind::Listening;
+        let is_admin = |row: &&InetRow| row.local == at("127.0.0.1:9901");
+        let ports: Vec<u16> = all.iter()
+            .filter(|row| !is_open(row) && !is_admin(row) && own.contains(&row.inode))
+            .filter(|row| row.local.ip().is_unspecified())
+            .map(|row| row.local.port())
+            .collect();
+        let open = || all.iter().filter(is_open).filter(|row| !is_admin(row));
+        let must = open().filter(|row| {
+            own.contains(&row.inode) && (ports.contains(&row.local.port()) || !OUTGOING.contains(&row.local.port()))
+        });
+        let may = open().filter(|row| row.inode == 0 || own.contains(&row.inode));
+        prop_assert!(seen.count() >= must.count() as u64);
+        prop_assert!(seen.count() <= may.count() as u64);
+        prop_assert!(seen.iter().all(|one| one.inode == 0 || own.contains(&one.inode)));
+    }
+}
