@@ -47,6 +47,7 @@ fn every_seed_passes() {
         ("pem", checks::pem),
         ("der", checks::der),
         ("admin_pages", checks::admin_pages),
+        ("netlink", checks::netlink),
     ] {
         for seed in seeds(target) {
             check(&seed);
@@ -98,5 +99,10 @@ proptest! {
     #[test]
     fn the_pages_about_certificates_are_read_as_they_are(bytes in bytes("admin_pages")) {
         checks::admin_pages(&bytes);
+    }
+
+    #[test]
+    fn each_socket_that_the_kernel_tells_of_counts_once_at_the_most(bytes in bytes("netlink")) {
+        checks::netlink(&bytes);
     }
 }

@@ -17,6 +17,10 @@ use drainit::cidr::Cidr;
 use drainit::client::{self, Address, Limits};
 use drainit::commands;
 use drainit::commands::status::Style;
+use drainit::connections::attribute::{Known, attribute};
+use drainit::connections::netlink::{self, Message, Messages};
+use drainit::connections::rows::{Kind, Rows};
+use drainit::connections::{Witness, names};
 use drainit::control;
 use drainit::duration;
 use drainit::envoy::flags;
@@ -210,6 +214,9 @@ pub fn admin_pages(bytes: &[u8]) {
             assert!(serial == "0" || !serial.starts_with('0'));
         }
     }
+    for listener in names::parse(text).unwrap_or_default() {
+        assert!(listener.name.is_none_or(|name| !name.is_empty()));
+    }
     let names = ["client".to_owned(), "a.b".to_owned()];
     assert_eq!(confirm::parse_stats(text, &names).len(), names.len());
 }
@@ -262,6 +269,48 @@ pub fn answers(bytes: &[u8]) {
 
 fn is_harmless(line: &str, most: usize) -> bool {
     !line.contains(commands::is_obeyed) && line.chars().count() <= most
+}
+
+/// The kernel's messages about sockets: what is in them is read or not, and each socket counts once
+/// at the most.
+pub fn netlink(bytes: &[u8]) {
+    let mut rows = Rows::default();
+    for message in Messages::new(bytes, 0) {
+        let Some(Message::Row(row)) = message else {
+            continue;
+        };
+        rows.unix.extend(netlink::unix_row(row).flatten());
+        if let Some(row) = netlink::inet_row(row) {
+            assert_eq!(row.local.ip(), row.local.ip().to_canonical());
+            match row.kind {
+                Kind::Listening if row.inode % 4 == 3 => rows.udp.push(row),
+                _ => rows.tcp.push(row),
+            }
+        }
+    }
+    let mut own: Vec<u64> = rows.tcp.iter().map(|row| row.inode).collect();
+    own.extend(rows.unix.iter().map(|row| row.inode));
+    own.retain(|inode| inode % 2 == 1);
+    own.sort_unstable();
+    let seen = attribute(
+        &rows,
+        &Known {
+            by: Witness::Netlink,
+            own: Some(&own),
+            earlier: &[],
+            names: &[],
+            admin: None,
+            outgoing: &(32_768..=60_999),
+        },
+    );
+    let open = rows.tcp.iter().filter(|row| row.kind != Kind::Listening);
+    let open = open.count() + rows.unix.iter().filter(|row| !row.listening).count();
+    assert!(seen.iter().count() <= open);
+    assert!(seen.count() >= seen.iter().count() as u64 && seen.waiting() <= seen.count());
+    assert!(seen.awake(Duration::MAX) == seen.count());
+    for one in seen.iter() {
+        assert!(one.inode == 0 || own.contains(&one.inode));
+    }
 }
 
 fn arguments(bytes: &[u8]) -> Vec<OsString> {
