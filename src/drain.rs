@@ -16,13 +16,16 @@
 
 use std::time::Duration;
 
-use crate::envoy::load::{Load, Sight};
+use crate::envoy::load::{Counters, Load, Sight};
 pub use crate::envoy::question::{Answer, Ask};
 
+mod arrivals;
 mod closing;
 mod outcome;
 mod step;
 
+use arrivals::Arrivals;
+pub use arrivals::MinDrain;
 use closing::Closing;
 pub use closing::FLUSH;
 pub use outcome::Outcome;
@@ -38,8 +41,8 @@ pub struct Limits {
     pub delay: Duration,
     /// The drain ends this long after it was asked for, at the latest (`--drain-timeout`).
     pub timeout: Duration,
-    /// The drain lasts at least this long (`--min-drain`).
-    pub min: Duration,
+    /// Envoy accepts at least this long (`--min-drain`).
+    pub min: MinDrain,
     /// With nothing in flight for this long, idle connections hold nothing up; zero turns that
     /// off (`--settle`).
     pub settle: Duration,
@@ -88,6 +91,8 @@ pub struct Drain {
     deadline: Time,
     serving_until: Time,
     min_until: Time,
+    /// Whether new connections still come, where `--min-drain` is auto; none once they do not.
+    arrivals: Option<Arrivals>,
     /// Whether a look shows all that is in flight: an old generation may not have told yet.
     known: bool,
     closing_at: Time,
@@ -117,9 +122,19 @@ pub struct Drain {
     kernel: Kernel,
     /// How the drain could have ended by what the last poll showed.
     quiet: Option<Outcome>,
-    /// Since when no look has shown anything in flight, and what the counters said then.
-    idle: Option<(Time, u64)>,
+    idle: Idle,
     outcome: Option<Outcome>,
+}
+
+/// Whether the connections that are left are idle, by Envoy's counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Idle {
+    /// They are not, or none is left.
+    No,
+    /// The last look has shown nothing in flight.
+    Perhaps,
+    /// No look has shown anything in flight since then, when the counters said this.
+    Since(Time, u64),
 }
 
 /// The next look at what is left.
@@ -147,16 +162,24 @@ impl Drain {
     /// has been live.
     pub fn new(limits: &Limits, now: Time, spawned: Time, live: bool, stops: bool) -> Drain {
         let deadline = now + limits.timeout;
+        let fixed = match limits.min {
+            MinDrain::For(time) => time,
+            MinDrain::Auto(_) => Duration::ZERO,
+        };
         let serving_until = if live { now + limits.delay } else { now };
         // No request can be older than Envoy itself, so an Envoy that never told its state is
         // given the time that it has been up, as long as the deadline allows.
-        let uptime = now.saturating_sub(spawned).max(SILENCE_MIN).max(limits.min);
+        let uptime = now.saturating_sub(spawned).max(SILENCE_MIN).max(fixed);
         Drain {
             cause: String::new(),
             started: now,
             deadline,
             serving_until,
-            min_until: now + limits.min,
+            min_until: now + fixed,
+            arrivals: match limits.min {
+                MinDrain::Auto(cap) if live => Some(Arrivals::new(serving_until, cap)),
+                _ => None,
+            },
             known: true,
             closing_at: deadline - (limits.timeout / 10).min(Duration::from_secs(1)),
             settle: limits.settle,
@@ -181,7 +204,7 @@ impl Drain {
             failing: true,
             kernel: Kernel::Silent,
             quiet: None,
-            idle: None,
+            idle: Idle::No,
             outcome: None,
         }
     }
@@ -384,12 +407,13 @@ impl Drain {
                 self.poll_at(now + self.pace(), Ask::Stats);
                 self.take_load(now, load);
             }
-            (Ask::Activity, Some(Answer::Activity(sum))) => {
+            (Ask::Activity, Some(Answer::Activity(counters))) => {
                 self.poll_at(now + self.pace(), Ask::Stats);
-                self.take_activity(now, *sum);
+                self.take_counters(now, *counters);
             }
             (Ask::Activity, _) => {
-                self.idle = None;
+                self.idle = Idle::No;
+                self.arrivals.iter_mut().for_each(Arrivals::take_silence);
                 self.poll_at(now + self.pace().max(pause(0)), Ask::Stats);
             }
             (Ask::Sockets, Some(Answer::Stats(load))) => {
@@ -397,6 +421,7 @@ impl Drain {
                     self.failing = false;
                 }
                 self.kernel = Kernel::Told;
+                self.arrivals.iter_mut().for_each(Arrivals::take_silence);
                 let rest = (took * SHARE_OF_LOOKS)
                     .min(POLL_MAX)
                     .max(self.check_interval);
@@ -462,37 +487,69 @@ impl Drain {
         self.has_udp_sessions = load.udp_sessions > 0;
         let settled = load.sends_logs && load.in_flight() == 0;
         self.entries_since = settled.then(|| self.entries_since.unwrap_or(now));
-        let settle = self.settle;
         self.quiet = None;
+        if let Some(arrivals) = &mut self.arrivals {
+            arrivals.take_open(now, load.connections());
+        }
         if load.connections() <= self.open_connections && load.udp_sessions == 0 {
-            self.idle = None;
+            self.idle = Idle::No;
             if load.sight != Sight::Partial {
                 self.conclude(now, Outcome::Drained);
             }
         } else if load.in_flight() > 0
             || load.sight == Sight::Partial
-            || settle.is_zero()
+            || self.settle.is_zero()
             || self.failing
             || !self.live
         {
-            self.idle = None;
-        } else if self
-            .idle
-            .is_none_or(|(since, _)| now.saturating_sub(since) >= settle)
-        {
+            self.idle = Idle::No;
+        } else if load.awake == Some(0) {
+            // Each has been silent for the settle time.
+            self.conclude(now, Outcome::Idle);
+        } else if self.idle == Idle::No {
+            self.idle = Idle::Perhaps;
+        }
+        let settled = match self.idle {
+            Idle::No => false,
+            Idle::Perhaps => true,
+            Idle::Since(since, _) => now.saturating_sub(since) >= self.settle,
+        };
+        if (settled || self.arrivals.is_some()) && !self.failing && self.live {
             self.poll_at(now, Ask::Activity);
         }
     }
 
-    fn take_activity(&mut self, now: Time, sum: u64) {
+    fn take_counters(&mut self, now: Time, counters: Counters) {
+        if let Some(arrivals) = &mut self.arrivals {
+            arrivals.take(now, counters);
+            if let Some(outcome) = self.quiet {
+                self.conclude(now, outcome);
+                return;
+            }
+        }
         match self.idle {
-            Some((since, before)) if before == sum => {
+            Idle::No => {}
+            Idle::Since(since, before) if before == counters.activity => {
                 if now.saturating_sub(since) >= self.settle {
                     self.conclude(now, Outcome::Idle);
                 }
             }
-            _ => self.idle = Some((now, sum)),
+            Idle::Perhaps | Idle::Since(..) => self.idle = Idle::Since(now, counters.activity),
         }
+    }
+
+    /// Until when Envoy accepts at the least, as far as is known by now.
+    fn accepts_until(&self) -> Time {
+        match &self.arrivals {
+            Some(arrivals) => self.min_until.max(arrivals.until()),
+            None => self.min_until,
+        }
+    }
+
+    /// How many new connections still come a second, while that keeps the drain up.
+    pub fn arrivals_per_second(&self) -> Option<f64> {
+        let arrivals = self.arrivals.as_ref()?;
+        (self.quiet.is_some() && self.outcome.is_none()).then(|| arrivals.rate())
     }
 
     /// Nothing holds the drain up any more; unless it has to last longer, or Envoy still accepts.
@@ -500,13 +557,14 @@ impl Drain {
         self.quiet = Some(outcome);
         // An Envoy that is just starting has no handler for SIGTERM.
         let from = if self.live {
-            self.min_until
+            self.accepts_until()
         } else {
             self.min_until.max(self.started + SILENCE_MIN)
         };
         if !self.known || now < from {
             return;
         }
+        self.arrivals = None;
         if !self.has_looked_last() {
             self.closing = Closing::Wanted;
         } else if !self.may_lose_entries(now) {

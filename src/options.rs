@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::cidr::Cidr;
 use crate::client::Address;
-use crate::drain::Limits;
+use crate::drain::{Limits, MinDrain};
 use crate::duration;
 use crate::http::Listen;
 
@@ -146,6 +146,10 @@ pub struct Options {
     pub log_level_given: bool,
 }
 
+/// How long `--min-drain auto` waits for new connections to stop at the most, without an
+/// orchestrator; with one, so much less than the drain may last.
+pub(super) const LONE: Duration = Duration::from_secs(5);
+
 /// What the kubelet needs for itself of a pod's grace period, so that its SIGKILL never comes first.
 const RESERVE: Duration = Duration::from_secs(3);
 
@@ -174,7 +178,7 @@ impl Options {
             limits: Limits {
                 delay: Duration::ZERO,
                 timeout: Duration::ZERO,
-                min: Duration::ZERO,
+                min: MinDrain::Auto(LONE),
                 settle: Duration::ZERO,
                 open_connections: 0,
                 check_interval: Duration::ZERO,
@@ -198,13 +202,21 @@ impl Options {
     }
 
     /// What follows from which options were given.
-    fn resolve(&mut self, given: &[&str]) {
+    ///
+    /// Where an `orchestrator` allows a time, `--min-drain auto` may use nearly all of it. Elsewhere
+    /// `docker stop` kills after 10 s, and a lone container's clients never leave.
+    fn resolve(&mut self, given: &[&str], orchestrator: bool) {
         self.log_level_given = given.contains(&"log-level");
         if let Some(grace) = self.grace_period
             && !given.contains(&"drain-timeout")
         {
             let rest = grace.saturating_sub(self.kill_timeout + RESERVE);
             self.limits.timeout = rest.max(grace / 2);
+        }
+        if let MinDrain::Auto(cap) = &mut self.limits.min
+            && (orchestrator || self.grace_period.is_some())
+        {
+            *cap = self.limits.timeout.saturating_sub(LONE);
         }
     }
 
@@ -227,7 +239,9 @@ impl Options {
                 "--drain-delay is longer than --drain-timeout ({all}), which it is a part of"
             ));
         }
-        if min > timeout {
+        if let MinDrain::For(min) = min
+            && min > timeout
+        {
             return Err(format!(
                 "--min-drain is longer than --drain-timeout ({all})"
             ));

@@ -145,6 +145,13 @@ impl Listener {
         (self.connections.len() as u64).saturating_add(self.queued)
     }
 
+    /// How many of them are not known to have been silent for this long.
+    pub fn awake(&self, settle: Duration) -> u64 {
+        let silent = |one: &&Connection| one.activity.is_some_and(|a| a.silence() >= settle);
+        let silent = self.connections.iter().filter(silent).count() as u64;
+        self.count().saturating_sub(silent)
+    }
+
     /// How it is named to a person: by its own name, or else by its address.
     pub fn title(&self) -> String {
         let name = self.name.clone();

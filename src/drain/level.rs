@@ -50,7 +50,12 @@ impl Drain {
             *at = past(*at, HANGING);
         }
         self.entries_since = self.entries_since.map(|at| past(at, FLUSH));
-        self.idle = self.idle.map(|(at, _)| (past(at, self.settle), 0));
+        if let Idle::Since(at, sum) = &mut self.idle {
+            (*at, *sum) = (past(*at, self.settle), 0);
+        }
+        if let Some(arrivals) = &mut self.arrivals {
+            arrivals.level(now, base);
+        }
     }
 }
 
@@ -60,7 +65,7 @@ const MANY: u32 = 4;
 const OVER: Limits = Limits {
     delay: Duration::ZERO,
     timeout: Duration::ZERO,
-    min: Duration::ZERO,
+    min: MinDrain::For(Duration::ZERO),
     settle: Duration::ZERO,
     open_connections: 0,
     check_interval: Duration::ZERO,

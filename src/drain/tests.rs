@@ -10,7 +10,7 @@ fn limits() -> Limits {
     Limits {
         delay: ms(0),
         timeout: ms(25_000),
-        min: ms(0),
+        min: MinDrain::For(ms(0)),
         settle: ms(5_000),
         open_connections: 0,
         check_interval: ms(250),
@@ -31,6 +31,18 @@ fn load(connections: u64, requests: u64, tcp_sessions: u64, udp_sessions: u64) -
         health_failed: true,
         ..Load::default()
     })
+}
+
+/// Counters that say that so many requests and connections came.
+fn moved(count: u64) -> Answer {
+    Answer::Activity(Counters {
+        activity: count,
+        arrivals: count,
+    })
+}
+
+fn still() -> Answer {
+    moved(0)
 }
 
 /// An Envoy that answers at once, for as long as the drain asks.
@@ -81,7 +93,7 @@ impl Play {
 fn envoy_with(load: &Answer) -> impl FnMut(Time, Ask) -> Option<Answer> {
     move |_, ask| match ask {
         Ask::Stats => Some(load.clone()),
-        Ask::Activity => Some(Answer::Activity(0)),
+        Ask::Activity => Some(still()),
         Ask::Ready => Some(Answer::Ready("LIVE".into())),
         _ => Some(Answer::Done),
     }
@@ -194,7 +206,7 @@ fn so_many_open_connections_count_as_none() {
 fn a_minimum_is_kept_with_nothing_left() {
     let mut play = Play::new(
         &Limits {
-            min: ms(2_000),
+            min: MinDrain::For(ms(2_000)),
             ..limits()
         },
         true,
@@ -207,9 +219,58 @@ fn a_minimum_is_kept_with_nothing_left() {
 }
 
 #[test]
+fn it_accepts_until_nobody_sends_new_connections_any_more() {
+    let limits = Limits {
+        min: MinDrain::Auto(ms(20_000)),
+        ..limits()
+    };
+    // Twenty a second for 3 s after the signal, each gone at once.
+    let mut play = Play::new(&limits, true);
+    let outcome = play.until(ms(25_000), |now, ask| match ask {
+        Ask::Activity => Some(moved(7 + now.min(ms(3_000)).as_millis() as u64 / 50)),
+        ask => envoy_with(&load(0, 0, 0, 0))(now, ask),
+    });
+    assert_eq!(outcome, Some(Outcome::Drained));
+    assert!((ms(3_750)..ms(4_500)).contains(&play.now), "{:?}", play.now);
+    // Nobody ever came.
+    let mut play = Play::new(&limits, true);
+    let outcome = play.until(ms(25_000), envoy_with(&load(0, 0, 0, 0)));
+    assert_eq!((outcome, play.now), (Some(Outcome::Drained), ms(0)));
+    // Nobody tells whether somebody comes.
+    let mut play = Play::new(&limits, true);
+    let outcome = play.until(ms(25_000), |now, ask| match ask {
+        Ask::Activity => None,
+        ask => envoy_with(&load(0, 0, 0, 0))(now, ask),
+    });
+    assert_eq!(outcome, Some(Outcome::Drained));
+    assert!((ms(5_000)..ms(5_500)).contains(&play.now), "{:?}", play.now);
+}
+
+#[test]
+fn connections_that_have_all_been_silent_for_the_settle_time_hold_nothing_up() {
+    let Answer::Stats(silent) = load(7, 0, 0, 0) else {
+        unreachable!()
+    };
+    for (awake, least) in [(0, 0), (1, 5_000)] {
+        let silent = Answer::Stats(Load {
+            awake: Some(awake),
+            ..silent.clone()
+        });
+        let mut play = Play::new(&limits(), true);
+        let outcome = play.until(ms(25_000), envoy_with(&silent));
+        assert_eq!(outcome, Some(Outcome::Idle));
+        assert!(
+            (ms(least)..ms(least + 300)).contains(&play.now),
+            "{:?}",
+            play.now
+        );
+    }
+}
+
+#[test]
 fn a_minimum_as_long_as_the_timeout_is_no_cut() {
     let limits = Limits {
-        min: ms(25_000),
+        min: MinDrain::For(ms(25_000)),
         ..limits()
     };
     let mut play = Play::new(&limits, true);
@@ -476,9 +537,9 @@ fn connections_on_which_requests_come_and_go_between_two_looks_are_not_idle() {
         // One more each time, until 9 s.
         Ask::Activity if now < ms(9_000) => {
             answered += 1;
-            Some(Answer::Activity(answered))
+            Some(moved(answered))
         }
-        Ask::Activity => Some(Answer::Activity(answered)),
+        Ask::Activity => Some(moved(answered)),
         ask => envoy_with(&load(1, 0, 0, 0))(now, ask),
     });
     assert_eq!(outcome, Some(Outcome::Idle));
@@ -560,7 +621,7 @@ fn any_limits() -> impl Strategy<Value = Limits> {
             |(delay, timeout, min, settle, open_connections, check)| Limits {
                 delay: ms(delay.min(timeout)),
                 timeout: ms(timeout),
-                min: ms(min.min(timeout)),
+                min: MinDrain::For(ms(min.min(timeout))),
                 settle: ms(settle),
                 open_connections,
                 check_interval: ms(check),
@@ -626,7 +687,7 @@ proptest! {
                     }
                     let answer = answer.map(|load| match ask {
                         Ask::Stats | Ask::Sockets => load,
-                        Ask::Activity => Answer::Activity(took % 2),
+                        Ask::Activity => moved(took % 2),
                         Ask::Ready => Answer::Ready("LIVE".into()),
                         _ => Answer::Done,
                     });
@@ -656,7 +717,7 @@ proptest! {
                 } else {
                     prop_assert!(last.in_flight() == 0 && now >= start + limits.delay + limits.settle);
                 }
-                prop_assert!(now >= start + limits.min);
+                prop_assert!(now >= start + limits.min.longest());
                 prop_assert!(!stops || !spoke || done.contains(&Ask::StopListeners));
             }
             Outcome::Deadline | Outcome::AdminLost => prop_assert_eq!(now, deadline),

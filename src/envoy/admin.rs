@@ -4,10 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::address::Place;
+use super::kernel::Measure;
 use super::listeners::{Census, Listeners};
-use super::load::{Load, Sight};
-use super::roll_call::{self, Hidden, RollCall};
-use super::{kernel, stats};
+use super::witnesses::Witnesses;
 use crate::client::{Address, Head, Limits, Method, Peer, exchange_with, fetch_from};
 use crate::drain::{Answer, Ask};
 use crate::event::Event;
@@ -62,13 +61,11 @@ pub struct Reply {
     pub listeners: Option<Listeners>,
 }
 
-/// The thread: asks one question at a time, for ever. Listeners in `excluded` are marked in what it
-/// reads; `pulse` shows when this is at a file.
-pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>, pulse: &Pulse) {
+/// The thread: asks one question at a time, for ever. `measure` says what counts;
+/// `pulse` shows when this is at a file.
+pub fn work(jobs: &Inbox<Job>, measure: Measure<'_>, mailbox: &Mailbox<Event>, pulse: &Pulse) {
     let mut asker = Asker {
-        excluded,
-        roll: None,
-        known: kernel::Known::default(),
+        witnesses: Witnesses::new(measure),
         census: Census::default(),
         was_live: false,
     };
@@ -79,9 +76,10 @@ pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>, pu
         let address = found.as_ref().ok().cloned();
         let peer = job.place.peer();
         let answer = match (job.ask, found) {
-            (Ask::Sockets, _) if job.retired => asker.look_at_retired(job.pid),
-            (Ask::Sockets, found) => asker.look(job.pid, found.ok().as_ref()),
-            (Ask::Stats, Ok(address)) => asker.ask_load(&address, peer, job.pid),
+            (Ask::Sockets, _) if job.retired => asker.witnesses.look_at_retired(job.pid),
+            (Ask::Sockets, found) => asker.witnesses.look(job.pid, found.ok().as_ref()),
+            (Ask::Activity, Ok(address)) => asker.witnesses.ask_counters(&address, peer),
+            (Ask::Stats, Ok(address)) => asker.witnesses.ask(&address, peer, job.pid),
             (Ask::Ready, Ok(address)) => asker.ask_ready(&address, peer, job.owner),
             (question, Ok(address)) => ask(question, &address, peer),
             (_, Err(why)) => Err(why),
@@ -97,18 +95,9 @@ pub fn work(jobs: &Inbox<Job>, excluded: &[String], mailbox: &Mailbox<Event>, pu
     }
 }
 
-/// A roll call is believed for so long: listeners come and go.
-const ROLL_CALL_LASTS: Duration = Duration::from_secs(30);
-
-/// Whose listeners answer a roll call: an Envoy's pid, and how many listeners it has.
-type Subject = (Option<i32>, Option<u64>);
-
-/// Asks what is open, of Envoy and of the kernel.
+/// Asks what takes more than one question.
 struct Asker<'a> {
-    excluded: &'a [String],
-    /// What Envoy could tell when it was last asked for that, when, and of which Envoy.
-    roll: Option<(RollCall, Instant, Subject)>,
-    known: kernel::Known,
+    witnesses: Witnesses<'a>,
     /// How many listeners Envoy has.
     census: Census,
     /// Whether it said that it was live when it was last asked.
@@ -125,7 +114,8 @@ impl Asker<'_> {
     ) -> Result<Answer, String> {
         let live = || Ok(Answer::Ready("LIVE".into()));
         if self.census.takes_turn(owner, Instant::now()) && self.was_live {
-            self.census.ask(peer, address, self.excluded);
+            self.census
+                .ask(peer, address, self.witnesses.measure.excluded);
             if let Some(Listeners::Count(_)) = self.census.told() {
                 // It answers, and nothing else has changed for all that is known.
                 return live();
@@ -134,132 +124,15 @@ impl Asker<'_> {
         let answer = ask(Ask::Ready, address, peer);
         self.was_live = answer == live();
         if self.was_live && self.census.is_new() {
-            self.census.ask(peer, address, self.excluded);
+            self.census
+                .ask(peer, address, self.witnesses.measure.excluded);
         }
         answer
     }
-
-    /// What the kernel says alone.
-    fn look(&mut self, pid: Option<i32>, admin: Option<&Address>) -> Result<Answer, String> {
-        let (load, accepts) = self.count(pid, admin)?;
-        Ok(if accepts {
-            Answer::Stats(load)
-        } else {
-            Answer::Closed
-        })
-    }
-
-    /// The same of an old generation that the one which took over from it had told to drain. It
-    /// accepts nothing, and reads no UDP; its other connections at a listener's port are clients'.
-    fn look_at_retired(&mut self, pid: Option<i32>) -> Result<Answer, String> {
-        let (mut load, _) = self.count(pid, None)?;
-        load.udp_sessions = 0;
-        Ok(Answer::Stats(load))
-    }
-
-    fn count(&mut self, pid: Option<i32>, admin: Option<&Address>) -> Result<(Load, bool), String> {
-        let pid = pid.ok_or("there is no envoy to look at")?;
-        kernel::look(pid, admin, self.excluded, &mut self.known)
-    }
-
-    /// What is open: Envoy's word, and where that is not whole the kernel's beside it.
-    ///
-    /// # Errors
-    /// One line that says why there is no answer, or none that can be believed.
-    fn ask_load(
-        &mut self,
-        address: &Address,
-        peer: Peer,
-        pid: Option<i32>,
-    ) -> Result<Answer, String> {
-        let mut page = stats::Page::default();
-        let head = ask_stats(peer, address, stats::QUERY, |piece| page.feed(piece))?;
-        let figures = page.finish();
-        let excluded = self.excluded;
-        let told = match head.status {
-            200 if head.is_envoy => figures.load(
-                self.roll_call(peer, address, (pid, figures.listeners())),
-                excluded,
-            ),
-            200 if figures.is_proven() => figures.load(&RollCall::of_a_stand_in(), excluded),
-            200 => return Err("the answer lacks server.live: it is cut, or no statistics".into()),
-            400..=499 if head.is_envoy => stats::Told::nothing(),
-            status => return Err(refused(status, "to /stats")),
-        };
-        let stats::Told {
-            mut load,
-            http,
-            mut hidden,
-        } = told;
-        if hidden.iter().any(|hidden| hidden.is_told_by_kernel()) {
-            let known_udp = match &self.roll {
-                Some((roll, ..)) if head.status == 200 => roll.udp_listeners() as u64,
-                _ => 0,
-            };
-            match self.count(pid, Some(address)) {
-                Ok((kernel, _)) => {
-                    let udp_is_told = kernel.udp_sessions <= known_udp;
-                    load = load.beside(kernel, http);
-                    if !udp_is_told {
-                        load.sight = Sight::Partial;
-                    }
-                }
-                Err(why) => {
-                    log::debug!("{why}");
-                    hidden.retain(|hidden| *hidden != Hidden::Count || !figures.shows_itself());
-                    if !hidden.is_empty() {
-                        load.sight = Sight::Partial;
-                    }
-                }
-            }
-        }
-        if hidden.contains(&Hidden::UdpSessions) {
-            load.sight = Sight::Partial;
-        }
-        load.hidden = hidden.first().map(|hidden| match load.sight {
-            Sight::Partial => format!(
-                "{}; the kernel does not tell it either, so that a drain lasts until its deadline",
-                hidden.sentence()
-            ),
-            _ => hidden.sentence().into(),
-        });
-        Ok(Answer::Stats(load))
-    }
-
-    /// What this Envoy could tell of its load.
-    fn roll_call(&mut self, peer: Peer, address: &Address, of: Subject) -> &RollCall {
-        let now = Instant::now();
-        self.roll.take_if(|(_, at, before)| {
-            *before != of || now.saturating_duration_since(*at) >= ROLL_CALL_LASTS
-        });
-        let (roll, ..) = self.roll.get_or_insert_with(|| {
-            let roll = call_roll(peer, address).unwrap_or_else(|why| {
-                log::debug!("what envoy could tell is not known: {why}");
-                RollCall::default()
-            });
-            (roll, now, of)
-        });
-        roll
-    }
-}
-
-fn call_roll(peer: Peer, address: &Address) -> Result<RollCall, String> {
-    let mut reader = roll_call::Reader::default();
-    let head = ask_stats(peer, address, roll_call::QUERY, |piece| reader.feed(piece))?;
-    if head.status != 200 {
-        return Err(refused(head.status, "to /stats"));
-    }
-    let mut roll = reader.finish();
-    // `admin.allow_paths` may lack it, and the statistics tell how many there are.
-    match get(peer, address, roll_call::LISTENERS) {
-        Ok(json) => roll.take_listed(&json),
-        Err(why) => log::debug!("/listeners: {why}"),
-    }
-    Ok(roll)
 }
 
 /// Asks for a page of statistics.
-fn ask_stats(
+pub(super) fn ask_stats(
     peer: Peer,
     address: &Address,
     query: &str,
@@ -295,18 +168,9 @@ fn ask(ask: Ask, address: &Address, peer: Peer) -> Result<Answer, String> {
             STEP,
         )?),
         Ask::StopListeners => done(short(Method::Post, "/drain_listeners", STEP)?),
-        Ask::Activity => {
-            let (mut lines, mut activity) = (stats::Lines::default(), stats::Activity::default());
-            let head = ask_stats(peer, address, stats::ACTIVITY, |piece| {
-                lines.feed(piece, |name, value| activity.take(name, value));
-            })?;
-            if head.status != 200 {
-                return Err(refused(head.status, "to /stats"));
-            }
-            lines.end(|name, value| activity.take(name, value));
-            activity.finish().map(Answer::Activity)
+        Ask::Stats | Ask::Activity | Ask::Sockets => {
+            Err("that takes more than one question".into())
         }
-        Ask::Stats | Ask::Sockets => Err("that takes more than one question".into()),
     }
 }
 
@@ -355,7 +219,7 @@ fn version(status: u16, body: &str) -> Result<Answer, String> {
 }
 
 /// The status and the first line of the body, cut to what a log line bears.
-fn refused(status: u16, body: &str) -> String {
+pub(super) fn refused(status: u16, body: &str) -> String {
     let line: String = body
         .lines()
         .next()

@@ -1,10 +1,12 @@
-//! The kernel's word on what is in flight, for an Envoy whose admin interface is gone for good.
+//! The kernel's word on what is in flight: beside Envoy's own, and alone where Envoy does not
+//! answer.
 //!
 //! Whether a request is in flight on a connection cannot be known, so each counts as one.
 
 use std::time::Duration;
 
-use super::load::{Listener, Load, Sight, is_excluded};
+use super::load::{Listener, Load, Sight};
+use super::roll_call::RollCall;
 use crate::client::Address;
 use crate::connections::{self, Connections, Lookout};
 
@@ -16,28 +18,65 @@ const MOMENT: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 pub struct Known(Option<(i32, Lookout)>);
 
-/// Looks at the sockets of the Envoy with this pid, and tells whether it accepts connections or was
-/// seen to. What is open at its `admin` interface does not count; of the others, listeners in
-/// `excluded` are marked. An Envoy that accepts nothing, and was never seen to, has no connections
-/// that could be told from outgoing ones.
-///
-/// Each UDP listener counts as one session, since it may have any number.
+/// What counts, and when a connection is silent.
+#[derive(Clone, Copy, Debug)]
+pub struct Measure<'a> {
+    /// Listeners that do not count (`--exclude-listener`).
+    pub excluded: &'a [String],
+    /// A connection is silent on which nothing was received or sent for this long (`--settle`).
+    pub settle: Duration,
+}
+
+/// What the kernel sees of an Envoy.
+#[derive(Debug)]
+pub struct Seen {
+    /// The connections by listener, each with something in flight for all that is known. Each UDP
+    /// listener counts as one session, since it may have any number.
+    pub load: Load,
+    /// Connections that belong to no listener that is known: of a transparent one, or of one that
+    /// is gone, or Envoy's own to others.
+    pub elsewhere: u64,
+    /// Whether Envoy accepts connections, or was seen to.
+    pub accepts: bool,
+    /// Whether each name of an excluded listener could be told to mean a listener here.
+    pub knows_excluded: bool,
+}
+
+impl Seen {
+    /// The load where nobody else tells: what belongs to no known listener may be a client's, too.
+    pub fn alone(mut self) -> Load {
+        if self.elsewhere > 0 {
+            self.load.listeners.push(Listener {
+                name: "elsewhere".into(),
+                connections: self.elsewhere,
+                excluded: false,
+            });
+            self.load.tcp_sessions = self.load.connections();
+        }
+        self.load
+    }
+}
+
+/// Looks at the sockets of the Envoy with this pid. What is open at its `admin` interface does not
+/// count. An Envoy that accepts nothing, and was never seen to, has no connections that could be
+/// told from outgoing ones.
 ///
 /// # Errors
 /// One line, when not all can be seen: then nothing is known, least of all zero.
 pub fn look(
     pid: i32,
     admin: Option<&Address>,
-    excluded: &[String],
+    measure: Measure<'_>,
+    roll: Option<&RollCall>,
     known: &mut Known,
-) -> Result<(Load, bool), String> {
+) -> Result<Seen, String> {
     known.0.take_if(|(of, _)| *of != pid);
     let (_, lookout) = known.0.get_or_insert_with(|| (pid, Lookout::new(pid)));
+    if let Some(roll) = roll {
+        lookout.set_names(roll.names().to_vec());
+    }
     let connections = lookout.look(admin)?;
-    // Of UDP sockets alone nothing follows: an old generation that has been told to drain keeps its
-    // own, and does not read them (seen on 1.40.0).
-    let is_told = !connections.listeners.is_empty();
-    Ok((load(&connections, excluded), is_told))
+    Ok(see(&connections, measure, roll))
 }
 
 /// Whether the Envoy with this pid has a UDP listener, as far as can be seen in a moment.
@@ -45,32 +84,75 @@ pub fn has_udp_listener(pid: i32) -> bool {
     connections::has_udp_listener(pid, MOMENT)
 }
 
-fn load(connections: &Connections, excluded: &[String]) -> Load {
-    let name = |listener: &connections::Listener| listener.local.to_string().replace(':', "_");
-    let elsewhere = connections.elsewhere.len() as u64;
-    let mut listeners: Vec<Listener> = connections
-        .listeners
-        .iter()
-        .map(|listener| (name(listener), listener.count()))
-        .chain((elsewhere > 0).then(|| ("elsewhere".into(), elsewhere)))
-        .map(|(name, connections)| Listener {
-            excluded: is_excluded(&name, excluded),
-            name,
-            connections,
-        })
-        .collect();
+/// A listener's name as Envoy's statistics have it, unless it has a stat prefix.
+fn scope(listener: &connections::Listener) -> String {
+    listener.local.to_string().replace(':', "_")
+}
+
+fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>) -> Seen {
+    let here = || connections.listeners.iter().chain(&connections.udp);
+    let (odd, knows_excluded) = odd_one_out(here, measure.excluded, roll);
+    let is_out = |listener: &connections::Listener| {
+        measure.excluded.iter().any(|word| listener.is_called(word))
+            || odd.as_deref() == Some(&scope(listener))
+    };
+    let mut awake = 0_u64;
+    let mut listeners = Vec::new();
+    for listener in &connections.listeners {
+        let excluded = is_out(listener);
+        if !excluded {
+            awake = awake.saturating_add(listener.awake(measure.settle));
+        }
+        listeners.push(Listener {
+            name: scope(listener),
+            connections: listener.count(),
+            excluded,
+        });
+    }
     listeners.sort_by(|a, b| a.name.cmp(&b.name));
-    let udp = connections.udp.iter();
-    let udp = udp.filter(|listener| !is_excluded(&name(listener), excluded));
+    let udp = connections.udp.iter().filter(|listener| !is_out(listener));
     let mut load = Load {
         listeners,
         udp_sessions: udp.count() as u64,
+        awake: Some(awake),
+        sight: Sight::Kernel,
         ..Load::default()
     };
-    // Each may have something in flight.
     load.tcp_sessions = load.connections();
-    load.sight = Sight::Kernel;
-    load
+    Seen {
+        load,
+        elsewhere: connections.elsewhere.len() as u64,
+        // Of UDP sockets alone nothing follows: an old generation that has been told to drain keeps
+        // its own, and does not read them (seen on 1.40.0).
+        accepts: !connections.listeners.is_empty(),
+        knows_excluded,
+    }
+}
+
+/// A stat prefix is told nowhere beside its listener's address. Where one listener is excluded by a
+/// name that means no address, and one listener's address is no name in the statistics, they are
+/// the same. Returns that listener's name by its address, and whether every excluded name could be
+/// understood.
+fn odd_one_out<'a, I: Iterator<Item = &'a connections::Listener>>(
+    here: impl Fn() -> I,
+    excluded: &[String],
+    roll: Option<&RollCall>,
+) -> (Option<String>, bool) {
+    let Some(roll) = roll else {
+        return (None, true);
+    };
+    let is_odd = |word: &&String| roll.has_scope(word) && !here().any(|one| one.is_called(word));
+    let mut odd = excluded.iter().filter(is_odd);
+    let Some(word) = odd.next() else {
+        return (None, true);
+    };
+    let mut nameless = here().map(scope).filter(|name| !roll.has_scope(name));
+    let found = nameless.next().filter(|_| nameless.next().is_none());
+    let is_address = |name: &str| here().any(|one| scope(one) == name);
+    let is_it = odd.next().is_none() && roll.odd_scope(is_address) == Some(word);
+    let found = found.filter(|_| is_it);
+    let knows = found.is_some();
+    (found, knows)
 }
 
 #[cfg(test)]

@@ -38,9 +38,16 @@ fn some() -> Connections {
     )
 }
 
+fn measure(excluded: &[String]) -> Measure<'_> {
+    Measure {
+        excluded,
+        settle: Duration::from_secs(5),
+    }
+}
+
 fn load_of(seen: &Connections, excluded: &[&str]) -> Load {
     let excluded: Vec<String> = excluded.iter().map(|&name| name.into()).collect();
-    load(seen, &excluded)
+    see(seen, measure(&excluded), None).alone()
 }
 
 #[test]
@@ -74,9 +81,9 @@ fn this_very_process_is_seen_as_it_is() {
     let name = tcp.local_addr().unwrap().to_string().replace(':', "_");
     let mut known = Known::default();
     let mut count = || {
-        let (load, accepts) = look(pid, None, &[], &mut known).unwrap();
-        assert!(accepts && load.sight == Sight::Kernel);
-        let mut all = load.listeners.iter();
+        let seen = look(pid, None, measure(&[]), None, &mut known).unwrap();
+        assert!(seen.accepts && seen.load.sight == Sight::Kernel);
+        let mut all = seen.load.listeners.iter();
         let listener = all.find(|listener| listener.name == name);
         listener.unwrap().connections
     };
@@ -86,6 +93,34 @@ fn this_very_process_is_seen_as_it_is() {
     assert_eq!(count(), 1);
     drop((accepted, client));
     assert_eq!(count(), 0);
-    let why = look(i32::MAX, None, &[], &mut known).unwrap_err();
+    let why = look(i32::MAX, None, measure(&[]), None, &mut known).unwrap_err();
     assert!(why.contains("not known"), "{why}");
+}
+
+/// What Envoy could tell: these names in its statistics.
+fn roll(scopes: &[&str]) -> RollCall {
+    let mut reader = super::super::roll_call::Reader::default();
+    for scope in scopes {
+        reader.feed(format!("listener.{scope}.downstream_pre_cx_active: 0\n").as_bytes());
+    }
+    reader.finish()
+}
+
+#[test]
+fn a_stat_prefix_means_the_one_listener_whose_address_is_no_name() {
+    let excluded = ["metrics".to_owned()];
+    let see = |scopes: &[&str]| {
+        let seen = see(&some(), measure(&excluded), Some(&roll(scopes)));
+        (seen.knows_excluded, seen.load.connections())
+    };
+    let udp = "127.7.7.7_10002";
+    assert_eq!(
+        see(&["metrics", "/tmp/exp/a listener.sock", udp]),
+        (true, 2)
+    );
+    // Two have a prefix: which is which nobody tells.
+    assert_eq!(see(&["metrics", "web", udp]), (false, 3));
+    // The name means nothing.
+    let all = ["127.7.7.7_10000", "/tmp/exp/a listener.sock", udp];
+    assert_eq!(see(&all), (true, 3));
 }

@@ -58,6 +58,9 @@ pub struct Load {
     pub health_failed: bool,
     /// Whether Envoy sends access logs elsewhere, of which it holds the last entries for a moment.
     pub sends_logs: bool,
+    /// Connections that count and on which a byte went within the settle time, or may have; None
+    /// where the kernel does not tell of all.
+    pub awake: Option<u64>,
     /// How far all of this can be trusted.
     pub sight: Sight,
     /// What Envoy does not tell, and the remedy, in one line.
@@ -82,13 +85,14 @@ impl Load {
             .saturating_add(self.parent_connections)
     }
 
-    /// This load, of which Envoy hides a part, beside what the kernel counted at the same moment.
-    /// The larger count stands. Each connection that only the kernel sees may have something in
-    /// flight; `http` connections are those that Envoy tells of in another place.
+    /// This load beside what the kernel counted at the same moment. The larger count stands. Each
+    /// connection that only the kernel sees may have something in flight; `http` connections are
+    /// those that Envoy tells of in another place.
     #[must_use]
     pub fn beside(mut self, kernel: Load, http: u64) -> Load {
-        self.sight = Sight::Kernel;
         let (told, open) = (self.connections(), kernel.connections());
+        // QUIC connections have no socket of their own.
+        self.awake = kernel.awake.filter(|_| told <= open);
         self.tcp_sessions = self
             .tcp_sessions
             .saturating_add(open.saturating_sub(told.max(http)));
@@ -97,6 +101,15 @@ impl Load {
         }
         self
     }
+}
+
+/// What Envoy's counters say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Counters {
+    /// Changes with every request, and with every byte of a TCP session.
+    pub activity: u64,
+    /// Connections that were accepted, on listeners that count.
+    pub arrivals: u64,
 }
 
 /// Whether the listener of this name is one of these, each a stat prefix or `address:port`.

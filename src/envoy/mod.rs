@@ -12,3 +12,4 @@ pub mod load;
 pub mod question;
 pub mod roll_call;
 pub mod stats;
+pub mod witnesses;

@@ -1,6 +1,6 @@
 //! What Envoy is asked, and what it answers.
 
-use super::load::Load;
+use super::load::{Counters, Load};
 
 /// A question to Envoy's admin interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,7 +17,7 @@ pub enum Ask {
     StopListeners,
     /// `GET /stats`, the gauges that say what is left
     Stats,
-    /// `GET /stats`, the counters that move with every request
+    /// `GET /stats`, the counters that move with every request and every connection
     Activity,
     /// No question to that interface but to the kernel, when the interface does not answer: which
     /// connections Envoy has
@@ -35,9 +35,8 @@ pub enum Answer {
     Done,
     /// To [`Ask::Stats`] and [`Ask::Sockets`].
     Stats(Load),
-    /// To [`Ask::Activity`]: a sum that changes with every request, and with every byte of a TCP
-    /// session.
-    Activity(u64),
+    /// To [`Ask::Activity`].
+    Activity(Counters),
     /// To [`Ask::Sockets`]: Envoy accepts no connections, and which it has cannot be told.
     Closed,
 }

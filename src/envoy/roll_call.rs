@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::stats::Lines;
+use crate::connections::names::{self, Named};
 
 /// Which statistics there are, whether they were ever used or not. This costs Envoy's main thread
 /// several times what a poll does (0.3 s with 10,000 clusters, 1.40.0), so it is asked once in a
@@ -34,7 +35,7 @@ pub const QUERY: &str = concat!(
 pub const LISTENERS: &str = "/listeners?format=json";
 
 /// How Envoy names an internal listener in its statistics.
-const INTERNAL: &str = "envoy_internal_";
+pub(super) const INTERNAL: &str = "envoy_internal_";
 
 /// Something that Envoy does not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +92,7 @@ pub struct RollCall {
     /// Whether whoever answers is believed without more: it does not say that it is Envoy.
     trusted: bool,
     /// The names of listeners in the statistics, the admin interface's apart.
-    scopes: u64,
+    scopes: HashSet<String>,
     /// Whether a listener has the admin interface's name.
     namesake: bool,
     /// Names of UDP listeners, and of listeners with an HTTP connection manager.
@@ -105,6 +106,8 @@ pub struct RollCall {
     pub sends_logs: bool,
     /// The active listeners, as Envoy lists them; None where it does not.
     listed: Option<u64>,
+    /// The listeners' own names and addresses, as far as Envoy lists them.
+    names: Vec<Named>,
     /// The names of internal listeners in the statistics.
     internal: HashSet<String>,
 }
@@ -120,6 +123,7 @@ impl RollCall {
 
     /// Takes the whole answer to [`LISTENERS`].
     pub fn take_listed(&mut self, json: &str) {
+        self.names = names::parse(json).unwrap_or_default();
         let json: Value = serde_json::from_str(json).unwrap_or_default();
         let Some(listed) = json.get("listener_statuses").and_then(Value::as_array) else {
             // Without a single listener Envoy answers with an empty object.
@@ -143,7 +147,9 @@ impl RollCall {
             self.namesake = true;
         } else if let Some(name) = name.strip_prefix("listener.") {
             if let Some(name) = name.strip_suffix(".downstream_pre_cx_active") {
-                self.scopes += u64::from(name != "admin");
+                if name != "admin" {
+                    self.scopes.insert(name.into());
+                }
             } else if let Some(name) = name.strip_suffix(".udp.downstream_rx_datagram_dropped") {
                 self.udp.insert(name.into());
             } else if let Some((name, _)) = name.rsplit_once(".http.") {
@@ -172,6 +178,23 @@ impl RollCall {
         self.trusted || self.managers.contains(manager)
     }
 
+    /// The listeners' own names and addresses.
+    pub fn names(&self) -> &[Named] {
+        &self.names
+    }
+
+    /// Whether a listener has this name in the statistics, internal ones apart.
+    pub fn has_scope(&self, name: &str) -> bool {
+        self.scopes.contains(name) && !self.is_internal(name)
+    }
+
+    /// The one name in the statistics that is no address of these, if it is the only one.
+    pub fn odd_scope(&self, is_address: impl Fn(&str) -> bool) -> Option<&str> {
+        let scopes = self.scopes.iter().map(String::as_str);
+        let mut odd = scopes.filter(|name| !self.is_internal(name) && !is_address(name));
+        odd.next().filter(|_| odd.next().is_none())
+    }
+
     /// How many UDP listeners tell of themselves.
     pub fn udp_listeners(&self) -> usize {
         self.udp.len()
@@ -184,7 +207,7 @@ impl RollCall {
         if self.trusted {
             return hidden;
         }
-        let told = self.scopes + u64::from(self.namesake || namesake);
+        let told = self.scopes.len() as u64 + u64::from(self.namesake || namesake);
         match listeners.or(self.listed) {
             None => hidden.push(Hidden::Count),
             Some(all) if told < all => hidden.push(Hidden::Listeners),

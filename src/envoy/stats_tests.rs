@@ -246,7 +246,7 @@ fn counters_of_requests_move_the_activity_and_the_admins_own_do_not() {
         let mut activity = Activity::default();
         lines
             .iter()
-            .for_each(|(name, value)| activity.take(name, *value));
+            .for_each(|(name, value)| activity.take(name, *value, &["probes".into()]));
         activity.finish()
     };
     let own = ("http.admin.downstream_rq_total", 7);
@@ -255,6 +255,20 @@ fn counters_of_requests_move_the_activity_and_the_admins_own_do_not() {
     let own = ("http.admin.downstream_rq_total", 9);
     assert_eq!(activity(&[own, ("http.a.downstream_rq_total", 1)]), before);
     assert_ne!(activity(&[own, ("http.a.downstream_rq_total", 2)]), before);
+    let arrivals = activity(&[
+        own,
+        ("listener.0.0.0.0_80.downstream_cx_total", 5),
+        ("listener.0.0.0.0_80.worker_0.downstream_cx_total", 5),
+        ("listener.probes.downstream_cx_total", 7),
+        ("listener.admin.downstream_cx_total", 9),
+        ("listener.admin.main_thread.downstream_cx_total", 9),
+        ("listener.envoy_internal_a.downstream_cx_total", 5),
+    ]);
+    let expected = Counters {
+        activity: 0,
+        arrivals: 5,
+    };
+    assert_eq!(arrivals, Ok(expected));
 }
 
 proptest! {

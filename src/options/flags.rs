@@ -5,9 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::flag::{Flag, Set, Settings, Value};
-use super::{LogFormat, Options, Restart, Secret};
+use super::{LONE, LogFormat, Options, Restart, Secret};
 use crate::certificates::publish;
 use crate::cidr::Cidr;
+use crate::drain::MinDrain;
 use crate::duration;
 
 impl Settings for Options {
@@ -47,6 +48,14 @@ fn span(text: &str) -> Result<Duration, String> {
         return Err(format!("`{text}` is too long: 720h is the most"));
     }
     Ok(span)
+}
+
+/// What `auto` may use depends on other options.
+fn min_drain(text: &str) -> Result<MinDrain, String> {
+    match text {
+        "auto" => Ok(MinDrain::Auto(LONE)),
+        text => span(text).map(MinDrain::For),
+    }
 }
 
 fn switch(text: &str) -> Result<bool, String> {
@@ -181,10 +190,10 @@ pub const FLAGS: &[Flag<Options>] = &[
     .brief("The time that the orchestrator allows"),
     flag(
         "min-drain",
-        One("DUR"),
-        "0s",
-        "Drain at least this long, even with nothing left.",
-        |o, v| set(&mut o.limits.min, span(v)),
+        One("auto|DUR"),
+        "auto",
+        "How long Envoy accepts connections at the least. auto: until nobody sends new ones any more, as far as their rate tells; at once where nobody ever did; 5 s at the most, and under an orchestrator up to --drain-timeout less 5 s.",
+        |o, v| set(&mut o.limits.min, min_drain(v)),
     )
     .brief("Accept connections at least this long")
     .also(&["min-drain-duration"]),
@@ -192,7 +201,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "settle",
         One("DUR"),
         "5s",
-        "With no request and no TCP or UDP session in flight for this long, idle keep-alive connections hold nothing up; 0 turns that off.",
+        "A connection on which nothing was received or sent for this long, with no request or session open on it, holds nothing up; nor do connections without a request for this long; 0 turns that off.",
         |o, v| set(&mut o.limits.settle, span(v)),
     ),
     flag(

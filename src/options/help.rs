@@ -31,8 +31,7 @@ pub(super) const USAGE: &str = "drainit [OPTIONS] [--] ENVOY [ARGS]...";
 pub(super) const SIGNALS: [(&str, &str); 5] = [
     (
         "TERM, INT",
-        "drain, then stop Envoy and exit; again, a second or more later: stop \
-         now; a third: kill",
+        "drain, then stop Envoy; again after 1 s: stop now; a third: kill",
     ),
     (
         "USR2",

@@ -19,7 +19,10 @@ pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     env: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, String> {
-    let mut given = Given::default();
+    let mut given = Given {
+        orchestrator: env(ORCHESTRATOR).is_some_and(|host| !host.is_empty()),
+        ..Given::default()
+    };
     for flag in FLAGS {
         match flag.take_env(&mut given.options, &env) {
             Ok(true) => given.from_env.push(flag.name),
@@ -52,6 +55,8 @@ struct Given {
     options: Options,
     /// Options of the command line.
     seen: Vec<&'static str>,
+    /// Whether an orchestrator has started this.
+    orchestrator: bool,
     /// Options of the environment.
     from_env: Vec<&'static str>,
     /// Options whose environment variable is wrong: it counts where the command line does not say
@@ -67,6 +72,9 @@ impl Given {
         found.map(|(_, why)| why.clone())
     }
 }
+
+/// Kubernetes sets this in every container.
+const ORCHESTRATOR: &str = "KUBERNETES_SERVICE_HOST";
 
 const MISSING: &str =
     "which Envoy? Write `drainit -- envoy -c envoy.yaml`; `drainit help` tells all";
@@ -121,7 +129,8 @@ fn run(mut given: Given, program: OsString, parser: &mut Parser) -> Result<Comma
         return Err(why);
     }
     let seen = given.seen.iter().chain(&given.from_env);
-    given.options.resolve(&seen.copied().collect::<Vec<_>>());
+    let seen: Vec<_> = seen.copied().collect();
+    given.options.resolve(&seen, given.orchestrator);
     given.options.check()?;
     let mut line = vec![program];
     line.extend(parser.raw_args().map_err(explain)?);

@@ -8,6 +8,7 @@ use crate::certificates::read::Files;
 use crate::certificates::{self, Command};
 use crate::control;
 use crate::envoy::admin::{self, Job};
+use crate::envoy::kernel::Measure;
 use crate::event::Event;
 use crate::http::{self, Listen, Listeners};
 use crate::mailbox::{Mailbox, Wakeups};
@@ -156,7 +157,11 @@ impl Helpers {
             let (options, mailbox) = (self.options.clone(), self.mailbox.clone());
             let pulse = self.pulses.admin.clone();
             let started = self.admin.start(&self.mailbox, now, move || {
-                admin::work(&jobs, &options.exclude_listeners, &mailbox, &pulse);
+                let measure = Measure {
+                    excluded: &options.exclude_listeners,
+                    settle: options.limits.settle,
+                };
+                admin::work(&jobs, measure, &mailbox, &pulse);
             });
             self.jobs = started.then_some(sender);
         }

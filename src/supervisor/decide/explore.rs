@@ -20,8 +20,8 @@ use super::ending::KILL_PATIENCE;
 use super::generations::{RISE, SEEN_LATE};
 use super::orders::SAME_ORDER;
 use super::*;
-use crate::drain::{FLUSH, Limits, SILENCE_MIN};
-use crate::envoy::load::{Listener, Load, Sight};
+use crate::drain::{FLUSH, Limits, MinDrain, SILENCE_MIN};
+use crate::envoy::load::{Counters, Listener, Load, Sight};
 use events::{COMMAND_NOT_FOUND, Event, Says};
 use rules::must;
 use witness::{DrainSeen, Witness};
@@ -142,7 +142,7 @@ impl Search {
 const LIMITS: Limits = Limits {
     delay: ms(0),
     timeout: ms(1_500),
-    min: ms(0),
+    min: MinDrain::For(ms(0)),
     settle: ms(500),
     open_connections: 0,
     check_interval: ms(500),
@@ -229,7 +229,7 @@ fn a_machine_that_is_late_keeps_them_too() {
         Rules {
             limits: Limits {
                 timeout: ms(1_000),
-                min: ms(500),
+                min: MinDrain::For(ms(500)),
                 ..LIMITS
             },
             gated: false,
@@ -266,7 +266,7 @@ fn other_limits_keep_them_too() {
             Limits {
                 delay: ms(1_000),
                 timeout: ms(1_000),
-                min: ms(1_000),
+                min: MinDrain::For(ms(1_000)),
                 ..LIMITS
             },
             ms(500),

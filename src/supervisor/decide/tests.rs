@@ -2,6 +2,7 @@ use super::ending::KILL_PATIENCE;
 use super::orders::SAME_ORDER;
 use super::*;
 use crate::drain::Limits;
+use crate::drain::MinDrain;
 use crate::envoy::load::{Listener, Load};
 
 const fn ms(milliseconds: u64) -> Time {
@@ -21,7 +22,7 @@ pub(super) fn rules() -> Rules {
         limits: Limits {
             delay: ms(0),
             timeout: s(25),
-            min: ms(0),
+            min: MinDrain::For(ms(0)),
             settle: s(5),
             open_connections: 0,
             check_interval: ms(250),

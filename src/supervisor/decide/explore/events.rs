@@ -83,8 +83,11 @@ impl Says {
             Says::Version => Answer::Version("1.40.0".into()),
             Says::Done => Answer::Done,
             Says::Zero | Says::Partial | Says::Logs | Says::Flushed => load(0, 0, 0, true),
-            Says::Still => Answer::Activity(0),
-            Says::Moved => Answer::Activity(1),
+            Says::Still => Answer::Activity(Counters::default()),
+            Says::Moved => Answer::Activity(Counters {
+                activity: 1,
+                arrivals: 1,
+            }),
             Says::Idle => load(1, 0, 0, true),
             Says::Busy => load(1, 1, 0, true),
             Says::Udp => load(0, 0, 1, true),

@@ -82,11 +82,15 @@ impl Witness {
             _ => Duration::ZERO,
         };
         let limits = &before.rules.limits;
+        let min = match limits.min {
+            MinDrain::For(time) => time,
+            MinDrain::Auto(_) => Duration::ZERO,
+        };
         let word = self.live || self.old;
         let drain = |stops| DrainSeen {
             deadline: now + limits.timeout,
-            min_until: now + limits.min,
-            silent_until: now + uptime.max(ms(1_000)).max(limits.min),
+            min_until: now + min,
+            silent_until: now + uptime.max(ms(1_000)).max(min),
             stops,
             idle_since: None,
             word,

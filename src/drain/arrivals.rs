@@ -1,0 +1,212 @@
+//! How long Envoy accepts at the least (`--min-drain`): for a time, or until nobody sends new
+//! connections any more, as far as can be told.
+//!
+//! Those who send connections learn late that this Envoy goes away: a load balancer, a proxy, a
+//! client with a pool. Their connections would be refused. So Envoy accepts until none has come
+//! for as long as ten of them took on average. With Poisson arrivals at five a second and more,
+//! that loses a connection in at most 0.4 % of drains for lags of 0.2 to 20 s (simulated). A
+//! connection that ends was told to close, so that its client comes back: an end is awaited as an
+//! arrival is.
+
+use std::time::Duration;
+
+use super::Time;
+use crate::envoy::load::Counters;
+
+/// How long Envoy accepts at the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MinDrain {
+    /// This long (`--min-drain DUR`).
+    For(Duration),
+    /// Until nobody sends new connections any more, and this long at the most (`--min-drain auto`).
+    Auto(Duration),
+}
+
+impl MinDrain {
+    /// How long it may last.
+    pub fn longest(self) -> Duration {
+        match self {
+            MinDrain::For(time) | MinDrain::Auto(time) => time,
+        }
+    }
+}
+
+/// Nobody is believed to have gone who was silent for less.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// Nobody is waited for that comes less often.
+const MOST: Duration = Duration::from_secs(5);
+
+/// So many arrivals might have been expected.
+const EXPECTED: u32 = 10;
+
+/// A rate is told from no less time.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// Watches whether new connections still come.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Arrivals {
+    since: Time,
+    /// It is over then, whatever comes.
+    end: Time,
+    /// What the counters said first.
+    first: Option<u64>,
+    /// What they said last, and how many connections were open then.
+    arrivals: u64,
+    open: u64,
+    /// When a connection last came or went, as far as was seen.
+    last: Time,
+    /// Whether nothing ever came.
+    unused: bool,
+    /// Whether nobody tells what comes.
+    blind: bool,
+}
+
+impl Arrivals {
+    /// Envoy is told to go at `since`.
+    pub fn new(since: Time, cap: Duration) -> Arrivals {
+        Arrivals {
+            since,
+            end: since + cap,
+            first: None,
+            arrivals: 0,
+            open: 0,
+            last: since,
+            unused: false,
+            blind: false,
+        }
+    }
+
+    /// Nobody told.
+    pub fn take_silence(&mut self) {
+        self.blind = true;
+    }
+
+    /// So many connections are open.
+    pub fn take_open(&mut self, now: Time, open: u64) {
+        if open < self.open {
+            self.last = now;
+        }
+        self.open = open;
+    }
+
+    /// The counters say this.
+    pub fn take(&mut self, now: Time, counters: Counters) {
+        self.blind = false;
+        match self.first {
+            None => {
+                self.first = Some(counters.arrivals);
+                self.unused = counters == Counters::default() && self.open == 0;
+            }
+            Some(_) if counters.arrivals == self.arrivals => {}
+            Some(_) => {
+                self.last = now;
+                self.unused = false;
+            }
+        }
+        self.arrivals = counters.arrivals;
+    }
+
+    /// How many came since the counters were first asked.
+    fn count(&self) -> u64 {
+        self.arrivals.saturating_sub(self.first.unwrap_or_default())
+    }
+
+    /// How many connections still came a second, if any.
+    pub fn rate(&self) -> f64 {
+        let time = self.last.saturating_sub(self.since).max(WINDOW);
+        self.count() as f64 / time.as_secs_f64()
+    }
+
+    /// When nobody is believed to come any more, unless somebody does before.
+    pub fn until(&self) -> Time {
+        if self.unused {
+            return self.since;
+        }
+        if self.blind {
+            return (self.since + MOST).min(self.end);
+        }
+        let time = self.last.saturating_sub(self.since).max(WINDOW);
+        let gap = match u32::try_from(self.count()).unwrap_or(u32::MAX) {
+            0 => LEAST,
+            count => (time * EXPECTED / count).clamp(LEAST, MOST),
+        };
+        (self.last + gap).min(self.end)
+    }
+
+    /// For the exploration of every state: times are moved by as much as brings `now` to `base`.
+    #[cfg(test)]
+    pub fn level(&mut self, now: Time, base: Time) {
+        let past = |at: Time| (at + base).saturating_sub(now).max(base - MOST);
+        let gap = self.until().saturating_sub(self.last);
+        self.end = (self.end + base).saturating_sub(now).max(base);
+        self.last = past(self.last);
+        // Either way the same gap follows.
+        self.since = self.last;
+        self.arrivals = u64::from(gap > LEAST);
+        self.first = self.first.map(|_| 0);
+        self.open = self.open.min(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(milliseconds: u64) -> Time {
+        Duration::from_millis(milliseconds)
+    }
+
+    fn counters(arrivals: u64) -> Counters {
+        Counters {
+            activity: arrivals,
+            arrivals,
+        }
+    }
+
+    /// When a drain that begins at 0 and looks every 250 ms is over, of an Envoy whose counters say
+    /// this at a time.
+    fn over(cap: u64, open: impl Fn(u64) -> u64, arrivals: impl Fn(u64) -> u64) -> u64 {
+        let mut watch = Arrivals::new(ms(0), ms(cap));
+        let mut now = 0;
+        loop {
+            watch.take_open(ms(now), open(now));
+            watch.take(ms(now), counters(arrivals(now)));
+            if watch.until() <= ms(now) {
+                return now;
+            }
+            now += 250;
+        }
+    }
+
+    #[test]
+    fn an_envoy_that_nobody_ever_used_waits_for_nobody() {
+        assert_eq!(over(5_000, |_| 0, |_| 0), 0);
+    }
+
+    #[test]
+    fn an_envoy_that_nobody_uses_any_more_waits_a_second() {
+        assert_eq!(over(5_000, |_| 0, |_| 700), 1_000);
+    }
+
+    #[test]
+    fn arrivals_are_waited_for_until_they_stop_and_two_seconds_longer_at_the_most() {
+        for (lag, per_second) in [(200, 20), (1_000, 20), (3_000, 5), (10_000, 20)] {
+            let over = over(20_000, |_| 0, |now| 9 + now.min(lag) * per_second / 1_000);
+            assert!((lag + 750..=lag + 2_500).contains(&over), "{lag}: {over}");
+        }
+    }
+
+    #[test]
+    fn without_an_orchestrator_it_is_over_though_they_never_stop() {
+        assert_eq!(over(5_000, |_| 0, |now| 9 + now / 50), 5_000);
+    }
+
+    #[test]
+    fn a_client_that_was_told_to_close_is_expected_back() {
+        // Each asks within 4 s, is told to close, and comes back at its next request.
+        let open = |now: u64| 20_u64.saturating_sub(now / 200);
+        let over = over(20_000, open, |_| 700);
+        assert!((4_000..=5_250).contains(&over), "{over}");
+    }
+}

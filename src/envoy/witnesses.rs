@@ -1,0 +1,198 @@
+//! What is open, by two witnesses: Envoy's statistics, and the kernel's table of sockets.
+//!
+//! Envoy knows requests, sessions and QUIC; what it hides it does not tell. The kernel knows each
+//! TCP connection, its silence, and what waits to be accepted. The larger count stands, and what
+//! neither tells is never nothing.
+
+use std::time::{Duration, Instant};
+
+use super::admin::{ask_stats, get, refused};
+use super::kernel::{self, Measure, Seen};
+use super::load::{Load, Sight};
+use super::question::Answer;
+use super::roll_call::{self, Hidden, RollCall};
+use super::stats;
+use crate::client::{Address, Peer};
+
+/// A roll call is believed for so long: listeners come and go.
+const ROLL_CALL_LASTS: Duration = Duration::from_secs(30);
+
+/// Whose listeners answer a roll call: an Envoy's pid, and how many listeners it has.
+type Subject = (Option<i32>, Option<u64>);
+
+/// Asks both.
+pub struct Witnesses<'a> {
+    /// What counts.
+    pub measure: Measure<'a>,
+    /// What Envoy could tell when it was last asked for that, when, and of which Envoy.
+    roll: Option<(RollCall, Instant, Subject)>,
+    known: kernel::Known,
+}
+
+impl<'a> Witnesses<'a> {
+    /// Nobody was asked yet.
+    pub fn new(measure: Measure<'a>) -> Witnesses<'a> {
+        Witnesses {
+            measure,
+            roll: None,
+            known: kernel::Known::default(),
+        }
+    }
+
+    /// What the kernel says alone, of the Envoy with this pid.
+    ///
+    /// # Errors
+    /// One line, when not all can be seen.
+    pub fn look(&mut self, pid: Option<i32>, admin: Option<&Address>) -> Result<Answer, String> {
+        let seen = self.see(pid, admin)?;
+        Ok(if seen.accepts {
+            Answer::Stats(seen.alone())
+        } else {
+            Answer::Closed
+        })
+    }
+
+    /// The same of an old generation that the one which took over from it had told to drain. It
+    /// accepts nothing, and reads no UDP; its other connections at a listener's port are clients'.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn look_at_retired(&mut self, pid: Option<i32>) -> Result<Answer, String> {
+        let mut load = self.see(pid, None)?.alone();
+        load.udp_sessions = 0;
+        Ok(Answer::Stats(load))
+    }
+
+    fn see(&mut self, pid: Option<i32>, admin: Option<&Address>) -> Result<Seen, String> {
+        let pid = pid.ok_or("there is no envoy to look at")?;
+        let roll = self.roll.as_ref().map(|(roll, ..)| roll);
+        kernel::look(pid, admin, self.measure, roll, &mut self.known)
+    }
+
+    /// What both say.
+    ///
+    /// # Errors
+    /// One line that says why there is no answer of Envoy's, or none that can be believed.
+    pub fn ask(
+        &mut self,
+        address: &Address,
+        peer: Peer,
+        pid: Option<i32>,
+    ) -> Result<Answer, String> {
+        let mut page = stats::Page::default();
+        let head = ask_stats(peer, address, stats::QUERY, |piece| page.feed(piece))?;
+        let figures = page.finish();
+        let excluded = self.measure.excluded;
+        let told = match head.status {
+            200 if head.is_envoy => figures.load(
+                self.roll_call(peer, address, (pid, figures.listeners())),
+                excluded,
+            ),
+            200 if figures.is_proven() => figures.load(&RollCall::of_a_stand_in(), excluded),
+            200 => return Err("the answer lacks server.live: it is cut, or no statistics".into()),
+            400..=499 if head.is_envoy => stats::Told::nothing(),
+            status => return Err(refused(status, "to /stats")),
+        };
+        let seen = self.see(pid, Some(address));
+        if let Err(why) = &seen {
+            log::debug!("{why}");
+        }
+        Ok(Answer::Stats(self.weigh(
+            told,
+            seen.ok(),
+            figures.shows_itself(),
+        )))
+    }
+
+    /// What Envoy's counters say.
+    ///
+    /// # Errors
+    /// One line that says why there is no answer, or none that can be believed.
+    pub fn ask_counters(&self, address: &Address, peer: Peer) -> Result<Answer, String> {
+        let (mut lines, mut activity) = (stats::Lines::default(), stats::Activity::default());
+        let excluded = self.measure.excluded;
+        let head = ask_stats(peer, address, stats::ACTIVITY, |piece| {
+            lines.feed(piece, |name, value| activity.take(name, value, excluded));
+        })?;
+        if head.status != 200 {
+            return Err(refused(head.status, "to /stats"));
+        }
+        lines.end(|name, value| activity.take(name, value, excluded));
+        activity.finish().map(Answer::Activity)
+    }
+
+    /// What follows from what Envoy `told` and from what was `seen` beside it.
+    fn weigh(&self, told: stats::Told, seen: Option<Seen>, shows_itself: bool) -> Load {
+        let stats::Told {
+            mut load,
+            http,
+            mut hidden,
+        } = told;
+        let hides = hidden.iter().any(|hidden| hidden.is_told_by_kernel());
+        match seen {
+            Some(seen) if hides => {
+                let roll = self
+                    .roll
+                    .as_ref()
+                    .filter(|_| !hidden.contains(&Hidden::Statistics));
+                let told = roll.map_or(0, |(roll, ..)| roll.udp_listeners());
+                let kernel = seen.alone();
+                load.sight = match kernel.udp_sessions <= told as u64 {
+                    true => Sight::Kernel,
+                    false => Sight::Partial,
+                };
+                load = load.beside(kernel, http);
+            }
+            Some(seen) if seen.knows_excluded => load = load.beside(seen.load, http),
+            Some(_) => {}
+            None => {
+                hidden.retain(|hidden| *hidden != Hidden::Count || !shows_itself);
+                if hidden.iter().any(|hidden| hidden.is_told_by_kernel()) {
+                    load.sight = Sight::Partial;
+                }
+            }
+        }
+        if hidden.contains(&Hidden::UdpSessions) {
+            load.sight = Sight::Partial;
+        }
+        load.hidden = hidden.first().map(|hidden| match load.sight {
+            Sight::Partial => format!(
+                "{}; the kernel does not tell it either, so that a drain lasts until its deadline",
+                hidden.sentence()
+            ),
+            _ => hidden.sentence().into(),
+        });
+        load
+    }
+
+    /// What this Envoy could tell of its load.
+    fn roll_call(&mut self, peer: Peer, address: &Address, of: Subject) -> &RollCall {
+        let now = Instant::now();
+        self.roll.take_if(|(_, at, before)| {
+            *before != of || now.saturating_duration_since(*at) >= ROLL_CALL_LASTS
+        });
+        let (roll, ..) = self.roll.get_or_insert_with(|| {
+            let roll = call_roll(peer, address).unwrap_or_else(|why| {
+                log::debug!("what envoy could tell is not known: {why}");
+                RollCall::default()
+            });
+            (roll, now, of)
+        });
+        roll
+    }
+}
+
+fn call_roll(peer: Peer, address: &Address) -> Result<RollCall, String> {
+    let mut reader = roll_call::Reader::default();
+    let head = ask_stats(peer, address, roll_call::QUERY, |piece| reader.feed(piece))?;
+    if head.status != 200 {
+        return Err(refused(head.status, "to /stats"));
+    }
+    let mut roll = reader.finish();
+    // `admin.allow_paths` may lack it, and the statistics tell how many there are.
+    match get(peer, address, roll_call::LISTENERS) {
+        Ok(json) => roll.take_listed(&json),
+        Err(why) => log::debug!("/listeners: {why}"),
+    }
+    Ok(roll)
+}
