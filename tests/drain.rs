@@ -195,6 +195,20 @@ fn connections_that_had_long_been_silent_cost_nothing() {
 }
 
 #[test]
+fn the_log_says_who_was_cut_and_since_when_they_were_silent() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let mut drainit = Drainit::ready(&["--drain-timeout", "2s"], &config);
+    let session = TcpSession::open(config.tcp);
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    let verdict = drainit.wait_log("CUT by the deadline after 2.0 s");
+    let client = format!("{} silent for ", session.address());
+    let (_, cut) = verdict.split_once("who was cut: ").expect(&verdict);
+    assert!(cut.contains(&client), "{verdict}");
+}
+
+#[test]
 fn idle_connections_alone_are_gone_well_before_the_deadline() {
     let upstream = Upstream::start();
     let config = EnvoyConfig::new(Admin::Unix, &upstream);

@@ -5,13 +5,16 @@
 
 use std::time::Duration;
 
-use super::load::{Listener, Load, Sight};
+use super::load::{Client, Listener, Load, Sight};
 use super::roll_call::RollCall;
 use crate::client::Address;
 use crate::connections::{self, Connections, Lookout};
 
 /// A look that somebody waits for, and that may fail.
 const MOMENT: Duration = Duration::from_millis(200);
+
+/// So many clients are named.
+const CLIENTS: usize = 10;
 
 /// What an Envoy was seen with: when it has stopped accepting, the connections of its listeners are
 /// still theirs.
@@ -89,6 +92,27 @@ fn scope(listener: &connections::Listener) -> String {
     listener.local.to_string().replace(':', "_")
 }
 
+/// The clients of a listener that were heard of last.
+fn heard_last(listener: &connections::Listener) -> Vec<Client> {
+    let mut all: Vec<_> = listener
+        .connections
+        .iter()
+        .filter_map(|one| Some((one.activity.map(|activity| activity.silence()), one.peer?)))
+        .collect();
+    let is_more = all.len() > CLIENTS;
+    if is_more {
+        all.select_nth_unstable(CLIENTS);
+        all.truncate(CLIENTS);
+    }
+    let name = scope(listener);
+    let client = |(silent, address)| Client {
+        listener: name.clone(),
+        address,
+        silent,
+    };
+    all.into_iter().map(client).collect()
+}
+
 fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>) -> Seen {
     let here = || connections.listeners.iter().chain(&connections.udp);
     let (odd, knows_excluded) = odd_one_out(here, measure.excluded, roll);
@@ -98,10 +122,12 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
     };
     let mut awake = 0_u64;
     let mut listeners = Vec::new();
+    let mut clients = Vec::new();
     for listener in &connections.listeners {
         let excluded = is_out(listener);
         if !excluded {
             awake = awake.saturating_add(listener.awake(measure.settle));
+            clients.extend(heard_last(listener));
         }
         listeners.push(Listener {
             name: scope(listener),
@@ -109,12 +135,15 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
             excluded,
         });
     }
+    clients.sort_by_key(|client: &Client| client.silent);
+    clients.truncate(CLIENTS);
     listeners.sort_by(|a, b| a.name.cmp(&b.name));
     let udp = connections.udp.iter().filter(|listener| !is_out(listener));
     let mut load = Load {
         listeners,
         udp_sessions: udp.count() as u64,
         awake: Some(awake),
+        clients,
         sight: Sight::Kernel,
         ..Load::default()
     };

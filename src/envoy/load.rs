@@ -1,5 +1,8 @@
 //! What is open on Envoy at one moment, and how far that can be trusted.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 /// The connections of one listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
@@ -9,6 +12,17 @@ pub struct Listener {
     pub connections: u64,
     /// Whether these connections do not count (`--exclude-listener`).
     pub excluded: bool,
+}
+
+/// A client's connection that may hold a drain up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The listener's name in Envoy's statistics.
+    pub listener: String,
+    /// The client's address and port.
+    pub address: SocketAddr,
+    /// For how long nothing was received or sent; none where the kernel does not tell.
+    pub silent: Option<Duration>,
 }
 
 /// How far a look at Envoy can be trusted.
@@ -61,6 +75,9 @@ pub struct Load {
     /// Connections that count and on which a byte went within the settle time, or may have; None
     /// where the kernel does not tell of all.
     pub awake: Option<u64>,
+    /// Who has the connections that count, those first that were heard of last: some of them, as
+    /// far as the kernel tells.
+    pub clients: Vec<Client>,
     /// How far all of this can be trusted.
     pub sight: Sight,
     /// What Envoy does not tell, and the remedy, in one line.
@@ -93,6 +110,7 @@ impl Load {
         let (told, open) = (self.connections(), kernel.connections());
         // QUIC connections have no socket of their own.
         self.awake = kernel.awake.filter(|_| told <= open);
+        self.clients = kernel.clients;
         self.tcp_sessions = self
             .tcp_sessions
             .saturating_add(open.saturating_sub(told.max(http)));

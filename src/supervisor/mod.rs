@@ -486,7 +486,11 @@ impl Supervisor {
     fn say_farewell(&mut self, code: u8) {
         self.publish(Instant::now());
         let verdict = self.reporter.verdict(&self.board.read().clone(), code);
-        logging::verdict(verdict.level, &verdict.line, verdict.fields);
+        let line = match verdict.clients.as_str() {
+            "" => verdict.line.clone(),
+            clients => format!("{}; who was cut: {clients}", verdict.line),
+        };
+        logging::verdict(verdict.level, &line, verdict.fields);
         self.reporter.say_last(Instant::now(), &verdict.line);
         // The HTTP thread ends once it has answered everybody.
         let until = Instant::now() + FAREWELL;

@@ -12,11 +12,16 @@ const MIN: Duration = Duration::from_secs(1);
 /// A line at the least this often.
 const MAX: Duration = Duration::from_secs(5);
 
+/// Clients are named this often.
+const NAMED: Duration = Duration::from_secs(30);
+
 /// What the log has said of the drain.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// When the last line was written, and what it said about the load.
-    said: Option<(Instant, Option<Load>)>,
+    /// When the last line was written, and what it said is left.
+    said: Option<(Instant, String)>,
+    /// When clients were last named.
+    named: Option<Instant>,
     due: Option<Instant>,
 }
 
@@ -25,29 +30,42 @@ impl Progress {
     pub fn tell(&mut self, now: Instant, snapshot: &Snapshot) -> Option<String> {
         let drain = snapshot.drain.as_ref()?;
         let current = drain.first.as_ref().and(snapshot.load.as_ref());
+        let left = words::left(drain, current);
         let due = match &self.said {
             None if current.is_some() => true,
             None => now.saturating_duration_since(snapshot.since) >= MIN,
             Some((at, said)) => {
                 let passed = now.saturating_duration_since(*at);
-                passed >= MAX || passed >= MIN && said.as_ref() != current
+                passed >= MAX || passed >= MIN && *said != left
             }
         };
-        let line = due.then(|| words::progress(now, drain, current));
+        let line = due.then(|| format!("{left}{}", words::elapsed(now, drain)));
         if let Some(line) = &line {
+            let clients = self.clients(now, snapshot, current);
             log::info!(
                 connections = current.map(Load::connections),
                 requests = current.map(|load| load.requests),
                 udp_sessions = current.map(|load| load.udp_sessions),
                 elapsed_seconds = words::seconds(now, drain.started),
                 limit_seconds = words::seconds(drain.deadline, drain.started);
-                "{line}"
+                "{line}{clients}"
             );
-            self.said = Some((now, current.cloned()));
+            self.said = Some((now, left));
         }
         let last = self.said.as_ref().map(|(at, _)| *at + MAX);
         self.due = Some(last.unwrap_or(snapshot.since + MIN));
         line
+    }
+
+    /// Who holds the drain up, once in a while: not in its first moments, when nearly everybody does.
+    fn clients(&mut self, now: Instant, snapshot: &Snapshot, load: Option<&Load>) -> String {
+        let last = self.named.unwrap_or(snapshot.since);
+        let clients = load.map(words::clients).unwrap_or_default();
+        if clients.is_empty() || now.saturating_duration_since(last) < NAMED {
+            return String::new();
+        }
+        self.named = Some(now);
+        format!("; held by {clients}")
     }
 
     /// The drain is not under way any more.

@@ -16,8 +16,10 @@ use crate::status::clock::seconds;
 pub struct Verdict {
     /// A warning where something was cut, or where the end is no success.
     pub level: Level,
-    /// The line, with what became of it first.
+    /// The line, with what became of it first. Everybody may read it.
     pub line: String,
+    /// Who was cut, for the log alone; empty where nobody was, or nobody is known.
+    pub clients: String,
     /// The same for programs.
     pub fields: Map<String, Value>,
 }
@@ -58,6 +60,10 @@ impl Verdict {
         Verdict {
             level,
             line: format!("{why}; {end}; exit code {code}"),
+            clients: match &snapshot.load {
+                Some(load) if cut => words::clients(load),
+                _ => String::new(),
+            },
             fields: fields(ending, snapshot, code),
         }
     }

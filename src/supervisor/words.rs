@@ -40,9 +40,9 @@ fn limit(drain: &Drain) -> String {
     show(drain.deadline.saturating_duration_since(drain.started))
 }
 
-/// `draining: 12 of 340 connections left (3 requests in flight; https 9, tcp 3), 4.2 s of 25 s`;
-/// where there are UDP sessions, `12 of 340 connections and 1 of 4 UDP sessions left`
-pub fn progress(now: Instant, drain: &Drain, load: Option<&Load>) -> String {
+/// `draining: 12 of 340 connections left (3 requests in flight; https 9, tcp 3)`; where there are
+/// UDP sessions, `12 of 340 connections and 1 of 4 UDP sessions left`
+pub fn left(drain: &Drain, load: Option<&Load>) -> String {
     let mut line = String::from("draining: ");
     match load {
         None => line.push_str("envoy has not told what is left"),
@@ -68,13 +68,34 @@ pub fn progress(now: Instant, drain: &Drain, load: Option<&Load>) -> String {
             }
         }
     }
-    let _ = write!(
-        line,
-        ", {} of {}",
-        show(now.saturating_duration_since(drain.started)),
-        limit(drain)
-    );
     line
+}
+
+/// `, 4.2 s of 25 s`
+pub fn elapsed(now: Instant, drain: &Drain) -> String {
+    let elapsed = now.saturating_duration_since(drain.started);
+    format!(", {} of {}", show(elapsed), limit(drain))
+}
+
+/// `https 10.1.2.3:51234 silent for 12 s, tcp 10.1.9.9:40112, and 7 more`: some of those who have
+/// connections; empty where nobody is known.
+pub fn clients(load: &Load) -> String {
+    let mut words: Vec<_> = load
+        .clients
+        .iter()
+        .map(|client| {
+            let silent = client
+                .silent
+                .map(|time| format!(" silent for {}", show(time)));
+            let silent = silent.unwrap_or_default();
+            format!("{} {}{silent}", client.listener, client.address)
+        })
+        .collect();
+    let rest = load.connections().saturating_sub(words.len() as u64);
+    if rest > 0 && !words.is_empty() {
+        words.push(format!("and {rest} more"));
+    }
+    words.join(", ")
 }
 
 /// `drained after 3.2 s (SIGTERM): 12 connections at the start, 0 at the end`, or
@@ -213,7 +234,7 @@ mod tests {
 
     use super::*;
     use crate::drain::Outcome;
-    use crate::envoy::load::Listener;
+    use crate::envoy::load::{Client, Listener};
 
     fn load(listeners: u64, udp_sessions: u64) -> Load {
         let listener = |number| Listener {
@@ -254,12 +275,31 @@ mod tests {
     }
 
     #[test]
+    fn a_line_names_ten_clients_and_counts_the_rest() {
+        let client = |port, silent| Client {
+            listener: "tcp".into(),
+            address: ([10, 1, 2, 3], port).into(),
+            silent,
+        };
+        let mut load = load(3, 0);
+        assert_eq!(clients(&load), "");
+        load.clients = vec![
+            client(40_112, None),
+            client(7, Some(Duration::from_secs(12))),
+        ];
+        assert_eq!(
+            clients(&load),
+            "tcp 10.1.2.3:40112, tcp 10.1.2.3:7 silent for 12 s, and 4 more"
+        );
+    }
+
+    #[test]
     fn udp_sessions_are_counted_beside_the_connections() {
         let now = Instant::now();
         let drain = drain(load(0, 3), now);
         assert_eq!(
-            progress(now, &drain, Some(&load(0, 1))),
-            "draining: 0 of 0 connections and 1 of 3 UDP sessions left, 0 s of 25 s"
+            left(&drain, Some(&load(0, 1))),
+            "draining: 0 of 0 connections and 1 of 3 UDP sessions left"
         );
         let mut snapshot = Snapshot::new(now);
         snapshot.load = Some(load(0, 1));

@@ -100,6 +100,11 @@ impl TcpSession {
     pub fn is_closed(&self) -> bool {
         is_closed(&self.0)
     }
+
+    /// Its own address, by which it is known to others.
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
 }
 
 /// A WebSocket session.
