@@ -28,7 +28,7 @@ impl Supervisor {
                 Whose::Parent => {
                     log::info!("the old generation is gone: {exit}");
                     self.note_generations();
-                    self.handle(Input::ParentExited(exit));
+                    self.handle(Input::OldExited(exit));
                 }
                 Whose::Script { newest } => self.take_script_exit(exit, newest),
                 Whose::Another => match self.trials.take_exit(pid, exit) {
@@ -52,7 +52,7 @@ impl Supervisor {
                  /quitquitquit came from elsewhere"
             );
         }
-        if self.core.is_rising() && self.envoys.parent().is_some() {
+        if self.core.generations().is_starting() && self.envoys.parent().is_some() {
             self.fall_back(exit);
         } else {
             self.warn_of_another(exit);

@@ -111,8 +111,6 @@ struct Supervisor {
     refusal: String,
     /// How many processes here the kernel had killed for their memory when Envoy was spawned.
     oom_kills: Option<u64>,
-    /// The number of the last question to Envoy's admin interface.
-    job: u64,
     reloading: Reloading,
     hangs: Hangs,
     /// Whether it was looked whether the newest Envoy is behind a start script.
@@ -171,7 +169,6 @@ impl Supervisor {
             born,
             refusal: String::new(),
             oom_kills: None,
-            job: 0,
             reloading: Reloading::default(),
             hangs,
             identified: false,
@@ -301,7 +298,7 @@ impl Supervisor {
                 self.helpers.ended(name, Instant::now());
                 if name == "admin" {
                     // With it went the question that it was asked, if any.
-                    self.answer_missing(self.job);
+                    self.answer_missing();
                 }
                 if name == "certificates" {
                     let why = "the certificate thread ended over it; it is being started again";
@@ -312,9 +309,14 @@ impl Supervisor {
     }
 
     fn take_reply(&mut self, mut reply: Reply) {
-        if reply.number != self.job {
+        let Some(question) = self
+            .core
+            .asked()
+            .filter(|asked| asked.number == reply.number)
+        else {
+            // Of an Envoy that is gone.
             return;
-        }
+        };
         let now = Instant::now();
         if let Some(address) = &reply.address {
             self.envoys.found(address);
@@ -323,14 +325,15 @@ impl Supervisor {
             // Envoy's last word on an old generation stands when that is gone.
             load.parent_connections = 0;
         }
-        let starts = self.core.is_rising() || self.core.state(self.now()) == State::Starting;
+        let starts =
+            self.core.generations().is_starting() || self.core.state(self.now()) == State::Starting;
         self.reporter
-            .take_answer(now, &reply, starts, self.core.is_mute());
+            .take_answer(now, &reply, starts, self.core.generations().is_admin_away());
         let expected = self.envoys.may_answer();
         self.board
             .update(|snapshot| report::note_answer(snapshot, now, &reply, expected));
         let is_there = reply.ask == Ask::Ready && reply.answer.is_ok();
-        self.handle(Input::Answer(reply.ask, reply.answer.ok()));
+        self.handle(Input::Answer(question.number, reply.answer.ok()));
         if is_there {
             // It takes some milliseconds. The core and the snapshot, from which the HTTP thread
             // tells whether to ask again, must agree on when the answer came.
@@ -338,12 +341,12 @@ impl Supervisor {
         }
     }
 
-    /// The question of this number will get no answer.
-    fn answer_missing(&mut self, number: u64) {
-        if let Some(ask) = self.core.asked() {
+    /// The question in flight will get no answer.
+    fn answer_missing(&mut self) {
+        if let Some(question) = self.core.asked() {
             self.take_reply(Reply {
-                number,
-                ask,
+                number: question.number,
+                ask: question.ask,
                 address: None,
                 peer: Peer::Anyone,
                 answer: Err("the thread that asks envoy's admin interface is not there".into()),
@@ -378,7 +381,7 @@ impl Supervisor {
             match action {
                 Action::Spawn => self.spawn(),
                 Action::Judge => self.judge(),
-                Action::Ask(ask) => self.ask(ask),
+                Action::Ask(_) => self.ask(),
                 Action::Terminate => {
                     self.terminated.get_or_insert(now);
                     self.envoys.terminate();
@@ -394,25 +397,27 @@ impl Supervisor {
                 Action::Try => self.try_next(),
                 Action::SpawnNext => self.spawn_next(),
                 Action::KillNewest => self.envoys.kill_newest(),
-                Action::TerminateParent => self.envoys.terminate_parent(),
+                Action::TerminateOld => self.envoys.terminate_parent(),
                 Action::Reloaded(how) => self.take_reloaded(how),
             }
         }
     }
 
-    fn ask(&mut self, ask: Ask) {
-        self.job += 1;
+    fn ask(&mut self) {
+        let Some(question) = self.core.asked() else {
+            return;
+        };
         let job = Job {
-            number: self.job,
-            ask,
+            number: question.number,
+            ask: question.ask,
             place: self.envoys.place(),
             owner: self.envoys.pid(),
             // The one that serves.
             pid: self.envoys.parent().or(self.envoys.pid()),
             retired: self.envoys.pid().is_none(),
         };
-        if let Err(job) = self.helpers.ask(job) {
-            self.answer_missing(job.number);
+        if self.helpers.ask(job).is_err() {
+            self.answer_missing();
         }
     }
 
@@ -467,9 +472,11 @@ impl Supervisor {
 
     /// Brings snapshot and log up to what the core has decided.
     fn publish(&mut self, now: Instant) {
+        let generations = self.core.generations();
         let handover = Handover {
-            mute: (self.core.is_rising() || self.core.is_mute()) && !self.core.is_closed(),
-            degraded: self.core.is_degraded(),
+            mute: (generations.is_starting() || generations.is_admin_away())
+                && !generations.accepts_nothing(),
+            degraded: generations.is_degraded(),
         };
         let before = self.board.read().handover;
         if before != handover {

@@ -305,7 +305,7 @@ impl Supervisor {
                 ))
             }
             Reloaded::Failed => {
-                if self.core.is_mute() {
+                if self.core.generations().is_admin_away() {
                     log::warn!("generation {epoch} serves on");
                 }
                 let why = std::mem::take(&mut self.refusal);
@@ -317,7 +317,8 @@ impl Supervisor {
             }
             Reloaded::UnderWay => Err("another reload is under way".into()),
             Reloaded::OldDrains => {
-                let left = self.core.old_drains_for(self.now()).unwrap_or_default();
+                let left = self.core.generations().old_drains_for(self.now());
+                let left = left.unwrap_or_default();
                 Err(format!(
                     "the generation before, pid {}, still drains, and a reload would cut it: try again in {}",
                     self.envoys.parent().unwrap_or_default(),

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::generations::Next;
-use super::{Action, Core, Order, Phase, Reloaded};
+use super::life::{Life, Phase};
+use super::{Action, Order, Turn, View};
 use crate::drain::{Drain, Outcome, Time};
 use crate::process::Exit;
 
@@ -16,28 +16,26 @@ pub const KILL_PATIENCE: Duration = Duration::from_millis(800);
 pub(super) enum Then {
     /// drainit exits as Envoy did.
     Exit,
-    /// drainit exits with this, as the generation did that served: only another is still to end.
+    /// drainit exits with this, as the Envoy did that served: only another is still to end.
     ExitAs(Exit),
-    /// The whole Envoy is started anew, unless an order comes that forbids it.
+    /// Envoy is started anew, unless an order comes that forbids it.
     StartAnew,
 }
 
-impl Core {
-    pub(super) fn terminate(&mut self, now: Time, then: Then, actions: &mut Vec<Action>) {
-        self.next = self.next.filter(|next| *next != Next::Trying);
-        self.tell(Reloaded::NotLive);
+impl Life {
+    pub fn terminate(&mut self, turn: &mut Turn, then: Then) {
         self.phase = Phase::Stopping {
-            since: now,
+            since: turn.now,
             rest: false,
             killed: None,
             then,
         };
-        actions.push(Action::Terminate);
+        turn.act(Action::Terminate);
     }
 
     /// Envoy has had half of its time: what else there is of its tree is told, too, so that a
     /// script which would go on (a loop around Envoy, say) has the other half.
-    pub(super) fn terminate_rest(&mut self, now: Time, actions: &mut Vec<Action>) -> Option<Time> {
+    pub fn terminate_rest(&mut self, turn: &mut Turn) -> Option<Time> {
         let due = self.rules.kill_timeout / 2;
         let Phase::Stopping {
             since,
@@ -48,35 +46,23 @@ impl Core {
         else {
             return None;
         };
-        if now < *since + due {
+        if turn.now < *since + due {
             return Some(*since + due);
         }
         *rest = true;
-        actions.push(Action::TerminateRest);
+        turn.act(Action::TerminateRest);
         None
     }
 
-    pub(super) fn kill(&mut self, now: Time, actions: &mut Vec<Action>) {
+    pub fn kill(&mut self, turn: &mut Turn) {
         if let Phase::Stopping { killed, .. } = &mut self.phase {
-            *killed = Some(now);
-            actions.push(Action::Kill);
+            *killed = Some(turn.now);
+            turn.act(Action::Kill);
         }
     }
 
-    /// Ends the newest generation without asking it.
-    pub(super) fn kill_newest(&mut self, now: Time, then: Then, actions: &mut Vec<Action>) {
-        self.phase = Phase::Stopping {
-            since: now,
-            rest: false,
-            killed: Some(now),
-            then,
-        };
-        actions.push(Action::KillNewest);
-        self.tell(Reloaded::Failed);
-    }
-
-    /// An order while the whole Envoy is ended to be started anew: it is not, then.
-    pub(super) fn take_order_replacing(&mut self, now: Time, order: Order, from: &str) {
+    /// An order while Envoy is ended to be started anew: it is not, then.
+    pub fn on_order_replacing(&mut self, now: Time, order: Order, from: &str) {
         let stops = order != Order::Drain;
         let limits = &self.rules.limits;
         let drain = self.drain.get_or_insert_with(|| {
@@ -89,25 +75,19 @@ impl Core {
         }
     }
 
-    /// Envoy is gone that was to be ended.
-    pub(super) fn take_stop(
-        &mut self,
-        now: Time,
-        exit: Exit,
-        then: Then,
-        actions: &mut Vec<Action>,
-    ) {
+    /// The Envoy that was told to end has exited.
+    pub fn on_stopped(&mut self, turn: &mut Turn, view: View, exit: Exit, then: Then) {
         match (then, &self.drain) {
             (Then::StartAnew, None) => self.phase = Phase::Spawning,
             (Then::StartAnew, Some(drain)) if !drain.stops() => self.phase = Phase::Down,
-            (Then::ExitAs(served), _) => self.end(now, served, actions),
-            (Then::Exit | Then::StartAnew, _) => self.end(now, exit, actions),
+            (Then::ExitAs(served), _) => self.end(turn, view, served),
+            (Then::Exit | Then::StartAnew, _) => self.end(turn, view, exit),
         }
     }
 
-    /// Envoy is over, but for an old generation.
-    pub(super) fn end(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
-        if self.parent.is_none() {
+    /// Envoy is over; an old one beside it is ended before drainit is.
+    pub fn end(&mut self, turn: &mut Turn, view: View, exit: Exit) {
+        if !view.old {
             self.phase = Phase::Over(exit.code());
             return;
         }
@@ -118,7 +98,7 @@ impl Core {
                 killed,
                 ..
             } => (since, rest, killed),
-            _ => (now, false, None),
+            _ => (turn.now, false, None),
         };
         self.phase = Phase::Stopping {
             since,
@@ -126,6 +106,6 @@ impl Core {
             killed,
             then: Then::ExitAs(exit),
         };
-        actions.push(Action::TerminateParent);
+        turn.act(Action::TerminateOld);
     }
 }

@@ -14,14 +14,18 @@ mod world;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
-use super::due::HANDLERS_READY;
-use super::ending::KILL_PATIENCE;
-use super::generations::{RISE, SEEN_LATE};
+use super::asking::{Asking, PROBE_REST};
+use super::ending::{KILL_PATIENCE, Then};
+use super::generations::{Admin, Beside, SEEN_LATE, START_LIMIT};
+use super::life::HANDLERS_READY;
 use super::orders::SAME_ORDER;
 use super::*;
-use crate::drain::{FLUSH, Limits, MinDrain, SILENCE_MIN};
-use crate::envoy::load::{Counters, Listener, Load, Sight};
+use crate::drain::{Answer, FLUSH, Limits, MinDrain, Outcome, SILENCE_MIN};
+use crate::envoy::load::{self, Counters, Listener, Load};
+use crate::process::Exit;
+use crate::supervisor::backoff::Backoff;
 use events::{COMMAND_NOT_FOUND, Event, Says};
 use rules::must;
 use witness::{DrainSeen, Witness};

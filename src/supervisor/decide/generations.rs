@@ -1,72 +1,83 @@
-//! What is decided of generations: the rules of a hot restart.
+//! What a second Envoy changes: the rules of a hot restart.
 //!
-//! Until a generation is live, nobody can be asked how Envoy is: the old one's admin interface is
-//! gone and the new one's knows nothing of it. A drain waits for that, with the deadline running.
+//! Until the next Envoy is live, nobody can be asked how Envoy is: the old one's admin interface
+//! is gone and the new one's knows nothing of it. A drain waits for that, with the deadline
+//! running.
+
+mod orders;
+mod starting;
 
 use std::time::Duration;
 
+use super::asking::{PROBE_REST, Question};
 use super::ending::Then;
-use super::{Action, Core, PROBE_FIRST, PROBE_REST, Phase};
-use crate::drain::{Outcome, Time};
-use crate::duration::show;
+use super::life::{Envoy, Life, Phase};
+use super::{Action, Input, Sight, Turn, View};
+use crate::drain::{Answer, Ask, Outcome, Time};
 use crate::process::Exit;
 
-/// A generation that is not live by then is given up.
-pub(super) const RISE: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 60_000 });
+#[cfg(test)]
+pub(super) use starting::START_LIMIT;
+pub(super) use starting::Starting;
 
-/// An old generation's time begins when the new one serves, which is seen a little later.
+/// An old Envoy's time begins when the new one serves, which is seen a little later.
 pub(super) const SEEN_LATE: Duration = Duration::from_secs(2);
-
-/// Between two looks at the sockets of an Envoy that has lost its admin interface: this at the
-/// last. With 10,000 connections a look takes 0.17 s of a processor.
-const LOOK_REST: Duration = Duration::from_secs(30);
 
 /// How a reload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reloaded {
-    /// The next generation is live, and the old one drains.
+    /// The next Envoy is live, and the old one drains.
     Live,
     /// Not now: another reload is under way.
     UnderWay,
-    /// Not now: the generation before this one still drains, and Envoy would end it at once.
+    /// Not now: the Envoy before this one still drains, and would be ended at once.
     OldDrains,
     /// Not now: Envoy is not live.
     NotLive,
-    /// A drain is asked for, or one came in between.
+    /// A drain is asked for, or came in between.
     Draining,
     /// Envoy refuses the configuration.
     Refused,
-    /// The next generation ended, or was ended, before it was live.
+    /// The next Envoy ended, or was ended, before it was live.
     Failed,
 }
 
-/// The next generation, before it is live.
+/// Who is beside the Envoy whose life it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Next {
-    /// Its configuration is tried.
+pub(super) enum Beside {
+    Nobody,
+    /// The next configuration is tried.
     Trying,
-    /// It is about to be spawned.
-    Spawning,
-    /// It rises.
-    Rising(Rise),
+    /// The next Envoy is about to be spawned, for the second time or not; logs are to be reopened
+    /// after that, or not.
+    Spawning {
+        second: bool,
+        reopen: bool,
+    },
+    /// The next Envoy starts. The life is still that of the Envoy that serves.
+    Starting(Starting),
+    /// An old Envoy drains.
+    Old {
+        /// Since when it drains.
+        since: Time,
+        /// What the newest has told of it.
+        told: Told,
+        /// Whether the newest was spawned a second time.
+        second: bool,
+    },
+    /// An old Envoy drains, and the newest is not started any more: the drain waits for what the
+    /// old one has.
+    Last {
+        since: Time,
+        asked: Option<Question>,
+    },
 }
 
-/// A generation that rises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Rise {
-    /// Since then.
-    pub since: Time,
-    /// Whether it was given up, and killed.
-    pub ended: bool,
-    /// Whether the one before is gone.
-    pub alone: bool,
-}
-
-/// What the newest generation has told of the connections that the old one has.
+/// What the newest Envoy has told of the connections that the old one has.
 ///
 /// It learns of them at each flush of its statistics (`stats_flush_interval`, 5 s unless
 /// configured), when its uptime moves on too. Before the first one a zero means nothing; from
-/// then on it stays true, because an old generation accepts no more.
+/// then on it stays true, because an old Envoy accepts no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Told {
     Nothing,
@@ -87,280 +98,352 @@ impl Told {
     }
 }
 
-/// The admin interface of the generation that serves.
+/// The admin interface of the Envoy that serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Admin {
     /// It is its own.
     Own,
-    /// A generation that rose and ended may have had it closed.
+    /// An Envoy that started beside it and ended may have had it closed.
     Doubtful,
     /// It was asked since then, in vain.
     Lost,
 }
 
-impl Core {
-    /// Whether a generation is rising: until it is live, nobody can say how Envoy is, and the old
+/// What is known of a second Envoy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Generations {
+    /// When an old Envoy ends by itself.
+    parent_time: Option<Duration>,
+    pub(super) beside: Beside,
+    pub(super) admin: Admin,
+    /// Whether somebody waits for a reload's end.
+    pub(super) waited: bool,
+}
+
+impl Generations {
+    pub(super) fn new(parent_time: Option<Duration>) -> Generations {
+        Generations {
+            parent_time,
+            beside: Beside::Nobody,
+            admin: Admin::Own,
+            waited: false,
+        }
+    }
+
+    /// Whether the next Envoy starts: until it is live, nobody can say how Envoy is, and the old
     /// one serves.
-    pub fn is_rising(&self) -> bool {
-        matches!(self.next, Some(Next::Rising(_)))
+    pub fn is_starting(&self) -> bool {
+        matches!(self.beside, Beside::Starting(_))
     }
 
     /// Whether the Envoy that serves may not be there to be asked, because it has handed its admin
     /// interface over to one that ended.
-    pub fn is_mute(&self) -> bool {
+    pub fn is_admin_away(&self) -> bool {
         self.admin != Admin::Own
     }
 
-    /// Whether that is so: all that is known of it is what the kernel tells.
+    /// Whether the Envoy that serves was asked since then in vain: all that is known of it is what
+    /// the kernel tells.
     pub fn is_degraded(&self) -> bool {
         self.admin == Admin::Lost
     }
 
     /// Whether the Envoy that serves was seen to accept no connections any more, while the next
-    /// one rises.
-    pub fn is_closed(&self) -> bool {
-        self.closed
+    /// one starts.
+    pub fn accepts_nothing(&self) -> bool {
+        matches!(self.beside, Beside::Starting(next) if next.accepts_nothing)
     }
 
-    /// How long the old generation still drains, if there is one.
+    /// How long the old Envoy still drains, if there is one.
     pub fn old_drains_for(&self, now: Time) -> Option<Duration> {
-        let end = self.parent? + self.rules.parent_time?;
-        Some(end.saturating_sub(now))
+        match self.beside {
+            Beside::Old { since, .. } | Beside::Last { since, .. } => {
+                Some((since + self.parent_time?).saturating_sub(now))
+            }
+            _ => None,
+        }
     }
 
-    /// Whether there is an old generation, and the newest is not live: neither can tell what is in
-    /// flight.
-    pub(super) fn is_unsettled(&self) -> bool {
-        self.is_rising() || self.parent.is_some() && self.live.is_none()
+    /// What was asked on behalf of a second Envoy.
+    pub(super) fn asked(&self) -> Option<Question> {
+        match self.beside {
+            Beside::Starting(next) => next.asking.asked,
+            Beside::Last { asked, .. } => asked,
+            _ => None,
+        }
     }
 
-    /// Whether an answer of the newest tells of the old generation, too, if there is one.
-    pub(super) fn knows_all(&self) -> bool {
-        !self.is_unsettled() && (self.parent.is_none() || self.told == Told::All)
+    pub(super) fn is_spawning(&self) -> bool {
+        matches!(self.beside, Beside::Spawning { .. })
+    }
+
+    /// What the life of one Envoy has to know of the other.
+    pub(super) fn view(&self, life: &Life) -> View {
+        let sight = match self.beside {
+            Beside::Starting(_) => Sight::Nothing,
+            Beside::Old { .. } if !life.is_live() => Sight::Nothing,
+            Beside::Old { told, .. } if told != Told::All => Sight::Partial,
+            _ if self.is_degraded() => Sight::Kernel,
+            _ => Sight::Whole,
+        };
+        View {
+            sight,
+            old: matches!(self.beside, Beside::Old { .. } | Beside::Last { .. }),
+        }
+    }
+
+    /// Takes an input before the life does, and hands on what is not about a second Envoy alone.
+    pub(super) fn on_input(
+        &mut self,
+        life: &mut Life,
+        turn: &mut Turn,
+        input: Input,
+    ) -> Option<Input> {
+        match (input, &mut self.beside) {
+            (Input::Reload, _) => self.on_reload(life, turn),
+            (Input::Tried(passed), Beside::Trying) => self.on_tried(turn, passed),
+            (Input::NextSpawned(spawned), Beside::Spawning { .. }) => {
+                self.on_next_spawned(life, turn, spawned);
+            }
+            (Input::OldExited(exit), _) => self.on_old_exit(life, turn, exit),
+            (Input::Order(order, from), _) => {
+                if self.on_order(life, turn, order, &from) {
+                    return Some(Input::Order(order, from));
+                }
+            }
+            (Input::Exited(exit), _) => {
+                if self.on_exit(life, turn, exit) {
+                    return Some(Input::Exited(exit));
+                }
+            }
+            (Input::Answer(number, answer), _) => {
+                if self.on_answer(life, turn, number, answer.as_ref()) {
+                    return Some(Input::Answer(number, answer));
+                }
+            }
+            (Input::Probe, Beside::Starting(next)) if life.is_running() => {
+                next.asking.on_probe(turn.now);
+            }
+            (Input::Look, Beside::Starting(next)) if life.is_running() => {
+                next.asking.on_look(turn.now);
+            }
+            (Input::AdminKnown, Beside::Starting(next)) if life.is_running() => {
+                next.asking.hurry(turn.now);
+            }
+            (Input::Spawned, _) => {
+                self.admin = Admin::Own;
+                return Some(Input::Spawned);
+            }
+            (input, _) => return Some(input),
+        }
+        None
     }
 
     /// Tells whoever waits for a reload how it ended, once.
-    pub(super) fn tell(&mut self, how: Reloaded) {
+    fn tell(&mut self, turn: &mut Turn, how: Reloaded) {
         if std::mem::take(&mut self.waited) {
-            self.reloaded = Some(how);
+            turn.reloaded = Some(how);
         }
     }
 
-    pub(super) fn take_reload(&mut self, actions: &mut Vec<Action>) {
-        let refusal = match self.phase {
-            _ if self.drain.is_some() => Reloaded::Draining,
-            _ if self.next.is_some() => Reloaded::UnderWay,
-            Phase::Running { .. } if self.live.is_none() => Reloaded::NotLive,
-            Phase::Running { .. } if self.parent.is_some() => Reloaded::OldDrains,
-            Phase::Running { .. } => {
-                self.next = Some(Next::Trying);
-                self.waited = true;
-                actions.push(Action::Try);
-                return;
-            }
-            _ => Reloaded::NotLive,
-        };
-        // Another reload's own end is told to those who wait for that.
-        actions.push(Action::Reloaded(refusal));
-    }
-
-    pub(super) fn take_tried(&mut self, passed: bool, actions: &mut Vec<Action>) {
-        if self.next.take_if(|next| *next == Next::Trying).is_none() {
+    /// What has become of the life ends a reload that has not spawned anything yet, and is told to
+    /// whoever waits for any reload.
+    pub(super) fn settle(&mut self, life: &mut Life, turn: &mut Turn) {
+        let goes_on = life.is_running() && life.drain.is_none();
+        if goes_on {
             return;
         }
-        if passed {
-            self.again = false;
-            self.next = Some(Next::Spawning);
-            actions.push(Action::SpawnNext);
-        } else {
-            self.tell(Reloaded::Refused);
+        match &mut self.beside {
+            Beside::Trying => self.beside = Beside::Nobody,
+            // It is not asked any more.
+            Beside::Starting(next) if !life.is_running() => next.asking.rest(),
+            _ => {}
+        }
+        self.tell(
+            turn,
+            match life.phase {
+                _ if life.drain.is_some() => Reloaded::Draining,
+                Phase::Stopping { .. } => Reloaded::NotLive,
+                _ => Reloaded::Failed,
+            },
+        );
+    }
+
+    /// The newest Envoy is live, spawned anew beside an old one: the old one's time begins again,
+    /// and so does what is not known of it.
+    pub(super) fn on_live(&mut self, life: &mut Life, now: Time) {
+        if let (Beside::Old { since, told, .. }, Phase::Running(envoy)) =
+            (&mut self.beside, &mut life.phase)
+        {
+            *since = now;
+            *told = Told::Nothing;
+            envoy.asking.figures_at(now + PROBE_REST);
         }
     }
 
-    pub(super) fn take_next(&mut self, now: Time, spawned: bool) {
-        if self.next.take_if(|next| *next == Next::Spawning).is_none() {
-            return;
-        }
-        if spawned {
-            self.next = Some(Next::Rising(Rise {
-                since: now,
-                ended: false,
-                alone: false,
-            }));
-            self.asked = None;
-            self.probe_pause = PROBE_FIRST;
-            self.probe_due = Some(now);
-        } else {
-            if self.again {
-                // The first attempt may have got further.
-                self.serve_on(now);
-            }
-            self.tell(Reloaded::Failed);
-        }
-    }
-
-    /// The rising generation answered, or did not.
-    pub(super) fn take_rise(
+    /// An answer to a question that somebody else asked is handed on.
+    fn on_answer(
         &mut self,
-        now: Time,
-        since: Time,
-        serves: bool,
-        actions: &mut Vec<Action>,
-    ) {
-        if !serves {
-            self.look_again(now, PROBE_REST);
-            return;
-        }
-        self.phase = Phase::Running { since };
-        self.live = Some(now);
-        self.parent = Some(now);
-        self.next = None;
-        self.again = false;
-        self.admin = Admin::Own;
-        self.closed = false;
-        self.version_asked = false;
-        self.probed = Some(now);
-        // A first look, for later ones to be compared with.
-        self.told = Told::Nothing;
-        self.look_wanted = true;
-        self.probe_due = Some(now + PROBE_REST);
-        if self.drain.is_none() {
-            self.reason = format!(
-                "live {} after its start, next to the one before",
-                show(now.saturating_sub(since))
-            );
-        }
-        self.reopen_now(actions);
-        self.tell(Reloaded::Live);
-    }
-
-    /// The generation that rose is gone, and the one before serves on, with its admin interface
-    /// gone for good if the new one got as far as that.
-    pub(super) fn fall_back(
-        &mut self,
-        now: Time,
-        exit: Exit,
-        rise: Rise,
-        actions: &mut Vec<Action>,
-    ) {
-        self.next = None;
-        if let Phase::Stopping { killed, .. } = self.phase {
-            if killed.is_none() {
-                actions.push(Action::Terminate);
+        life: &mut Life,
+        turn: &mut Turn,
+        number: u64,
+        answer: Option<&Answer>,
+    ) -> bool {
+        match &mut self.beside {
+            Beside::Starting(_) => {
+                self.on_answer_starting(life, turn, number, answer);
+                return false;
             }
-            return;
+            Beside::Last { asked, .. } => {
+                if let (Some(question), Some(drain)) = (
+                    asked.take_if(|asked| asked.number == number),
+                    &mut life.drain,
+                ) {
+                    drain.answer(turn.now, question.ask, answer);
+                }
+                return false;
+            }
+            _ => {}
         }
-        let crashed = matches!(exit, Exit::Signal(_)) && !rise.ended;
-        if crashed && !self.again && self.drain.is_none() {
-            // Not its configuration's fault, by the look of it; and the old one may have stopped
-            // accepting for it.
-            self.again = true;
-            self.look_wanted = true;
-            self.next = Some(Next::Spawning);
-            actions.push(Action::SpawnNext);
-            return;
-        }
-        self.serve_on(now);
-        self.reopen_now(actions);
-        self.tell(Reloaded::Failed);
-    }
-
-    /// No other generation rises any more. How the one that serves is must be seen.
-    fn serve_on(&mut self, now: Time) {
-        self.admin = Admin::Doubtful;
-        self.closed = false;
-        self.look_wanted = false;
-        self.probe_due = Some(now);
-        self.probe_pause = PROBE_REST;
-    }
-
-    /// Envoy's admin interface was asked. A generation that rises has its own.
-    pub(super) fn note_admin(&mut self, answered: bool) {
-        if self.is_rising() {
-            return;
-        }
-        self.admin = match self.admin {
-            Admin::Doubtful | Admin::Lost if !answered => Admin::Lost,
-            _ => Admin::Own,
+        let Some(question) = life.asked().filter(|asked| asked.number == number) else {
+            return false;
         };
+        if let (Beside::Old { told, .. }, Some(Answer::Stats(load))) = (&mut self.beside, answer) {
+            *told = told.after(load.uptime);
+        }
+        if question.ask != Ask::Sockets {
+            self.admin = match self.admin {
+                Admin::Doubtful | Admin::Lost if answer.is_none() => Admin::Lost,
+                _ => Admin::Own,
+            };
+        } else if answer == Some(&Answer::Closed)
+            && self.beside == Beside::Nobody
+            && life.drain.is_none()
+        {
+            // Its listeners ended with the Envoy that it had handed them to.
+            life.reason = "envoy accepts no connections any more".into();
+            life.terminate(turn, Then::StartAnew);
+            return false;
+        }
+        true
     }
 
-    /// The kernel told of the sockets of the Envoy that serves, or did not.
-    pub(super) fn take_sockets(&mut self, now: Time, closed: bool, actions: &mut Vec<Action>) {
-        self.look_wanted = false;
-        self.probed = Some(now);
-        if self.is_rising() {
-            self.closed = closed;
-            self.probe_due = Some(now);
-            return;
+    /// The end of an Envoy that started is told apart from that of the newest; the latter is handed
+    /// on unless it is made good for.
+    fn on_exit(&mut self, life: &mut Life, turn: &mut Turn, exit: Exit) -> bool {
+        match &mut self.beside {
+            Beside::Starting(next) => {
+                let next = *next;
+                self.fall_back(life, turn, exit, next);
+                return false;
+            }
+            Beside::Trying | Beside::Spawning { .. } => self.beside = Beside::Nobody,
+            Beside::Old { second, .. } if !*second && life.is_live() && life.drain.is_none() => {
+                // The listeners are closed now; the same Envoy, started again, finds the old one.
+                // Once: one that keeps ending is subject to the rules.
+                *second = true;
+                life.reason = format!("envoy exited: {exit}");
+                life.phase = Phase::Spawning;
+                return false;
+            }
+            _ => {}
         }
-        if closed && self.drain.is_none() && self.next.is_none() {
-            // Its listeners ended with the generation that it had handed them to.
-            self.reason = "envoy accepts no connections any more".into();
-            self.terminate(now, Then::StartAnew, actions);
-            return;
-        }
-        self.look_again(now, LOOK_REST);
+        true
     }
 
-    /// Logs that were to be reopened while a generation rose: it would have died of the signal.
-    pub(super) fn reopen_now(&mut self, actions: &mut Vec<Action>) {
-        if std::mem::take(&mut self.reopen) {
-            actions.push(Action::ReopenLogs);
-        }
-    }
-
-    pub(super) fn take_parent_exit(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
-        if let Some(Next::Rising(rise)) = &mut self.next {
-            rise.alone = true;
-            self.lose_everything(now, exit, actions);
-            return;
-        }
-        let Some(since) = self.parent.take() else {
-            return;
-        };
-        let is_its_time = self.live.is_some()
-            && self
-                .rules
-                .parent_time
-                .is_some_and(|time| now + SEEN_LATE >= since + time);
-        match self.phase {
-            Phase::Stopping {
-                then: Then::ExitAs(exit),
-                ..
-            } => self.phase = Phase::Over(exit.code()),
-            Phase::Outlived => {
-                if let Some(drain) = &mut self.drain {
-                    drain.end(Outcome::EnvoyExited);
+    fn on_old_exit(&mut self, life: &mut Life, turn: &mut Turn, exit: Exit) {
+        match self.beside {
+            Beside::Starting(_) => {
+                self.beside = Beside::Nobody;
+                self.lose_everything(life, turn, exit);
+            }
+            Beside::Old { since, .. } => {
+                self.beside = Beside::Nobody;
+                let time = self.parent_time.unwrap_or_default();
+                let is_its_time = life.is_live() && turn.now + SEEN_LATE >= since + time;
+                match life.phase {
+                    Phase::Stopping {
+                        then: Then::ExitAs(exit),
+                        ..
+                    } => life.phase = Phase::Over(exit.code()),
+                    Phase::Running(_)
+                        if life.drain.is_none() && (exit != Exit::Code(0) || !is_its_time) =>
+                    {
+                        // The newest still serves, but its main thread hangs when it would talk to
+                        // the old one: for ten seconds, then it aborts. SIGTERM makes it do so at
+                        // once.
+                        life.reason = format!("the old generation's end was none of ours: {exit}");
+                        self.kill_newest(life, turn, Then::StartAnew);
+                    }
+                    _ => {}
                 }
             }
-            Phase::Running { .. }
-                if self.drain.is_none() && (exit != Exit::Code(0) || !is_its_time) =>
-            {
-                // The newest still serves, but its main thread hangs when it would talk to the old
-                // one: for ten seconds, then it aborts. SIGTERM makes it do so at once.
-                self.reason = format!("the old generation's end was none of ours: {exit}");
-                self.next = self.next.filter(|next| *next != Next::Trying);
-                self.kill_newest(now, Then::StartAnew, actions);
+            Beside::Last { .. } => {
+                self.beside = Beside::Nobody;
+                if let Some(drain) = &mut life.drain {
+                    drain.end(Outcome::EnvoyExited);
+                    if drain.stops() {
+                        let view = self.view(life);
+                        life.end(turn, view, Exit::Code(0));
+                    }
+                }
             }
             _ => {}
         }
     }
 
-    /// The generation that serves is gone while the next one rises, which is not to be trusted
-    /// without it.
-    fn lose_everything(&mut self, now: Time, exit: Exit, actions: &mut Vec<Action>) {
-        let Phase::Running { .. } = self.phase else {
+    /// The Envoy that serves is gone while the next one starts, which is not to be trusted without
+    /// it.
+    fn lose_everything(&mut self, life: &mut Life, turn: &mut Turn, exit: Exit) {
+        if !life.is_running() {
             return;
-        };
-        self.reason = format!("envoy exited: {exit}");
-        let then = match &mut self.drain {
+        }
+        life.reason = format!("envoy exited: {exit}");
+        let then = match &mut life.drain {
             Some(drain) => {
                 drain.end(Outcome::EnvoyExited);
                 Then::ExitAs(exit)
             }
             None => Then::StartAnew,
         };
-        self.kill_newest(now, then, actions);
+        self.kill_newest(life, turn, then);
+    }
+
+    /// Ends the newest Envoy without asking it.
+    fn kill_newest(&mut self, life: &mut Life, turn: &mut Turn, then: Then) {
+        life.phase = Phase::Stopping {
+            since: turn.now,
+            rest: false,
+            killed: Some(turn.now),
+            then,
+        };
+        turn.act(Action::KillNewest);
+        self.tell(turn, Reloaded::Failed);
+    }
+
+    /// Does what is due beside the life.
+    pub(super) fn advance(&mut self, life: &mut Life, turn: &mut Turn) -> Option<Time> {
+        match &mut self.beside {
+            Beside::Starting(next) if life.is_running() => next.advance(turn),
+            Beside::Last { .. } => self.advance_last(life, turn),
+            _ => None,
+        }
+    }
+}
+
+/// The Envoy that took over, as it is when it is seen to be live.
+fn newest(next: Starting, now: Time) -> Envoy {
+    let mut asking = next.asking;
+    asking.version_asked = false;
+    if !asking.owes_figures() {
+        // A first look, for later ones to be compared with.
+        asking.figures_at(now + PROBE_REST);
+    }
+    Envoy {
+        since: next.since,
+        live: Some(now),
+        handlers: true,
+        reopen: false,
+        asking,
     }
 }

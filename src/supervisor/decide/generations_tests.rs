@@ -1,9 +1,15 @@
 //! The rules of a hot restart, one by one.
 
-use super::generations::RISE;
+use super::asking::PROBE_REST;
+use super::generations::START_LIMIT;
+use super::orders::SAME_ORDER;
 use super::tests::{Play, rules, with};
 use super::*;
+use std::time::Duration;
+
+use crate::drain::{Answer, Outcome};
 use crate::envoy::load::{Listener, Load};
+use crate::process::Exit;
 
 fn hot() -> Rules {
     Rules {
@@ -90,7 +96,7 @@ fn nothing_is_asked_between_the_trial_and_the_spawn() {
     play.put(Input::Reload);
     play.now += PROBE_REST;
     play.put(Input::Probe);
-    assert_eq!(play.core.asked(), Some(Ask::Ready));
+    assert_eq!(play.asked(), Some(Ask::Ready));
     play.answer(Answer::Ready("LIVE".into()));
     play.now += PROBE_REST;
     play.done.clear();
@@ -103,8 +109,8 @@ fn a_drain_while_a_generation_rises_waits_until_it_can_be_known_what_is_in_fligh
     let mut play = rising(hot());
     play.order(Order::Stop);
     assert!(play.did(Action::Reloaded(Reloaded::Draining)));
-    assert_eq!(play.core.asked(), Some(Ask::Ready), "not what is left");
-    let live = play.now + RISE / 2;
+    assert_eq!(play.asked(), Some(Ask::Ready), "not what is left");
+    let live = play.now + START_LIMIT / 2;
     play.now = live;
     play.answer(Answer::Ready("LIVE".into()));
     play.until(live + Duration::from_secs(9), idle(60));
@@ -120,7 +126,8 @@ fn what_the_old_generation_has_is_known_from_the_first_flush_on_when_a_drain_com
     let mut play = two(hot());
     let first = play.now + Duration::from_secs(2);
     play.until(first, idle(60));
-    assert!(!play.core.knows_all());
+    let view = play.core.generations.view(&play.core.life);
+    assert!(!view.knows_all());
     play.now += Duration::from_secs(10);
     play.order(Order::Stop);
     let end = play.now + Duration::from_millis(600);
@@ -150,7 +157,7 @@ fn a_generation_that_crashes_while_it_rises_is_tried_once_more() {
     play.put(Input::Exited(KILLED));
     assert!(play.did(Action::Reloaded(Reloaded::Failed)));
     assert!(!play.did(Action::SpawnNext));
-    assert!(play.core.is_mute());
+    assert!(play.core.generations.is_admin_away());
     assert_eq!(play.state(), State::Live);
 
     let mut refused = rising(hot());
@@ -162,7 +169,7 @@ fn a_generation_that_crashes_while_it_rises_is_tried_once_more() {
 #[test]
 fn a_generation_that_does_not_come_up_is_given_up() {
     let mut play = rising(hot());
-    let end = play.now + RISE;
+    let end = play.now + START_LIMIT;
     play.until(end, |ask| {
         (ask == Ask::Ready).then(|| Answer::Ready("INITIALIZING".into()))
     });
@@ -179,21 +186,21 @@ fn without_its_old_generation_the_whole_envoy_is_replaced() {
         (two(hot()), KILLED),
         (two(hot()), Exit::Code(0)),
     ] {
-        play.put(Input::ParentExited(exit));
+        play.put(Input::OldExited(exit));
         assert!(play.did(Action::KillNewest));
         play.put(Input::Exited(KILLED));
         assert!(play.did(Action::Spawn));
     }
     // An order in between counts.
     let mut play = two(hot());
-    play.put(Input::ParentExited(KILLED));
+    play.put(Input::OldExited(KILLED));
     play.order(Order::Stop);
     play.put(Input::Exited(KILLED));
     assert!(play.did(Action::Exit(137)) && !play.did(Action::Spawn));
 
     let mut play = two(hot());
     play.now += Duration::from_secs(25);
-    play.put(Input::ParentExited(Exit::Code(0)));
+    play.put(Input::OldExited(Exit::Code(0)));
     assert!(play.done.is_empty(), "its time had come");
 }
 
@@ -205,8 +212,8 @@ fn a_newest_generation_that_ends_beside_an_old_one_is_started_again_once() {
     play.answer(Answer::Ready("LIVE".into()));
     play.done.clear();
     play.put(Input::Exited(KILLED));
-    assert_eq!(play.done, [Action::TerminateParent]);
-    play.put(Input::ParentExited(Exit::Code(0)));
+    assert_eq!(play.done, [Action::TerminateOld]);
+    play.put(Input::OldExited(Exit::Code(0)));
     assert!(play.did(Action::Exit(137)));
 }
 
@@ -215,10 +222,10 @@ fn a_start_that_fails_beside_an_old_generation_leaves_none_behind() {
     let mut play = two(hot());
     play.core.handle(play.now, Input::Exited(KILLED));
     let actions = play.core.handle(play.now, Input::SpawnFailed(127));
-    assert_eq!(actions, [Action::TerminateParent]);
+    assert_eq!(actions, [Action::TerminateOld]);
     // It has all of the kill timeout, and whatever is beside it half of that.
     assert_eq!(play.core.wake_at(), Some(play.now + Duration::from_secs(1)));
-    play.put(Input::ParentExited(Exit::Code(0)));
+    play.put(Input::OldExited(Exit::Code(0)));
     assert!(play.did(Action::Exit(127)));
 }
 
@@ -249,17 +256,16 @@ fn degraded(rules: Rules) -> Play {
     let mut play = rising(rules);
     play.put(Input::Exited(KILLED));
     play.put(Input::NextSpawned(true));
-    assert_eq!(
-        play.core.asked(),
-        Some(Ask::Sockets),
-        "does it still accept"
-    );
+    assert_eq!(play.asked(), Some(Ask::Sockets), "does it still accept");
     play.put(Input::Exited(KILLED));
-    assert!(!play.core.is_degraded(), "it has not been asked");
-    assert_eq!(play.core.asked(), Some(Ask::Ready));
-    play.put(Input::Answer(Ask::Ready, None));
-    assert!(play.core.is_degraded());
-    assert_eq!(play.core.asked(), Some(Ask::Sockets));
+    assert!(
+        !play.core.generations.is_degraded(),
+        "it has not been asked"
+    );
+    assert_eq!(play.asked(), Some(Ask::Ready));
+    play.fail();
+    assert!(play.core.generations.is_degraded());
+    assert_eq!(play.asked(), Some(Ask::Sockets));
     play.done.clear();
     play
 }
@@ -273,8 +279,8 @@ fn a_degraded_envoy_is_drained_by_what_the_kernel_counts() {
     };
     let fails = |play: &mut Play, end: Time, connections| {
         while play.now < end {
-            if let Some(ask) = play.core.asked() {
-                play.put(Input::Answer(ask, answer(ask, connections)));
+            if let Some(ask) = play.asked() {
+                play.reply(answer(ask, connections));
             } else {
                 play.now = play.core.wake_at().unwrap_or(end).min(end);
                 play.put(Input::Tick);
@@ -301,9 +307,9 @@ fn an_admin_interface_that_answers_after_all_ends_degraded_mode() {
     play.answer(with(1)(Ask::Stats).unwrap());
     play.now = play.core.wake_at().unwrap();
     play.put(Input::Tick);
-    assert_eq!(play.core.asked(), Some(Ask::Ready));
+    assert_eq!(play.asked(), Some(Ask::Ready));
     play.answer(Answer::Ready("LIVE".into()));
-    assert!(!play.core.is_degraded());
+    assert!(!play.core.generations.is_degraded());
     play.order(Order::Stop);
     assert!(play.did(Action::Ask(Ask::FailHealthCheck)));
 }
@@ -316,7 +322,7 @@ fn an_envoy_that_accepts_nothing_is_started_anew_unless_something_else_is_planne
     assert_eq!(play.state(), State::Stopping);
     play.put(Input::Exited(Exit::Code(0)));
     assert!(play.did(Action::Spawn));
-    assert!(!play.core.is_degraded());
+    assert!(!play.core.generations.is_degraded());
 
     let mut reloading = degraded(hot());
     reloading.put(Input::Reload);
@@ -357,8 +363,8 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
     };
     let mut play = crashed();
     play.order(Order::Stop);
-    assert_eq!(play.core.asked(), Some(Ask::Sockets));
-    assert!(!play.did(Action::TerminateParent));
+    assert_eq!(play.asked(), Some(Ask::Sockets));
+    assert!(!play.did(Action::TerminateOld));
     for _ in 0..3 {
         play.answer(sessions(1));
         assert_eq!(play.state(), State::Draining);
@@ -367,10 +373,10 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
     }
     play.answer(sessions(0));
     play.answer(sessions(0));
-    assert!(play.did(Action::TerminateParent));
+    assert!(play.did(Action::TerminateOld));
     let outcome = |play: &Play| play.core.drain().and_then(Drain::outcome);
     assert_eq!(outcome(&play), Some(Outcome::Drained));
-    play.put(Input::ParentExited(Exit::Code(0)));
+    play.put(Input::OldExited(Exit::Code(0)));
     assert!(play.did(Action::Exit(0)));
 
     // Until the deadline, and no longer than the one who waits.
@@ -379,13 +385,14 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
     late.answer(sessions(1));
     late.now += Duration::from_secs(25);
     late.put(Input::Tick);
-    assert!(late.did(Action::TerminateParent));
+    assert!(late.did(Action::TerminateOld));
     assert_eq!(outcome(&late), Some(Outcome::Deadline));
 
     let mut twice = crashed();
     twice.order(Order::Stop);
+    twice.now += SAME_ORDER;
     twice.order(Order::Stop);
-    assert!(twice.did(Action::TerminateParent));
+    assert!(twice.did(Action::TerminateOld));
     assert_eq!(outcome(&twice), Some(Outcome::SecondSignal));
 
     // USR2: it stays, and a later TERM finds nothing to wait for.
@@ -394,7 +401,7 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
     stays.answer(sessions(0));
     assert_eq!(stays.state(), State::Drained);
     stays.order(Order::Stop);
-    assert!(stays.did(Action::TerminateParent));
+    assert!(stays.did(Action::TerminateOld));
 }
 
 #[test]
@@ -408,7 +415,7 @@ fn an_old_generation_that_is_cut_with_a_newest_that_crashes_is_not_called_draine
     play.put(Input::Exited(KILLED));
     assert_eq!(play.state(), State::Restarting);
     play.order(Order::StopNow);
-    assert!(play.did(Action::TerminateParent));
+    assert!(play.did(Action::TerminateOld));
     let outcome = play.core.drain().and_then(Drain::outcome);
     assert_eq!(outcome, Some(Outcome::SecondSignal));
 }
@@ -419,8 +426,8 @@ fn an_attempt_that_cannot_be_spawned_leaves_the_same_doubt() {
     play.put(Input::Exited(KILLED));
     play.put(Input::NextSpawned(false));
     assert!(play.did(Action::Reloaded(Reloaded::Failed)));
-    assert!(play.core.is_mute());
-    assert_eq!(play.core.asked(), Some(Ask::Ready));
+    assert!(play.core.generations.is_admin_away());
+    assert_eq!(play.asked(), Some(Ask::Ready));
 }
 
 #[test]
@@ -429,20 +436,20 @@ fn it_is_seen_that_the_old_one_accepts_no_more_while_another_attempt_rises() {
     play.put(Input::Exited(KILLED));
     play.put(Input::NextSpawned(true));
     play.answer(Answer::Closed);
-    assert!(play.core.is_closed() && play.core.is_rising());
-    assert_eq!(play.core.asked(), Some(Ask::Ready));
+    assert!(play.core.generations.accepts_nothing() && play.core.generations.is_starting());
+    assert_eq!(play.asked(), Some(Ask::Ready));
     play.answer(Answer::Ready("LIVE".into()));
-    assert!(!play.core.is_closed() && play.did(Action::Reloaded(Reloaded::Live)));
+    assert!(!play.core.generations.accepts_nothing() && play.did(Action::Reloaded(Reloaded::Live)));
 }
 
 #[test]
 fn it_is_known_how_long_an_old_generation_drains() {
     let mut play = two(hot());
     play.now += Duration::from_secs(7);
-    let left = |play: &Play| play.core.old_drains_for(play.now);
+    let left = |play: &Play| play.core.generations.old_drains_for(play.now);
     assert_eq!(left(&play), Some(Duration::from_secs(18)));
     play.now += Duration::from_secs(30);
     assert_eq!(left(&play), Some(Duration::ZERO));
-    play.put(Input::ParentExited(Exit::Code(0)));
+    play.put(Input::OldExited(Exit::Code(0)));
     assert_eq!(left(&play), None);
 }

@@ -1,9 +1,13 @@
+use std::time::Duration;
+
+use super::asking::PROBE_REST;
 use super::ending::KILL_PATIENCE;
+use super::life::JUDGEMENT;
 use super::orders::SAME_ORDER;
 use super::*;
-use crate::drain::Limits;
-use crate::drain::MinDrain;
+use crate::drain::{Answer, Limits, MinDrain, Outcome};
 use crate::envoy::load::{Listener, Load};
+use crate::process::Exit;
 
 const fn ms(milliseconds: u64) -> Time {
     Duration::from_millis(milliseconds)
@@ -102,24 +106,32 @@ impl Play {
         self.put(Input::Order(order, "a signal".into()));
     }
 
-    pub fn answer(&mut self, answer: Answer) {
-        let ask = self.core.asked().expect("a question");
-        self.put(Input::Answer(ask, Some(answer)));
+    /// The question in flight.
+    pub fn asked(&self) -> Option<Ask> {
+        self.core.asked().map(|question| question.ask)
     }
 
-    fn fail(&mut self) {
-        let ask = self.core.asked().expect("a question");
-        self.put(Input::Answer(ask, None));
+    pub fn reply(&mut self, answer: Option<Answer>) {
+        let question = self.core.asked().expect("a question");
+        self.put(Input::Answer(question.number, answer));
+    }
+
+    pub fn answer(&mut self, answer: Answer) {
+        self.reply(Some(answer));
+    }
+
+    pub fn fail(&mut self) {
+        self.reply(None);
     }
 
     /// Lets the time pass, and wakes the core whenever it wants to be; Envoy answers at once, by
     /// `envoy`, or not at all.
     pub fn until(&mut self, end: Time, mut envoy: impl FnMut(Ask) -> Option<Answer>) {
         loop {
-            if let Some(ask) = self.core.asked()
+            if let Some(ask) = self.asked()
                 && let Some(answer) = envoy(ask)
             {
-                self.put(Input::Answer(ask, Some(answer)));
+                self.answer(answer);
                 continue;
             }
             let wake = self.core.wake_at().unwrap_or(end);
@@ -605,7 +617,7 @@ fn a_silent_envoy_that_was_never_live_is_not_waited_for_until_the_deadline() {
     let mut play = Play::started(rules());
     play.fail();
     play.order(Order::Stop);
-    assert_eq!(play.core.asked(), Some(Ask::Ready));
+    assert_eq!(play.asked(), Some(Ask::Ready));
     assert_eq!(play.core.wake_at(), Some(s(1)));
     play.until(s(1), silent);
     assert!(play.did(Action::Terminate));
@@ -625,7 +637,7 @@ fn the_end_of_the_delay_is_not_overslept_while_a_question_hangs() {
     play.now = s(2);
     play.put(Input::Probe);
     play.put(Input::Tick);
-    assert_eq!(play.core.asked(), Some(Ask::Ready));
+    assert_eq!(play.asked(), Some(Ask::Ready));
     assert_eq!(play.core.wake_at(), Some(s(3)));
     play.until(s(3), silent);
     assert_eq!(play.state(), State::Draining);
@@ -657,10 +669,38 @@ fn at_rest_envoy_is_asked_when_somebody_wants_to_know_and_at_most_once_a_second(
     }
     assert!(asked.len() >= 9, "{asked:?}");
     assert!(asked.windows(2).all(|two| two[1] - two[0] >= PROBE_REST));
+    // Who came too early hears as soon as Envoy has had its rest.
+    play.done.clear();
+    play.until(s(11), with(0));
+    assert_eq!(play.done, [Action::Ask(Ask::Ready)]);
     play.done.clear();
     play.until(s(100), with(0));
     assert!(play.done.is_empty(), "asked although nobody wants to know");
     assert_eq!(play.core.wake_at(), None);
+}
+
+/// That look and every later one was lost until somebody probed.
+#[test]
+fn a_look_while_a_probe_is_in_flight_gets_its_figures() {
+    let mut play = Play::live(rules());
+    play.now = s(5);
+    play.put(Input::Probe);
+    assert_eq!(play.asked(), Some(Ask::Ready));
+    play.now += ms(100);
+    play.put(Input::Look);
+    play.now += ms(200);
+    play.answer(Answer::Ready("LIVE".into()));
+    assert_eq!(
+        play.core.wake_at(),
+        Some(s(6)),
+        "within the patience of a scrape"
+    );
+    play.until(s(6), silent);
+    assert_eq!(play.asked(), Some(Ask::Stats));
+    play.answer(Answer::Stats(Load::default()));
+    play.now = s(20);
+    play.put(Input::Look);
+    assert_eq!(play.asked(), Some(Ask::Stats), "a later one is heard, too");
 }
 
 #[test]
@@ -677,7 +717,7 @@ fn an_envoy_that_does_not_answer_is_asked_once_a_second_until_it_does() {
         play.put(Input::Tick);
     }
     play.answer(Answer::Ready("LIVE".into()));
-    assert_eq!((play.core.asked(), play.core.wake_at()), (None, None));
+    assert_eq!((play.asked(), play.core.wake_at()), (None, None));
 }
 
 #[test]
@@ -694,15 +734,16 @@ fn an_envoy_that_starts_is_asked_less_and_less_often_and_at_once_when_its_addres
     }
     assert_eq!(last, PROBE_REST);
     play.fail();
-    assert_eq!(play.core.asked(), None);
+    assert_eq!(play.asked(), None);
     play.put(Input::AdminKnown);
-    assert_eq!(play.core.asked(), Some(Ask::Ready));
+    assert_eq!(play.asked(), Some(Ask::Ready));
 }
 
 #[test]
 fn an_answer_that_nobody_waits_for_is_ignored() {
     for name in [
         "waiting",
+        "starting",
         "live",
         "drained",
         "stopping",
@@ -712,25 +753,15 @@ fn an_answer_that_nobody_waits_for_is_ignored() {
         let mut play = phase(name);
         play.done.clear();
         let before = play.core.clone();
-        for (ask, answer) in [
-            (Ask::Stats, Some(load(0))),
-            (Ask::Stats, None),
-            (Ask::Ready, Some(Answer::Ready("LIVE".into()))),
-            (Ask::StopListeners, Some(Answer::Done)),
-        ] {
-            play.put(Input::Answer(ask, answer));
+        let asked = before.asked().map(|question| question.number);
+        for number in (0..99).filter(|number| Some(*number) != asked) {
+            for answer in [None, Some(load(0)), Some(Answer::Ready("LIVE".into()))] {
+                play.put(Input::Answer(number, answer));
+            }
         }
         assert_eq!(play.core, before, "{name}");
         assert!(play.done.is_empty(), "{name}");
     }
-
-    let mut play = Play::started(rules());
-    assert_eq!(play.core.asked(), Some(Ask::Ready));
-    let before = play.core.clone();
-    play.done.clear();
-    play.put(Input::Answer(Ask::Stats, None));
-    assert_eq!(play.core, before);
-    assert!(play.done.is_empty());
 }
 
 #[test]

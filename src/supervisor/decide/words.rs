@@ -17,7 +17,7 @@ pub struct Rules {
     pub restart: bool,
     /// Whether to wait for certificates before Envoy's first start.
     pub gated: bool,
-    /// With hot restart: when an old generation ends by itself.
+    /// With hot restart: when an old Envoy ends by itself.
     pub parent_time: Option<Duration>,
 }
 
@@ -42,7 +42,8 @@ pub enum Input {
     Tick,
     /// A signal came, or a request that means the same. The text says from where.
     Order(Order, String),
-    /// Somebody wants to know how Envoy is.
+    /// Somebody wants to know how Envoy is. The core sees to it that Envoy has its rest, and that
+    /// who wants to know learns it.
     Probe,
     /// Somebody wants to know what is open.
     Look,
@@ -52,29 +53,29 @@ pub enum Input {
     CertificatesReady,
     /// Envoy was spawned.
     Spawned,
-    /// It could not be; drainit would exit with this.
+    /// Envoy could not be spawned; drainit would exit with this.
     SpawnFailed(u8),
     /// Envoy was seen to have handlers for its signals.
     HandlersSeen,
     /// Envoy's admin interface is known from now on.
     AdminKnown,
-    /// It answered; none stands for every failure there is.
-    Answer(Ask, Option<Answer>),
+    /// The question of this number was answered; none stands for every failure there is.
+    Answer(u64, Option<Answer>),
     /// Envoy lives on, and the start script that it was behind ended, so.
     ScriptEnded(Exit),
-    /// Envoy is gone. Of several generations it is the one that rises, or else the newest.
+    /// Envoy is gone. Of two it is the one that starts, or else the newest.
     Exited(Exit),
     /// An Envoy that ended before it was live was asked whether it refuses its configuration or
     /// command line: this is why, or it does not, or cannot be asked.
     Judged(Option<String>),
-    /// Somebody wants the next generation.
+    /// Somebody wants the next Envoy, by a hot restart.
     Reload,
-    /// The next generation's configuration was tried, and is one; or it is not.
+    /// The next Envoy's configuration was tried: Envoy takes it, or refuses it.
     Tried(bool),
-    /// The next generation was spawned, or could not be.
+    /// The next Envoy was spawned, or could not be.
     NextSpawned(bool),
-    /// The old generation, which another has taken over from, is gone.
-    ParentExited(Exit),
+    /// The old Envoy, which another has taken over from, is gone.
+    OldExited(Exit),
 }
 
 /// What is to be done about it.
@@ -84,7 +85,7 @@ pub enum Action {
     Spawn,
     /// Ask an Envoy that ended before it was live whether it refuses its configuration.
     Judge,
-    /// Ask Envoy's admin interface.
+    /// Ask Envoy this, which is the question in flight from now on ([`super::Core::asked`]).
     Ask(Ask),
     /// Send Envoy SIGTERM.
     Terminate,
@@ -97,15 +98,14 @@ pub enum Action {
     ReopenLogs,
     /// End, with this code.
     Exit(u8),
-    /// Try the next generation's configuration.
+    /// Try the next Envoy's configuration.
     Try,
-    /// Spawn the next generation.
+    /// Spawn the next Envoy.
     SpawnNext,
-    /// Send the newest generation SIGKILL: it rises for too long, or is useless without the one
-    /// before.
+    /// Send the newest Envoy SIGKILL: it starts for too long, or is useless without the one before.
     KillNewest,
-    /// Send the old generation SIGTERM.
-    TerminateParent,
+    /// Send the old Envoy SIGTERM.
+    TerminateOld,
     /// Tell whoever asked for a reload how it ended.
     Reloaded(Reloaded),
 }

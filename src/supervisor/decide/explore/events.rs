@@ -69,8 +69,8 @@ impl Says {
                 health_failed,
                 sends_logs: self == Says::Logs,
                 sight: match self {
-                    Says::Partial => Sight::Partial,
-                    _ => Sight::Whole,
+                    Says::Partial => load::Sight::Partial,
+                    _ => load::Sight::Whole,
                 },
                 ..Load::default()
             })
@@ -104,6 +104,8 @@ pub(super) enum Event {
     Tick,
     Order(Order),
     Probe,
+    Look,
+    CertificatesMissing,
     Certificates,
     HandlersSeen,
     AdminKnown,
@@ -116,21 +118,25 @@ pub(super) enum Event {
     Reload,
     Tried(bool),
     NextSpawned(bool),
-    ParentExited(Exit),
+    OldExited(Exit),
 }
 
 pub(super) const COMMAND_NOT_FOUND: u8 = 127;
 
 impl Event {
-    pub(super) fn input(self) -> Input {
+    pub(super) fn input(self, core: &Core) -> Input {
         match self {
             Event::Start | Event::Tick => Input::Tick,
             Event::Order(order) => Input::Order(order, "a signal".into()),
             Event::Probe => Input::Probe,
+            Event::Look => Input::Look,
+            Event::CertificatesMissing => Input::CertificatesMissing("a certificate".into()),
             Event::Certificates => Input::CertificatesReady,
             Event::HandlersSeen => Input::HandlersSeen,
             Event::AdminKnown => Input::AdminKnown,
-            Event::Answer(ask, says) => Input::Answer(ask, says.answer()),
+            Event::Answer(_, says) => {
+                Input::Answer(core.asked().map_or(0, |asked| asked.number), says.answer())
+            }
             Event::ScriptEnded => Input::ScriptEnded(Exit::Code(1)),
             Event::Exited(exit) => Input::Exited(exit),
             Event::Judged(refused) => Input::Judged(refused.then(|| "why".into())),
@@ -139,7 +145,7 @@ impl Event {
             Event::Reload => Input::Reload,
             Event::Tried(passed) => Input::Tried(passed),
             Event::NextSpawned(spawned) => Input::NextSpawned(spawned),
-            Event::ParentExited(exit) => Input::ParentExited(exit),
+            Event::OldExited(exit) => Input::OldExited(exit),
         }
     }
 }

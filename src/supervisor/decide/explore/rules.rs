@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The number of no question that is in flight.
+const STALE: u64 = 99;
+
 /// `Err` says what went wrong.
 pub(super) type Verdict = Result<(), String>;
 
@@ -27,7 +30,7 @@ impl World {
             self.witness.waiting &= told == 0;
         }
         must(
-            !self.witness.waiting || self.core.next.is_some(),
+            !self.witness.waiting || self.core.is_reloading(),
             "somebody waits for a reload in vain",
         )
     }
@@ -39,15 +42,15 @@ impl World {
         };
         if self.witness.stops == from.witness.stops {
             return must(
-                self.core.ordered == from.core.ordered && order == Order::Stop,
+                self.core.life.ordered == from.core.life.ordered && order == Order::Stop,
                 "the same order once more is another one",
             );
         }
         let over = |drain: &Drain| drain.outcome().is_some();
-        let again = self.witness.stops >= 2 && from.core.drain.is_some()
-            || from.core.drain.as_ref().is_some_and(over);
-        match from.core.phase {
-            Phase::Running { .. } if again || order == Order::StopNow => must(
+        let again = self.witness.stops >= 2 && from.core.life.drain.is_some()
+            || from.core.life.drain.as_ref().is_some_and(over);
+        match from.core.life.phase {
+            Phase::Running(_) if again || order == Order::StopNow => must(
                 self.witness.terminated.is_some(),
                 "a signal to stop is ignored",
             ),
@@ -58,18 +61,19 @@ impl World {
                 if self.witness.old && order == Order::Stop =>
             {
                 must(
-                    self.core.phase == Phase::Outlived || self.core.is_stopping_old(),
+                    self.core.is_last() || self.core.is_stopping_old(),
                     "an old generation is forgotten",
                 )
             }
-            Phase::Outlived if again || order == Order::StopNow => {
+            Phase::Down if from.core.is_last() && (again || order == Order::StopNow) => {
                 must(self.core.is_stopping_old(), "a signal to stop is ignored")
             }
-            Phase::Judging { .. } if !self.core.rules.restart && self.witness.old => {
+            Phase::Judging { .. } if !self.core.life.rules.restart && self.witness.old => {
                 must(self.core.is_stopping_old(), "it does not end")
             }
+            Phase::Down if from.core.is_last() => Ok(()),
             Phase::Waiting | Phase::Backoff { .. } | Phase::Judging { .. } | Phase::Down => must(
-                matches!(self.core.phase, Phase::Over(_)) != self.witness.old,
+                matches!(self.core.life.phase, Phase::Over(_)) != self.witness.old,
                 "it does not end",
             ),
             _ => Ok(()),
@@ -78,7 +82,7 @@ impl World {
 
     /// Whether a drain that has just ended had reason to.
     pub(super) fn judge_outcome(&mut self, now: Time, event: Event, from: &World) -> Verdict {
-        let ended = |core: &Core| core.drain.as_ref().map(|drain| drain.outcome());
+        let ended = |core: &Core| core.life.drain.as_ref().map(|drain| drain.outcome());
         let (Some(Some(outcome)), was) = (ended(&self.core), ended(&from.core)) else {
             return Ok(());
         };
@@ -93,7 +97,7 @@ impl World {
             },
             _ => None,
         };
-        let limits = &self.core.rules.limits;
+        let limits = &self.core.life.rules.limits;
         let known = !self.witness.old || self.witness.told;
         let clean = |seen: &DrainSeen| {
             let live = seen.word;
@@ -113,7 +117,7 @@ impl World {
                     && load.is_some_and(|load| {
                         load.connections() <= limits.open_connections
                             && load.udp_sessions == 0
-                            && load.sight != Sight::Partial
+                            && load.sight != load::Sight::Partial
                     })
             }
             (Outcome::Idle, Some(seen)) => {
@@ -141,7 +145,7 @@ impl World {
             (Outcome::EnvoyExited, Some(_)) => {
                 matches!(event, Event::Exited(_))
                     || event_is_loss(event, from)
-                    || matches!(event, Event::ParentExited(_)) && from.core.phase == Phase::Outlived
+                    || matches!(event, Event::OldExited(_)) && from.core.is_last()
             }
             (Outcome::EnvoyExited, None) => from.core.starts_anew(),
             (Outcome::SecondSignal, None) => {
@@ -150,6 +154,39 @@ impl World {
             _ => false,
         };
         must(why, &format!("{outcome:?} without reason: {seen:?}"))
+    }
+
+    /// Whether whoever wants to know how Envoy is, or what is open, learns it in time.
+    pub(super) fn judge_looks(&self, now: Time, event: Event, from: &World) -> Verdict {
+        let core = &self.core;
+        let (Some(asking), Some(before)) = (core.asking(), from.core.asking()) else {
+            return Ok(());
+        };
+        if !core.life.is_running() || core.generations.is_spawning() || core.life.drain.is_some() {
+            return Ok(());
+        }
+        let figures = matches!(core.asks(), Some(Ask::Stats | Ask::Sockets));
+        let told = matches!(event, Event::Answer(ask, _) if ask != Ask::ServerInfo);
+        let planned = |by: Time| asking.next.is_some_and(|next| next.due <= by.max(now));
+        let owed = |by: Time| figures || asking.owes_figures() && planned(by);
+        match event {
+            Event::Look if from.core.life.is_live() => {
+                must(owed(now + PROBE_REST), "a look is ignored")?;
+            }
+            Event::Probe => must(
+                figures || core.asks() == Some(Ask::Ready) || planned(now + PROBE_REST),
+                "a probe is ignored",
+            )?,
+            _ => {}
+        }
+        match before.next {
+            Some(next) if next.figures => must(owed(next.due), "a look is forgotten"),
+            Some(next) => must(
+                told || core.asked().is_some() || planned(next.due),
+                "a probe is forgotten",
+            ),
+            None => Ok(()),
+        }
     }
 
     /// Whether an action was called for.
@@ -161,29 +198,33 @@ impl World {
         before: &Core,
     ) -> Verdict {
         let core = &self.core;
-        let outcome = core.drain.as_ref().and_then(Drain::outcome);
-        let running = matches!(before.phase, Phase::Running { .. }) || event == Event::Spawned;
+        let outcome = core.life.drain.as_ref().and_then(Drain::outcome);
+        let running = matches!(before.life.phase, Phase::Running(_)) || event == Event::Spawned;
         match action {
-            Action::Try => must(core.drain.is_none() && running, "tried although it drains"),
+            Action::Try => must(
+                core.life.drain.is_none() && running,
+                "tried although it drains",
+            ),
             Action::Reloaded(_) => Ok(()),
             Action::SpawnNext => {
                 must(
                     self.witness.newest && !self.witness.old,
                     "a third generation",
                 )?;
-                must(core.drain.is_none(), "raised although told to drain")
+                must(core.life.drain.is_none(), "raised although told to drain")
             }
             Action::KillNewest => {
-                if let Event::ParentExited(_) = event {
+                if let Event::OldExited(_) = event {
                     self.witness.killed = Some(now);
                     return must(running && self.witness.newest, "SIGKILL to nobody");
                 }
-                let Some(Next::Rising(rise)) = before.next else {
-                    return Err("SIGKILL to a generation that does not rise".into());
+                let Beside::Starting(next) = before.generations.beside else {
+                    return Err("SIGKILL to an Envoy that does not start".into());
                 };
-                must(now >= rise.since + RISE && !rise.ended, "given up early")
+                let late = now >= next.since + START_LIMIT;
+                must(late && !next.given_up, "given up early")
             }
-            Action::TerminateParent => {
+            Action::TerminateOld => {
                 must(self.witness.old, "SIGTERM to no old generation")?;
                 must(
                     !self.witness.newest,
@@ -194,19 +235,19 @@ impl World {
             }
             Action::Judge => must(
                 matches!(event, Event::Exited(Exit::Code(code)) if code != 0)
-                    && before.live.is_none()
-                    && before.drain.is_none(),
+                    && !before.life.is_live()
+                    && before.life.drain.is_none(),
                 "asked of an Envoy that refuses nothing",
             ),
             Action::Spawn => {
                 must(!self.witness.newest, "two newest")?;
-                must(core.phase == Phase::Spawning, "spawned twice")?;
-                must(core.drain.is_none(), "spawned although told to drain")
+                must(core.life.phase == Phase::Spawning, "spawned twice")?;
+                must(core.life.drain.is_none(), "spawned although told to drain")
             }
             Action::Ask(ask) => {
-                let outlived = core.phase == Phase::Outlived && self.witness.old;
+                let outlived = core.is_last() && self.witness.old;
                 must(
-                    (running || outlived) && core.asked == Some(ask),
+                    (running || outlived) && core.asks() == Some(ask),
                     "a question to nobody",
                 )?;
                 must(!outlived || ask == Ask::Sockets, "a question to nobody")?;
@@ -214,29 +255,37 @@ impl World {
                     let seen = &self.witness.drain;
                     let silent = |seen: &DrainSeen| seen.unanswered || !seen.word;
                     let lost = self.witness.refused
-                        || core.is_rising()
+                        || core.generations.is_starting()
                         || outlived
                         || seen.as_ref().is_some_and(silent);
                     must(lost, "the kernel is asked instead of Envoy")?;
                 }
                 let answered = matches!(event, Event::Answer(..) | Event::Exited(_))
                     || matches!(event, Event::Spawned | Event::NextSpawned(_));
-                must(before.asked.is_none() || answered, "two questions at once")?;
-                let at_rest = core.live.is_some() && core.drain.is_none() && !core.is_rising();
+                must(
+                    before.asked().is_none() || answered,
+                    "two questions at once",
+                )?;
+                let at_rest = core.life.is_live()
+                    && core.life.drain.is_none()
+                    && !core.generations.is_starting();
                 let anew = matches!(event, Event::Exited(_) | Event::NextSpawned(_));
+                // Whether that was all that is wrong.
+                let anew = anew || matches!(event, Event::Answer(Ask::Stats, _));
                 if ask == Ask::Ready && at_rest && !anew {
-                    let rested = before.probed.is_none_or(|at| now - at >= PROBE_REST);
+                    let looked = before.life.envoy().and_then(|envoy| envoy.asking.looked);
+                    let rested = looked.is_none_or(|at| now - at >= PROBE_REST);
                     must(rested, "asked more than once a second at rest")?;
                 }
                 Ok(())
             }
             Action::Terminate
-                if before.is_rising()
+                if before.generations.is_starting()
                     && matches!(event, Event::Exited(_))
-                    && matches!(before.phase, Phase::Stopping { .. }) =>
+                    && matches!(before.life.phase, Phase::Stopping { .. }) =>
             {
                 // Now the one before.
-                let stopping = matches!(before.phase, Phase::Stopping { killed: None, .. });
+                let stopping = matches!(before.life.phase, Phase::Stopping { killed: None, .. });
                 must(stopping && self.witness.newest, "SIGTERM too early")
             }
             Action::Terminate => {
@@ -250,7 +299,7 @@ impl World {
                 let closed = event == Event::Answer(Ask::Sockets, Says::Closed);
                 must(
                     told && (now_at_once || outcome.is_some())
-                        || closed && core.starts_anew() && core.drain.is_none(),
+                        || closed && core.starts_anew() && core.life.drain.is_none(),
                     "SIGTERM too early",
                 )
             }
@@ -260,7 +309,7 @@ impl World {
                 };
                 must(!self.witness.rest, "the rest is told twice")?;
                 self.witness.rest = true;
-                let due = now >= at + core.rules.kill_timeout / 2;
+                let due = now >= at + core.life.rules.kill_timeout / 2;
                 must(
                     due && self.witness.killed.is_none(),
                     "the rest is told early",
@@ -272,48 +321,53 @@ impl World {
                 };
                 must(self.witness.killed.is_none(), "SIGKILL twice")?;
                 self.witness.killed = Some(now);
-                let due = now >= at + core.rules.kill_timeout;
+                let due = now >= at + core.life.rules.kill_timeout;
                 let third = matches!(event, Event::Order(Order::Stop | Order::StopNow))
                     && self.witness.stops >= 3;
                 must(due || third, "SIGKILL too early")
             }
             Action::ReopenLogs => {
-                let Phase::Running { since } = before.phase else {
+                let Phase::Running(envoy) = before.life.phase else {
                     return Err("SIGUSR1 to nobody".into());
                 };
-                let handlers = core.has_handlers() || now - since >= HANDLERS_READY;
-                must(handlers, "SIGUSR1 to an Envoy without handlers")
+                let answered = match event {
+                    Event::Answer(ask, says) => ask != Ask::Sockets && says != Says::Nothing,
+                    _ => event == Event::HandlersSeen,
+                };
+                let handlers = answered || envoy.handlers || now - envoy.since >= HANDLERS_READY;
+                let starts = core.generations.is_starting();
+                must(handlers && !starts, "SIGUSR1 to an Envoy without handlers")
             }
             Action::Exit(code) => {
                 must(
                     !self.witness.newest && !self.witness.old || self.witness.killed.is_some(),
                     "a generation is forgotten",
                 )?;
-                let kept = match before.phase {
+                let kept = match before.life.phase {
                     Phase::Stopping {
                         then: Then::ExitAs(exit),
                         ..
                     } => Some(exit.code()),
                     _ => None,
                 };
-                let (asked, lapsed) = match before.phase {
+                let (asked, lapsed) = match before.life.phase {
                     Phase::Judging { exit, until } => (Some(exit.code()), now >= until),
                     _ => (None, false),
                 };
-                let never = !core.rules.restart;
+                let never = !core.life.rules.restart;
                 let patient = |at: Time| now >= at + KILL_PATIENCE;
                 let cut = code == 137 && self.witness.killed.is_some_and(patient);
                 let right = match event {
                     Event::Exited(exit) => code == kept.unwrap_or(exit.code()),
-                    Event::ParentExited(_) if before.phase == Phase::Outlived => code == 0,
-                    Event::ParentExited(_) => Some(code) == kept,
+                    Event::OldExited(_) if before.is_last() => code == 0,
+                    Event::OldExited(_) => Some(code) == kept,
                     Event::SpawnFailed => code == COMMAND_NOT_FOUND,
                     Event::Judged(refused) => Some(code) == asked && (refused || never),
                     _ if never && lapsed => Some(code) == asked,
                     Event::Order(_) => {
                         code == asked.filter(|_| never).unwrap_or(0)
                             && !running
-                            && before.phase != Phase::Spawning
+                            && before.life.phase != Phase::Spawning
                     }
                     _ => false,
                 };
@@ -325,7 +379,7 @@ impl World {
     /// Whether it may rest until it is woken.
     pub(super) fn judge_rest(&self, now: Time, actions: &[Action]) -> Verdict {
         let core = &self.core;
-        let over = matches!(core.phase, Phase::Over(_));
+        let over = matches!(core.life.phase, Phase::Over(_));
         let exits = actions.iter().any(|a| matches!(a, Action::Exit(_)));
         must(
             over == exits,
@@ -339,7 +393,7 @@ impl World {
             let wakes = core.wake_at.is_some_and(|wake| wake <= at);
             must(wakes, &format!("{what} will be overslept"))
         };
-        if let Some(drain) = &core.drain {
+        if let Some(drain) = &core.life.drain {
             if drain.outcome().is_none() {
                 let Some(seen) = &self.witness.drain else {
                     return Err("a drain that nobody asked for".into());
@@ -350,23 +404,23 @@ impl World {
                     "whether it stops was forgotten",
                 )?;
                 wakes_by(seen.deadline, "the deadline")?;
-            } else if let Phase::Running { .. } = core.phase {
+            } else if let Phase::Running(_) = core.life.phase {
                 must(!drain.stops(), "the drain is over and Envoy goes on")?;
             }
         }
-        match core.phase {
+        match core.life.phase {
             Phase::Spawning => must(actions.contains(&Action::Spawn), "not spawned")?,
             Phase::Backoff { until } => wakes_by(until, "the restart")?,
             Phase::Judging { until, .. } => wakes_by(until, "the restart")?,
-            Phase::Outlived => {
+            Phase::Down if core.is_last() => {
                 must(self.witness.old, "waits for nobody")?;
-                let looks = core.asked.is_some() || core.wake_at.is_some();
+                let looks = core.asked().is_some() || core.wake_at.is_some();
                 must(looks, "no look any more")?;
             }
             Phase::Stopping { .. } => {
                 let end = match (self.witness.killed, self.witness.terminated) {
                     (Some(at), _) => at + KILL_PATIENCE,
-                    (None, Some(at)) => at + core.rules.kill_timeout,
+                    (None, Some(at)) => at + core.life.rules.kill_timeout,
                     (None, None) => return Err("stopping without a SIGTERM".into()),
                 };
                 wakes_by(end, "the end")?;
@@ -375,38 +429,41 @@ impl World {
                     self.witness.terminated,
                     self.witness.rest,
                 ) {
-                    wakes_by(at + core.rules.kill_timeout / 2, "the rest of the tree")?;
+                    wakes_by(
+                        at + core.life.rules.kill_timeout / 2,
+                        "the rest of the tree",
+                    )?;
                 }
             }
             Phase::Over(_) | Phase::Down => {
                 must(core.wake_at.is_none(), "woken for nothing")?;
                 must(self.witness.drain.is_none(), "a waiter is forgotten")?;
             }
-            Phase::Running { .. } if core.live.is_none() && core.drain.is_none() => {
+            Phase::Running(_) if !core.life.is_live() && core.life.drain.is_none() => {
                 must(
-                    core.asked.is_some() || core.wake_at.is_some(),
+                    core.asked().is_some() || core.wake_at.is_some(),
                     "no look any more",
                 )?;
             }
             _ => {}
         }
-        let running = matches!(core.phase, Phase::Running { .. });
-        let accepts = running && core.live.is_some() && !self.witness.spent;
-        let ends = over || core.drain.is_some();
+        let running = matches!(core.life.phase, Phase::Running(_));
+        let accepts = core.life.is_live() && !self.witness.spent;
+        let ends = over || core.life.drain.is_some();
         must(
             accepts
                 || ends
-                || core.phase == Phase::Waiting
-                || core.asked.is_some()
+                || core.life.phase == Phase::Waiting
+                || core.asked().is_some()
                 || core.wake_at.is_some()
-                || core.phase == Phase::Spawning
+                || core.life.phase == Phase::Spawning
                 || actions.contains(&Action::SpawnNext),
             "nothing may accept, and nothing is planned",
         )?;
         must(
-            core.asked.is_none()
+            core.asked().is_none()
                 || running
-                || core.phase == Phase::Outlived
+                || core.is_last()
                 || self.witness.terminated.is_some()
                 || self.witness.killed.is_some(),
             "asks nobody",
@@ -418,7 +475,7 @@ impl World {
         // The loop ends every turn with a tick: another one finds nothing to do.
         let mut again = self.core.clone();
         let actions = again.handle(BASE, Input::Tick);
-        if let Phase::Over(code) = self.core.phase {
+        if let Phase::Over(code) = self.core.life.phase {
             return must(actions == [Action::Exit(code)], "it is not over");
         }
         must(
@@ -433,26 +490,12 @@ impl World {
             ),
         )?;
         must(again == self.core, "a second tick changes the state")?;
-        for ask in [
-            Ask::Ready,
-            Ask::ServerInfo,
-            Ask::FailHealthCheck,
-            Ask::DrainListeners,
-            Ask::StopListeners,
-            Ask::Stats,
-            Ask::Activity,
-            Ask::Sockets,
-        ] {
-            if self.core.asked == Some(ask) {
-                continue;
-            }
-            for says in Says::to(ask) {
-                let actions = again.handle(BASE, Input::Answer(ask, says.answer()));
-                must(
-                    actions.is_empty() && again == self.core,
-                    "a stale answer was taken",
-                )?;
-            }
+        for says in [Says::Nothing, Says::Live, Says::Zero, Says::Closed] {
+            let actions = again.handle(BASE, Input::Answer(STALE, says.answer()));
+            must(
+                actions.is_empty() && again == self.core,
+                "a stale answer was taken",
+            )?;
         }
         Ok(())
     }
@@ -460,5 +503,5 @@ impl World {
 
 /// Whether the generation that served is gone.
 pub(super) fn event_is_loss(event: Event, from: &World) -> bool {
-    matches!(event, Event::ParentExited(_)) && from.core.is_rising()
+    matches!(event, Event::OldExited(_)) && from.core.generations.is_starting()
 }

@@ -68,20 +68,20 @@ impl Witness {
     }
 
     pub(super) fn note(&mut self, now: Time, event: Event, before: &Core) {
-        let running = matches!(before.phase, Phase::Running { .. });
+        let running = matches!(before.life.phase, Phase::Running(_));
         if let Event::Answer(ask, says) = event
             && ask != Ask::Sockets
             && self.spent
-            && !before.is_rising()
+            && !before.generations.is_starting()
         {
             self.refused = says == Says::Nothing;
             self.spent = self.refused;
         }
-        let uptime = match before.phase {
-            Phase::Running { since } => now - since,
+        let uptime = match before.life.phase {
+            Phase::Running(envoy) => now - envoy.since,
             _ => Duration::ZERO,
         };
-        let limits = &before.rules.limits;
+        let limits = &before.life.rules.limits;
         let min = match limits.min {
             MinDrain::For(time) => time,
             MinDrain::Auto(_) => Duration::ZERO,
@@ -115,11 +115,11 @@ impl Witness {
                     Order::Drain | Order::ReopenLogs => {}
                 }
                 // Without a newest, an old generation is waited for.
-                let outlived = self.old
-                    && matches!(
-                        before.phase,
-                        Phase::Backoff { .. } | Phase::Judging { .. } | Phase::Outlived
-                    );
+                let between = matches!(
+                    before.life.phase,
+                    Phase::Backoff { .. } | Phase::Judging { .. }
+                );
+                let outlived = self.old && (between || before.is_last());
                 if !(running || outlived) || order == Order::ReopenLogs {
                     return;
                 }
@@ -128,7 +128,7 @@ impl Witness {
                 {
                     drain.stops = true;
                 }
-                if before.drain.is_none() && order != Order::StopNow {
+                if before.life.drain.is_none() && order != Order::StopNow {
                     self.drain = Some(DrainSeen {
                         // It accepts nothing.
                         closed: outlived,
@@ -138,7 +138,9 @@ impl Witness {
                     self.told |= outlived;
                 }
             }
-            Event::ScriptEnded if running && before.drain.is_none() && !before.rules.restart => {
+            Event::ScriptEnded
+                if running && before.life.drain.is_none() && !before.life.rules.restart =>
+            {
                 self.drain = Some(drain(true));
                 self.script_ended = true;
             }
@@ -147,7 +149,7 @@ impl Witness {
                 self.live = true;
                 (self.spent, self.refused) = (false, false);
                 self.take_word();
-                if running && before.is_unsettled() {
+                if running && before.view().sight == Sight::Nothing {
                     (self.uptime, self.told) = (None, false);
                 }
             }
@@ -192,9 +194,9 @@ impl Witness {
                 (self.spent, self.refused) = (false, false);
             }
             Event::NextSpawned(true) => self.old = true,
-            Event::ParentExited(_) => self.old = false,
+            Event::OldExited(_) => self.old = false,
             // While one rises it is that one, and the one before is the newest again.
-            Event::Exited(_) if before.is_rising() && self.old => {
+            Event::Exited(_) if before.generations.is_starting() && self.old => {
                 (self.old, self.spent, self.refused) = (false, true, false);
             }
             Event::Exited(_) => self.newest = false,

@@ -13,56 +13,85 @@ impl World {
     pub(super) fn level(&mut self, now: Time) {
         let past = |at: Time, kept: Duration| (at + BASE).saturating_sub(now).max(BASE - kept);
         let due = |at: Time| past(at, Duration::ZERO);
-        let core = &mut self.core;
-        core.reason.clear();
-        core.stops = core.stops.min(3);
         let counts = |at: Option<Time>| {
             at.filter(|at| now < *at + SAME_ORDER)
                 .map(|at| past(at, SAME_ORDER))
         };
-        core.ordered = counts(core.ordered);
+        let asking = |asking: &mut Asking, live: bool| {
+            if let Some(asked) = &mut asking.asked {
+                asked.number = 0;
+            }
+            if let Some(next) = &mut asking.next {
+                next.due = due(next.due);
+            }
+            asking.pause = PROBE_REST;
+            // Until it is live, it is asked again and again.
+            let counts = |at: &Time| live && now < *at + PROBE_REST;
+            asking.looked = asking.looked.filter(counts).map(|at| past(at, PROBE_REST));
+        };
+        let core = &mut self.core;
+        core.questions = 0;
         core.wake_at = core.wake_at.map(due);
+        let life = &mut core.life;
+        life.reason.clear();
+        life.stops = life.stops.min(3);
+        life.ordered = counts(life.ordered);
         // Jitter and growth have their own tests.
-        let under_way = core.backoff.is_under_way();
-        core.backoff = Backoff::new(1);
-        if under_way && core.drain.is_none() {
-            core.backoff.next();
+        let under_way = life.backoff.is_under_way();
+        life.backoff = Backoff::new(1);
+        let drains = life.drain.is_some();
+        if under_way && !drains {
+            life.backoff.next();
         }
-        core.probe_pause = PROBE_REST;
-        core.probe_due = core.probe_due.map(due);
-        core.probed = core.probed.map(|at| past(at, PROBE_REST));
-        core.live = core.live.map(|_| BASE);
-        core.parent = core.parent.map(|at| past(at, PARENT_TIME - SEEN_LATE));
-        if core.parent.is_none() {
-            core.told = Told::Nothing;
-        }
-        if let Some(Next::Rising(rise)) = &mut core.next {
-            rise.since = past(rise.since, RISE);
-        }
-        // It makes no other difference, and is forgotten at the next start.
-        let running = matches!(core.phase, Phase::Running { .. });
-        core.handles = running && core.has_handlers();
-        let known = core.live.is_some() || (core.answered && core.drain.is_some());
-        match &mut core.phase {
-            Phase::Running { since } if known => *since = BASE,
-            Phase::Running { since } => *since = past(*since, HANDLERS_READY),
+        let running = life.is_running();
+        match &mut life.phase {
+            Phase::Running(envoy) => {
+                asking(&mut envoy.asking, envoy.live.is_some());
+                let known = envoy.live.is_some() || envoy.handlers && drains;
+                envoy.since = match known {
+                    true => BASE,
+                    false => past(envoy.since, HANDLERS_READY),
+                };
+                envoy.live = envoy.live.map(|_| BASE);
+            }
             Phase::Stopping { since, killed, .. } => {
                 *since = past(*since, LONG);
                 *killed = killed.map(|at| past(at, LONG));
-                (core.live, core.answered, core.version_asked) = (None, false, false);
-                (core.probe_due, core.probed) = (None, None);
-                (core.again, core.closed, core.reopen) = (false, false, false);
-                core.admin = Admin::Own;
-                if let Some(Next::Rising(rise)) = &mut core.next {
-                    rise.since = BASE;
-                }
             }
             Phase::Backoff { until } => *until = due(*until),
             Phase::Judging { until, .. } => *until = due(*until),
             _ => {}
         }
-        if let Some(drain) = &mut core.drain {
+        if let Some(drain) = &mut life.drain {
             drain.level(now, BASE);
+        }
+        let generations = &mut core.generations;
+        if !running {
+            generations.admin = Admin::Own;
+        }
+        match &mut generations.beside {
+            Beside::Starting(next) if running => {
+                next.since = past(next.since, START_LIMIT);
+                asking(&mut next.asking, true);
+            }
+            // All that is still waited for is its end.
+            Beside::Starting(next) => {
+                next.since = BASE;
+                (next.second, next.given_up) = (false, false);
+                (next.accepts_nothing, next.reopen) = (false, false);
+                next.asking = Asking::from_start(BASE);
+                next.asking.rest();
+            }
+            Beside::Old { since, .. } if !drains => *since = past(*since, PARENT_TIME - SEEN_LATE),
+            // When its time is, and whether the newest is spawned again, makes no difference now.
+            Beside::Old { since, second, .. } => (*since, *second) = (BASE, true),
+            Beside::Last { since, asked } => {
+                *since = BASE;
+                if let Some(asked) = asked {
+                    asked.number = 0;
+                }
+            }
+            _ => {}
         }
         let witness = &mut self.witness;
         witness.stops = witness.stops.min(3);
@@ -82,7 +111,7 @@ impl World {
                 due(drain.silent_until)
             };
             drain.entries_since = drain.entries_since.map(|at| past(at, FLUSH));
-            let settle = core.rules.limits.settle;
+            let settle = core.life.rules.limits.settle;
             drain.idle_since = drain.idle_since.map(|at| past(at, settle));
         }
     }
@@ -91,7 +120,7 @@ impl World {
     pub(super) fn events(&self, late: bool) -> Vec<(Duration, Event)> {
         let core = &self.core;
         // Generations multiply the states; without them everything else is explored, too.
-        let hot = core.rules.parent_time.is_some();
+        let hot = core.life.rules.parent_time.is_some();
         let wake = core.wake_at.map(|at| at - BASE);
         let mut events = vec![(wake.unwrap_or(LONG), Event::Tick)];
         if wake.is_none_or(|wake| wake > STEP) {
@@ -109,11 +138,12 @@ impl World {
             Event::Order(Order::Drain),
             Event::Order(Order::ReopenLogs),
         ];
+        inputs.push(Event::Look);
         if !hot {
             inputs.push(Event::Probe);
         }
-        if core.phase == Phase::Waiting || core.phase == Phase::Down {
-            inputs.push(Event::Certificates);
+        if let Phase::Waiting | Phase::Down = core.life.phase {
+            inputs.extend([Event::Certificates, Event::CertificatesMissing]);
         }
         if self.witness.newest {
             inputs.push(Event::AdminKnown);
@@ -126,19 +156,19 @@ impl World {
                 inputs.push(Event::Exited(Exit::Code(1)));
             }
         }
-        if let Phase::Judging { .. } = core.phase {
+        if let Phase::Judging { .. } = core.life.phase {
             inputs.extend([Event::Judged(true), Event::Judged(false)]);
         }
         if self.witness.old {
-            inputs.extend([Exit::Code(0), Exit::Signal(9)].map(Event::ParentExited));
+            inputs.extend([Exit::Code(0), Exit::Signal(9)].map(Event::OldExited));
         }
         if hot {
             inputs.push(Event::Reload);
         }
-        if core.next == Some(Next::Trying) {
+        if core.generations.beside == Beside::Trying {
             inputs.extend([Event::Tried(true), Event::Tried(false)]);
         }
-        if let Some(ask) = core.asked {
+        if let Some(ask) = core.asks() {
             let says = Says::to(ask).iter().filter(|says| match says {
                 Says::Flushed => self.witness.old,
                 says => !hot || says.is_main(),
@@ -158,7 +188,7 @@ impl World {
         now: Time,
         event: Event,
     ) -> Result<Vec<Action>, String> {
-        let actions = self.core.handle(now, event.input());
+        let actions = self.core.handle(now, event.input(&from.core));
         self.witness.note(now, event, &from.core);
         self.judge_outcome(now, event, from)?;
         for action in &actions {
@@ -172,14 +202,15 @@ impl World {
         )?;
         self.judge_order(event, from)?;
         let closed = event == Event::Answer(Ask::Sockets, Says::Closed);
-        let serves = matches!(from.core.phase, Phase::Running { .. });
-        if closed && serves && from.core.next.is_none() && from.core.drain.is_none() {
+        let serves = from.core.life.is_running() && !from.core.is_reloading();
+        if closed && serves && from.core.life.drain.is_none() {
             must(
                 self.core.starts_anew(),
                 "an Envoy that accepts nothing is kept",
             )?;
         }
         self.judge_reload(event, &actions)?;
+        self.judge_looks(now, event, from)?;
         self.judge_rest(now, &actions)?;
         Ok(actions)
     }
@@ -187,13 +218,42 @@ impl World {
 
 impl Core {
     pub(super) fn phase_is_over(&self) -> bool {
-        matches!(self.phase, Phase::Over(_))
+        matches!(self.life.phase, Phase::Over(_))
+    }
+
+    pub(super) fn asks(&self) -> Option<Ask> {
+        self.asked().map(|question| question.ask)
+    }
+
+    /// What is asked of the Envoy that starts, or else of the one that runs.
+    pub(super) fn asking(&self) -> Option<&Asking> {
+        match &self.generations.beside {
+            Beside::Starting(next) => Some(&next.asking),
+            _ => self.life.envoy().map(|envoy| &envoy.asking),
+        }
+    }
+
+    pub(super) fn view(&self) -> View {
+        self.generations.view(&self.life)
+    }
+
+    /// Whether an old Envoy is all that the drain waits for.
+    pub(super) fn is_last(&self) -> bool {
+        matches!(self.generations.beside, Beside::Last { .. })
+    }
+
+    /// Whether a reload has not come to its end.
+    pub(super) fn is_reloading(&self) -> bool {
+        matches!(
+            self.generations.beside,
+            Beside::Trying | Beside::Spawning { .. } | Beside::Starting(_)
+        )
     }
 
     /// Whether the old generation is being ended, and nothing else is there.
     pub(super) fn is_stopping_old(&self) -> bool {
         matches!(
-            self.phase,
+            self.life.phase,
             Phase::Stopping {
                 then: Then::ExitAs(_),
                 ..
@@ -203,7 +263,7 @@ impl Core {
 
     pub(super) fn starts_anew(&self) -> bool {
         matches!(
-            self.phase,
+            self.life.phase,
             Phase::Stopping {
                 then: Then::StartAnew,
                 ..

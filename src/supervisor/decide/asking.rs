@@ -1,0 +1,178 @@
+//! What Envoy is asked about itself, and when: how it is, what is open, which version it is.
+//!
+//! The drain's questions go through here, too: Envoy is asked one thing at a time.
+
+use std::time::Duration;
+
+use super::Turn;
+use crate::drain::{Ask, Time};
+
+/// Between two looks at an Envoy that is not live yet: this at first, growing to [`PROBE_REST`].
+const PROBE_FIRST: Duration = Duration::from_millis(20);
+
+/// At rest Envoy's admin interface is asked no more often than this.
+pub(super) const PROBE_REST: Duration = Duration::from_secs(1);
+
+/// Who wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Asker {
+    /// Somebody who looks at Envoy.
+    Look,
+    /// The drain.
+    Drain,
+}
+
+/// A question that was asked and is not answered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Question {
+    /// Which question since drainit started: an answer says which one it is to.
+    pub number: u64,
+    /// What was asked.
+    pub ask: Ask,
+    pub(super) asker: Asker,
+}
+
+/// A look at Envoy that is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Look {
+    pub due: Time,
+    /// Whether somebody wants to know what is open; if not, how Envoy is.
+    pub figures: bool,
+}
+
+/// What one Envoy is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Asking {
+    /// The question in flight.
+    pub asked: Option<Question>,
+    /// The next look at Envoy.
+    pub next: Option<Look>,
+    /// How long to wait after a look that did not show what was hoped for.
+    pub pause: Duration,
+    /// When Envoy was last looked at.
+    pub looked: Option<Time>,
+    pub version_asked: bool,
+}
+
+impl Asking {
+    /// What an Envoy is asked that was just spawned: first of all, how it is.
+    pub fn from_start(now: Time) -> Asking {
+        Asking {
+            asked: None,
+            next: Some(Look {
+                due: now,
+                figures: false,
+            }),
+            pause: PROBE_FIRST,
+            looked: None,
+            version_asked: false,
+        }
+    }
+
+    /// Forgets the question in flight and all plans.
+    pub fn rest(&mut self) {
+        self.asked = None;
+        self.next = None;
+    }
+
+    /// The drain's questions tell all that anybody may want to know.
+    pub fn leave_to_drain(&mut self) {
+        self.next = None;
+        self.looked = None;
+    }
+
+    /// Asks a question.
+    pub fn ask(&mut self, turn: &mut Turn, ask: Ask, asker: Asker) {
+        self.asked = Some(turn.ask(ask, asker));
+    }
+
+    /// Takes the question that an answer of this number is to, if it is still in flight.
+    pub fn take(&mut self, number: u64) -> Option<Question> {
+        self.asked.take_if(|asked| asked.number == number)
+    }
+
+    /// Whether a look is in flight: its answer serves whoever wants one now.
+    fn is_looking(&self, asks: impl Fn(Ask) -> bool) -> bool {
+        self.asked
+            .is_some_and(|asked| asked.asker == Asker::Look && asks(asked.ask))
+    }
+
+    /// When the next look may be, for Envoy to have its rest.
+    fn rested(&self, now: Time) -> Time {
+        self.looked.map_or(now, |at| now.max(at + PROBE_REST))
+    }
+
+    /// Somebody wants to know how Envoy is.
+    pub fn on_probe(&mut self, now: Time) {
+        if self.next.is_none() && !self.is_looking(|ask| ask != Ask::ServerInfo) {
+            self.look_at(self.rested(now));
+        }
+    }
+
+    /// Somebody wants to know what is open. The answer also tells how Envoy is, so that both
+    /// together ask no more often.
+    pub fn on_look(&mut self, now: Time) {
+        if self.is_looking(|ask| matches!(ask, Ask::Stats | Ask::Sockets)) {
+            return;
+        }
+        let rested = self.rested(now);
+        let due = self.next.map_or(rested, |next| next.due.min(rested));
+        self.figures_at(due.max(now));
+    }
+
+    /// Whether somebody waits for figures.
+    pub fn owes_figures(&self) -> bool {
+        self.next.is_some_and(|next| next.figures)
+            || self.is_looking(|ask| matches!(ask, Ask::Stats | Ask::Sockets))
+    }
+
+    /// There is more to be learned now than when the next look was planned.
+    pub fn hurry(&mut self, now: Time) {
+        if let (None, Some(next)) = (self.asked, &mut self.next) {
+            next.due = now;
+        }
+    }
+
+    pub fn look_at(&mut self, due: Time) {
+        let figures = false;
+        self.next = Some(Look { due, figures });
+    }
+
+    pub fn figures_at(&mut self, due: Time) {
+        let figures = true;
+        self.next = Some(Look { due, figures });
+    }
+
+    /// Envoy is looked at again after a pause, each longer than the one before, up to `rest`.
+    pub fn look_again(&mut self, now: Time, rest: Duration) {
+        self.look_at(now + self.pause);
+        self.pause = (self.pause * 3 / 2).min(rest);
+    }
+
+    /// Envoy told how it is, or did not: whoever wanted to know that, does.
+    pub fn forget_probe(&mut self) {
+        self.next = self.next.filter(|next| next.figures);
+    }
+
+    /// Envoy told what is open: whoever wanted to know that, does.
+    pub fn forget_figures(&mut self) {
+        self.next = self.next.filter(|next| !next.figures);
+    }
+
+    /// Looks at Envoy, if that is due and nothing else is in flight. `figures` is the question that
+    /// tells what is open.
+    pub fn advance(&mut self, turn: &mut Turn, figures: Ask) -> Option<Time> {
+        let next = self.next?;
+        if self.asked.is_some() {
+            return None;
+        }
+        if turn.now < next.due {
+            return Some(next.due);
+        }
+        self.next = None;
+        self.looked = Some(turn.now);
+        let ask = if next.figures { figures } else { Ask::Ready };
+        self.ask(turn, ask, Asker::Look);
+        None
+    }
+}

@@ -1,0 +1,208 @@
+//! The next Envoy, from the wish for it until it is live or given up.
+
+use std::time::Duration;
+
+use super::super::asking::{Asking, PROBE_REST};
+use super::super::life::{Life, Phase, serves};
+use super::super::{Action, Turn};
+use super::{Admin, Beside, Generations, Reloaded, Told, newest};
+use crate::drain::{Answer, Ask, Time};
+use crate::duration::show;
+use crate::process::Exit;
+
+/// An Envoy that is not live by then, next to one that serves, is given up.
+pub(in super::super) const START_LIMIT: Duration =
+    Duration::from_millis(if cfg!(test) { 500 } else { 60_000 });
+
+/// The next Envoy while it starts beside the one that serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in super::super) struct Starting {
+    /// When it was spawned.
+    pub since: Time,
+    /// Whether this is the second attempt.
+    pub second: bool,
+    /// Whether it was given up, and killed.
+    pub given_up: bool,
+    /// Whether the Envoy that serves was seen to accept no connections any more.
+    pub accepts_nothing: bool,
+    /// Whether logs are to be reopened as soon as nothing starts: the next Envoy would die of the
+    /// signal.
+    pub reopen: bool,
+    /// What is asked of it; the figures are those of the Envoy that serves.
+    pub asking: Asking,
+}
+
+impl Starting {
+    /// Gives up an Envoy that is not live in time, and asks how it is until then.
+    pub fn advance(&mut self, turn: &mut Turn) -> Option<Time> {
+        let due = self.since + START_LIMIT;
+        if turn.now >= due && !self.given_up {
+            self.given_up = true;
+            turn.act(Action::KillNewest);
+        }
+        let look = self.asking.advance(turn, Ask::Sockets);
+        let due = (!self.given_up).then_some(due);
+        [due, look].into_iter().flatten().min()
+    }
+}
+
+impl Generations {
+    pub(super) fn on_reload(&mut self, life: &Life, turn: &mut Turn) {
+        let refusal = match self.beside {
+            _ if life.drain.is_some() => Reloaded::Draining,
+            Beside::Trying | Beside::Spawning { .. } | Beside::Starting(_) => Reloaded::UnderWay,
+            _ if !life.is_live() => Reloaded::NotLive,
+            Beside::Old { .. } | Beside::Last { .. } => Reloaded::OldDrains,
+            Beside::Nobody => {
+                self.beside = Beside::Trying;
+                self.waited = true;
+                turn.act(Action::Try);
+                return;
+            }
+        };
+        // Another reload's own end is told to those who wait for that.
+        turn.act(Action::Reloaded(refusal));
+    }
+
+    pub(super) fn on_tried(&mut self, turn: &mut Turn, passed: bool) {
+        if passed {
+            self.beside = Beside::Spawning {
+                second: false,
+                reopen: false,
+            };
+            turn.act(Action::SpawnNext);
+        } else {
+            self.beside = Beside::Nobody;
+            self.tell(turn, Reloaded::Refused);
+        }
+    }
+
+    pub(super) fn on_next_spawned(&mut self, life: &mut Life, turn: &mut Turn, spawned: bool) {
+        let (Beside::Spawning { second, reopen }, Phase::Running(envoy)) =
+            (self.beside, &mut life.phase)
+        else {
+            return;
+        };
+        if !spawned {
+            self.beside = Beside::Nobody;
+            if second {
+                // The first attempt may have got further.
+                self.serve_on(life, turn.now);
+            }
+            reopen_if(turn, reopen);
+            return self.tell(turn, Reloaded::Failed);
+        }
+        let mut asking = Asking::from_start(turn.now);
+        if second || envoy.asking.owes_figures() {
+            // The Envoy that serves may have stopped accepting for the first attempt.
+            asking.figures_at(turn.now);
+        }
+        envoy.asking.rest();
+        self.beside = Beside::Starting(Starting {
+            since: turn.now,
+            second,
+            given_up: false,
+            accepts_nothing: false,
+            reopen,
+            asking,
+        });
+    }
+
+    pub(super) fn on_answer_starting(
+        &mut self,
+        life: &mut Life,
+        turn: &mut Turn,
+        number: u64,
+        answer: Option<&Answer>,
+    ) {
+        let (Beside::Starting(next), true) = (&mut self.beside, life.is_running()) else {
+            return;
+        };
+        let Some(question) = next.asking.take(number) else {
+            return;
+        };
+        if question.ask == Ask::Sockets {
+            next.accepts_nothing = answer == Some(&Answer::Closed);
+            next.asking.look_at(turn.now);
+        } else if serves(answer) {
+            let next = *next;
+            self.take_over(life, turn, next);
+        } else if !next.asking.owes_figures() {
+            next.asking.look_again(turn.now, PROBE_REST);
+        }
+    }
+
+    /// The next Envoy is live: from now on the life is its own.
+    fn take_over(&mut self, life: &mut Life, turn: &mut Turn, next: Starting) {
+        life.phase = Phase::Running(newest(next, turn.now));
+        self.beside = Beside::Old {
+            since: turn.now,
+            told: Told::Nothing,
+            second: false,
+        };
+        self.admin = Admin::Own;
+        if life.drain.is_none() {
+            life.reason = format!(
+                "live {} after its start, next to the one before",
+                show(turn.now.saturating_sub(next.since))
+            );
+        }
+        reopen_if(turn, next.reopen);
+        self.tell(turn, Reloaded::Live);
+    }
+
+    /// The Envoy that started is gone, and the one before serves on, with its admin interface gone
+    /// for good if the new one got as far as that.
+    pub(super) fn fall_back(
+        &mut self,
+        life: &mut Life,
+        turn: &mut Turn,
+        exit: Exit,
+        next: Starting,
+    ) {
+        self.beside = Beside::Nobody;
+        if let Phase::Stopping { killed, .. } = life.phase {
+            if killed.is_none() {
+                turn.act(Action::Terminate);
+            }
+            return;
+        }
+        if let Phase::Running(envoy) = &mut life.phase
+            && next.asking.next.is_some_and(|look| look.figures)
+        {
+            envoy.asking.figures_at(turn.now);
+        }
+        let crashed = matches!(exit, Exit::Signal(_)) && !next.given_up;
+        if crashed && !next.second && life.drain.is_none() {
+            // Not its configuration's fault, by the look of it; and the old one may have stopped
+            // accepting for it.
+            self.beside = Beside::Spawning {
+                second: true,
+                reopen: next.reopen,
+            };
+            turn.act(Action::SpawnNext);
+            return;
+        }
+        self.serve_on(life, turn.now);
+        reopen_if(turn, next.reopen);
+        self.tell(turn, Reloaded::Failed);
+    }
+
+    /// No other Envoy starts any more. How the one that serves is must be seen; what is open, too,
+    /// if somebody waits for that.
+    fn serve_on(&mut self, life: &mut Life, now: Time) {
+        self.admin = Admin::Doubtful;
+        if let Phase::Running(envoy) = &mut life.phase {
+            envoy.asking.pause = PROBE_REST;
+            if !envoy.asking.owes_figures() {
+                envoy.asking.look_at(now);
+            }
+        }
+    }
+}
+
+fn reopen_if(turn: &mut Turn, reopen: bool) {
+    if reopen {
+        turn.act(Action::ReopenLogs);
+    }
+}
