@@ -40,10 +40,7 @@ fn start(envoy: &str, options: &[&str], config: &EnvoyConfig) -> Drainit {
 /// The configuration without its UDP listener, of which the kernel tells nothing.
 fn without_udp(admin: Admin, upstream: &Upstream) -> EnvoyConfig {
     let config = EnvoyConfig::new(admin, upstream);
-    let yaml = fs::read_to_string(&config.file).unwrap();
-    let from = yaml.find("  - name: udp\n    address").unwrap();
-    let to = yaml.find("  - name: metrics\n").unwrap();
-    fs::write(&config.file, format!("{}{}", &yaml[..from], &yaml[to..])).unwrap();
+    config.leave_udp_out();
     config
 }
 

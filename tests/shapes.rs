@@ -106,7 +106,7 @@ const SHAPES: &[Shape] = &[
         open: Open::Udp,
         drained: false,
         counted: Some((0, 1)),
-        verdict: "deadline after 4 s",
+        verdict: "CUT by the deadline after 4",
         ..PLAIN
     },
     Shape {
@@ -137,7 +137,7 @@ const SHAPES: &[Shape] = &[
         open: Open::Nothing,
         live: false,
         counted: None,
-        verdict: "envoy exited: ",
+        verdict: "envoy refuses its command line or configuration: (--drain-time-s)",
         code: 1,
         ..PLAIN
     },
@@ -180,6 +180,99 @@ const SHAPES: &[Shape] = &[
                  { prefix: /healthcheck }, { prefix: /drain_listeners }], ",
             );
         },
+        ..PLAIN
+    },
+    // Faults A9 and B1: behind a script without exec.
+    Shape {
+        name: "a script that waits for Envoy",
+        start: Start::Script("ENVOY \"$@\""),
+        ..PLAIN
+    },
+    Shape {
+        name: "a script that cleans up behind Envoy",
+        start: Start::Script("ENVOY \"$@\"\ncode=$?\nrm -f /nonexistent\nexit $code"),
+        ..PLAIN
+    },
+    Shape {
+        name: "a script that has Envoy in the background",
+        start: Start::Script("ENVOY \"$@\" &\nwait $!"),
+        ..PLAIN
+    },
+    Shape {
+        name: "a script that neither becomes Envoy nor hands its arguments on",
+        start: Start::Script("ENVOY --disable-hot-restart"),
+        options: &["--admin-address", "ADMIN"],
+        ..PLAIN
+    },
+    // Faults A15 and B3: nobody can be asked, and the kernel counts.
+    Shape {
+        name: "no admin interface",
+        admin: Admin::None,
+        change: EnvoyConfig::leave_udp_out,
+        live: false,
+        ..PLAIN
+    },
+    Shape {
+        name: "no admin interface, and a UDP listener whose sessions nobody can count",
+        admin: Admin::None,
+        options: &["--drain-timeout", "4s"],
+        live: false,
+        drained: false,
+        counted: Some((1, 1)),
+        verdict: "CUT by the deadline after 4",
+        ..PLAIN
+    },
+    Shape {
+        name: "a script that drops its arguments",
+        change: EnvoyConfig::leave_udp_out,
+        start: Start::Script("exec ENVOY --disable-hot-restart"),
+        live: false,
+        ..PLAIN
+    },
+    // Faults A1, A2 and A13: hidden statistics, and free names.
+    Shape {
+        name: "the listeners' statistics hidden by address",
+        change: |config| {
+            config.leave_udp_out();
+            config.prepend(
+                "stats_config: { stats_matcher: { exclusion_list: { patterns: [\
+                 { prefix: 'listener.127' }] } } }\n",
+            );
+        },
+        ..PLAIN
+    },
+    Shape {
+        name: "an inclusion list without server. and listener., as Istio has it",
+        change: |config| {
+            config.leave_udp_out();
+            config.prepend(
+                "stats_config: { stats_matcher: { inclusion_list: { patterns: [\
+                 { prefix: 'cluster_manager' }, { prefix: 'listener_manager' }, \
+                 { prefix: 'cluster.xds-grpc' }, { prefix: 'wasm' }] } } }\n",
+            );
+        },
+        ..PLAIN
+    },
+    Shape {
+        name: "a listener whose statistics are called admin",
+        change: |config| {
+            config.replace(
+                "  - name: tcp\n    address: {",
+                "  - name: tcp\n    stat_prefix: admin\n    address: {",
+            );
+        },
+        open: Open::Tcp,
+        ..PLAIN
+    },
+    Shape {
+        name: "a listener whose statistics are called as a worker's",
+        change: |config| {
+            config.replace(
+                "  - name: tcp\n    address: {",
+                "  - name: tcp\n    stat_prefix: x.worker_3\n    address: {",
+            );
+        },
+        open: Open::Tcp,
         ..PLAIN
     },
 ];
@@ -271,14 +364,14 @@ fn play(shape: &Shape) -> Vec<String> {
     let ended = drainit.has_exited() || hold(shape.open, &config, &upstream, &drainit);
     let code = drainit.wait_exit(PATIENCE);
     let summary = drainit.wait_log("; exit code ");
-    let said = summary.split("; exit code ").nth(1).unwrap();
+    let said = summary.split_once("] ").unwrap().1;
     let mut wrong = Vec::new();
     let mut check = |right: bool, what: &str| {
         if !right {
             wrong.push(format!("{}: {what}: {said}", shape.name));
         }
     };
-    let cut = !ended || said.starts_with("deadline");
+    let cut = !ended || said.starts_with("CUT");
     check(cut != shape.drained, "drained");
     check(counted(said) == shape.counted, "counted");
     check(said.starts_with(shape.verdict), "verdict");

@@ -8,10 +8,13 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{
+    DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown,
+};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
 use super::{flags, kernel, kin};
@@ -176,7 +179,13 @@ impl Family {
     pub fn mend(&self) -> Result<(), String> {
         let path = region(self.base_id);
         let unknown = |why: String| format!("{}: {why}", path.display());
-        let file = OpenOptions::new().read(true).write(true).open(&path);
+        // In a directory where anybody may put something.
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags.bits())
+            .open(&path);
         let file = file.map_err(|error| unknown(error.to_string()))?;
         let size = file
             .metadata()

@@ -1,54 +1,25 @@
-//! Which Envoy a child of ours is, or has started: a start script may stand between.
+//! Which process is Envoy: our child, or one that a start script has started without `exec`.
 
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-/// So many processes are looked at; a start script has few.
+use crate::process::{self, Process};
+
+/// How many processes are asked for their working directory; a start script has few.
 const MOST: usize = 64;
 
-/// A process and those that descend from it, the nearest first.
-pub fn tree(pid: i32) -> Vec<i32> {
-    let mut found = Vec::new();
-    let mut next = VecDeque::from([pid]);
-    while let Some(pid) = next.pop_front() {
-        if found.len() == MOST {
-            break;
-        }
-        found.push(pid);
-        for thread in threads(pid) {
-            let children = fs::read_to_string(thread.join("children")).unwrap_or_default();
-            next.extend(children.split_whitespace().flat_map(str::parse::<i32>));
-        }
-    }
-    found
-}
-
-/// The Envoy that this process is, or has started; none while there is none that has come as far
-/// as its watchdog, which it starts once it has read its configuration.
-pub fn envoy(pid: i32) -> Option<i32> {
-    tree(pid).into_iter().find(|pid| has_watchdog(*pid))
-}
-
-/// Whether a process has the thread of an Envoy's watchdog, whatever its program is called (seen
-/// on 1.36 and 1.40).
-fn has_watchdog(pid: i32) -> bool {
-    threads(pid).any(|thread| {
-        fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim() == "dog:main_thread")
-    })
-}
-
-fn threads(pid: i32) -> impl Iterator<Item = PathBuf> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task"));
-    threads.into_iter().flatten().flatten().map(|it| it.path())
+/// A process's command line as /proc has it: each word ends with a zero byte. Empty where the
+/// process is gone.
+pub fn line(pid: i32) -> Vec<u8> {
+    fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
 
 /// A process's arguments, without its name; none where they cannot be read.
 pub fn arguments(pid: i32) -> Vec<OsString> {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = line(pid);
     let line = line.strip_suffix(b"\0").unwrap_or(&line);
     let words = line.split(|byte| *byte == 0).skip(1);
     words
@@ -63,13 +34,100 @@ pub fn is_called_envoy(pid: i32) -> bool {
     name.as_bytes().windows(5).any(|part| part == b"envoy")
 }
 
+/// Whether a command line carries these words, one after the other.
+pub fn carries(line: &[u8], words: &[OsString]) -> bool {
+    let words = text(words);
+    line.windows(words.len()).any(|part| part == words)
+}
+
+/// Whether a command line is exactly this one.
+pub fn is_line(line: &[u8], program: &OsStr, args: &[OsString]) -> bool {
+    let rest = line.strip_prefix(program.as_bytes());
+    rest.is_some_and(|rest| rest == text(args))
+}
+
+/// The process with this pid or among those below it that has the thread of an Envoy's watchdog,
+/// whatever its program is called (seen on 1.36 and 1.40). Envoy starts that thread once it has
+/// read its configuration.
+pub fn with_watchdog(pid: i32, below: &[Process]) -> Option<i32> {
+    let is_watchdog = |thread: PathBuf| {
+        fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim() == "dog:main_thread")
+    };
+    let has_watchdog = |pid: &i32| process::threads(*pid).any(is_watchdog);
+    let all = std::iter::once(pid).chain(below.iter().map(|process| process.pid));
+    all.into_iter().find(has_watchdog)
+}
+
+/// Which of the processes below our child, a start script, is Envoy; none where that is our child
+/// itself, or cannot be told.
+///
+/// An Envoy that has read its configuration is known by its watchdog. Before that it is the process
+/// that carries the words that drainit `added` to the command line, or else has Envoy's name. A
+/// script's subshell carries them, too, but has its parent's command line. Of two scripts in a row
+/// and an Envoy, Envoy is the last.
+///
+/// `script` is our child's own command line.
+pub fn behind(pid: i32, script: &[u8], below: &[Process], added: &[OsString]) -> Option<i32> {
+    match with_watchdog(pid, below) {
+        Some(envoy) => Some(envoy).filter(|envoy| *envoy != pid),
+        None => by_line(script, below, added, line),
+    }
+}
+
+/// `line` tells the command line of a process.
+fn by_line(
+    script: &[u8],
+    below: &[Process],
+    added: &[OsString],
+    line: impl Fn(i32) -> Vec<u8>,
+) -> Option<i32> {
+    let lines: Vec<_> = below.iter().map(|process| line(process.pid)).collect();
+    let all = || below.iter().zip(&lines);
+    let is_fork = |process: &Process, line: &[u8]| {
+        line == script
+            || all().any(|(other, its)| other.pid == process.parent && its.as_slice() == line)
+    };
+    let pick = |is_envoy: &dyn Fn(&[u8]) -> bool| {
+        let found: Vec<_> = all()
+            .filter(|(process, line)| is_envoy(line) && !is_fork(process, line))
+            .map(|(process, _)| process)
+            .collect();
+        let is_parent = |process: &&&Process| found.iter().any(|it| it.parent == process.pid);
+        let last = found.iter().find(|process| !is_parent(process));
+        last.map(|process| process.pid)
+    };
+    (!added.is_empty())
+        .then(|| pick(&|line| carries(line, added)))
+        .flatten()
+        .or_else(|| pick(&is_named_envoy))
+}
+
+/// Words as they are in a command line, the end of the one before them included.
+fn text(words: &[OsString]) -> Vec<u8> {
+    let mut text = vec![0];
+    for word in words {
+        text.extend_from_slice(word.as_bytes());
+        text.push(0);
+    }
+    text
+}
+
+/// `envoy`, `/usr/local/bin/envoy-1.40`
+fn is_named_envoy(line: &[u8]) -> bool {
+    let program = line.split(|&byte| byte == 0).next().unwrap_or_default();
+    let name = program.rsplit(|&byte| byte == b'/').next();
+    name.is_some_and(|name| name.starts_with(b"envoy"))
+}
+
 /// The socket that a process, or one that descends from it, calls by this path.
 ///
 /// # Errors
 /// One line, when there is none.
 pub fn socket(pid: i32, path: &Path) -> Result<PathBuf, String> {
     let mut dir = None;
-    for pid in tree(pid) {
+    let below = process::descendants_of(pid);
+    let below = below.iter().map(|process| process.pid);
+    for pid in std::iter::once(pid).chain(below).take(MOST) {
         let Ok(own) = fs::read_link(format!("/proc/{pid}/cwd")) else {
             continue;
         };
@@ -115,14 +173,65 @@ mod tests {
         let mut out = std::io::BufReader::new(shell.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut out, &mut String::new()).unwrap();
         let pid = shell.id().try_into().unwrap();
-        assert_eq!(tree(pid).len(), 2);
         assert_eq!(socket(pid, Path::new("a.sock")), Ok(socket_path));
         let why = socket(pid, Path::new("b.sock")).unwrap_err();
         assert!(why.contains("b.sock: not there"), "{why}");
         assert_eq!(arguments(pid).last(), Some(&"--flag".into()));
-        assert!(!is_called_envoy(pid) && envoy(pid).is_none());
+        let words = ["-c", &script, "sh", "--flag"].map(OsString::from);
+        assert!(is_line(&line(pid), OsStr::new("sh"), &words));
+        assert!(!is_line(&line(pid), OsStr::new("sh"), &words[..3]));
+        assert!(!is_line(&line(pid), OsStr::new("/bin/sh"), &words));
+        assert!(!is_called_envoy(pid));
+        assert_eq!(with_watchdog(pid, &process::descendants_of(pid)), None);
         drop(shell.stdin.take());
         shell.wait().unwrap();
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// Of processes with pid, parent and command line, below a script with the pid 2.
+    fn found(added: &[&str], processes: &[(i32, i32, &str)]) -> Option<i32> {
+        let line = |text: &str| [text.replace(' ', "\0").as_bytes(), b"\0"].concat();
+        let process = |&(pid, parent, _): &(i32, i32, &str)| Process {
+            pid,
+            parent,
+            group: 2,
+            lives: true,
+        };
+        let tree: Vec<_> = processes.iter().map(process).collect();
+        let added: Vec<_> = added.iter().map(OsString::from).collect();
+        by_line(&line("sh run -c x --flag 7"), &tree, &added, |wanted| {
+            let found = processes.iter().find(|(pid, ..)| *pid == wanted);
+            line(found.unwrap().2)
+        })
+    }
+
+    #[test]
+    fn envoy_is_told_from_the_scripts_and_from_what_they_start() {
+        let script = "sh run -c x --flag 7";
+        let added = &["--flag", "7"];
+        for (processes, envoy) in [
+            (&[(3, 2, "/opt/proxy -c x --flag 7")][..], Some(3)),
+            (&[(3, 2, script), (4, 3, "sleep 10")], None),
+            // Its last, whatever the order.
+            (
+                &[
+                    (9, 8, "envoy -c x --flag 7"),
+                    (5, 2, script),
+                    (8, 2, "sh inner -c x --flag 7"),
+                    (10, 8, "sh inner -c x --flag 7"),
+                ],
+                Some(9),
+            ),
+            // It drops the arguments, or adds to them.
+            (&[(3, 2, "sleep 9"), (4, 2, "/bin/envoy -c y")], Some(4)),
+            (&[(3, 2, "/opt/proxy --flag 7 -l info")], Some(3)),
+            // Another program that is told as much.
+            (&[(3, 2, "/opt/proxy --a-flag 7")], None),
+            (&[(3, 2, "/opt/proxy --flag 71")], None),
+        ] {
+            assert_eq!(found(added, processes), envoy, "{processes:?}");
+        }
+        let named = [(3, 2, "sidecar -c x"), (4, 2, "envoy-1.40 -c x")];
+        assert_eq!(found(&[], &named), Some(4));
     }
 }

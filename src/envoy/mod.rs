@@ -2,7 +2,6 @@
 
 pub mod address;
 pub mod admin;
-pub mod behind;
 pub mod flags;
 pub mod hot_restart;
 pub mod kernel;

@@ -41,8 +41,8 @@ impl Reader {
         let stderr = io::stderr();
         // A service may hand its JOURNAL_STREAM on to a child whose stderr is another file: only
         // device and inode tell (systemd.exec(5)).
-        let identity = fstat(&stderr).map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
-        if env("JOURNAL_STREAM").is_some_and(|stream| identity == Ok(stream)) {
+        let identity = || fstat(&stderr).map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
+        if env("JOURNAL_STREAM").is_some_and(|stream| identity() == Ok(stream)) {
             return Reader::Journal;
         }
         let plain = env("NO_COLOR").is_some_and(|value| !value.is_empty())

@@ -1,11 +1,12 @@
 //! One Envoy as a child of ours, or behind a start script as a child's child.
 
-use std::ffi::OsString;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 
 use nix::libc;
 
 use crate::envoy::address::{Pipe, Place};
-use crate::envoy::behind;
+use crate::envoy::kin;
 use crate::process::{self, Handle, Process};
 
 /// One Envoy, and the start script that it may be behind.
@@ -18,6 +19,8 @@ pub struct Child {
     /// Its command line at its start, and the words in it that are ours.
     line: Vec<u8>,
     added: Vec<OsString>,
+    /// Whether it is an Envoy as it was spawned, and no script or another program that starts one.
+    pub is_envoy_itself: bool,
     /// Envoy itself, if that is known to be another process.
     behind: Option<(i32, Handle)>,
     /// Whether it was seen to have a handler for SIGUSR1.
@@ -29,13 +32,27 @@ pub struct Child {
 }
 
 impl Child {
-    /// A child that was just spawned, with these words of ours on its command line.
-    pub fn new(pid: i32, added: Vec<OsString>, place: Place, pipe: Option<Pipe>) -> Child {
+    /// A child that was just spawned by this command line, of which the last `added` words are
+    /// ours.
+    pub fn new(
+        pid: i32,
+        (program, args): (&OsStr, &[OsString]),
+        added: usize,
+        place: Place,
+        pipe: Option<Pipe>,
+    ) -> Child {
+        // A script may have become Envoy by now: that has another command line.
+        let is_called_envoy = kin::is_called_envoy(pid);
+        let line = kin::line(pid);
         Child {
             pid,
             group: pid,
-            line: behind::line(pid),
-            added,
+            is_envoy_itself: is_called_envoy && kin::is_line(&line, program, args),
+            line,
+            added: args
+                .get(args.len().saturating_sub(added)..)
+                .unwrap_or_default()
+                .to_vec(),
             behind: None,
             reopens: false,
             place,
@@ -52,10 +69,26 @@ impl Child {
     /// that have lost their parent.
     pub fn tree(&self, all: &[Process]) -> Vec<Process> {
         let below = process::below(&[self.pid], all);
+        let below: BTreeSet<_> = below.iter().map(|process| process.pid).collect();
         let belongs = |process: &&Process| {
-            process.pid != self.pid && (process.group == self.group || below.contains(process))
+            process.pid != self.pid && (process.group == self.group || below.contains(&process.pid))
         };
         all.iter().filter(belongs).copied().collect()
+    }
+
+    /// The process that is Envoy, if one has come as far as its watchdog.
+    pub fn with_watchdog(&self) -> Option<i32> {
+        kin::with_watchdog(self.pid, &self.tree(&process::descendants()))
+    }
+
+    /// Whether there is an Envoy that was given our words on its command line. It may refuse them,
+    /// and be gone in a moment.
+    pub fn hands_on(&self) -> bool {
+        let below = self.tree(&process::descendants());
+        let all = std::iter::once(self.pid).chain(below.iter().map(|process| process.pid));
+        let is_given =
+            |pid| kin::is_called_envoy(pid) && kin::carries(&kin::line(pid), &self.added);
+        !self.added.is_empty() && all.into_iter().any(is_given)
     }
 
     /// Looks whether Envoy is behind a start script.
@@ -65,7 +98,7 @@ impl Child {
             return;
         }
         let tree = self.tree(&process::descendants());
-        self.behind = behind::find(&self.line, &tree, &self.added, behind::line)
+        self.behind = kin::behind(self.pid, &self.line, &tree, &self.added)
             .and_then(|pid| Some((pid, Handle::open(pid).ok()?)));
         if let Some((pid, _)) = self.behind {
             log::info!(
@@ -128,7 +161,7 @@ impl Child {
         let all = process::descendants();
         let envoy = match &self.behind {
             Some((pid, handle)) => Some(*pid).filter(|_| handle.signal(0).is_ok()),
-            None => behind::find(&self.line, &self.tree(&all), &self.added, behind::line),
+            None => kin::behind(self.pid, &self.line, &self.tree(&all), &self.added),
         };
         let find = |pid| all.iter().find(|process| process.pid == pid);
         let Some(envoy) = envoy.and_then(find) else {

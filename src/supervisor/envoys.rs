@@ -59,7 +59,7 @@ pub struct Envoys {
     parent: Option<Child>,
     /// What the newest was last started with.
     started_with: Vec<OsString>,
-    /// Whether what is run is an Envoy, and no script or another program that starts one.
+    /// Whether what was run last is an Envoy, and no script or another program that starts one.
     envoy_itself: bool,
     /// Whether an Envoy was seen to have been given what was added to the command line.
     hands_on: bool,
@@ -125,6 +125,13 @@ impl Envoys {
         self.newest.iter_mut().for_each(Child::look);
     }
 
+    /// The newest Envoy has not answered yet, and may never do.
+    pub fn look_for_flags(&mut self) {
+        if !self.envoy_itself && !self.hands_on {
+            self.hands_on = self.newest.as_ref().is_some_and(Child::hands_on);
+        }
+    }
+
     /// The old generation's pid, while it drains.
     pub fn parent(&self) -> Option<i32> {
         self.parent.as_ref().map(Child::envoy)
@@ -178,7 +185,7 @@ impl Envoys {
         if !self.options.add_envoy_flags && !matches!(child.place, Place::File(..)) {
             return change("add --admin-address ADDR, which --envoy-flags keep needs");
         }
-        let Some(envoy) = kin::envoy(child.pid) else {
+        let Some(envoy) = child.with_watchdog() else {
             return Advice::Wait;
         };
         if flags::has(&kin::arguments(envoy), "--admin-address-path") {
@@ -393,12 +400,12 @@ impl Envoys {
         if let Some(pipe) = &mut pipe {
             pipe.close_write_end();
         }
-        self.envoy_itself = kin::is_called_envoy(pid);
-        self.started_with = args.clone();
-        let given = self.line.len().saturating_sub(1);
-        let added = args.get(given..).unwrap_or_default().to_vec();
+        self.started_with.clone_from(&args);
+        let added = (args.len() + 1).saturating_sub(line.len());
+        let child = Child::new(pid, (program, &args), added, place, pipe);
+        self.envoy_itself = child.is_envoy_itself;
         log::info!(pid = pid; "envoy started, pid {pid}: {}", show(program, &args));
-        Ok(Child::new(pid, added, place, pipe))
+        Ok(child)
     }
 
     /// How the next Envoy's admin address will be known.

@@ -332,6 +332,9 @@ impl Supervisor {
         let expected = self.envoys.may_answer();
         self.board
             .update(|snapshot| report::note_answer(snapshot, now, &reply, expected));
+        if starts && reply.answer.is_err() {
+            self.envoys.look_for_flags();
+        }
         let is_there = reply.ask == Ask::Ready && reply.answer.is_ok();
         self.handle(Input::Answer(question.number, reply.answer.ok()));
         if is_there {

@@ -202,7 +202,10 @@ impl Supervisor {
                 self.helpers.tell(Command::Validated { id, verdict });
             }
             Purpose::Start => {
-                let refusal = verdict.refusal_of_start(self.envoys.is_envoy_itself());
+                let refusal = {
+                    let itself = self.envoys.is_envoy_itself();
+                    verdict.refusal_of_start(itself, self.options.add_envoy_flags)
+                };
                 if refusal.is_some() {
                     let class = Some(ExitClass::Configuration);
                     self.board.update(|snapshot| {

@@ -471,8 +471,8 @@ fn write_termination_log(summary: &str) {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(TERMINATION_LOG);
     if let Ok(mut file) = file {
-        let words = summary.as_bytes();
-        let _ = file.write_all(words.get(..TERMINATION_MAX).unwrap_or(words));
+        let words = summary.get(..summary.floor_char_boundary(TERMINATION_MAX));
+        let _ = file.write_all(words.unwrap_or_default().as_bytes());
     }
 }
 

@@ -25,6 +25,12 @@ const REFUSAL: &str = "initializing config";
 /// What it says of a command line that it refuses.
 const PARSER: &str = "PARSE ERROR";
 
+/// What it says of a flag that its command line has twice, and what to do where drainit has added
+/// one of the two.
+const TWICE: &str = "Argument already set!";
+const ONCE: &str = " drainit gives that flag, too: take it out of the start script, or start drainit \
+     with --envoy-flags keep and --admin-address";
+
 /// What a trial is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -68,8 +74,9 @@ impl Verdict {
 
 impl Verdict {
     /// The same of the command line that a start was tried with, which Envoy refuses in its
-    /// parser's words. Whatever else a `certain` Envoy exits with 1 for is a refusal as well.
-    pub fn refusal_of_start(&self, certain: bool) -> Option<String> {
+    /// parser's words. Whatever else a `certain` Envoy exits with 1 for is a refusal as well. `added`
+    /// is whether drainit has added flags to that command line.
+    pub fn refusal_of_start(&self, certain: bool, added: bool) -> Option<String> {
         let refused = self.exit == Some(Exit::Code(1));
         let last = self
             .said
@@ -78,7 +85,11 @@ impl Verdict {
             .rfind(|line| !line.is_empty());
         self.refusal().or_else(|| {
             let refused = refused && (certain || self.said.contains(PARSER));
-            refused.then(|| last.unwrap_or("exit code 1").chars().take(300).collect())
+            let mut why: String = last.unwrap_or("exit code 1").chars().take(300).collect();
+            if added && why.ends_with(TWICE) {
+                why.push_str(ONCE);
+            }
+            refused.then_some(why)
         })
     }
 }
@@ -270,6 +281,27 @@ mod tests {
             assert_eq!(verdict(Some(Exit::Code(0))).refusal(), None);
             assert_eq!(verdict(None).refusal(), None);
         }
+    }
+
+    #[test]
+    fn a_flag_that_a_script_gives_behind_ours_is_told_with_the_remedy() {
+        let verdict = Verdict {
+            purpose: Purpose::Start,
+            exit: Some(Exit::Code(1)),
+            said: "PARSE ERROR: Argument: (--drain-time-s)\n  Argument already set!\n\n\
+                   (--drain-time-s) -- Argument already set!\n\n"
+                .into(),
+        };
+        let line = "(--drain-time-s) -- Argument already set!";
+        assert_eq!(
+            verdict.refusal_of_start(false, false).as_deref(),
+            Some(line)
+        );
+        let why = verdict.refusal_of_start(false, true).unwrap();
+        assert!(
+            why.starts_with(line) && why.contains("--envoy-flags keep"),
+            "{why}"
+        );
     }
 
     #[test]

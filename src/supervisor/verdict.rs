@@ -59,7 +59,8 @@ impl Verdict {
         };
         Verdict {
             level,
-            line: format!("{why}; {end}; exit code {code}"),
+            // It is shown to people as it is (`kubectl describe`), and holds words of Envoy's.
+            line: format!("{why}; {end}; exit code {code}").replace(char::is_control, " "),
             clients: match &snapshot.load {
                 Some(load) if cut => words::clients(load),
                 _ => String::new(),

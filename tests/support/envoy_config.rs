@@ -74,6 +74,14 @@ impl EnvoyConfig {
         fs::write(&self.file, format!("{text}{yaml}")).unwrap();
     }
 
+    /// Takes the UDP listener out, of which the kernel tells nothing but that it is there.
+    pub fn leave_udp_out(&self) {
+        let yaml = fs::read_to_string(&self.file).unwrap();
+        let from = yaml.find("  - name: udp\n    address").unwrap();
+        let to = yaml.find("  - name: metrics\n").unwrap();
+        fs::write(&self.file, format!("{}{}", &yaml[..from], &yaml[to..])).unwrap();
+    }
+
     /// Where drainit's SDS files are to go.
     pub fn resources(&self) -> PathBuf {
         self.dir.join("resources")
