@@ -96,7 +96,8 @@ pub struct AddressFile {
 impl AddressFile {
     /// The file of an Envoy that is going to be spawned now.
     pub fn new(path: PathBuf) -> AddressFile {
-        let now = clock_gettime(ClockId::CLOCK_REALTIME_COARSE);
+        // The exact one: since Linux 6.13 a file's time may be ahead of the coarse clock.
+        let now = clock_gettime(ClockId::CLOCK_REALTIME);
         let spawned = now.map_or((i64::MAX, 0), |now| (now.tv_sec(), now.tv_nsec()));
         AddressFile {
             path,

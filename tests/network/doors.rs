@@ -73,7 +73,7 @@ fn eight_thousand_names_taken_before_are_no_dead_end() {
     }
     world.run(ROOT, &["reload"]);
     assert!(world.log.find("SIGHUP").is_some());
-    says(&world.run(NOBODY, &["shutdown"]), 0, "the drain is over");
+    says(&world.run(NOBODY, &["shutdown"]), 0, "drained after");
     drop(squatter);
 }
 
@@ -86,7 +86,7 @@ fn a_name_that_hangs_is_no_dead_end() {
     wait_for("a drainit that is ready", PATIENCE, || {
         world.run(NOBODY, &["health", "ready"]).0 == 0
     });
-    says(&world.run(ROOT, &["shutdown"]), 0, "the drain is over");
+    says(&world.run(ROOT, &["shutdown"]), 0, "drained after");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn orders_come_from_root_and_its_own_user_and_from_nobody_else() {
     }
     assert!(world.log.find("/shutdown from").is_none());
     says(&world.run(ROOT, &["health", "ready"]), 0, "LIVE");
-    says(&world.run(NOBODY, &["shutdown"]), 0, "the drain is over");
+    says(&world.run(NOBODY, &["shutdown"]), 0, "drained after");
     assert!(world.log.find("of uid 65534").is_some());
 }
 
@@ -151,7 +151,7 @@ fn containers_in_one_network_find_their_own_drainit_and_move_no_other() {
         let answer = other.run(uid, &["shutdown", "--listen", &door]);
         says(&answer, 1, "403");
         says(&one.run(uid, &["health", "ready"]), 0, "LIVE");
-        says(&other.run(uid, &["shutdown"]), 0, "the drain is over");
+        says(&other.run(uid, &["shutdown"]), 0, "drained after");
         says(&other.run(uid, &["health", "ready"]), 1, "DRAINING");
         says(&one.run(uid, &["health", "ready"]), 0, "LIVE");
         // A third one has none.
@@ -213,7 +213,7 @@ fn the_pid_that_was_given_is_meant_and_no_other() {
     kill(hanging.outside(), Signal::SIGCONT).unwrap();
     let pid = drainit.pid.to_string();
     let told = world.run_with(NOBODY, &[("MAINPID", &pid)], &["shutdown"]);
-    says(&told, 0, "the drain is over");
+    says(&told, 0, "drained after");
     assert!(hanging.log.find("SIGUSR2").is_none());
 }
 
@@ -235,7 +235,7 @@ fn where_several_run_an_order_says_which_there_are() {
     says(
         &world.run(ROOT, &["shutdown", "--pid", &pid]),
         0,
-        "the drain is over",
+        "drained after",
     );
     assert!(one.log.find("SIGUSR2").is_none());
     // Who is neither root nor of its user has one to choose from.
@@ -268,7 +268,7 @@ fn over_tcp_a_command_goes_on_by_the_control_socket() {
     says(
         &world.run(ROOT, &["shutdown", at[0], at[1]]),
         0,
-        "the drain is over",
+        "drained after",
     );
     assert!(world.log.find("SIGUSR2").is_some());
 }
@@ -298,7 +298,7 @@ fn root_from_outside_and_beside_reaches_a_drainit_without_privilege() {
     line.pop();
     line.push("shutdown".into());
     let start = Instant::now();
-    world.spawn(&line).wait_log("the drain is over");
+    world.spawn(&line).wait_log("drained after");
     assert!(start.elapsed() < PATIENCE);
-    says(&outside(&["shutdown"]), 0, "the drain is over");
+    says(&outside(&["shutdown"]), 0, "drained after");
 }

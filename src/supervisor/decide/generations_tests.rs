@@ -390,6 +390,7 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
 
     let mut twice = crashed();
     twice.order(Order::Stop);
+    assert!(!twice.did(Action::TerminateOld));
     twice.now += SAME_ORDER;
     twice.order(Order::Stop);
     assert!(twice.did(Action::TerminateOld));
