@@ -3,9 +3,13 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+use nix::pty::openpty;
+use nix::sys::termios::tcgetattr;
 
 use support::clients::{HttpConnection, SlowRequest};
 use support::container::{Container, Network, Spec, open_to_all, wait_text, writable_file};
@@ -79,6 +83,39 @@ fn a_slow_request_in_a_container_gets_its_answer_and_the_container_exits_with_0(
     assert_eq!(container.wait_exit(PATIENCE), 0);
     container.log.find("drained after").unwrap();
     wait_text(&last_words, "drained after");
+}
+
+/// As `docker run -it`: drainit leads the terminal's session, and Envoy is in a group of its own.
+#[test]
+fn a_ctrl_c_in_a_container_with_a_terminal_drains_and_leaves_the_terminal_as_it_was() {
+    let network = Network::new();
+    let (upstream, config) = network.enter(|| {
+        let upstream = Upstream::start();
+        let config = EnvoyConfig::new(Admin::Tcp, &upstream);
+        (upstream, config)
+    });
+    open_to_all(config.dir.path()).unwrap();
+    let mut spec = Spec::new(&["/drainit", "--", "/usr/local/bin/envoy"]);
+    spec.args.extend(config.arguments());
+    let dir = config.dir.path().to_owned();
+    spec.mounts = vec![(dir.clone(), dir, false)];
+    spec.terminal = true;
+    let mut container = Container::start(&spec, &network);
+    let mut terminal = container.terminal.take().unwrap();
+    let settings = |terminal: &File| -> String { format!("{:?}", tcgetattr(terminal).unwrap()) };
+    wait_ready(&network);
+    // runc passes every key on meanwhile.
+    let passing = settings(&terminal);
+
+    let slow = network.enter(|| SlowRequest::start(config.http, Duration::from_secs(3)));
+    upstream.wait_in_flight(1);
+    terminal.write_all(b"\x03").unwrap();
+    assert_eq!(slow.status(), 200);
+    assert_eq!(container.wait_exit(PATIENCE), 0);
+    container.log.find("drained after").unwrap();
+    let pty = openpty(None, None).unwrap();
+    assert_ne!(passing, settings(&terminal));
+    assert_eq!(settings(&File::from(pty.master)), settings(&terminal));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 use std::{env, process as std_process};
 
+use nix::pty::openpty;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
@@ -113,6 +114,8 @@ pub struct Spec {
     /// The system calls that are refused.
     pub refused: Vec<&'static str>,
     pub memory: Option<i64>,
+    /// Whether it has a terminal, as with `docker run -it`.
+    pub terminal: bool,
 }
 
 impl Spec {
@@ -129,6 +132,7 @@ impl Spec {
             only_drainit: false,
             refused: Vec::new(),
             memory: None,
+            terminal: false,
         }
     }
 
@@ -151,6 +155,12 @@ impl Spec {
                 "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]}),
             );
         }
+        if self.terminal {
+            mounts.push(
+                json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]}),
+            );
+        }
         mounts.extend(self.mounts.iter().map(|(from, to, read_only)| {
             let access = if *read_only { "ro" } else { "rw" };
             json!({"destination": to, "type": "bind", "source": from,
@@ -159,7 +169,7 @@ impl Spec {
         let mut config = json!({
             "ociVersion": "1.0.2",
             "process": {
-                "terminal": false,
+                "terminal": self.terminal,
                 "user": {"uid": self.user.0, "gid": self.user.1},
                 "cwd": "/",
                 "args": self.args,
@@ -219,15 +229,27 @@ impl Bundle {
         fs::write(dir.join("config.json"), config.to_string()).unwrap();
         let mut run = runc(&dir);
         run.args(["run", "-b"]).arg(&dir).arg(&id);
-        run.stdin(Stdio::null());
-        run.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = Process::spawn(&mut run);
         let (log, out) = (Log::default(), Log::default());
-        log.collect(process.child().stderr.take().unwrap());
-        out.collect(process.child().stdout.take().unwrap());
+        let mut terminal = None;
+        let process = if config["process"]["terminal"] == true {
+            let pty = openpty(None, None).unwrap();
+            let slave = || pty.slave.try_clone().unwrap();
+            run.stdin(slave()).stdout(slave()).stderr(slave());
+            log.collect(File::from(pty.master.try_clone().unwrap()));
+            terminal = Some(File::from(pty.master));
+            Process::spawn(&mut run)
+        } else {
+            run.stdin(Stdio::null());
+            run.stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut process = Process::spawn(&mut run);
+            log.collect(process.child().stderr.take().unwrap());
+            out.collect(process.child().stdout.take().unwrap());
+            process
+        };
         Container {
             log,
             out,
+            terminal,
             process,
             id,
             dir,
@@ -239,6 +261,8 @@ impl Bundle {
 pub struct Container {
     pub log: Log,
     pub out: Log,
+    /// The near end of its terminal, from which a person would see `log`.
+    pub terminal: Option<File>,
     process: Process,
     id: String,
     dir: PathBuf,

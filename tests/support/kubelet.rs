@@ -234,6 +234,7 @@ impl Pod {
             read_only: own["readOnlyRootFilesystem"] == true,
             shared_memory: false,
             only_drainit: drainits_own,
+            terminal: false,
             without_drainit: !drainits_own,
             refused: match pod["seccompProfile"]["type"] == "RuntimeDefault" {
                 true => REFUSED.to_vec(),
