@@ -62,17 +62,19 @@ impl Family {
                 "--hot-restart contradicts Envoy's {flag}: leave that out"
             ));
         }
-        let given = |flag: &str| -> Result<Option<u64>, String> {
+        // Each is a number of 32 bits to Envoy.
+        let given = |flag: &str| -> Result<Option<u32>, String> {
             let Some(value) = flags::value(args, flag) else {
                 return Ok(None);
             };
             let number = value.to_str().and_then(|value| value.parse().ok());
             number
                 .map(Some)
-                .ok_or_else(|| format!("Envoy's {flag} lacks its number"))
+                .ok_or_else(|| format!("Envoy's {flag} lacks its number, of 32 bits"))
         };
-        let drain = given("--drain-time-s")?.map(Duration::from_secs);
-        let parent = given("--parent-shutdown-time-s")?.map(Duration::from_secs);
+        let seconds = |number: u32| Duration::from_secs(number.into());
+        let drain = given("--drain-time-s")?.map(seconds);
+        let parent = given("--parent-shutdown-time-s")?.map(seconds);
         // Where the operator says how long a drain takes, the old generation is given that long.
         // Envoy itself does not compare the two.
         let parent = parent.unwrap_or_else(|| {
@@ -80,7 +82,7 @@ impl Family {
         });
         let drain = drain.unwrap_or_else(|| flags::drain_time(timeout.max(parent)));
         let base_id = match given("--base-id")? {
-            Some(id) => u32::try_from(id).map_err(|_| "Envoy's --base-id is out of range")?,
+            Some(id) => id,
             None => free_base_id(),
         };
         let concurrency = match given("--concurrency")? {
@@ -386,6 +388,7 @@ mod tests {
             (&["--restart-epoch", "1"], "--restart-epoch"),
             (&["--base-id", "x"], "--base-id"),
             (&["--drain-time-s 30s"], "--drain-time-s"),
+            (&["--parent-shutdown-time-s", "4294967296"], "32 bits"),
         ] {
             let refusal = family(args).unwrap_err();
             assert!(refusal.contains(why), "{refusal}");
