@@ -471,8 +471,10 @@ fn write_termination_log(summary: &str) {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(TERMINATION_LOG);
     if let Ok(mut file) = file {
-        let words = summary.get(..summary.floor_char_boundary(TERMINATION_MAX));
-        let _ = file.write_all(words.unwrap_or_default().as_bytes());
+        let whole = |end: &usize| summary.is_char_boundary(*end);
+        let end = (0..=TERMINATION_MAX.min(summary.len())).rev().find(whole);
+        let words = summary.get(..end.unwrap_or_default()).unwrap_or_default();
+        let _ = file.write_all(words.as_bytes());
     }
 }
 
