@@ -34,8 +34,8 @@
 //! # Where to look
 //!
 //! - Where a SIGTERM is decided: `src/supervisor/decide`. What a drain does next: `src/drain.rs`.
-//! - Where a drain's figures come from: [`envoy`] (statistics, listeners, what Envoy hides, and the
-//!   kernel's count of its sockets).
+//! - Where a drain's figures come from: [`envoy`] (statistics, listeners, what Envoy hides) and
+//!   [`connections`] (the kernel's word on Envoy's sockets).
 //! - Where a certificate is refused: [`certificates`], in `read.rs` and `pem.rs`; where Envoy is asked
 //!   whether it took it: `confirm.rs`.
 //! - Who may order a shutdown: [`credentials`], [`control`] and `src/http/endpoints.rs`.
