@@ -1,4 +1,79 @@
-//! The parts of `drainit`, for its tests and fuzzers. The program is `src/main.rs`.
+//! The parts of `drainit`, for its tests and fuzzers. The program is `src/main.rs`; what it does for
+//! its users is in README.md. This page is for whoever changes it.
+//!
+//! # Which file to read first
+//!
+//! [`drain`], the drain as a pure state machine, and then `src/supervisor/decide`, which has all
+//! that a signal, an answer or an end of Envoy may lead to. Both are fed with times and with what
+//! was observed, and do no I/O. `src/supervisor/mod.rs` is the main loop around them.
+//!
+//! # One thread decides
+//!
+//! | thread | does |
+//! | --- | --- |
+//! | main | signals, reaping, decisions; it spawns Envoy |
+//! | `admin` | asks Envoy's admin interface and the kernel, one question at a time |
+//! | `http` | the port and the control socket: one `poll` for all connections |
+//! | `log` | writes stderr; a full pipe blocks this thread and no other |
+//! | `certificates` | compares the certificate files, writes the SDS files; only where asked to |
+//!
+//! Signals, answers, requests and the passing of time are [`event`]s on one channel to the main
+//! thread ([`mailbox`]). It waits in one `poll` and for nothing else, but that it execs Envoy (Envoy
+//! asks the kernel for a signal when the *thread* that spawned it ends) and writes the last words.
+//! What else may block, a helper thread does. Each is started again when it ends or panics: the
+//! release build unwinds, so a panic in a helper is not the end of pid 1.
+//!
+//! # The way of the data
+//!
+//! SIGTERM comes in at [`process`] and becomes an event. [`supervisor`] hands it to the decision
+//! core, the core asks the drain what is next, the drain says 'fail the health check', the admin
+//! thread does it, and its answer comes back as an event with a time on it; and so on, until the
+//! drain is over and the core says 'stop Envoy'. `/shutdown` is the same event by another door.
+//! Whoever wants to know how things are looks at the [`status::Snapshot`]; nobody asks a thread.
+//!
+//! # Where to look
+//!
+//! - Where a SIGTERM is decided: `src/supervisor/decide`. What a drain does next: `src/drain.rs`.
+//! - Where a drain's figures come from: [`envoy`] (statistics, listeners, what Envoy hides) and
+//!   [`connections`] (the kernel's word on Envoy's sockets).
+//! - Where a certificate is refused: [`certificates`], in `read.rs` and `pem.rs`; where Envoy is asked
+//!   whether it took it: `confirm.rs`.
+//! - Who may order a shutdown: [`credentials`], [`control`] and `src/http/endpoints.rs`.
+//! - What the last line of the log says: `src/supervisor/verdict.rs`.
+//! - Everything that is `unsafe`: [`process`] and a few more lines, each with its reason.
+//!
+//! # What to touch for one more of something
+//!
+//! - An option: a row in `src/options/flags.rs` and a field in [`options::Options`]; parser, help, man
+//!   page and the README's table (a test prints it) come from the row.
+//! - A command: a row in `src/options/entries.rs`, and a file in `src/commands`.
+//! - A metric: `src/status/metrics.rs`, and a row in the README.
+//! - An endpoint: `src/http/endpoints.rs`, and a row in the README.
+//! - A question to Envoy: `src/envoy/question.rs` and `src/envoy/admin.rs`.
+//! - A state, or what leads to it: `src/supervisor/decide`. The exhaustive walk there tries every order
+//!   of events, and compares what it found with the README's diagrams.
+//!
+//! # Choices that would puzzle
+//!
+//! - `tiny_http`'s `Response`, not its `Server`: that has a thread for every connection, without a limit
+//!   or a timeout, and its accept loop ends for ever at the first error. Anybody in a cluster can reach
+//!   a pod's health port. So the loop is our own, and httparse reads the heads.
+//! - Envoy is told `--admin-address-path /proc/self/fd/N`, a pipe: Envoy writes the address there, with
+//!   port 0 resolved, and no writable directory is needed.
+//! - Envoy's process group is in the background of the terminal: with the terminal handed over, a
+//!   Ctrl-C would reach Envoy and not drainit.
+//! - Linux only: `PR_SET_CHILD_SUBREAPER` (3.4), `getrandom` and `memfd_create` (3.17), unix sockets in
+//!   the abstract namespace, `/proc`; `pidfd_open` (5.3) is used where it is there. It was run on 6.18,
+//!   and as pid 1 of a virtual machine on 5.10 and 6.1.
+//!
+//! # Tests
+//!
+//! `scripts/test` runs every test, on real Envoys and in real containers. Slower, and not part of it:
+//! `scripts/soak 30` (minutes; everything at once), `scripts/fuzz` (whatever reads what strangers
+//! write), `scripts/sanitize` (ThreadSanitizer, valgrind and Miri), `scripts/test-every-envoy` (one of
+//! each minor version), `TEST_STRANGERS_SECONDS=60 scripts/test --test strangers` and
+//! `TEST_REQUESTS=100000 scripts/test --test http`. With `UPDATE_README=1`, `scripts/test --test readme`
+//! writes the README's captures anew.
 
 pub mod certificates;
 pub mod cgroup;

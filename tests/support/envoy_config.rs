@@ -125,7 +125,7 @@ impl EnvoyConfig {
         self.prepend("node: { id: edge, cluster: edge }\n");
     }
 
-    /// Has the HTTP listener speak TLS with this secret, as the README has it.
+    /// Has the HTTP listener speak TLS with this secret, as scripts/examples/tls.yaml has it.
     pub fn serve_tls(&self, secret: &str) {
         let transport = format!(
             "  - name: http\n    address: {}\n    filter_chains:\n    - ",

@@ -1,4 +1,4 @@
-//! As much of a kubelet as a pod of the README needs: its volumes, its init containers one after
+//! As much of a kubelet as a pod of the examples needs: its volumes, its init containers one after
 //! the other, its probes, and its end.
 
 use std::fs;
@@ -205,7 +205,9 @@ impl Pod {
                 .collect::<Vec<_>>()
         };
         let env: Vec<_> = one["env"].as_array().into_iter().flatten().collect();
-        let env: Vec<_> = env.iter().map(|one| self.variable(one)).collect();
+        let mut env: Vec<_> = env.iter().map(|one| self.variable(one)).collect();
+        // Of the cluster's own Service, which every pod is told.
+        env.push(("KUBERNETES_SERVICE_HOST".into(), "10.96.0.1".into()));
         let args = texts(&one["command"])
             .into_iter()
             .chain(texts(&one["args"]));

@@ -1,30 +1,46 @@
-//! What the README holds for others to copy.
+//! The README, and the examples in scripts/examples, as they are.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Map, Value};
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 pub fn readme() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+    fs::read_to_string(root().join("README.md")).unwrap()
 }
 
-/// The README's code blocks in this language.
-pub fn blocks(language: &str) -> Vec<String> {
-    let readme = readme();
-    let fence = format!("\n```{language}\n");
-    let blocks = readme.split(&fence).skip(1);
-    blocks
-        .map(|rest| rest.split("\n```").next().unwrap().to_owned() + "\n")
-        .collect()
+/// Where an example is.
+pub fn example_path(name: &str) -> PathBuf {
+    root().join("scripts/examples").join(name)
 }
 
-/// The README's Kubernetes manifests, in their order.
+/// The text of an example.
+pub fn example(name: &str) -> String {
+    let path = example_path(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The documents of an example in YAML.
+pub fn documents(name: &str) -> Vec<Value> {
+    parse(&example(name))
+}
+
+/// The examples with a pod in them.
+pub const PODS: [&str; 3] = [
+    "pod.yaml",
+    "contour-deployment.yaml",
+    "contour-daemonset.yaml",
+];
+
+/// All Kubernetes objects of the examples.
 pub fn manifests() -> Vec<Value> {
-    let documents = blocks("yaml").into_iter().flat_map(|block| parse(&block));
-    documents.filter(|one| one["kind"].is_string()).collect()
+    PODS.iter().flat_map(|name| documents(name)).collect()
 }
 
 fn parse(text: &str) -> Vec<Value> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::container::{Bundle, Container, Network};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::http::Address;
-use crate::support::manifest::blocks;
+use crate::support::manifest::example;
 use crate::support::upstream::Upstream;
 use crate::support::{self, PATIENCE, wait_for};
 
@@ -46,7 +46,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine that is up, with the README's unit in its place, not started. `change` may change
+    /// A machine that is up, with the example's unit in its place, not started. `change` may change
     /// Envoy's configuration.
     pub fn boot(change: impl FnOnce(&EnvoyConfig)) -> Machine {
         let network = Network::new();
@@ -70,7 +70,7 @@ impl Machine {
              nobody:x:65534:65534::/:/usr/sbin/nologin\n"
         );
         let groups = format!("root:x:0:\nenvoy:x:{ENVOY_UID}:\nnogroup:x:65534:\n");
-        let unit = blocks("ini").remove(0);
+        let unit = example("envoy.service");
         for (file, text) in [
             ("passwd", users.as_str()),
             ("group", &groups),

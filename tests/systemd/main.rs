@@ -1,4 +1,4 @@
-//! The README's unit under the real systemd.
+//! The unit scripts/examples/envoy.service under the real systemd.
 
 mod machine;
 #[path = "../support/mod.rs"]
