@@ -1,6 +1,7 @@
-//! The README's unit under the real systemd.
+//! The README's unit, and the Debian package, under the real systemd.
 
 mod machine;
+mod package;
 #[path = "../support/mod.rs"]
 mod support;
 
