@@ -3,6 +3,7 @@
 //! Every name has its HELP and TYPE from the first scrape on. What is not known has no sample: a
 //! zero would say that somebody had looked.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Instant;
 
@@ -35,6 +36,15 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
         "How often Envoy was started again after it had ended.",
     );
     page.sample(snapshot.restarts);
+    page.name(
+        "drainit_build_info",
+        "gauge",
+        "1, with drainit's version and Envoy's, which is empty until Envoy tells it.",
+    );
+    let envoy = snapshot.envoy.as_ref();
+    let envoy = envoy.and_then(|envoy| envoy.version.as_deref());
+    let version = ("version", env!("CARGO_PKG_VERSION"));
+    page.twice_labelled([version, ("envoy", envoy.unwrap_or_default())], 1);
 
     let load = snapshot.load.as_ref();
     page.name(
@@ -43,6 +53,14 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
         "Connections open when Envoy was last asked, excluded listeners apart.",
     );
     page.optional(load.map(Load::connections));
+    page.name(
+        "drainit_listener_connections",
+        "gauge",
+        "Connections open on each listener when Envoy was last asked, excluded listeners apart.",
+    );
+    for (listener, connections) in load.map(by_listener).unwrap_or_default() {
+        page.labelled("listener", listener, connections);
+    }
     page.name(
         "drainit_requests",
         "gauge",
@@ -65,6 +83,17 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
         let until = drain.ended.map_or(now, |(at, _)| at);
         seconds(until.saturating_duration_since(drain.started))
     }));
+    page.name(
+        "drainit_drain_deadline_seconds",
+        "gauge",
+        "How long that drain may take, from its start to its deadline.",
+    );
+    page.optional(
+        snapshot
+            .drain
+            .as_ref()
+            .map(|drain| seconds(drain.deadline.saturating_duration_since(drain.started))),
+    );
     page.name(
         "drainit_drains_total",
         "counter",
@@ -110,6 +139,17 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
     page.sample(u8::from(snapshot.handover.degraded));
     certificates(&mut page, snapshot);
     page.text
+}
+
+/// The connections by the listener's name. Listeners that share a name are one: two samples with
+/// the same labels would spoil the page.
+fn by_listener(load: &Load) -> BTreeMap<&str, u64> {
+    let mut connections = BTreeMap::<&str, u64>::new();
+    for listener in load.listeners.iter().filter(|listener| !listener.excluded) {
+        let sum = connections.entry(&listener.name).or_default();
+        *sum = sum.saturating_add(listener.connections);
+    }
+    connections
 }
 
 fn certificates(page: &mut Page, snapshot: &Snapshot) {
@@ -216,14 +256,17 @@ pub(crate) mod tests {
     use crate::envoy::load::Listener;
     use crate::status::{Admin, Certificate, Drain, Drains, Envoy};
 
-    const NAMES: [&str; 18] = [
+    const NAMES: [&str; 21] = [
         "drainit_state",
         "drainit_envoy_up",
         "drainit_envoy_restarts_total",
+        "drainit_build_info",
         "drainit_connections",
+        "drainit_listener_connections",
         "drainit_requests",
         "drainit_udp_sessions",
         "drainit_drain_seconds",
+        "drainit_drain_deadline_seconds",
         "drainit_drains_total",
         "drainit_admin_errors_total",
         "drainit_reaped_processes_total",
@@ -330,6 +373,7 @@ pub(crate) mod tests {
             assert_eq!(names, NAMES);
         }
         assert!(!page.contains("\ndrainit_connections "));
+        assert!(!page.contains("\ndrainit_listener_connections{"));
         assert!(page.contains("\ndrainit_envoy_up 0\n"));
         assert!(page.contains("drainit_drains_total{result=\"cut\"} 0\n"));
         assert!(page.ends_with('\n'));
@@ -344,10 +388,8 @@ pub(crate) mod tests {
             assert_eq!(page.matches("\ndrainit_state{").count(), State::ALL.len());
             let name = state.name();
             assert!(page.contains(&format!("drainit_state{{state=\"{name}\"}} 1\n")));
-            assert_eq!(
-                page.lines().filter(|line| line.ends_with("\"} 1")).count(),
-                1
-            );
+            let holds = |line: &&str| line.starts_with("drainit_state{") && line.ends_with(" 1");
+            assert_eq!(page.lines().filter(holds).count(), 1);
         }
     }
 
@@ -357,9 +399,16 @@ pub(crate) mod tests {
         for line in [
             "drainit_envoy_up 1",
             "drainit_envoy_restarts_total 1",
+            concat!(
+                "drainit_build_info{version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\",envoy=\"1.40.0\"} 1"
+            ),
             "drainit_connections 9",
+            "drainit_listener_connections{listener=\"https\"} 9",
             "drainit_requests 3",
             "drainit_drain_seconds 3.5",
+            "drainit_drain_deadline_seconds 25",
             "drainit_drains_total{result=\"exited\"} 3",
             "drainit_admin_errors_total 6",
             "drainit_reaped_processes_total 8",
@@ -371,5 +420,22 @@ pub(crate) mod tests {
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }
+    }
+
+    #[test]
+    fn listeners_of_one_name_are_one_and_excluded_ones_are_left_out() {
+        let mut snapshot = full(Instant::now());
+        let listeners = &mut snapshot.load.as_mut().expect("a load").listeners;
+        let twin = listeners[1].clone();
+        listeners.push(twin);
+        let page = page(&snapshot);
+        let samples: Vec<&str> = page
+            .lines()
+            .filter(|line| line.starts_with("drainit_listener_connections{"))
+            .collect();
+        assert_eq!(
+            samples,
+            ["drainit_listener_connections{listener=\"https\"} 18"]
+        );
     }
 }

@@ -1,9 +1,11 @@
 //! A machine whose pid 1 is systemd: a runc container with the host's /usr and nothing else of it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -37,6 +39,14 @@ const CAPABILITIES: [&str; 15] = [
 /// The uid of the unit's `User=envoy`.
 pub const ENVOY_UID: &str = "999";
 
+/// How drainit is on a machine.
+#[derive(Clone, Copy, Debug)]
+enum Drainit {
+    /// In /usr/local/bin, with the README's unit and its user.
+    InPlace,
+    None,
+}
+
 pub struct Machine {
     pub config: EnvoyConfig,
     pub upstream: Upstream,
@@ -49,6 +59,16 @@ impl Machine {
     /// A machine that is up, with the example's unit in its place, not started. `change` may change
     /// Envoy's configuration.
     pub fn boot(change: impl FnOnce(&EnvoyConfig)) -> Machine {
+        Machine::boot_with(Drainit::InPlace, change)
+    }
+
+    /// A machine that is up and has Envoy with its configuration, but no drainit, no unit and no
+    /// user for it. Packages can be installed: what they write to /usr goes with the machine.
+    pub fn boot_bare() -> Machine {
+        Machine::boot_with(Drainit::None, |_| {})
+    }
+
+    fn boot_with(drainit: Drainit, change: impl FnOnce(&EnvoyConfig)) -> Machine {
         let network = Network::new();
         let upstream = network.enter(Upstream::start);
         let config = network.enter(|| EnvoyConfig::new(Admin::Tcp, &upstream));
@@ -58,34 +78,67 @@ impl Machine {
 
         let bundle = Bundle::new();
         let root = bundle.root();
-        for dir in ["etc/envoy", "etc/systemd/system", "usr", "var"] {
+        for dir in ["etc/envoy", "etc/systemd/system", "usr", "var/tmp"] {
             fs::create_dir_all(root.join(dir)).unwrap();
         }
         for dir in ["bin", "lib", "lib64", "sbin"] {
             symlink(format!("usr/{dir}"), root.join(dir)).unwrap();
         }
-        let users = format!(
-            "root:x:0:0::/root:/bin/sh\n\
-             envoy:x:{ENVOY_UID}:{ENVOY_UID}::/:/usr/sbin/nologin\n\
-             nobody:x:65534:65534::/:/usr/sbin/nologin\n"
-        );
-        let groups = format!("root:x:0:\nenvoy:x:{ENVOY_UID}:\nnogroup:x:65534:\n");
-        let unit = example("envoy.service");
-        for (file, text) in [
-            ("passwd", users.as_str()),
-            ("group", &groups),
-            // A machine without an id is taken for a new one, which enables all that is in /usr.
-            ("machine-id", "d7a1d7a1d7a1d7a1d7a1d7a1d7a1d7a1\n"),
-            ("systemd/system/envoy.service", &unit),
-        ] {
-            fs::write(root.join("etc").join(file), text).unwrap();
+        let mut users = "root:x:0:0::/root:/bin/sh\n\
+                         nobody:x:65534:65534::/:/usr/sbin/nologin\n"
+            .to_owned();
+        let mut groups = "root:x:0:\nnogroup:x:65534:\n".to_owned();
+        let write = |file: &str, text: &str| {
+            let path = root.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        match drainit {
+            Drainit::InPlace => {
+                users += &format!("envoy:x:{ENVOY_UID}:{ENVOY_UID}::/:/usr/sbin/nologin\n");
+                groups += &format!("envoy:x:{ENVOY_UID}:\n");
+                let unit = example("envoy.service");
+                write("etc/systemd/system/envoy.service", &unit);
+            }
+            Drainit::None => {
+                write("var/lib/dpkg/status", "");
+                for dir in ["info", "updates"] {
+                    fs::create_dir(root.join("var/lib/dpkg").join(dir)).unwrap();
+                }
+            }
         }
+        write("etc/passwd", &users);
+        write("etc/group", &groups);
+        // A machine without an id is taken for a new one, which enables all that is in /usr.
+        write("etc/machine-id", "d7a1d7a1d7a1d7a1d7a1d7a1d7a1d7a1\n");
         fs::copy(&config.file, root.join("etc/envoy/envoy.yaml")).unwrap();
 
-        let programs = bundle.dir.join("bin");
-        fs::create_dir(&programs).unwrap();
+        let dir = |name: &str| {
+            let dir = bundle.dir.join(name);
+            fs::create_dir(&dir).unwrap();
+            dir
+        };
+        let programs = dir("bin");
+        let mut mounts = vec![
+            bind(&programs, "/usr/local/bin", "rw"),
+            bind(&support::envoy(), "/usr/local/bin/envoy", "ro"),
+        ];
+        match drainit {
+            Drainit::InPlace => {
+                mounts.insert(0, bind(Path::new("/usr"), "/usr", "ro"));
+                mounts.push(bind(&support::drainit(), "/usr/local/bin/drainit", "ro"));
+            }
+            Drainit::None => {
+                let (changes, work) = (dir("changes"), dir("work"));
+                let changes = format!("upperdir={}", changes.display());
+                let work = format!("workdir={}", work.display());
+                let usr = json!({"destination": "/usr", "type": "overlay", "source": "overlay",
+                                 "options": ["lowerdir=/usr", changes, work]});
+                mounts.insert(0, usr);
+            }
+        }
         let mut machine = Machine {
-            container: bundle.start(&oci(&root, &programs, &network)),
+            container: bundle.start(&oci(&root, &mounts, &network)),
             config,
             upstream,
             network,
@@ -135,6 +188,32 @@ impl Machine {
         self.systemctl(&["daemon-reload"]);
     }
 
+    /// The files and directories that are the machine's own: what was written on it, below /usr too,
+    /// the logs and dpkg's notes apart. Of a machine for packages.
+    pub fn written(&self) -> BTreeSet<String> {
+        let changes = self.root.with_file_name("changes");
+        let mut written = BTreeSet::new();
+        for (dir, place) in [(&self.root, ""), (&changes, "/usr")] {
+            let mut find = Command::new("find");
+            find.arg(dir).args(["-mindepth", "1", "-printf", "%P\\n"]);
+            let list = find.output().unwrap();
+            let list = String::from_utf8(list.stdout).unwrap();
+            written.extend(list.lines().map(|path| format!("{place}/{path}")));
+        }
+        // A directory of the host's /usr in which something was written is shown, too.
+        written.retain(|path| !(path.starts_with("/usr/") && Path::new(path).is_dir()));
+        written.retain(|path| !path.starts_with("/var/lib/dpkg/") && !path.starts_with("/var/log"));
+        written
+    }
+
+    /// Copies this file to the machine's /root.
+    pub fn copy(&self, file: &Path) -> String {
+        let to = Path::new("root").join(file.file_name().unwrap());
+        fs::create_dir_all(self.root.join("root")).unwrap();
+        fs::copy(file, self.root.join(&to)).unwrap();
+        format!("/{}", to.display())
+    }
+
     /// Envoy's configuration, as the unit reads it.
     pub fn envoy_yaml(&self) -> PathBuf {
         self.root.join("etc/envoy/envoy.yaml")
@@ -180,14 +259,17 @@ impl Drop for Machine {
     }
 }
 
-fn oci(root: &PathBuf, programs: &PathBuf, network: &Network) -> Value {
+fn bind(from: &Path, to: &str, access: &str) -> Value {
+    json!({"destination": to, "type": "bind", "source": from, "options": ["bind", access]})
+}
+
+fn oci(root: &Path, mounts: &[Value], network: &Network) -> Value {
     let tmpfs = |at: &str, mode: &str| {
         json!({"destination": at, "type": "tmpfs", "source": "tmpfs",
                "options": ["nosuid", "nodev", format!("mode={mode}")]})
     };
-    let bind = |from: &PathBuf, to: &str, access: &str| json!({"destination": to, "type": "bind", "source": from, "options": ["bind", access]});
     let capabilities = json!(CAPABILITIES);
-    json!({
+    let mut config = json!({
         "ociVersion": "1.0.2",
         "process": {
             "terminal": false,
@@ -210,10 +292,6 @@ fn oci(root: &PathBuf, programs: &PathBuf, network: &Network) -> Value {
             tmpfs("/dev/shm", "1777"),
             tmpfs("/run", "755"),
             tmpfs("/tmp", "1777"),
-            bind(&"/usr".into(), "/usr", "ro"),
-            bind(programs, "/usr/local/bin", "rw"),
-            bind(&support::drainit(), "/usr/local/bin/drainit", "ro"),
-            bind(&support::envoy(), "/usr/local/bin/envoy", "ro"),
         ],
         "linux": {
             "namespaces": [
@@ -223,5 +301,10 @@ fn oci(root: &PathBuf, programs: &PathBuf, network: &Network) -> Value {
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/sysrq-trigger"],
             "readonlyPaths": ["/proc/bus", "/proc/irq", "/proc/sys"],
         },
-    })
+    });
+    config["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .extend_from_slice(mounts);
+    config
 }

@@ -1,6 +1,7 @@
-//! The unit scripts/examples/envoy.service under the real systemd.
+//! The unit scripts/examples/envoy.service, and the Debian package, under the real systemd.
 
 mod machine;
+mod package;
 #[path = "../support/mod.rs"]
 mod support;
 
