@@ -85,7 +85,7 @@ impl Scene {
 
     /// Compares it with the README's capture of this name.
     #[track_caller]
-    fn must_be_shown(self, name: &str) {
+    fn expect_in_readme(self, name: &str) {
         let begin = format!("<!-- capture: {name} -->\n```console\n");
         if env::var_os("UPDATE_README").is_some() {
             let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,7 +161,7 @@ fn the_readme_shows_the_log_of_a_drain() {
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
     drainit.wait_log(VERDICT);
     scene.note(&log_from(&drainit, "SIGTERM"));
-    scene.must_be_shown("drain");
+    scene.expect_in_readme("drain");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn the_readme_shows_what_holds_a_drain_and_how_it_was_cut() {
     assert_eq!(scene.run(&drainit, "drainit status"), 0);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
     scene.note(&drainit.wait_log(VERDICT));
-    scene.must_be_shown("hang");
+    scene.expect_in_readme("hang");
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn the_readme_shows_why_a_certificate_did_not_rotate() {
     drainit.wait_log("www: refused: ");
     assert_eq!(scene.run(&drainit, "drainit reload"), 1);
     assert_eq!(scene.run(&drainit, "drainit status"), 0);
-    scene.must_be_shown("rotation");
+    scene.expect_in_readme("rotation");
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn the_readme_shows_an_upgrade_by_hot_restart() {
     assert_eq!(scene.run(&drainit, "drainit reload"), 1);
     fs::write(&scene.config.file, good).unwrap();
     assert_eq!(scene.run(&drainit, "drainit reload"), 0);
-    scene.must_be_shown("upgrade");
+    scene.expect_in_readme("upgrade");
 }
 
 #[test]
