@@ -492,3 +492,11 @@ fn the_program_lies_at_any_address_and_only_its_data_can_be_written() {
     }
     assert!(maps.contains("[stack]"));
 }
+
+/// What every binary of a release goes through, aarch64's under qemu.
+#[test]
+fn the_program_passes_the_smoke_test_of_a_release() {
+    let smoke = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/smoke");
+    let (code, _, told) = run_command(Command::new(smoke).arg(support::drainit()));
+    assert_eq!(code, 0, "{told}");
+}
