@@ -15,7 +15,7 @@ use crate::envoy::question::Readiness;
 use crate::http::endpoints::ADMIN_LOST;
 use crate::notify::{Notifier, Wanted};
 use crate::process::End;
-use crate::status::{Board, Drain, Snapshot, State};
+use crate::status::{Board, Certificate, Drain, Snapshot, State};
 
 use super::callers::Callers;
 use super::envoys::{self, Advice};
@@ -240,6 +240,7 @@ impl Reporter {
         state: State,
         reason: &str,
         drain: Option<&drain::Drain>,
+        code: Option<u8>,
     ) {
         let seen = (
             state,
@@ -260,6 +261,9 @@ impl Reporter {
                 reason.clone_into(&mut snapshot.reason);
                 if let Some(drain) = drain {
                     self.note_drain(snapshot, now, drain);
+                }
+                if let (State::Gone, Some(code)) = (state, code) {
+                    snapshot.verdict = Some(self.verdict(snapshot, code).line);
                 }
             });
             if (self.seen.0, self.seen.1.as_str()) != (state, reason) {
@@ -320,6 +324,11 @@ impl Reporter {
                 outcome if outcome.is_clean() => drains.drained += 1,
                 _ => drains.cut += 1,
             }
+            let verdict = snapshot.drain.as_ref();
+            let verdict = verdict.map(|drain| words::ending(drain, snapshot));
+            if let Some(drain) = &mut snapshot.drain {
+                drain.verdict = verdict;
+            }
         }
     }
 
@@ -334,15 +343,17 @@ impl Reporter {
             last_connection: None,
             first: None,
             ended: None,
+            verdict: None,
         }
     }
 
     /// Why it is over, of a drainit that ends with this code.
     pub fn verdict(&self, snapshot: &Snapshot, code: u8) -> Verdict {
+        let last = snapshot.last_end.map(|last| last.end);
         let ending = Ending {
             failure: self.failure.as_deref(),
             // What it was judged to be since stands in the snapshot.
-            exit: self.exit.and(snapshot.last_end).or(self.exit),
+            exit: self.exit.and(last).or(self.exit),
             ran: self.starts > 0,
             stopped: self.stopped,
         };
@@ -460,6 +471,26 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expecte
             snapshot.load_at = Some(now);
         }
         _ => {}
+    }
+}
+
+/// Notes in the snapshot what is known of the certificates, and when that changed.
+pub fn note_certificates(snapshot: &mut Snapshot, now: Instant, secrets: Vec<Certificate>) {
+    let before = std::mem::replace(&mut snapshot.certificates, secrets);
+    let what = |it: &Certificate| {
+        (
+            it.generation,
+            it.last_result,
+            it.last_error.clone(),
+            it.reloads,
+        )
+    };
+    // They are always the same, in the same order.
+    for (at, certificate) in snapshot.certificates.iter_mut().enumerate() {
+        certificate.changed = match before.get(at) {
+            Some(known) if what(known) == what(certificate) => known.changed,
+            _ => Some(now),
+        };
     }
 }
 
