@@ -94,7 +94,12 @@ fn connect_to(
         Peer::Anyone => None,
         Peer::Descendant => {
             let owner = getsockopt(&stream, sockopt::PeerCredentials)?;
-            if !process::descends_from_us(owner.pid()) {
+            // Without a /proc of ours nobody can tell, but whether it is in our pid namespace.
+            let is_ours = match process::is_proc_ours() {
+                true => process::descends_from_us(owner.pid()),
+                false => owner.pid() > 0,
+            };
+            if !is_ours {
                 let why = format!("answers for process {}, which is not ours", owner.pid());
                 return Err(io::Error::other(why));
             }

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::readlinkat;
 
+use crate::process;
+
 /// How long a listening socket that the process had not is taken for another's: a new generation of
 /// a hot restart is handed those of the old one.
 const TAKEN_FOR_FOREIGN: Duration = Duration::from_secs(5);
@@ -73,6 +75,10 @@ impl Descriptors {
     /// known.
     pub fn update(&mut self, seen: &[u64], anew: &[u64], until: Instant) -> Result<(), Unreadable> {
         let has = |sorted: &[u64], inode: &u64| sorted.binary_search(inode).is_ok();
+        if !process::is_proc_ours() {
+            let why = format!("{} may be another process's: /proc is not ours", self.path);
+            return Err(Unreadable::Denied(why));
+        }
         let directory = File::open(&self.path).map_err(|error| self.unreadable(error))?;
         let again: Vec<usize> = (0..self.by_number.len())
             .filter(|number| {

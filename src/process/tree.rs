@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::{self, c_int};
 
-use super::Handle;
+use super::{Handle, is_proc_ours};
 
 /// Makes orphans ours to reap, unless the kernel does so anyway.
 pub fn become_subreaper() {
@@ -15,6 +15,12 @@ pub fn become_subreaper() {
         && let Err(error) = nix::sys::prctl::set_child_subreaper(true)
     {
         log::warn!("orphans of envoy will not be reaped here: {error}");
+    }
+    if !is_proc_ours() {
+        log::warn!(
+            "/proc is not that of this pid namespace: an envoy behind a start script is not found, \
+             and what else is started is not ended. Mount it (`unshare --mount-proc`)"
+        );
     }
 }
 
@@ -86,9 +92,13 @@ pub fn descendants() -> Vec<Process> {
 /// another's child may be missing.
 ///
 /// Read from the lists of children in /proc (proc_tid_children(5)): on a host with 10,000 processes
-/// a look at all of them takes 0.1 s. Where a kernel has no such lists, it is taken.
+/// a look at all of them takes 0.1 s. Where a kernel has no such lists, it is taken. None are
+/// found where /proc is not that of our pid namespace: a pid there is another process here.
 pub fn descendants_of(pid: i32) -> Vec<Process> {
     let us = this();
+    if !is_proc_ours() {
+        return Vec::new();
+    }
     if !Path::new(&format!("/proc/{us}/task/{us}/children")).exists() {
         return below(&[pid], &everything());
     }

@@ -241,3 +241,19 @@ fn an_envoy_with_ambient_capabilities_ends_when_drainit_is_killed() {
     assert!(killed.unwrap().success());
     wait_for("Envoy's end", PATIENCE, || has_ended(envoy));
 }
+
+/// As under `unshare --pid --fork` without `--mount-proc`: a pid in /proc is another process's.
+#[test]
+fn a_proc_of_another_pid_namespace_is_told_and_takes_no_drain() {
+    let upstream = Upstream::start();
+    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let unshare = ["unshare", "--pid", "--fork", "--kill-child"];
+    let mut unshare = Setting::default().behind(&unshare).ready(&PATIENT, &config);
+    unshare.wait_log("/proc is not that of this pid namespace");
+    let slow = SlowRequest::start(config.http, Duration::from_secs(2));
+    upstream.wait_in_flight(1);
+    kill(unshare.envoy_pid(), Signal::SIGTERM).unwrap();
+    assert_eq!(slow.status(), 200);
+    assert_eq!(unshare.wait_exit(PATIENCE), 0);
+    unshare.wait_log("drained after");
+}
