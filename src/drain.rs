@@ -16,11 +16,11 @@
 
 use std::time::Duration;
 
-use crate::envoy::load::{Counters, Load, Sight};
 pub use crate::envoy::question::{Answer, Ask, Readiness};
 
 mod arrivals;
 mod closing;
+mod looks;
 mod outcome;
 mod step;
 
@@ -28,8 +28,9 @@ use arrivals::Arrivals;
 pub use arrivals::MinDrain;
 use closing::Closing;
 pub use closing::FLUSH;
+use looks::{Idle, Kernel, Poll, USUAL};
 pub use outcome::Outcome;
-use step::{Step, pause};
+use step::Step;
 
 /// A moment, as the time since drainit started, on the monotonic clock.
 pub type Time = Duration;
@@ -62,19 +63,6 @@ pub enum Next {
     /// Nothing any more.
     Over(Outcome),
 }
-
-/// A poll may take this share of Envoy's main thread: one in so many parts.
-const SHARE: u32 = 20;
-
-/// Two polls are never further apart than this, however dear a poll is.
-const POLL_MAX: Duration = Duration::from_secs(2);
-
-/// A poll usually costs the least that it cost so many times in a row. An Envoy that was stopped
-/// for a moment, or whose processor time is throttled, answers late once.
-const USUAL: usize = 3;
-
-/// A look at Envoy's sockets takes none of it, and no more than this share of a processor.
-const SHARE_OF_LOOKS: u32 = 4;
 
 /// An answer that is this late is as good as none when the deadline has come.
 const HANGING: Duration = Duration::from_secs(2);
@@ -124,37 +112,6 @@ pub struct Drain {
     quiet: Option<Outcome>,
     idle: Idle,
     outcome: Option<Outcome>,
-}
-
-/// Whether the connections that are left are idle, by Envoy's counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Idle {
-    /// They are not, or none is left.
-    No,
-    /// The last look has shown nothing in flight.
-    Perhaps,
-    /// No look has shown anything in flight since then, when the counters said this.
-    Since(Time, u64),
-}
-
-/// The next look at what is left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Poll {
-    due: Time,
-    /// [`Ask::Stats`]; after an answer that shows nothing in flight [`Ask::Activity`], and after
-    /// none [`Ask::Sockets`].
-    ask: Ask,
-}
-
-/// What the kernel said when it was last asked because Envoy did not answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kernel {
-    /// Nothing.
-    Silent,
-    /// Envoy accepts no connections.
-    Closed,
-    /// Which connections Envoy has.
-    Told,
 }
 
 impl Drain {
@@ -369,207 +326,6 @@ impl Drain {
             due = due.min(self.closing_at);
         }
         Err(due)
-    }
-
-    /// Takes the answer to what was asked; none stands for every failure there is. `now` is when
-    /// it came.
-    pub fn answer(&mut self, now: Time, ask: Ask, answer: Option<&Answer>) {
-        // A question to Envoy may have been put to the kernel.
-        let asked = self
-            .asked
-            .take_if(|(asked, _)| *asked == ask || (*asked, ask) == (Ask::Stats, Ask::Sockets));
-        if let (Ask::Ready, Some(Answer::Ready(readiness))) = (ask, answer) {
-            // Whoever asked: an Envoy that has told its state is not silent any more.
-            if !self.live {
-                self.on_readiness(now, *readiness);
-            }
-            return;
-        }
-        let Some((question, asked)) = asked else {
-            return;
-        };
-        let took = now.saturating_sub(asked);
-        match (ask, answer) {
-            (Ask::Ready, _) => self.ready.tried(now, false),
-            (Ask::FailHealthCheck, answer) => self.health.tried(now, answer.is_some()),
-            (Ask::DrainListeners, answer) => self.listeners.tried(now, answer.is_some()),
-            (Ask::StopListeners, _) => {
-                self.closing = Closing::Tried;
-                self.quiet = None;
-                // Whether or not it could be done: look again at once.
-                self.poll_at(now, Ask::Stats);
-            }
-            (Ask::Stats, Some(Answer::Stats(load))) => {
-                self.failing = false;
-                self.poll_failures = 0;
-                self.costs.rotate_right(1);
-                self.costs[0] = took;
-                self.poll_at(now + self.pace(), Ask::Stats);
-                self.take_load(now, load);
-            }
-            (Ask::Activity, Some(Answer::Activity(counters))) => {
-                self.poll_at(now + self.pace(), Ask::Stats);
-                self.take_counters(now, *counters);
-            }
-            (Ask::Activity, _) => {
-                self.idle = Idle::No;
-                self.arrivals.iter_mut().for_each(Arrivals::take_silence);
-                self.poll_at(now + self.pace().max(pause(0)), Ask::Stats);
-            }
-            (Ask::Sockets, Some(Answer::Stats(load))) => {
-                if question == Ask::Stats {
-                    self.failing = false;
-                }
-                self.kernel = Kernel::Told;
-                self.arrivals.iter_mut().for_each(Arrivals::take_silence);
-                let rest = (took * SHARE_OF_LOOKS)
-                    .min(POLL_MAX)
-                    .max(self.check_interval);
-                self.poll_at(now + rest, Ask::Stats);
-                self.take_load(now, load);
-            }
-            (Ask::Sockets, answer) => {
-                self.kernel = match answer {
-                    Some(Answer::Closed) => Kernel::Closed,
-                    _ => Kernel::Silent,
-                };
-                self.take_silence(now, took);
-            }
-            (Ask::Stats, _) => {
-                self.take_silence(now, took);
-                self.poll_at(now, Ask::Sockets);
-            }
-            (Ask::ServerInfo, _) => {}
-        }
-    }
-
-    fn poll_at(&mut self, due: Time, ask: Ask) {
-        self.poll = Poll { due, ask };
-    }
-
-    /// How long to wait from one poll to the next, by what a poll usually costs Envoy.
-    fn pace(&self) -> Duration {
-        let usual = self.costs.iter().min().copied().unwrap_or_default();
-        (usual * SHARE).min(POLL_MAX).max(self.check_interval)
-    }
-
-    /// Nobody told what is left.
-    fn take_silence(&mut self, now: Time, took: Duration) {
-        self.failing = true;
-        self.quiet = None;
-        let rest = pause(self.poll_failures).max(took.min(POLL_MAX));
-        self.poll_at(now + rest, Ask::Stats);
-        self.poll_failures = self.poll_failures.saturating_add(1);
-    }
-
-    fn on_readiness(&mut self, now: Time, readiness: Readiness) {
-        if self.stops && readiness.is_starting() {
-            // Its listeners are not open yet.
-            self.end(Outcome::NeverLive);
-        } else {
-            self.live = true;
-            for due in [
-                &mut self.health.due,
-                &mut self.listeners.due,
-                &mut self.poll.due,
-            ] {
-                *due = now;
-            }
-            self.kernel = Kernel::Silent;
-        }
-    }
-
-    fn take_load(&mut self, now: Time, load: &Load) {
-        if !load.health_failed && self.health.done {
-            // Somebody has reverted it (`/healthcheck/ok`).
-            self.health = Step::new(now);
-        }
-        self.has_udp_sessions = load.udp_sessions > 0;
-        let settled = load.sends_logs && load.in_flight() == 0;
-        self.entries_since = settled.then(|| self.entries_since.unwrap_or(now));
-        self.quiet = None;
-        if let Some(arrivals) = &mut self.arrivals {
-            arrivals.take_open(now, load.connections());
-        }
-        if load.connections() <= self.open_connections && load.udp_sessions == 0 {
-            self.idle = Idle::No;
-            if load.sight != Sight::Partial {
-                self.conclude(now, Outcome::Drained);
-            }
-        } else if load.in_flight() > 0
-            || load.sight == Sight::Partial
-            || self.settle.is_zero()
-            || self.failing
-            || !self.live
-        {
-            self.idle = Idle::No;
-        } else if load.awake == Some(0) {
-            // Each has been silent for the settle time.
-            self.conclude(now, Outcome::Idle);
-        } else if self.idle == Idle::No {
-            self.idle = Idle::Perhaps;
-        }
-        let settled = match self.idle {
-            Idle::No => false,
-            Idle::Perhaps => true,
-            Idle::Since(since, _) => now.saturating_sub(since) >= self.settle,
-        };
-        if (settled || self.arrivals.is_some()) && !self.failing && self.live {
-            self.poll_at(now, Ask::Activity);
-        }
-    }
-
-    fn take_counters(&mut self, now: Time, counters: Counters) {
-        if let Some(arrivals) = &mut self.arrivals {
-            arrivals.take(now, counters);
-            if let Some(outcome) = self.quiet {
-                self.conclude(now, outcome);
-                return;
-            }
-        }
-        match self.idle {
-            Idle::No => {}
-            Idle::Since(since, before) if before == counters.activity => {
-                if now.saturating_sub(since) >= self.settle {
-                    self.conclude(now, Outcome::Idle);
-                }
-            }
-            Idle::Perhaps | Idle::Since(..) => self.idle = Idle::Since(now, counters.activity),
-        }
-    }
-
-    /// Until when Envoy accepts at the least, as far as is known by now.
-    fn accepts_until(&self) -> Time {
-        match &self.arrivals {
-            Some(arrivals) => self.min_until.max(arrivals.until()),
-            None => self.min_until,
-        }
-    }
-
-    /// How many new connections still come a second, while that keeps the drain up.
-    pub fn arrivals_per_second(&self) -> Option<f64> {
-        let arrivals = self.arrivals.as_ref()?;
-        (self.quiet.is_some() && self.outcome.is_none()).then(|| arrivals.rate())
-    }
-
-    /// Nothing holds the drain up any more; unless it has to last longer, or Envoy still accepts.
-    fn conclude(&mut self, now: Time, outcome: Outcome) {
-        self.quiet = Some(outcome);
-        // An Envoy that is just starting has no handler for SIGTERM.
-        let from = if self.live {
-            self.accepts_until()
-        } else {
-            self.min_until.max(self.started + SILENCE_MIN)
-        };
-        if !self.known || now < from {
-            return;
-        }
-        self.arrivals = None;
-        if !self.has_looked_last() {
-            self.closing = Closing::Wanted;
-        } else if !self.may_lose_entries(now) {
-            self.end(outcome);
-        }
     }
 }
 

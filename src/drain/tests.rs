@@ -1,5 +1,5 @@
 use super::*;
-use crate::envoy::load::Listener;
+use crate::envoy::load::{Counters, Listener, Load, Sight};
 use proptest::prelude::*;
 
 const fn ms(milliseconds: u64) -> Time {

@@ -96,7 +96,10 @@ impl<'a> Handler<'a> {
             endpoint,
             asked: now,
             trusted: matches!(endpoint, Endpoint::Status(_))
-                && connection.peer().authorize(connection.socket(), &[]).is_ok(),
+                && connection
+                    .peer()
+                    .authorize(connection.socket(), &[])
+                    .is_ok(),
             head_only,
             until: None,
             half_closed: false,
@@ -135,7 +138,14 @@ impl<'a> Handler<'a> {
     fn answer(&self, held: Held, now: Instant) -> Answer {
         let snapshot = self.board.read();
         let wall = SystemTime::now();
-        endpoints::answer(held.endpoint, held.asked, &snapshot, now, wall, held.trusted)
+        endpoints::answer(
+            held.endpoint,
+            held.asked,
+            &snapshot,
+            now,
+            wall,
+            held.trusted,
+        )
     }
 
     /// Sends the probe that was asked for, unless it is too soon. Returns when it will not be.
