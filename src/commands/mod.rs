@@ -13,13 +13,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::client::{Method, fetch_from};
+use crate::client::{Limits, Method, fetch_from};
 use crate::control::{self, Target};
 use crate::options::{self, Command};
 use crate::process;
 
 /// How long a running drainit may take for an answer: a little more than it waits for Envoy's.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// No drain lasts longer: the longest `--drain-timeout` is 30 days.
+const FOREVER: Duration = Duration::from_secs(31 * 86_400);
 
 /// The longest answer that is taken, in bytes.
 pub const BODY: u64 = 4 * 1024 * 1024;
@@ -100,6 +103,21 @@ pub fn run(command: Command) -> u8 {
 pub fn read_status(target: &Target, now: bool) -> Result<Value, String> {
     let (_, body) = get(target, if now { "/status?now" } else { "/status" })?;
     let (_, address) = target.door();
+    parse_status(&body).ok_or_else(|| format!("{address}: no drainit answers there"))
+}
+
+/// What a drainit was doing when it was over: the JSON of `/status`, with its verdict. Waits for
+/// that.
+///
+/// # Errors
+/// One line, when it ended without a word.
+pub fn read_end(target: &Target) -> Result<Value, String> {
+    let limits = Limits {
+        time: FOREVER,
+        body: BODY,
+    };
+    let (peer, address) = target.door();
+    let (_, body) = fetch_from(peer, address, Method::Get, "/status?end", limits)?;
     parse_status(&body).ok_or_else(|| format!("{address}: no drainit answers there"))
 }
 

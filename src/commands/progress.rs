@@ -25,8 +25,8 @@ const NAMED: usize = 10;
 pub struct LastSeen(Arc<Mutex<Option<String>>>);
 
 impl LastSeen {
-    fn note(&self, left: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = left;
+    fn note(&self, left: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
     }
 
     /// `2 connections (https 1, tcp 1)`
@@ -46,7 +46,9 @@ pub fn tell(target: &Target, last: &LastSeen) {
         let Ok(status) = read_status(target, true) else {
             continue;
         };
-        last.note(left(&status));
+        if let Some(left) = left(&status) {
+            last.note(left);
+        }
         let (what, time) = line(&status);
         let is_new = said
             .as_ref()

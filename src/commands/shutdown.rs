@@ -7,7 +7,7 @@ use nix::libc::{ESRCH, SIGUSR2};
 use serde_json::Value;
 
 use super::progress::{self, LastSeen};
-use super::{BODY, complain, read_status, say};
+use super::{BODY, FOREVER, complain, read_status, say};
 use crate::client::{Head, Limits, Method, exchange_with};
 use crate::control::{self, Target};
 use crate::duration::show;
@@ -16,9 +16,6 @@ use crate::process::Handle;
 
 /// Between two looks at whether it is over.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// A drain lasts no longer: the longest `--drain-timeout` is 30 days.
-const FOREVER: Duration = Duration::from_secs(31 * 86_400);
 
 /// Asks the running drainit to drain, and waits: 0 drained, 1 cut by the deadline, 2 nothing runs.
 pub fn run(options: &Options) -> u8 {

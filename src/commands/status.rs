@@ -1,12 +1,16 @@
 //! `drainit status`: what the running drainit is doing, for a person.
 
+mod keys;
+mod listeners;
+mod paint;
 mod screen;
 mod table;
+mod trouble;
 pub(super) mod view;
 
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,8 +23,11 @@ use crate::control::{self, Target};
 use crate::fault;
 use crate::options::{Look, Options};
 
+use keys::Keys;
+pub use paint::Style;
 use screen::Screen;
-pub use table::{Style, render};
+pub use table::render;
+use view::View;
 
 /// Between two looks.
 const REST: Duration = Duration::from_secs(1);
@@ -53,10 +60,11 @@ fn show(status: &Value, json: bool) {
         let _ = writeln!(std::io::stdout(), "{}", json_line(status));
         return;
     }
-    // What is too long for the terminal may wrap: nothing is drawn over it.
+    let on_terminal = std::io::stdout().is_terminal();
     let style = Style {
-        color: std::io::stdout().is_terminal() && screen::colors(),
-        width: usize::MAX,
+        color: on_terminal && screen::colors(),
+        // It scrolls: no line is left out, whatever the window's height.
+        width: screen::size().map_or(usize::MAX, |(width, _)| width),
         height: usize::MAX,
     };
     let _ = write!(std::io::stdout(), "{}", render(status, style));
@@ -82,8 +90,8 @@ enum Output {
     Screen(Screen),
     /// One JSON each.
     Json,
-    /// A line whenever it differs from the last.
-    Lines(String),
+    /// Those lines that were not among the last.
+    Lines(Vec<String>),
 }
 
 impl Output {
@@ -93,10 +101,43 @@ impl Output {
             Output::Screen(screen) => screen.draw(status).is_ok(),
             Output::Json => writeln!(std::io::stdout(), "{}", json_line(status)).is_ok(),
             Output::Lines(last) => {
-                let line = table::line(status);
-                let shown = line == *last || writeln!(std::io::stdout(), "{line}").is_ok();
-                *last = line;
+                let lines = table::lines(status);
+                let mut new = lines.iter().filter(|line| !last.contains(line));
+                let shown = new.all(|line| writeln!(std::io::stdout(), "{line}").is_ok());
+                *last = lines;
                 shown
+            }
+        }
+    }
+
+    /// The keys that are pressed, while they are ours.
+    fn keys(&self) -> Option<&Keys> {
+        match self {
+            Output::Screen(screen) => screen.keys(),
+            Output::Json | Output::Lines(_) => None,
+        }
+    }
+
+    /// Shows how it ended, below what was there before the pictures.
+    fn end(mut self, verdict: &End) {
+        if let Output::Screen(screen) = &mut self {
+            // What was so a moment ago is not so any more.
+            screen.forget();
+        }
+        let is_json = matches!(self, Output::Json);
+        drop(self);
+        match (is_json, verdict) {
+            (true, End::Told(status)) => show(status, true),
+            (true, End::Silent(_)) => {}
+            (false, End::Told(status)) => {
+                say(&table::verdict(View(status)).unwrap_or_default());
+            }
+            (false, End::Silent(last)) => {
+                let last = table::lines(last).into_iter().next();
+                let last = last.unwrap_or_default();
+                say(&format!(
+                    "drainit is gone without a word; last seen: {last}"
+                ));
             }
         }
     }
@@ -122,8 +163,9 @@ fn watch(target: &Target, first: Value, json: bool) -> u8 {
     let mut output = if json {
         Output::Json
     } else {
-        Screen::open().map_or(Output::Lines(String::new()), Output::Screen)
+        Screen::open().map_or(Output::Lines(Vec::new()), Output::Screen)
     };
+    let told = LastWord::await_of(target.clone());
     let mut status = first;
     let gone = loop {
         let drawn = Instant::now();
@@ -148,13 +190,54 @@ fn watch(target: &Target, first: Value, json: bool) -> u8 {
             Err(_) => break true,
         }
     };
-    // Leaves the screen, where there is one, with the last picture on it.
-    drop(output);
-    if gone && !json {
-        say("drainit is gone");
+    if gone {
+        let end = match told {
+            Some(told) => told.wait(status),
+            None => End::Silent(status),
+        };
+        output.end(&end);
     }
+    // Else the screen, where there is one, is left with the last picture on it.
     0
 }
+
+/// How drainit ended.
+enum End {
+    /// Its last status, with the verdict.
+    Told(Value),
+    /// What was seen last: it was killed, or is too old to tell.
+    Silent(Value),
+}
+
+/// Somebody who waits for drainit's last status.
+struct LastWord(JoinHandle<Option<Value>>);
+
+impl LastWord {
+    /// Without a thread, the verdict is not known.
+    fn await_of(target: Target) -> Option<LastWord> {
+        let read = move || {
+            let last = super::read_end(&target).ok();
+            last.filter(|status| View(status).at("/verdict").is_some())
+        };
+        thread::Builder::new().spawn(read).ok().map(LastWord)
+    }
+
+    /// How it ended that is gone by now, and was seen last like this.
+    fn wait(self, seen: Value) -> End {
+        let until = Instant::now() + LAST_WORD;
+        while !self.0.is_finished() && Instant::now() < until {
+            thread::sleep(MOMENT);
+        }
+        let told = self.0.is_finished().then(|| self.0.join().ok().flatten());
+        told.flatten().map_or(End::Silent(seen), End::Told)
+    }
+}
+
+/// That drainit is gone and its verdict come over two connections.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Between two looks whether the latter has.
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// The signals that end a watch...
 const ENDS: [Signal; 4] = [
@@ -175,12 +258,36 @@ fn catch() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
+/// What a terminal or a pipe tells that has nobody at its other end.
+const CLOSED: PollFlags = PollFlags::POLLHUP
+    .union(PollFlags::POLLERR)
+    .union(PollFlags::POLLNVAL);
+
 /// Waits until then, or until a signal calls for another picture; whether to go on.
 fn rest(signals: &SignalFd, until: Instant, output: &mut Output) -> bool {
-    let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
-    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-    let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    let _ = poll(&mut fds, timeout);
+    loop {
+        let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        let stdout = std::io::stdout();
+        let mut fds = vec![
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            // Nobody reads any more: that is told, though nothing is asked for.
+            PollFd::new(stdout.as_fd(), PollFlags::empty()),
+        ];
+        let keys = output.keys().map(AsFd::as_fd);
+        fds.extend(keys.map(|keys| PollFd::new(keys, PollFlags::POLLIN)));
+        let ready = poll(&mut fds, timeout);
+        let told = |at: usize| fds.get(at).and_then(PollFd::revents);
+        let told = [0, 1, 2].map(|at| told(at).unwrap_or(PollFlags::empty()));
+        let [signalled, _, pressed] = told.map(|flags| flags.contains(PollFlags::POLLIN));
+        let closed = told.iter().any(|flags| flags.intersects(CLOSED));
+        if closed || pressed && output.keys().is_some_and(Keys::quits) {
+            return false;
+        }
+        if signalled || ready == Ok(0) || Instant::now() >= until {
+            break;
+        }
+    }
     while let Ok(Some(signal)) = signals.read_signal() {
         let is = |one: Signal| one as u32 == signal.ssi_signo;
         if ENDS.into_iter().any(is) {

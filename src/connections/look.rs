@@ -51,9 +51,11 @@ impl Lookout {
     /// The names that Envoy's admin interface told, for the next looks. Those of listeners that
     /// it does not tell any more are kept: their connections may not be gone.
     pub fn set_names(&mut self, names: Vec<Named>) {
+        let mut told: Vec<&Local> = names.iter().flat_map(|named| &named.locals).collect();
+        told.sort_unstable();
         let is_told = |old: &Named| {
             let mut locals = old.locals.iter();
-            locals.any(|local| names.iter().any(|new| new.locals.contains(local)))
+            locals.any(|local| told.binary_search(&local).is_ok())
         };
         self.names.retain(|old| !is_told(old));
         self.names.extend(names);

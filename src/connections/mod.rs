@@ -59,6 +59,19 @@ pub enum Local {
     Unix(String),
 }
 
+impl Local {
+    /// Whether `word` means this address: as it is written, as Envoy's statistics write it (`_` for
+    /// `:`), or by its port (`:8443`).
+    pub fn is_called(&self, word: &str) -> bool {
+        let address = self.to_string();
+        let port = match self {
+            Local::Ip(address) => word.strip_prefix(':') == Some(&address.port().to_string()),
+            Local::Unix(_) => false,
+        };
+        port || address == word || address.replace(':', "_") == word.replace(':', "_")
+    }
+}
+
 impl fmt::Display for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -161,14 +174,7 @@ impl Listener {
     /// Whether `word` means this listener: its name, its address, its address as Envoy's
     /// statistics write it (`_` for `:`), or its port (`:8443`).
     pub fn is_called(&self, word: &str) -> bool {
-        let address = self.local.to_string();
-        let port = match self.local {
-            Local::Ip(address) => word.strip_prefix(':') == Some(&address.port().to_string()),
-            Local::Unix(_) => false,
-        };
-        port || self.name.as_deref() == Some(word)
-            || address == word
-            || address.replace(':', "_") == word.replace(':', "_")
+        self.name.as_deref() == Some(word) || self.local.is_called(word)
     }
 }
 

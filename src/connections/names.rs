@@ -20,6 +20,27 @@ pub struct Named {
     pub locals: Vec<Local>,
 }
 
+impl Named {
+    /// How it is named to a person: by its own name, or else by its address.
+    pub fn title(&self) -> String {
+        let address = self.locals.first().map(ToString::to_string);
+        self.name.clone().or(address).unwrap_or_default()
+    }
+
+    /// Its addresses, where they are not all that it is named by.
+    pub fn address(&self) -> Option<String> {
+        let all: Vec<String> = self.locals.iter().map(ToString::to_string).collect();
+        let all = (self.name.is_some() || all.len() > 1).then(|| all.join(", "));
+        all.filter(|all| !all.is_empty())
+    }
+
+    /// Whether `word` means this listener: its name, or one of its addresses.
+    pub fn is_called(&self, word: &str) -> bool {
+        let mut locals = self.locals.iter();
+        self.name.as_deref() == Some(word) || locals.any(|local| local.is_called(word))
+    }
+}
+
 /// Reads the answer to [`QUERY`]. Envoy does not tell TCP from UDP here, and lists a listener
 /// that was told to stop for as long as its configuration has it.
 ///
@@ -42,7 +63,12 @@ pub fn parse(text: &str) -> Result<Vec<Named>, String> {
     };
     let all = all.as_array();
     let all = all.ok_or_else(|| unknown("listener_statuses is no list"))?;
-    Ok(all.iter().map(named).collect())
+    Ok(read(all))
+}
+
+/// Reads the list in such an answer, its `listener_statuses`.
+pub fn read(all: &[Value]) -> Vec<Named> {
+    all.iter().map(named).collect()
 }
 
 fn named(status: &Value) -> Named {

@@ -22,6 +22,7 @@ fn load(connections: u64, requests: u64, tcp_sessions: u64, udp_sessions: u64) -
     Answer::Stats(Load {
         listeners: vec![Listener {
             name: "0.0.0.0_80".into(),
+            address: None,
             connections,
             excluded: false,
         }],

@@ -68,6 +68,7 @@ pub fn work(jobs: &Inbox<Job>, measure: Measure<'_>, mailbox: &Mailbox<Event>, p
         witnesses: Witnesses::new(measure),
         census: Census::default(),
         was_live: false,
+        checked: None,
     };
     loop {
         let job = jobs.next();
@@ -84,6 +85,7 @@ pub fn work(jobs: &Inbox<Job>, measure: Measure<'_>, mailbox: &Mailbox<Event>, p
             (question, Ok(address)) => ask(question, &address, peer),
             (_, Err(why)) => Err(why),
         };
+        let checkable = address.clone().filter(|_| job.ask == Ask::Ready);
         mailbox.send(Event::Admin(Reply {
             number: job.number,
             ask: job.ask,
@@ -92,6 +94,10 @@ pub fn work(jobs: &Inbox<Job>, measure: Measure<'_>, mailbox: &Mailbox<Event>, p
             answer,
             listeners: asker.census.told(),
         }));
+        if let Some(address) = checkable {
+            // Nobody waits for that.
+            asker.check_excluded(&address, peer, job.owner);
+        }
     }
 }
 
@@ -102,9 +108,20 @@ struct Asker<'a> {
     census: Census,
     /// Whether it said that it was live when it was last asked.
     was_live: bool,
+    /// The Envoy that has been held against what `--exclude-listener` names.
+    checked: Option<i32>,
 }
 
 impl Asker<'_> {
+    /// Warns, once for each Envoy that is live, of an excluded listener that it does not have.
+    fn check_excluded(&mut self, address: &Address, peer: Peer, owner: Option<i32>) {
+        let due = self.was_live && owner.is_some() && self.checked != owner;
+        if due && !self.witnesses.measure.excluded.is_empty() {
+            self.checked = owner;
+            self.witnesses.check_excluded(address, peer);
+        }
+    }
+
     /// How Envoy is, or in turn with that how many listeners it has.
     fn ask_ready(
         &mut self,

@@ -3,7 +3,7 @@
 //!
 //! Whether a request is in flight on a connection cannot be known, so each counts as one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::load::{Client, Listener, Load, Sight};
 use super::roll_call::RollCall;
@@ -19,7 +19,28 @@ const CLIENTS: usize = 10;
 /// What an Envoy was seen with: when it has stopped accepting, the connections of its listeners are
 /// still theirs.
 #[derive(Debug, Default)]
-pub struct Known(Option<(i32, Lookout)>);
+pub struct Known {
+    lookout: Option<(i32, Lookout)>,
+    /// When the names that it has were told.
+    named: Option<Instant>,
+}
+
+impl Known {
+    /// The lookout for the Envoy with this pid, with the names that it told last.
+    fn of(&mut self, pid: i32, roll: Option<&RollCall>) -> &mut Lookout {
+        if self.lookout.take_if(|(of, _)| *of != pid).is_some() {
+            self.named = None;
+        }
+        let (_, lookout) = self.lookout.get_or_insert_with(|| (pid, Lookout::new(pid)));
+        if let Some(roll) = roll
+            && self.named != roll.called
+        {
+            self.named = roll.called;
+            lookout.set_names(roll.titles.all().to_vec());
+        }
+        lookout
+    }
+}
 
 /// What counts, and when a connection is silent.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +72,7 @@ impl Seen {
         if self.elsewhere > 0 {
             self.load.listeners.push(Listener {
                 name: "elsewhere".into(),
+                address: None,
                 connections: self.elsewhere,
                 excluded: false,
             });
@@ -73,12 +95,7 @@ pub fn look(
     roll: Option<&RollCall>,
     known: &mut Known,
 ) -> Result<Seen, String> {
-    known.0.take_if(|(of, _)| *of != pid);
-    let (_, lookout) = known.0.get_or_insert_with(|| (pid, Lookout::new(pid)));
-    if let Some(roll) = roll {
-        lookout.set_names(roll.names().to_vec());
-    }
-    let connections = lookout.look(admin)?;
+    let connections = known.of(pid, roll).look(admin)?;
     Ok(see(&connections, measure, roll))
 }
 
@@ -104,7 +121,7 @@ fn heard_last(listener: &connections::Listener) -> Vec<Client> {
         all.select_nth_unstable(CLIENTS);
         all.truncate(CLIENTS);
     }
-    let name = scope(listener);
+    let name = listener.title();
     let client = |(silent, address)| Client {
         listener: name.clone(),
         address,
@@ -121,23 +138,13 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
             || odd.as_deref() == Some(&scope(listener))
     };
     let mut awake = 0_u64;
-    let mut listeners = Vec::new();
     let mut clients = Vec::new();
-    for listener in &connections.listeners {
-        let excluded = is_out(listener);
-        if !excluded {
-            awake = awake.saturating_add(listener.awake(measure.settle));
-            clients.extend(heard_last(listener));
-        }
-        listeners.push(Listener {
-            name: scope(listener),
-            connections: listener.count(),
-            excluded,
-        });
-    }
+    let listeners = merge(&connections.listeners, is_out, |listener| {
+        awake = awake.saturating_add(listener.awake(measure.settle));
+        clients.extend(heard_last(listener));
+    });
     clients.sort_by_key(|client: &Client| client.silent);
     clients.truncate(CLIENTS);
-    listeners.sort_by(|a, b| a.name.cmp(&b.name));
     let udp = connections.udp.iter().filter(|listener| !is_out(listener));
     let mut load = Load {
         listeners,
@@ -156,6 +163,37 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
         accepts: !connections.listeners.is_empty(),
         knows_excluded,
     }
+}
+
+/// The listeners by what they are called. One that has several addresses is one, and excluded by any
+/// of them; one without a name of its own is its address. Those that count are handed to `each`.
+fn merge(
+    all: &[connections::Listener],
+    is_out: impl Fn(&connections::Listener) -> bool,
+    mut each: impl FnMut(&connections::Listener),
+) -> Vec<Listener> {
+    let mut by_title: Vec<_> = all.iter().map(|one| (one.title(), one)).collect();
+    by_title.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    let mut listeners = Vec::new();
+    for same in by_title.chunk_by(|(one, _), (other, _)| one == other) {
+        let excluded = same.iter().any(|(_, one)| is_out(one));
+        if !excluded {
+            same.iter().for_each(|(_, one)| each(one));
+        }
+        let addresses = same.iter().map(|(_, one)| one.local.to_string());
+        let addresses: Vec<String> = addresses.collect();
+        listeners.extend(same.first().map(|(title, one)| {
+            Listener {
+                name: title.clone(),
+                address: one.name.is_some().then(|| addresses.join(", ")),
+                connections: same
+                    .iter()
+                    .fold(0, |sum, (_, one)| one.count().saturating_add(sum)),
+                excluded,
+            }
+        }));
+    }
+    listeners
 }
 
 /// A stat prefix is told nowhere beside its listener's address. Where one listener is excluded by a

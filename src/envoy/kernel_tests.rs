@@ -5,7 +5,7 @@ use crate::connections::{Local, Whose, Witness};
 
 fn listener(local: &str, listening: bool, queued: u64) -> connections::Listener {
     connections::Listener {
-        name: Some("named".into()),
+        name: None,
         local: match local.parse() {
             Ok(address) => Local::Ip(address),
             Err(_) => Local::Unix(local.into()),
@@ -55,7 +55,7 @@ fn each_connection_and_each_udp_listener_may_have_something_in_flight() {
     let load = load_of(&some(), &[]);
     let all = load.listeners.iter();
     let listeners: Vec<_> = all.map(|l| (l.name.as_str(), l.connections)).collect();
-    let expected = [("/tmp/exp/a listener.sock", 2), ("127.7.7.7_10000", 1)];
+    let expected = [("/tmp/exp/a listener.sock", 2), ("127.7.7.7:10000", 1)];
     assert_eq!(listeners, expected);
     assert_eq!((load.tcp_sessions, load.udp_sessions), (3, 1));
     assert_eq!(load.in_flight(), 4);
@@ -74,11 +74,41 @@ fn excluded_listeners_do_not_count() {
 }
 
 #[test]
+fn a_listener_with_several_addresses_is_one_and_excluded_by_any_of_them() {
+    let named = |local, count| connections::Listener {
+        name: Some("web".into()),
+        ..listener(local, true, count)
+    };
+    let all = vec![
+        named("127.7.7.7:80", 1),
+        named("127.7.7.8:81", 2),
+        listener("127.7.7.7:82", true, 4),
+    ];
+    let seen = seen(all, Vec::new());
+    let web = |excluded| Listener {
+        name: "web".into(),
+        address: Some("127.7.7.7:80, 127.7.7.8:81".into()),
+        connections: 3,
+        excluded,
+    };
+    for (word, excluded) in [
+        ("web", true),
+        ("127.7.7.8:81", true),
+        (":80", true),
+        (":82", false),
+    ] {
+        let load = load_of(&seen, &[word]);
+        assert_eq!(load.listeners.last(), Some(&web(excluded)), "{word}");
+        assert_eq!(load.connections(), if excluded { 4 } else { 3 });
+    }
+}
+
+#[test]
 fn this_very_process_is_seen_as_it_is() {
     let pid = i32::try_from(std::process::id()).unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
-    let name = tcp.local_addr().unwrap().to_string().replace(':', "_");
+    let name = tcp.local_addr().unwrap().to_string();
     let mut known = Known::default();
     let mut count = || {
         let seen = look(pid, None, measure(&[]), None, &mut known).unwrap();

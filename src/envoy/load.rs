@@ -4,10 +4,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The connections of one listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
-    /// The listener's name in Envoy's statistics: its stat prefix, or its address with `_` for `:`.
+    /// The listener's own name, or else its address; its name in Envoy's statistics where neither
+    /// is known.
     pub name: String,
+    /// Its addresses, where they are known and not its name.
+    pub address: Option<String>,
     /// Connections open on the listener: HTTP, TCP, TLS passthrough and QUIC.
     pub connections: u64,
     /// Whether these connections do not count (`--exclude-listener`).
@@ -17,7 +20,7 @@ pub struct Listener {
 /// A client's connection that may hold a drain up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// The listener's name in Envoy's statistics.
+    /// The name of the listener, as the load has it.
     pub listener: String,
     /// The client's address and port.
     pub address: SocketAddr,
@@ -128,11 +131,4 @@ pub struct Counters {
     pub activity: u64,
     /// Connections that were accepted, on listeners that count.
     pub arrivals: u64,
-}
-
-/// Whether the listener of this name is one of these, each a stat prefix or `address:port`.
-pub fn is_excluded(name: &str, excluded: &[String]) -> bool {
-    excluded
-        .iter()
-        .any(|other| other.replace(':', "_") == name || other == name)
 }

@@ -11,4 +11,5 @@ pub mod load;
 pub mod question;
 pub mod roll_call;
 pub mod stats;
+pub mod titles;
 pub mod witnesses;

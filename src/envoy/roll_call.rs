@@ -5,11 +5,13 @@
 //! listeners are counted, and what is hidden is found by what is missing.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use serde_json::Value;
 
 use super::stats::Lines;
-use crate::connections::names::{self, Named};
+use super::titles::Titles;
+use crate::connections::names;
 
 /// Which statistics there are, whether they were ever used or not. This costs Envoy's main thread
 /// several times what a poll does (0.3 s with 10,000 clusters, 1.40.0), so it is asked once in a
@@ -30,9 +32,6 @@ pub const QUERY: &str = concat!(
     "%7Caccess_logs%5C..*",
     "%7Cdns_filter%5C..*)%24",
 );
-
-/// The active listeners, with their own names and addresses.
-pub const LISTENERS: &str = "/listeners?format=json";
 
 /// How Envoy names an internal listener in its statistics.
 pub(super) const INTERNAL: &str = "envoy_internal_";
@@ -106,8 +105,10 @@ pub struct RollCall {
     pub sends_logs: bool,
     /// The active listeners, as Envoy lists them; None where it does not.
     listed: Option<u64>,
-    /// The listeners' own names and addresses, as far as Envoy lists them.
-    names: Vec<Named>,
+    /// What the listeners are to a person, internal ones apart.
+    pub titles: Titles,
+    /// When it was called.
+    pub called: Option<Instant>,
     /// The names of internal listeners in the statistics.
     internal: HashSet<String>,
 }
@@ -121,9 +122,8 @@ impl RollCall {
         }
     }
 
-    /// Takes the whole answer to [`LISTENERS`].
+    /// Takes the whole answer to [`names::QUERY`].
     pub fn take_listed(&mut self, json: &str) {
-        self.names = names::parse(json).unwrap_or_default();
         let json: Value = serde_json::from_str(json).unwrap_or_default();
         let Some(listed) = json.get("listener_statuses").and_then(Value::as_array) else {
             // Without a single listener Envoy answers with an empty object.
@@ -139,6 +139,11 @@ impl RollCall {
             Some(format!("{INTERNAL}{}", name.as_str()?))
         });
         self.internal = internal.collect();
+        let outer = |scope: &&String| !self.internal.contains(*scope);
+        let scopes = self.scopes.iter().filter(outer).cloned().collect();
+        let mut named = names::read(listed);
+        named.retain(|named| !named.locals.is_empty());
+        self.titles = Titles::new(scopes, named);
     }
 
     /// Takes a line of the answer to [`QUERY`].
@@ -176,11 +181,6 @@ impl RollCall {
     /// Whether the HTTP connection managers of this name tell their requests.
     pub fn tells_requests(&self, manager: &str) -> bool {
         self.trusted || self.managers.contains(manager)
-    }
-
-    /// The listeners' own names and addresses.
-    pub fn names(&self) -> &[Named] {
-        &self.names
     }
 
     /// Whether a listener has this name in the statistics, internal ones apart.

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::load::{Counters, Listener, Load, is_excluded};
+use super::load::{Counters, Load};
 use super::roll_call::{Hidden, INTERNAL, RollCall};
+use super::titles::Titles;
 
 /// What the drain asks Envoy for. Of all forms of the page this one costs Envoy's main thread the
 /// least: 36 ms with 10,000 clusters, against 2 s for all of `/stats/prometheus` (Envoy 1.40.0).
@@ -82,14 +83,15 @@ pub struct Activity {
 
 impl Activity {
     /// Takes a line of the answer. The admin interface's requests and connections are no traffic,
-    /// nor are connections to `excluded` listeners and internal ones.
-    pub fn take(&mut self, name: &str, value: u64, excluded: &[String]) {
+    /// nor are connections to internal listeners and those that `excluded` means among these
+    /// `titles`.
+    pub fn take(&mut self, name: &str, value: u64, excluded: &[String], titles: &Titles) {
         let counters = &mut self.counters;
         if let Some(listener) = name.strip_suffix(".downstream_cx_total") {
             let listener = listener.strip_prefix("listener.").unwrap_or(ADMIN);
             let is_share = listener.rsplit_once(".worker_").is_some();
             let counts = listener != ADMIN && listener != ADMIN_ALONE && !is_share;
-            if counts && !listener.starts_with(INTERNAL) && !is_excluded(listener, excluded) {
+            if counts && !listener.starts_with(INTERNAL) && !titles.is_meant(listener, excluded) {
                 counters.arrivals = counters.arrivals.wrapping_add(value);
             }
             return;
@@ -309,15 +311,11 @@ impl Figures {
                 inner = inner.saturating_add(proxied);
                 continue;
             }
-            let excluded = is_excluded(name, excluded);
             let connections = proxied.saturating_add(early);
+            let listener = roll.titles.listener(name, connections, excluded);
             outer = outer.saturating_add(proxied);
-            counted = counted.saturating_add(if excluded { 0 } else { connections });
-            listeners.push(Listener {
-                name: name.to_owned(),
-                connections,
-                excluded,
-            });
+            counted = counted.saturating_add(if listener.excluded { 0 } else { connections });
+            listeners.push(listener);
         }
         listeners.sort_by(|a, b| a.name.cmp(&b.name));
         let (http, all_http, requests) = self.http(roll, &mut hidden);

@@ -78,8 +78,8 @@ fn a_busy_page_is_counted() {
     assert_eq!(
         names,
         [
-            ("0.0.0.0_10000", false),
-            ("[__]_9000", true),
+            ("0.0.0.0:10000", false),
+            ("[::]:9000", true),
             ("tcp", false)
         ]
     );
@@ -244,9 +244,9 @@ fn the_last_line_needs_no_newline() {
 fn counters_of_requests_move_the_activity_and_the_admins_own_do_not() {
     let activity = |lines: &[(&str, u64)]| {
         let mut activity = Activity::default();
-        lines
-            .iter()
-            .for_each(|(name, value)| activity.take(name, *value, &["probes".into()]));
+        lines.iter().for_each(|(name, value)| {
+            activity.take(name, *value, &["probes".into()], &Titles::default())
+        });
         activity.finish()
     };
     let own = ("http.admin.downstream_rq_total", 7);

@@ -12,10 +12,15 @@ use super::load::{Load, Sight};
 use super::question::Answer;
 use super::roll_call::{self, Hidden, RollCall};
 use super::stats;
+use super::titles::Titles;
 use crate::client::{Address, Peer};
+use crate::connections::names::{self, Named};
 
 /// A roll call is believed for so long: listeners come and go.
 const ROLL_CALL_LASTS: Duration = Duration::from_secs(30);
+
+/// So many listeners are named where none fits.
+const LISTENERS_NAMED: usize = 10;
 
 /// Whose listeners answer a roll call: an Envoy's pid, and how many listeners it has.
 type Subject = (Option<i32>, Option<u64>);
@@ -111,13 +116,20 @@ impl<'a> Witnesses<'a> {
     pub fn ask_counters(&self, address: &Address, peer: Peer) -> Result<Answer, String> {
         let (mut lines, mut activity) = (stats::Lines::default(), stats::Activity::default());
         let excluded = self.measure.excluded;
+        let unknown = Titles::default();
+        let titles = self
+            .roll
+            .as_ref()
+            .map_or(&unknown, |(roll, ..)| &roll.titles);
         let head = ask_stats(peer, address, stats::ACTIVITY, |piece| {
-            lines.feed(piece, |name, value| activity.take(name, value, excluded));
+            lines.feed(piece, |name, value| {
+                activity.take(name, value, excluded, titles);
+            });
         })?;
         if head.status != 200 {
             return Err(refused(head.status, "to /stats"));
         }
-        lines.end(|name, value| activity.take(name, value, excluded));
+        lines.end(|name, value| activity.take(name, value, excluded, titles));
         activity.finish().map(Answer::Activity)
     }
 
@@ -165,6 +177,30 @@ impl<'a> Witnesses<'a> {
         load
     }
 
+    /// Warns of what `--exclude-listener` names and the Envoy at this address does not have.
+    pub fn check_excluded(&self, address: &Address, peer: Peer) {
+        let roll = match call_roll(peer, address) {
+            // An Envoy without a listener may get one from its control plane.
+            Ok(roll) if !roll.titles.all().is_empty() => roll,
+            Ok(_) => return,
+            Err(why) => return log::debug!("envoy's listeners are not known: {why}"),
+        };
+        let mut known: Vec<String> = roll.titles.all().iter().map(Named::title).collect();
+        known.sort_unstable();
+        let more = known.len().saturating_sub(LISTENERS_NAMED);
+        known.truncate(LISTENERS_NAMED);
+        if more > 0 {
+            known.push(format!("{more} more"));
+        }
+        for word in roll.titles.unknown(self.measure.excluded) {
+            log::warn!(
+                "--exclude-listener {word}: envoy has no listener of this name, stat prefix, \
+                 address:port or :port; it has {}",
+                known.join(", ")
+            );
+        }
+    }
+
     /// What this Envoy could tell of its load.
     fn roll_call(&mut self, peer: Peer, address: &Address, of: Subject) -> &RollCall {
         let now = Instant::now();
@@ -189,8 +225,9 @@ fn call_roll(peer: Peer, address: &Address) -> Result<RollCall, String> {
         return Err(refused(head.status, "to /stats"));
     }
     let mut roll = reader.finish();
+    roll.called = Some(Instant::now());
     // `admin.allow_paths` may lack it, and the statistics tell how many there are.
-    match get(peer, address, roll_call::LISTENERS) {
+    match get(peer, address, names::QUERY) {
         Ok(json) => roll.take_listed(&json),
         Err(why) => log::debug!("/listeners: {why}"),
     }

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
-use super::endpoints::Endpoint;
+use super::endpoints::{Endpoint, When};
 use super::listen::Peer;
 use super::reply::Reply;
 use super::request::{self, Head, MAX_HEAD};
@@ -55,6 +55,8 @@ pub struct Held {
     pub endpoint: Endpoint,
     /// When.
     pub asked: Instant,
+    /// Whether it comes from who may give orders over the control socket.
+    pub trusted: bool,
     /// Whether by HEAD.
     pub head_only: bool,
     /// When it is answered at the latest.
@@ -101,6 +103,12 @@ impl Connection {
     pub fn awaits_drain(&self) -> bool {
         self.held()
             .is_some_and(|held| held.endpoint == Endpoint::Shutdown && !held.half_closed)
+    }
+
+    /// Whether it waits for the end of drainit.
+    pub fn awaits_end(&self) -> bool {
+        let held = self.held();
+        held.is_some_and(|held| held.endpoint == Endpoint::Status(When::End))
     }
 
     /// Whether the peer is to be given time to get its answer.

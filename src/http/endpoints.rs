@@ -28,13 +28,21 @@ pub enum Endpoint {
     Ready,
     /// `/shutdown`: drain, and answer when that is over.
     Shutdown,
-    /// `/status`: the snapshot as JSON; by `/status?now`, the one that is there.
-    Status {
-        /// Whether the last figures will do.
-        now: bool,
-    },
+    /// `/status`: the snapshot as JSON.
+    Status(When),
     /// `/metrics`: the snapshot for Prometheus.
     Metrics,
+}
+
+/// The moment whose snapshot `/status` tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// As soon as what is open is known: `/status`.
+    Fresh,
+    /// At once: `/status?now`.
+    Now,
+    /// Once drainit is over, with the verdict: `/status?end`.
+    End,
 }
 
 /// An endpoint's answer.
@@ -55,9 +63,11 @@ pub fn route(request: &Request) -> Result<Endpoint, Reply> {
         "/healthz" => Endpoint::Health,
         "/ready" => Endpoint::Ready,
         "/shutdown" => Endpoint::Shutdown,
-        "/status" => Endpoint::Status {
-            now: request.query == "now",
-        },
+        "/status" => Endpoint::Status(match request.query.as_str() {
+            "now" => When::Now,
+            "end" => When::End,
+            _ => When::Fresh,
+        }),
         "/metrics" => Endpoint::Metrics,
         _ => {
             let text = "not found: there are /healthz, /ready, /shutdown, /status and /metrics";
@@ -78,26 +88,28 @@ pub fn route(request: &Request) -> Result<Endpoint, Reply> {
 }
 
 /// Answers a request for `endpoint` that came at `asked`, as things are `now`, when the wall
-/// clock shows `wall`. Who may ask for `/shutdown` was decided before.
+/// clock shows `wall`. Clients' addresses are for whom is `trusted`. Who may ask for `/shutdown` was decided before.
 pub fn answer(
     endpoint: Endpoint,
     asked: Instant,
     snapshot: &Snapshot,
     now: Instant,
     wall: SystemTime,
+    trusted: bool,
 ) -> Answer {
     match endpoint {
         Endpoint::Health => Answer::Now(health(snapshot, now)),
         Endpoint::Ready => ready(snapshot, asked, now),
         Endpoint::Shutdown => shutdown(snapshot),
-        Endpoint::Status { now: false } | Endpoint::Metrics
+        Endpoint::Status(When::End) if snapshot.verdict.is_none() => Answer::Later(None),
+        Endpoint::Status(When::Fresh) | Endpoint::Metrics
             if is_worth_a_look(snapshot, asked, now) =>
         {
             Answer::Later(asked.checked_add(LOOK_WAIT))
         }
-        Endpoint::Status { .. } => Answer::Now(Reply {
+        Endpoint::Status(_) => Answer::Now(Reply {
             content_type: "application/json",
-            ..Reply::text(200, json::render(snapshot, now, wall))
+            ..Reply::text(200, json::render(snapshot, now, wall, trusted))
         }),
         Endpoint::Metrics => Answer::Now(Reply {
             content_type: metrics::CONTENT_TYPE,

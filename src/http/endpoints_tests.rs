@@ -34,7 +34,7 @@ fn request(method: Method, path: &str) -> Request {
 }
 
 fn ask(endpoint: Endpoint, snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
-    answer(endpoint, asked, snapshot, now, UNIX_EPOCH)
+    answer(endpoint, asked, snapshot, now, UNIX_EPOCH, true)
 }
 
 fn says(status: u16, text: &str) -> Answer {
@@ -46,9 +46,9 @@ fn paths_are_exact_and_methods_are_those_of_the_contract() {
     for (path, endpoint) in [
         ("/healthz", Endpoint::Health),
         ("/ready", Endpoint::Ready),
-        ("/status", Endpoint::Status { now: false }),
-        ("/status?later", Endpoint::Status { now: false }),
-        ("/status?now", Endpoint::Status { now: true }),
+        ("/status", Endpoint::Status(When::Fresh)),
+        ("/status?later", Endpoint::Status(When::Fresh)),
+        ("/status?now", Endpoint::Status(When::Now)),
         ("/metrics", Endpoint::Metrics),
     ] {
         assert_eq!(route(&request(Method::Get, path)), Ok(endpoint));
@@ -217,6 +217,7 @@ fn shutdown_is_answered_once_the_drain_is_over_or_envoy_gone() {
             last_connection: None,
             first: None,
             ended: None,
+            verdict: None,
         });
         assert_eq!(
             ask(Endpoint::Shutdown, &snapshot, now, now),
@@ -238,7 +239,7 @@ fn shutdown_is_answered_once_the_drain_is_over_or_envoy_gone() {
 fn status_and_metrics_say_what_they_are() {
     let (snapshot, now) = snapshot(State::Live);
     for (endpoint, content_type, start) in [
-        (Endpoint::Status { now: false }, "application/json", "{"),
+        (Endpoint::Status(When::Fresh), "application/json", "{"),
         (
             Endpoint::Metrics,
             "text/plain; version=0.0.4; charset=utf-8",
@@ -262,9 +263,9 @@ fn figures_that_are_old_are_waited_for_unless_the_last_will_do() {
     let waits = |endpoint, snapshot: &Snapshot, now| {
         matches!(ask(endpoint, snapshot, now, now), Answer::Later(_))
     };
-    let status = Endpoint::Status { now: false };
+    let status = Endpoint::Status(When::Fresh);
     assert!(waits(status, &snapshot, now) && waits(Endpoint::Metrics, &snapshot, now));
-    assert!(!waits(Endpoint::Status { now: true }, &snapshot, now));
+    assert!(!waits(Endpoint::Status(When::Now), &snapshot, now));
     snapshot.load_at = Some(now);
     assert!(!waits(status, &snapshot, now));
     assert!(waits(status, &snapshot, now + READY_FRESH));

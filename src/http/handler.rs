@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::connection::{Connection, Held};
-use super::endpoints::{self, Answer, Endpoint};
+use super::endpoints::{self, Answer, Endpoint, When};
 use super::listen::Peer;
 use super::reply::Reply;
 use super::request::{Head, Method, Request};
@@ -95,6 +95,11 @@ impl<'a> Handler<'a> {
         let held = Held {
             endpoint,
             asked: now,
+            trusted: matches!(endpoint, Endpoint::Status(_))
+                && connection
+                    .peer()
+                    .authorize(connection.socket(), &[])
+                    .is_ok(),
             head_only,
             until: None,
             half_closed: false,
@@ -104,7 +109,7 @@ impl<'a> Handler<'a> {
         match endpoint {
             Endpoint::Health => self.probe_wanted = true,
             Endpoint::Ready => self.probe_wanted |= waits,
-            Endpoint::Status { .. } | Endpoint::Metrics => self.look_wanted |= waits,
+            Endpoint::Status(When::Fresh) | Endpoint::Metrics => self.look_wanted |= waits,
             Endpoint::Shutdown if waits => {
                 if self.seated >= self.seats {
                     let text = "the drain is asked for; too many wait for its end already";
@@ -133,7 +138,14 @@ impl<'a> Handler<'a> {
     fn answer(&self, held: Held, now: Instant) -> Answer {
         let snapshot = self.board.read();
         let wall = SystemTime::now();
-        endpoints::answer(held.endpoint, held.asked, &snapshot, now, wall)
+        endpoints::answer(
+            held.endpoint,
+            held.asked,
+            &snapshot,
+            now,
+            wall,
+            held.trusted,
+        )
     }
 
     /// Sends the probe that was asked for, unless it is too soon. Returns when it will not be.

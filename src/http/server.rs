@@ -218,7 +218,8 @@ impl Server<'_> {
         loop {
             let now = Instant::now();
             self.look_around(now);
-            self.connections.retain(Connection::is_answering);
+            let waits = |it: &Connection| it.is_answering() || it.awaits_end();
+            self.connections.retain(waits);
             if self.connections.is_empty() || now >= end {
                 return Ok(());
             }

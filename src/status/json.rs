@@ -8,21 +8,23 @@ use std::time::{Instant, SystemTime};
 use serde_json::{Value, json};
 
 use super::clock::{rfc3339, seconds, unix_seconds, wall_at};
-use super::{Admin, Certificate, Drain, Snapshot};
+use super::{Admin, Certificate, Drain, LastEnd, Snapshot};
 use crate::client::Address;
-use crate::envoy::load::{Listener, Load};
-use crate::process;
+use crate::envoy::listeners::Listeners;
+use crate::envoy::load::{Client, Listener, Load};
+use crate::process::{self, ExitClass};
 
-/// The JSON of `snapshot`, looked at `now`, when the wall clock shows `wall`. One line.
-pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
+/// The JSON of `snapshot`, looked at `now`, when the wall clock shows `wall`; with clients' addresses, or
+/// without. One line.
+pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients: bool) -> String {
     let clock = Clock { now, wall };
-    let load = snapshot.load.as_ref();
+    let load = snapshot.open();
     let envoy = snapshot.envoy.as_ref();
     let certificates: Vec<Value> = snapshot
         .certificates
         .iter()
         .map(|certificate| {
-            self::certificate(certificate, snapshot.certificates_hang.as_ref(), wall)
+            self::certificate(certificate, snapshot.certificates_hang.as_ref(), &clock)
         })
         .collect();
     let mut text = json!({
@@ -47,6 +49,8 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
             "restarts": snapshot.restarts,
             "epoch": snapshot.epoch,
             "old_generation_pid": snapshot.parent,
+            "last_end": snapshot.last_end.map(|last| last_end(last, &clock)),
+            "next_start_seconds": snapshot.next_start.map(|at| clock.until(at)),
         },
         "admin": admin(&snapshot.admin, &clock),
         "listeners": listeners(load),
@@ -57,6 +61,8 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
         "udp_sessions": load.map(|load| load.udp_sessions),
         "sight": load.map(|load| load.sight.name()),
         "hidden": load.and_then(|load| load.hidden.as_deref()),
+        "looked_seconds_ago": load.and(snapshot.load_at).map(|at| clock.age(at)),
+        "clients": load.filter(|_| names_clients).map(|load| clients(&load.clients)),
         "old_generation_connections": load.map(|load| load.parent_connections),
         "drain": snapshot.drain.as_ref().map(|drain| self::drain(drain, &clock)),
         "drains": {
@@ -75,11 +81,13 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime) -> String {
         "reloading": snapshot.reloading,
         "reload": snapshot.reload.as_ref().map(|reload| json!({
             "number": reload.number,
+            "ended_seconds_ago": clock.age(reload.at),
             "ok": reload.result.is_ok(),
             "message": match &reload.result {
                 Ok(text) | Err(text) => text,
             },
         })),
+        "verdict": snapshot.verdict,
     })
     .to_string();
     text.push('\n');
@@ -95,6 +103,10 @@ struct Clock {
 impl Clock {
     fn age(&self, then: Instant) -> f64 {
         seconds(self.now.saturating_duration_since(then))
+    }
+
+    fn until(&self, then: Instant) -> f64 {
+        seconds(then.saturating_duration_since(self.now))
     }
 
     fn timestamp(&self, then: Instant) -> String {
@@ -116,6 +128,10 @@ fn admin(admin: &Admin, clock: &Clock) -> Value {
         "answered_seconds_ago": admin.answered.map(|answered| clock.age(answered)),
         "failing_seconds": admin.failing_since.map(|since| clock.age(since)),
         "errors": admin.errors,
+        "listeners": match admin.listeners {
+            Some(Listeners::Count(count)) => Some(count),
+            Some(Listeners::Untold) | None => None,
+        },
     })
 }
 
@@ -123,12 +139,35 @@ fn listeners(load: Option<&Load>) -> Value {
     let listener = |listener: &Listener| {
         json!({
             "name": listener.name,
+            "address": listener.address,
             "connections": listener.connections,
             "excluded": listener.excluded,
         })
     };
     load.map_or(Value::Null, |load| {
         load.listeners.iter().map(listener).collect()
+    })
+}
+
+fn clients(clients: &[Client]) -> Value {
+    let client = |client: &Client| {
+        json!({
+            "listener": client.listener,
+            "address": client.address.to_string(),
+            "silent_seconds": client.silent.map(seconds),
+        })
+    };
+    clients.iter().map(client).collect()
+}
+
+fn last_end(last: LastEnd, clock: &Clock) -> Value {
+    json!({
+        "how": last.end.to_string(),
+        "exit_code": last.end.exit.code(),
+        "class": last.end.class.map(ExitClass::name),
+        "at": clock.timestamp(last.at),
+        "seconds_ago": clock.age(last.at),
+        "lived_seconds": seconds(last.lived),
     })
 }
 
@@ -159,6 +198,7 @@ fn drain(drain: &Drain, clock: &Clock) -> Value {
         },
         "result": ended.map(|(_, outcome)| outcome.name()),
         "clean": ended.map(|(_, outcome)| outcome.is_clean()),
+        "verdict": drain.verdict,
     })
 }
 
@@ -188,9 +228,9 @@ fn timeline(drain: &Drain, clock: &Clock) -> Value {
 }
 
 /// `hang` is why nothing is known of the files.
-fn certificate(certificate: &Certificate, hang: Option<&String>, wall: SystemTime) -> Value {
+fn certificate(certificate: &Certificate, hang: Option<&String>, clock: &Clock) -> Value {
     let [ok, refused, rejected, unconfirmed] = certificate.reloads;
-    let left = |until| unix_seconds(until).saturating_sub(unix_seconds(wall));
+    let left = |until| unix_seconds(until).saturating_sub(unix_seconds(clock.wall));
     let validity = certificate.not_before.zip(certificate.not_after);
     let lifetime =
         validity.map(|(from, until)| unix_seconds(until).saturating_sub(unix_seconds(from)));
@@ -205,6 +245,7 @@ fn certificate(certificate: &Certificate, hang: Option<&String>, wall: SystemTim
         "last_result": certificate.last_result,
         "stale": certificate.stale || hang.is_some(),
         "last_error": hang.or(certificate.last_error.as_ref()),
+        "changed_seconds_ago": certificate.changed.map(|at| clock.age(at)),
         "reloads": {
             "ok": ok,
             "refused": refused,
@@ -241,7 +282,7 @@ mod tests {
 
     fn parsed(snapshot: &Snapshot, now: Instant) -> Value {
         let wall = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        serde_json::from_str(&render(snapshot, now, wall)).unwrap()
+        serde_json::from_str(&render(snapshot, now, wall, true)).unwrap()
     }
 
     #[test]
@@ -285,6 +326,7 @@ mod tests {
             last_connection: None,
             first: None,
             ended: None,
+            verdict: None,
         });
         let now = born + 15 * second;
         let status = parsed(&snapshot, now);

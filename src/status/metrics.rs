@@ -46,7 +46,7 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
     let version = ("version", env!("CARGO_PKG_VERSION"));
     page.twice_labelled([version, ("envoy", envoy.unwrap_or_default())], 1);
 
-    let load = snapshot.load.as_ref();
+    let load = snapshot.open();
     page.name(
         "drainit_connections",
         "gauge",
@@ -253,8 +253,9 @@ pub(crate) mod tests {
     use super::*;
     use crate::client::Peer;
     use crate::drain::Outcome;
-    use crate::envoy::load::Listener;
-    use crate::status::{Admin, Certificate, Drain, Drains, Envoy};
+    use crate::envoy::load::{Client, Listener};
+    use crate::process::{End, Exit, ExitClass};
+    use crate::status::{Admin, Certificate, Drain, Drains, Envoy, LastEnd, Reload};
 
     const NAMES: [&str; 21] = [
         "drainit_state",
@@ -285,10 +286,16 @@ pub(crate) mod tests {
         let second = Duration::from_secs(1);
         let listener = |name: &str, connections, excluded| Listener {
             name: name.into(),
+            address: Some("127.0.0.1:443".into()),
             connections,
             excluded,
         };
         let load = Load {
+            clients: vec![Client {
+                listener: "https".into(),
+                address: ([10, 1, 2, 3], 51_234).into(),
+                silent: Some(second),
+            }],
             listeners: vec![listener("admin", 2, true), listener("https", 9, false)],
             requests: 3,
             tcp_sessions: 4,
@@ -326,6 +333,23 @@ pub(crate) mod tests {
                 last_connection: Some(born + 13 * second),
                 first: Some(load),
                 ended: Some((born + 13 * second + second / 2, Outcome::Drained)),
+                verdict: Some("drained".into()),
+            }),
+            verdict: Some("drained; exit code 0".into()),
+            last_end: Some(LastEnd {
+                end: End {
+                    exit: Exit::Signal(11),
+                    class: Some(ExitClass::Signal),
+                    dumped: true,
+                },
+                at: born + second / 2,
+                lived: second / 4,
+            }),
+            next_start: Some(born + 200 * second),
+            reload: Some(Reload {
+                number: 1,
+                at: born + second,
+                result: Ok("done".into()),
             }),
             drains: Drains {
                 drained: 1,
@@ -344,6 +368,7 @@ pub(crate) mod tests {
                     stale: false,
                     last_result: Some("ok"),
                     last_error: Some("none".into()),
+                    changed: Some(born),
                     reloads: [1, 2, 3, 4],
                 },
                 Certificate {

@@ -7,7 +7,7 @@ pub mod json;
 pub mod metrics;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::client::{Address, Peer};
 use crate::drain::Outcome;
@@ -100,6 +100,17 @@ pub struct Admin {
     pub listeners: Option<Listeners>,
 }
 
+/// How an Envoy ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastEnd {
+    /// How.
+    pub end: End,
+    /// When.
+    pub at: Instant,
+    /// How long it had run.
+    pub lived: Duration,
+}
+
 /// One drain, under way or over.
 #[derive(Clone, Debug)]
 pub struct Drain {
@@ -121,6 +132,8 @@ pub struct Drain {
     pub first: Option<Load>,
     /// How and when it ended.
     pub ended: Option<(Instant, Outcome)>,
+    /// How it ended in one line, with what was left.
+    pub verdict: Option<String>,
 }
 
 /// How many drains ended how, since drainit started.
@@ -155,6 +168,8 @@ pub struct Certificate {
     pub last_result: Option<&'static str>,
     /// Why the last change did not succeed.
     pub last_error: Option<String>,
+    /// When that was first known, or the last change was through.
+    pub changed: Option<Instant>,
     /// How many changes ended `ok`, `refused`, `rejected`, `unconfirmed`, in this order.
     pub reloads: [u64; 4],
 }
@@ -164,6 +179,8 @@ pub struct Certificate {
 pub struct Reload {
     /// Which one since drainit started, from 1.
     pub number: u64,
+    /// When it ended.
+    pub at: Instant,
     /// In one line: what was done, or why nothing was.
     pub result: Result<String, String>,
 }
@@ -198,7 +215,9 @@ pub struct Snapshot {
     /// How often Envoy was started again after it had ended.
     pub restarts: u64,
     /// How the last one ended.
-    pub last_end: Option<End>,
+    pub last_end: Option<LastEnd>,
+    /// When it is started again, while it is not running.
+    pub next_start: Option<Instant>,
     /// What its admin interface says.
     pub admin: Admin,
     /// The listeners whose connections do not count (`--exclude-listener`).
@@ -229,6 +248,8 @@ pub struct Snapshot {
     pub handover: Handover,
     /// The reloads by hot restart.
     pub hot_restarts: HotRestarts,
+    /// Why drainit is over, in one line, once it is.
+    pub verdict: Option<String>,
 }
 
 /// What one generation of Envoy has handed over to the next.
@@ -254,6 +275,7 @@ impl Snapshot {
             envoy: None,
             restarts: 0,
             last_end: None,
+            next_start: None,
             admin: Admin::default(),
             excluded: Vec::new(),
             load: None,
@@ -269,7 +291,15 @@ impl Snapshot {
             parent: None,
             handover: Handover::default(),
             hot_restarts: HotRestarts::default(),
+            verdict: None,
         }
+    }
+
+    /// What is open, as far as it can be so now: not what an Envoy had that is gone, unless an old
+    /// generation lives.
+    pub fn open(&self) -> Option<&Load> {
+        let lives = self.envoy.is_some() || self.parent.is_some();
+        self.load.as_ref().filter(|_| lives)
     }
 }
 

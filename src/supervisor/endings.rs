@@ -1,6 +1,6 @@
 //! The ends of processes: Envoy's, its start script's, orphans', and our own.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
@@ -12,7 +12,7 @@ use crate::certificates::Command;
 use crate::cgroup;
 use crate::drain::Time;
 use crate::process::{self, End, Exit, ExitClass};
-use crate::status::State;
+use crate::status::{LastEnd, State};
 
 /// An Envoy that ends so soon after we were told to stop, and before we told it, was told by
 /// somebody else.
@@ -45,7 +45,15 @@ impl Supervisor {
         if killed && cgroup::oom_kills() > self.oom_kills {
             end.class = Some(ExitClass::OutOfMemory);
         }
-        self.board.update(|snapshot| snapshot.last_end = Some(end));
+        let at = Instant::now();
+        self.board.update(|snapshot| {
+            let started = snapshot.envoy.as_ref().map_or(at, |envoy| envoy.started);
+            snapshot.last_end = Some(LastEnd {
+                end,
+                at,
+                lived: at.saturating_duration_since(started),
+            });
+        });
         if exit == Exit::Code(0) && self.core.serves_unasked() {
             log::warn!(
                 "envoy ended with exit code 0, which nobody here asked for: a signal or a \

@@ -13,6 +13,7 @@ mod envoys;
 mod hangs;
 mod helpers;
 mod leaving;
+mod notes;
 mod progress;
 mod reload;
 mod report;
@@ -331,7 +332,7 @@ impl Supervisor {
             .take_answer(now, &reply, starts, self.core.generations().is_admin_away());
         let expected = self.envoys.may_answer();
         self.board
-            .update(|snapshot| report::note_answer(snapshot, now, &reply, expected));
+            .update(|snapshot| notes::note_answer(snapshot, now, &reply, expected));
         if starts && reply.answer.is_err() {
             self.envoys.look_for_flags();
         }
@@ -370,9 +371,9 @@ impl Supervisor {
                 line.extend(["--mode", "validate", "-c"].map(OsString::from));
                 self.trials.ask_of(Purpose::Certificates(id), line, config);
             }
-            Report::Status(secrets) => self
-                .board
-                .update(|snapshot| snapshot.certificates = secrets),
+            Report::Status(secrets) => self.board.update(|snapshot| {
+                notes::note_certificates(snapshot, Instant::now(), secrets);
+            }),
             Report::Reloaded(number, result) => self.take_reading(number, result),
         }
     }
@@ -487,9 +488,15 @@ impl Supervisor {
             report::tell_degraded(before.degraded, handover.degraded);
         }
         let state = self.core.state(self.now());
+        let backs_off = state == State::Restarting && !self.trials.asks_of_start();
+        let next = self.core.wake_at().filter(|_| backs_off);
+        let next = next.map(|at| self.born + at);
+        self.board
+            .update_quietly(|snapshot| snapshot.next_start = next);
         let drain = self.core.drain();
+        let code = self.leaving.as_ref().map(|leaving| leaving.code);
         self.reporter
-            .publish(now, &self.board, state, self.core.reason(), drain);
+            .publish(now, &self.board, state, self.core.reason(), drain, code);
     }
 
     /// Everybody who waits gets an answer, and the log its last line.

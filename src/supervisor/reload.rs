@@ -9,7 +9,7 @@ use super::trials::{Purpose, Verdict, program};
 use crate::certificates::Command;
 use crate::duration::show;
 use crate::envoy::hot_restart;
-use crate::process::{self, End, Exit, ExitClass};
+use crate::process::{self, Exit, ExitClass};
 use crate::status::{HotRestarts, Reload};
 
 /// For the certificates to be read again, published and confirmed, which takes 10 s at the most, or
@@ -162,7 +162,11 @@ impl Supervisor {
         }
         self.board.update(|snapshot| {
             let number = snapshot.reload.as_ref().map_or(0, |reload| reload.number) + 1;
-            snapshot.reload = Some(Reload { number, result });
+            snapshot.reload = Some(Reload {
+                number,
+                at: Instant::now(),
+                result,
+            });
             snapshot.reloading = false;
         });
     }
@@ -209,7 +213,9 @@ impl Supervisor {
                 if refusal.is_some() {
                     let class = Some(ExitClass::Configuration);
                     self.board.update(|snapshot| {
-                        snapshot.last_end = snapshot.last_end.map(|end| End { class, ..end });
+                        if let Some(last) = &mut snapshot.last_end {
+                            last.end.class = class;
+                        }
                     });
                 }
                 self.handle(Input::Judged(refusal));

@@ -239,6 +239,7 @@ impl Reporter {
         state: State,
         reason: &str,
         drain: Option<&drain::Drain>,
+        code: Option<u8>,
     ) {
         let seen = (
             state,
@@ -259,6 +260,9 @@ impl Reporter {
                 reason.clone_into(&mut snapshot.reason);
                 if let Some(drain) = drain {
                     self.note_drain(snapshot, now, drain);
+                }
+                if let (State::Gone, Some(code)) = (state, code) {
+                    snapshot.verdict = Some(self.verdict(snapshot, code).line);
                 }
             });
             if (self.seen.0, self.seen.1.as_str()) != (state, reason) {
@@ -319,6 +323,11 @@ impl Reporter {
                 outcome if outcome.is_clean() => drains.drained += 1,
                 _ => drains.cut += 1,
             }
+            let verdict = snapshot.drain.as_ref();
+            let verdict = verdict.map(|drain| words::ending(drain, snapshot));
+            if let Some(drain) = &mut snapshot.drain {
+                drain.verdict = verdict;
+            }
         }
     }
 
@@ -333,15 +342,17 @@ impl Reporter {
             last_connection: None,
             first: None,
             ended: None,
+            verdict: None,
         }
     }
 
     /// Why it is over, of a drainit that ends with this code.
     pub fn verdict(&self, snapshot: &Snapshot, code: u8) -> Verdict {
+        let last = snapshot.last_end.map(|last| last.end);
         let ending = Ending {
             failure: self.failure.as_deref(),
             // What it was judged to be since stands in the snapshot.
-            exit: self.exit.and(snapshot.last_end).or(self.exit),
+            exit: self.exit.and(last).or(self.exit),
             ran: self.starts > 0,
             stopped: self.stopped,
         };
@@ -393,76 +404,6 @@ fn is_stuck(snapshot: &Snapshot, now: Instant) -> bool {
         && snapshot.envoy.is_some()
 }
 
-/// Notes in the snapshot what Envoy answered, or that it did not; whether an answer was `expected`
-/// from it at all.
-pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expected: bool) {
-    if let Some(address) = &reply.address {
-        snapshot.admin.address = Some(address.clone());
-        snapshot.admin.peer = reply.peer;
-    }
-    match &reply.answer {
-        _ if reply.ask == Ask::Sockets => {}
-        Ok(_) => {
-            snapshot.admin.answered = Some(now);
-            snapshot.admin.failing_since = None;
-        }
-        // Nice to have, and what is open is only looked at while it rests: if it cannot be told,
-        // the next `/ready` tells whether that is all.
-        Err(_) if reply.ask == Ask::ServerInfo => {}
-        // The interface may answer all the same, and tell that it hides its counters.
-        Err(_) if reply.ask == Ask::Activity => snapshot.admin.errors += 1,
-        Err(_) if reply.ask == Ask::Stats && snapshot.drain.is_none() => {
-            snapshot.admin.errors += 1;
-        }
-        Err(_) => {
-            // Before it knows its address, an Envoy that starts has failed nothing.
-            snapshot.admin.errors += u64::from(reply.address.is_some());
-            // And one without such an interface will never fail.
-            if expected {
-                snapshot.admin.failing_since.get_or_insert(now);
-            }
-        }
-    }
-    if reply.ask == Ask::Ready {
-        let state = match &reply.answer {
-            Ok(Answer::Ready(state)) => Ok(state.clone()),
-            Ok(_) => Err("no answer to the question".into()),
-            Err(why) => Err(why.clone()),
-        };
-        snapshot.admin.ready = Some((now, state));
-        snapshot.admin.listeners = reply.listeners.or(snapshot.admin.listeners);
-    }
-    match (reply.ask, &reply.answer, &mut snapshot.drain) {
-        (Ask::ServerInfo, Ok(Answer::Version(version)), _) => {
-            if let Some(envoy) = &mut snapshot.envoy {
-                envoy.version = Some(version.clone());
-            }
-        }
-        (Ask::FailHealthCheck, Ok(_), Some(drain)) => drain.health_failed = Some(now),
-        (Ask::DrainListeners, Ok(_), Some(drain)) => drain.listeners_draining = Some(now),
-        (Ask::Stats | Ask::Sockets, Ok(Answer::Stats(load)), drain) => {
-            if let Some(drain) = drain {
-                drain.first.get_or_insert_with(|| load.clone());
-                if load.connections() > 0 || load.udp_sessions > 0 {
-                    drain.last_connection = None;
-                } else {
-                    drain.last_connection.get_or_insert(now);
-                }
-            }
-            // Once live it can only have become unready by a failed health check.
-            if let Some((at, Ok(state))) = &mut snapshot.admin.ready
-                && state == "LIVE"
-                && !load.health_failed
-            {
-                *at = now;
-            }
-            snapshot.load = Some(load.clone());
-            snapshot.load_at = Some(now);
-        }
-        _ => {}
-    }
-}
-
 /// Kubernetes shows what is there; elsewhere there is no such place.
 fn write_termination_log(summary: &str) {
     let file = OpenOptions::new()
@@ -477,7 +418,3 @@ fn write_termination_log(summary: &str) {
         let _ = file.write_all(words.as_bytes());
     }
 }
-
-#[cfg(test)]
-#[path = "report_tests.rs"]
-mod tests;

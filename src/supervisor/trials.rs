@@ -19,6 +19,10 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// How much of what it says is read: the reason is in the last lines.
 const OUTPUT: u64 = 64 * 1024;
 
+/// The longest reason that is told, in characters: the cause of an error in the configuration stands
+/// behind the path to it.
+const REASON: usize = 800;
+
 /// What an Envoy that refuses a configuration says, and nobody else.
 const REFUSAL: &str = "initializing config";
 
@@ -85,7 +89,7 @@ impl Verdict {
             .rfind(|line| !line.is_empty());
         self.refusal().or_else(|| {
             let refused = refused && (certain || self.said.contains(PARSER));
-            let mut why: String = last.unwrap_or("exit code 1").chars().take(300).collect();
+            let mut why: String = last.unwrap_or("exit code 1").chars().take(REASON).collect();
             if added && why.ends_with(TWICE) {
                 why.push_str(ONCE);
             }
@@ -186,6 +190,15 @@ impl Trials {
         }
     }
 
+    /// Whether it is not known yet why an Envoy ended before it was live.
+    pub fn asks_of_start(&self) -> bool {
+        let of_start = |purpose: &Purpose| *purpose == Purpose::Start;
+        self.running
+            .as_ref()
+            .is_some_and(|it| of_start(&it.purpose))
+            || self.asked.iter().any(|it| of_start(&it.purpose))
+    }
+
     /// When [`Trials::proceed`] has something to do.
     pub fn wake_at(&self) -> Option<Instant> {
         self.running.as_ref().map(|running| running.until)
@@ -249,7 +262,7 @@ fn reason(line: &str, said: &str) -> String {
         .or(named)
         .or(last)
         .unwrap_or(line);
-    reason.chars().take(300).collect()
+    reason.chars().take(REASON).collect()
 }
 
 #[cfg(test)]

@@ -142,6 +142,7 @@ mod tests {
         Load {
             listeners: vec![Listener {
                 name: "https".into(),
+                address: None,
                 connections,
                 excluded: false,
             }],
@@ -165,6 +166,7 @@ mod tests {
             last_connection: None,
             first,
             ended: Some((now + Duration::from_millis(20_040), outcome)),
+            verdict: None,
         });
         snapshot
     }

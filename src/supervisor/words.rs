@@ -106,6 +106,10 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
     };
     let took = show(at.saturating_duration_since(drain.started));
     let verdict = match outcome {
+        // It had been live, and was down when the order came.
+        Outcome::NeverLive if snapshot.last_end.is_some() => {
+            "drained without a running envoy".into()
+        }
         Outcome::Drained
         | Outcome::Idle
         | Outcome::NeverLive
@@ -239,6 +243,7 @@ mod tests {
     fn load(listeners: u64, udp_sessions: u64) -> Load {
         let listener = |number| Listener {
             name: format!("l{number}"),
+            address: None,
             connections: number,
             excluded: false,
         };
@@ -260,6 +265,7 @@ mod tests {
             last_connection: None,
             first: Some(first),
             ended: Some((now, Outcome::Deadline)),
+            verdict: None,
         }
     }
 

@@ -194,6 +194,7 @@ impl Rig {
                 last_connection: None,
                 first: None,
                 ended: ended.map(|outcome| (now, outcome)),
+                verdict: None,
             });
         });
     }

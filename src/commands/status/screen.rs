@@ -6,7 +6,9 @@ use nix::libc;
 use nix::unistd::{getpgrp, tcgetpgrp};
 use serde_json::Value;
 
-use super::table::{Style, render};
+use super::keys::Keys;
+use super::paint::Style;
+use super::table::{picture, render};
 
 /// The alternate screen, without a cursor; `\e[?7l`, so that nothing wraps.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
@@ -17,6 +19,8 @@ pub struct Screen {
     last: String,
     /// Whether the terminal is ours at this moment.
     taken: bool,
+    /// What is pressed while it is.
+    keys: Option<Keys>,
 }
 
 impl Screen {
@@ -29,7 +33,18 @@ impl Screen {
         Some(Screen {
             last: String::new(),
             taken: false,
+            keys: None,
         })
+    }
+
+    /// The keys, while they are ours.
+    pub fn keys(&self) -> Option<&Keys> {
+        self.keys.as_ref()
+    }
+
+    /// Forgets the last picture: what it shows is so no more.
+    pub fn forget(&mut self) {
+        self.last.clear();
     }
 
     /// Draws `status` over what was there. Not while the shell has put us into the background:
@@ -51,16 +66,31 @@ impl Screen {
         if !self.taken {
             write(ENTER)?;
             self.taken = true;
+            self.keys = Keys::take();
         }
         // Each line clears what is right of it, and the last one what is below: clearing all
-        // before would flicker.
-        let picture = render(status, Style { height, ..whole });
-        let lines: Vec<&str> = picture.lines().collect();
-        write(&format!("\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\r\n")))
+        // before would flicker. Behind the last column there is nothing, and the cursor stays on it.
+        let mut drawn = String::from("\x1b[H");
+        let lines = picture(status, width, height);
+        let below = if lines.len() < height {
+            "\r\n\x1b[J"
+        } else {
+            ""
+        };
+        for (at, line) in lines.into_iter().enumerate() {
+            let clear = if line.width() < width { "\x1b[K" } else { "" };
+            let next = if at > 0 { "\r\n" } else { "" };
+            drawn = format!(
+                "{drawn}{next}{}{clear}",
+                line.draw(whole).trim_end_matches('\n')
+            );
+        }
+        write(&format!("{drawn}{below}"))
     }
 
     /// Gives the terminal back until the next picture.
     pub fn leave(&mut self) {
+        self.keys = None;
         if std::mem::take(&mut self.taken) {
             let _ = write(LEAVE);
         }

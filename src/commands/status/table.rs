@@ -1,88 +1,86 @@
-//! The table that `drainit status` shows: pure, from the JSON of `/status` to text.
+//! The picture that `drainit status` shows: pure, from the JSON of `/status` to text.
+//!
+//! It is for somebody who is woken by it: what drainit does and waits for comes first, then what is
+//! wrong, then where connections are left, and the rest after that.
 
-use std::collections::HashMap;
+use std::time::Duration;
 
 use serde_json::Value;
 
+use super::listeners;
+use super::paint::{Line, Paint, Style};
+use super::trouble::{self, waits_for};
 use super::view::{View, unknown};
 use crate::duration::show;
+use crate::status::plural;
 
-/// How the table is drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Style {
-    /// Whether with colours.
-    pub color: bool,
-    /// Columns; what is longer is cut.
-    pub width: usize,
-    /// Rows; where they do not do, details are left out.
-    pub height: usize,
-}
+/// What must be read is wrapped to so many lines at the most, or to this part of a window.
+const WRAPPED: usize = 3;
+const PARTS: usize = 2;
 
-/// What a piece of text is to the eye.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Paint {
-    Plain,
-    Bold,
-    Dim,
-    Good,
-    Busy,
-    Bad,
-}
+/// In a low window so many lines are the listeners' before there are details.
+const LISTENERS: usize = 5;
 
-impl Paint {
-    fn code(self) -> &'static str {
-        match self {
-            Paint::Plain => "",
-            Paint::Bold => "\x1b[1m",
-            Paint::Dim => "\x1b[2m",
-            Paint::Good => "\x1b[1;32m",
-            Paint::Busy => "\x1b[1;33m",
-            Paint::Bad => "\x1b[1;31m",
-        }
-    }
-}
+/// What Envoy told longer ago than this is told with its age.
+const FRESH_SECONDS: f64 = 3.0;
 
-type Line = Vec<(Paint, String)>;
-
-/// `status`, the JSON of `/status`, as a table for a person. What is missing in it is left out or
+/// `status`, the JSON of `/status`, as a picture for a person. What is missing in it is left out or
 /// called unknown; nothing in it reaches the terminal as a control character.
 pub fn render(status: &Value, style: Style) -> String {
-    let status = View(status);
-    let head = [title, state, envoy, admin, connections].map(|line| line(status));
-    let (mut drain, mut timeline) = (Vec::new(), Vec::new());
-    if let Some(found) = status.at("/drain").map(View) {
-        drain = self::drain(status, found, style.width);
-        timeline = self::timeline(found);
-    }
-    let certificates = certificates(status);
-    let mut listeners = listeners(status);
-    // In a low window the listeners come before what has happened, and that from its end.
-    let room = style
-        .height
-        .saturating_sub(head.len() + drain.len() + certificates.len());
-    listeners.truncate(room);
-    timeline.drain(..timeline.len().saturating_sub(room - listeners.len()));
-    let lines = head.into_iter().chain(listeners);
-    let lines = lines.chain(drain).chain(timeline).chain(certificates);
-    lines
-        .take(style.height)
-        .map(|line| draw(&line, style))
-        .collect()
+    let lines = picture(status, style.width, style.height);
+    lines.into_iter().map(|line| line.draw(style)).collect()
 }
 
-/// `status` in one line, with what changes at every look left out.
-pub fn line(status: &Value) -> String {
+/// The same in lines of so many columns at the most, so many of them at the most.
+pub fn picture(status: &Value, width: usize, height: usize) -> Vec<Line> {
+    let status = View(status);
+    let most = if height == usize::MAX {
+        height
+    } else {
+        (height / PARTS).max(WRAPPED)
+    };
+    let mut lines = state(status).wrap(width, most);
+    lines.extend(bar(status, width));
+    for trouble in trouble::all(status) {
+        lines.extend(trouble.line().wrap(width, most));
+    }
+    let room = height.saturating_sub(lines.len());
+    let mut details = details(status, width);
+    let needed = listeners::needed(status, width);
+    let for_listeners = room
+        .saturating_sub(details.len())
+        .max(LISTENERS.min(needed));
+    lines.extend(listeners::lines(status, width, for_listeners.min(room)));
+    let room = height.saturating_sub(lines.len());
+    if details.len() > room && room > 0 {
+        let more = details.len() - room + 1;
+        details.truncate(room - 1);
+        details.push(Line::new(
+            Paint::Dim,
+            format!("... {}", plural(more as u64, "more line")),
+        ));
+    }
+    lines.extend(details);
+    lines.truncate(height);
+    lines.into_iter().map(Line::end).collect()
+}
+
+/// The same in lines that are new when something has happened, and not when time has passed.
+pub fn lines(status: &Value) -> Vec<String> {
     let status = View(status);
     let state = status.text("/state").unwrap_or_else(unknown);
     let reason = status.text("/reason").unwrap_or_default();
-    match status.count("/drain/first/connections") {
-        Some(first) if state == "draining" => {
-            let left = left(status, Some(first));
-            format!("draining: {left}")
-        }
-        _ if reason.is_empty() => state,
-        _ => format!("{state}: {reason}"),
-    }
+    let first = match (state.as_str(), status.count("/drain/first/connections")) {
+        ("draining", Some(_)) => format!("draining: {}", left(status)),
+        _ => match verdict(status) {
+            Some(verdict) => format!("{state}: {verdict}"),
+            None if reason.is_empty() => state,
+            None => format!("{state}: {reason}"),
+        },
+    };
+    let troubles = trouble::all(status);
+    let troubles = troubles.iter().map(trouble::Trouble::event);
+    std::iter::once(first).chain(troubles).collect()
 }
 
 /// Whether things move by themselves, so that it is worth looking often.
@@ -90,129 +88,88 @@ pub fn moves(status: &Value) -> bool {
     let state = View(status).text("/state");
     matches!(
         state.as_deref(),
-        Some("delaying" | "draining" | "stopping" | "starting")
+        Some("delaying" | "draining" | "stopping" | "starting" | "restarting")
     )
 }
 
-fn title(status: View<'_>) -> Line {
-    let version = status.text("/drainit/version").unwrap_or_else(unknown);
-    let pid = status.count("/drainit/pid").unwrap_or(0);
-    let up = status.shown("/drainit/uptime_seconds");
-    plain(format!("drainit {version}, pid {pid}, up {up}"))
+/// Why drainit is over, or how its drain ended.
+pub fn verdict(status: View<'_>) -> Option<String> {
+    let verdict = status.text("/verdict");
+    verdict.or_else(|| status.text("/drain/verdict"))
 }
 
+/// What drainit does, and what it waits for.
 fn state(status: View<'_>) -> Line {
     let state = status.text("/state").unwrap_or_else(unknown);
-    let paint = match state.as_str() {
+    let reason = status.text("/reason").unwrap_or_default();
+    let mut paint = match state.as_str() {
         "live" => Paint::Good,
         "gone" | "restarting" => Paint::Bad,
         _ => Paint::Busy,
     };
-    let since = status.text("/since").unwrap_or_else(unknown);
-    let age = status.shown("/since_seconds");
-    let mut text = format!("for {age}, since {since}");
-    if let Some(reason) = status.text("/reason").filter(|reason| !reason.is_empty()) {
-        text = format!("{text}: {reason}");
-    }
-    vec![
-        label("state"),
-        (paint, state),
-        (Paint::Plain, format!(" {text}")),
-    ]
+    let mut word = state.clone();
+    let what = match state.as_str() {
+        "live" => open(status),
+        "waiting" => format!("waits for certificates: {reason}"),
+        "starting" => match status.text("/admin/ready") {
+            Some(ready) => format!("waits for envoy to be live; it is {}", ready.trim()),
+            None => "waits for envoy to be live; it has not answered yet".into(),
+        },
+        "restarting" => match status.span("/envoy/next_start_seconds") {
+            Some(next) if next < SOON => "envoy is about to be started again".into(),
+            Some(next) => format!("envoy is started again in {}", show(next)),
+            None => "why envoy ended is being found out".into(),
+        },
+        "delaying" => format!("envoy serves on for the drain delay; {}", open(status)),
+        "draining" => format!("{}{}", waits_for(status), age(status)),
+        "drained" | "stopping" | "gone" => {
+            let clean = status.at("/drain/clean").and_then(Value::as_bool);
+            let verdict = verdict(status);
+            // One that was cut is no drain that is done.
+            if state == "drained" && clean == Some(false) {
+                (paint, word) = (Paint::Bad, "not drained".into());
+            } else if clean == Some(true) {
+                paint = Paint::Good;
+            }
+            let what = verdict.unwrap_or(reason);
+            match state.as_str() {
+                "drained" if status.at("/envoy/pid").is_some() => {
+                    format!("{what}; envoy stays until it is told to stop")
+                }
+                "drained" => format!("{what}; waits to be told to stop"),
+                "stopping" => format!("waits for envoy's end; {what}"),
+                _ => what,
+            }
+        }
+        _ => reason,
+    };
+    let since = status.shown("/since_seconds");
+    let colon = if what.is_empty() { "" } else { ": " };
+    Line::new(paint, word).and(Paint::Plain, format!(" for {since}{colon}{what}"))
 }
 
-fn envoy(status: View<'_>) -> Line {
-    let restarts = match status.count("/envoy/restarts") {
-        None | Some(0) => (Paint::Plain, "never restarted".to_owned()),
-        Some(1) => (Paint::Bad, "restarted once".to_owned()),
-        Some(count) => (Paint::Bad, format!("restarted {count} times")),
-    };
-    let text = match status.count("/envoy/pid") {
-        None => "not running, ".to_owned(),
-        Some(pid) => format!(
-            "pid {pid}, version {}, up {}, ",
-            status.text("/envoy/version").unwrap_or_else(unknown),
-            status.shown("/envoy/uptime_seconds"),
+/// `12 connections, 3 requests in flight`
+fn open(status: View<'_>) -> String {
+    match status.count("/connections") {
+        None => "what is open is not known".into(),
+        Some(connections) => format!(
+            "{}{}{}",
+            plural(connections, "connection"),
+            in_flight(status),
+            age(status)
         ),
-    };
-    vec![label("envoy"), (Paint::Plain, text), restarts]
+    }
 }
 
-fn admin(status: View<'_>) -> Line {
-    let address = status.text("/admin/address");
-    let mut text = address.unwrap_or_else(|| "address not known yet".into());
-    if let Some(ago) = status.span("/admin/answered_seconds_ago") {
-        text = format!("{text}, answered {} ago", show(ago));
-    }
-    if let Some(ready) = status.text("/admin/ready") {
-        text = format!("{text}, /ready said {}", ready.trim());
-    }
-    let mut line = vec![label("admin"), (Paint::Plain, text)];
-    if status.holds("/degraded") {
-        let lost = ", lost to a hot restart that failed: degraded until the next good reload";
-        line.push((Paint::Bad, lost.to_owned()));
-    }
-    if let Some(failing) = status.span("/admin/failing_seconds") {
-        let why = status.text("/admin/error").unwrap_or_default();
-        let colon = if why.is_empty() { "" } else { ": " };
-        line.push((
-            Paint::Bad,
-            format!(", failing for {}{colon}{why}", show(failing)),
-        ));
-    }
-    line
-}
-
-fn connections(status: View<'_>) -> Line {
-    let first = status.count("/drain/first/connections");
-    let text = match status.count("/connections") {
-        Some(_) => (Paint::Plain, left(status, first)),
-        None => (Paint::Dim, "not known".into()),
-    };
-    let mut line = vec![label("connections"), text];
-    line.extend(
-        status
-            .text("/hidden")
-            .map(|why| (Paint::Bad, format!(", {why}"))),
-    );
-    line
-}
-
-fn listeners(status: View<'_>) -> Vec<Line> {
-    let mut lines = Vec::new();
-    // There may be thousands.
-    let before: HashMap<_, _> = status
-        .items("/drain/first/listeners")
-        .filter_map(|one| Some((one.at("/name")?.as_str()?, one.count("/connections")?)))
-        .collect();
-    for listener in status.items("/listeners") {
-        let name = listener.text("/name").unwrap_or_else(unknown);
-        let count = listener.count("/connections").unwrap_or(0);
-        let own = listener.at("/name").and_then(Value::as_str);
-        let before = own.and_then(|name| before.get(name).copied());
-        let mut text = format!("  {name}: {count}");
-        if let Some(before) = before.filter(|before| *before >= count) {
-            text = format!("{text} of {before}");
-        }
-        if listener.holds("/excluded") {
-            lines.push(vec![(
-                Paint::Dim,
-                format!("{text} (excluded: these do not count)"),
-            )]);
-        } else {
-            lines.push(plain(text));
-        }
-    }
-    lines
-}
-
-/// `12 of 340 left, 3 requests in flight, 2 UDP sessions`; before a drain, `12 open`
-fn left(status: View<'_>, first: Option<u64>) -> String {
+/// `12 of 340 left, 3 requests in flight, 2 UDP sessions`
+fn left(status: View<'_>) -> String {
     let now = status.count("/connections").unwrap_or(0);
-    let mut text = match first {
-        Some(first) => format!("{now} of {} left", first.max(now)),
-        None => format!("{now} open"),
-    };
+    let first = status.count("/drain/first/connections").unwrap_or(0);
+    format!("{now} of {} left{}", first.max(now), in_flight(status))
+}
+
+fn in_flight(status: View<'_>) -> String {
+    let mut text = String::new();
     for (path, one, many) in [
         ("/requests", "request in flight", "requests in flight"),
         ("/tcp_sessions", "TCP session", "TCP sessions"),
@@ -226,177 +183,243 @@ fn left(status: View<'_>, first: Option<u64>) -> String {
     text
 }
 
-fn drain(status: View<'_>, drain: View<'_>, width: usize) -> Vec<Line> {
-    let elapsed = drain.shown("/elapsed_seconds");
-    let timeout = drain.shown("/timeout_seconds");
-    let after = if drain.holds("/stops") {
-        "then envoy is stopped"
-    } else {
-        "then envoy stays"
-    };
-    let cause = drain.text("/cause").unwrap_or_else(unknown);
-    let mut line = vec![label("drain"), (Paint::Plain, format!("{cause}: "))];
-    match (drain.text("/result"), drain.span("/left_seconds")) {
-        (Some(result), _) => {
-            let clean = drain.holds("/clean");
-            let paint = if clean { Paint::Good } else { Paint::Bad };
-            line.push((paint, result));
-            line.push((Paint::Plain, format!(" after {elapsed} of {timeout}")));
-        }
-        (None, left) => {
-            let left = left.map_or_else(unknown, show);
-            let deadline = drain.text("/deadline").unwrap_or_else(unknown);
-            line.push((Paint::Bold, format!("{left} left")));
-            line.push((
-                Paint::Plain,
-                format!(" of {timeout}, until {deadline} at the latest, {after}"),
-            ));
-        }
+/// How old that is, where it is old.
+fn age(status: View<'_>) -> String {
+    let ago = status.span("/looked_seconds_ago");
+    match ago.filter(|ago| ago.as_secs_f64() > FRESH_SECONDS) {
+        Some(ago) => format!(" ({} ago)", show(ago)),
+        None => String::new(),
     }
-    let mut lines = vec![line];
-    if drain.at("/result").is_none() {
-        lines.extend(bars(status, drain, width));
-    }
-    lines
 }
 
-fn timeline(drain: View<'_>) -> Vec<Line> {
-    let line = |moment: View<'_>| {
-        let at = moment.text("/at").unwrap_or_else(unknown);
-        let after = moment.shown("/after_seconds");
-        let event = moment.text("/event").unwrap_or_else(unknown);
-        plain(format!("  {at}  {:>8}  {event}", format!("+{after}")))
-    };
-    drain.items("/timeline").map(line).collect()
-}
+/// What is due in less than this is about to be done.
+const SOON: Duration = Duration::from_millis(50);
 
-/// How much of the connections and UDP sessions is gone, and how much of the time.
-fn bars(status: View<'_>, drain: View<'_>, width: usize) -> Vec<Line> {
-    let mut lines = Vec::new();
-    let udp_sessions = |view: View<'_>, path| view.count(path).unwrap_or(0);
-    let left = drain
-        .count("/first/connections")
-        .map(|count| count.saturating_add(udp_sessions(drain, "/first/udp_sessions")))
-        .zip(status.count("/connections"))
-        .map(|(first, now)| {
-            (
-                first,
-                now.saturating_add(udp_sessions(status, "/udp_sessions")),
-            )
-        });
-    if let Some((first, now)) = left {
-        let first = first.max(now);
-        let done = match first {
-            0 => 1.0,
-            _ => (first - now) as f64 / first as f64,
-        };
-        lines.push(bar("drained", done, Paint::Good, width));
-    }
+/// The longest bar, in characters.
+const BAR: usize = 40;
+
+/// How much of a drain's time is gone, with what is left beside it.
+fn bar(status: View<'_>, width: usize) -> Option<Line> {
+    let drain = View(status.at("/drain")?);
     let times = drain
         .span("/elapsed_seconds")
         .zip(drain.span("/timeout_seconds"));
-    if let Some((elapsed, timeout)) = times.filter(|(_, timeout)| !timeout.is_zero()) {
-        let passed = elapsed.as_secs_f64() / timeout.as_secs_f64();
-        let paint = if passed < 0.8 {
-            Paint::Busy
-        } else {
-            Paint::Bad
-        };
-        lines.push(bar("deadline", passed, paint, width));
+    let (elapsed, timeout) = times.filter(|(_, timeout)| !timeout.is_zero())?;
+    if drain.at("/result").is_some() {
+        return None;
     }
-    lines
-}
-
-/// The longest bar, in characters.
-const BAR: usize = 50;
-
-fn bar(name: &str, part: f64, paint: Paint, width: usize) -> Line {
-    let part = part.clamp(0.0, 1.0);
-    let length = width.saturating_sub(LABEL + 8).min(BAR);
-    // Rounded down: a bar that is full is done.
+    let part = (elapsed.as_secs_f64() / timeout.as_secs_f64()).clamp(0.0, 1.0);
+    let left = drain.shown("/left_seconds");
+    let connections = status.count("/connections").map(|now| {
+        let udp = |view: View<'_>, path| view.count(path).unwrap_or(0);
+        let now = now.saturating_add(udp(status, "/udp_sessions"));
+        let first = drain.count("/first/connections").unwrap_or(now);
+        let first = first.saturating_add(udp(drain, "/first/udp_sessions"));
+        format!("{now} of {} left, ", first.max(now))
+    });
+    let beside = format!("] {}{left} to go", connections.unwrap_or_default());
+    let length = width.saturating_sub(1 + beside.len()).clamp(8, BAR);
+    // Rounded down: a bar that is full is over.
     let full = (part * length as f64) as usize;
-    vec![
-        (
-            Paint::Plain,
-            format!("  {name:<width$}[", width = LABEL - 2),
-        ),
-        (paint, "#".repeat(full)),
-        (Paint::Dim, "-".repeat(length.saturating_sub(full))),
-        (Paint::Plain, format!("] {:>3} %", (part * 100.0) as u64)),
-    ]
-}
-
-fn certificates(status: View<'_>) -> Vec<Line> {
-    let mut lines = Vec::new();
-    for certificate in status.items("/certificates") {
-        let name = certificate.text("/secret").unwrap_or_else(unknown);
-        let mut line = vec![label("certificate"), (Paint::Bold, name)];
-        let generation = certificate.count("/generation").unwrap_or(0);
-        let mut text = format!(", generation {generation}");
-        if let Some(serial) = certificate.text("/serial") {
-            text = format!("{text}, serial {serial}");
-        }
-        line.push((Paint::Plain, text));
-        line.extend(lifetime(certificate));
-        if let Some(result) = certificate.text("/last_result") {
-            let paint = if result == "ok" {
-                Paint::Good
-            } else {
-                Paint::Bad
-            };
-            line.push((Paint::Plain, ", last change ".into()));
-            line.push((paint, result));
-        }
-        lines.push(line);
-        if let Some(error) = certificate.text("/last_error") {
-            lines.push(vec![(Paint::Bad, format!("  {error}"))]);
-        }
-    }
-    lines
-}
-
-fn lifetime(certificate: View<'_>) -> Option<(Paint, String)> {
-    let until = certificate.text("/not_after")?;
-    let Some(left) = certificate.span("/left_seconds") else {
-        return Some((Paint::Bad, format!(", expired since {until}")));
-    };
-    let whole = certificate.span("/lifetime_seconds");
-    let late = whole.is_some_and(|whole| left < whole / 3);
-    let paint = if late { Paint::Bad } else { Paint::Plain };
-    let of = whole.map(|whole| format!(" of {}", show(whole)));
-    let of = of.unwrap_or_default();
-    Some((paint, format!(", {}{of} left, until {until}", show(left))))
+    let paint = if part < 0.8 { Paint::Busy } else { Paint::Bad };
+    Some(
+        Line::new(Paint::Plain, "[")
+            .and(paint, "#".repeat(full))
+            .and(Paint::Dim, "-".repeat(length.saturating_sub(full)))
+            .and(Paint::Plain, beside)
+            .cut(width),
+    )
 }
 
 /// The width of the first column.
 const LABEL: usize = 13;
 
-fn label(text: &str) -> (Paint, String) {
-    (Paint::Bold, format!("{text:<LABEL$}"))
+/// A detail takes so many lines at the most.
+const DETAIL: usize = 2;
+
+fn details(status: View<'_>, width: usize) -> Vec<Line> {
+    let details = [
+        drain(status),
+        steps(status),
+        envoy(status),
+        old_envoy(status),
+        last_end(status),
+        reload(status),
+        admin(status),
+        drainit(status),
+    ];
+    let mut details: Vec<Line> = details.into_iter().flatten().collect();
+    details.extend(certificates(status));
+    let wrapped = details
+        .into_iter()
+        .flat_map(|line| line.wrap(width, DETAIL));
+    wrapped.collect()
 }
 
-fn plain(text: String) -> Line {
-    vec![(Paint::Plain, text)]
+fn detail(label: &str, text: impl Into<String>) -> Option<Line> {
+    let label = format!("{label:<LABEL$}");
+    Some(Line::new(Paint::Bold, label).and(Paint::Plain, text))
 }
 
-/// A line as it goes to the terminal, with its end.
-fn draw(line: &Line, style: Style) -> String {
-    let mut text = String::new();
-    let mut room = style.width;
-    for (paint, piece) in line {
-        let cut: String = piece.chars().take(room).collect();
-        room -= cut.chars().count();
-        if style.color && *paint != Paint::Plain && !cut.is_empty() {
-            text.push_str(paint.code());
-            text.push_str(&cut);
-            text.push_str("\x1b[0m");
-        } else {
-            text.push_str(&cut);
-        }
+/// A drain that is under way: its cause and its end. One that is over has a verdict.
+fn drain(status: View<'_>) -> Option<Line> {
+    let drain = View(status.at("/drain")?);
+    if drain.at("/result").is_some() {
+        return None;
     }
-    text.truncate(text.trim_end().len());
-    text.push('\n');
-    text
+    let cause = drain.text("/cause").unwrap_or_else(unknown);
+    let deadline = drain.text("/deadline").unwrap_or_else(unknown);
+    let timeout = drain.shown("/timeout_seconds");
+    let after = match drain.holds("/stops") {
+        true => "envoy is stopped",
+        false => "it is over, and envoy stays,",
+    };
+    let time = time_of_day(&deadline);
+    detail(
+        "drain",
+        format!("{cause}; {after} by {time}, after {timeout}"),
+    )
+}
+
+/// `2026-01-31T23:59:59.250Z` as `23:59:59 UTC`
+fn time_of_day(timestamp: &str) -> String {
+    match timestamp.get(11..19) {
+        Some(time) => format!("{time} UTC"),
+        None => timestamp.to_owned(),
+    }
+}
+
+fn steps(status: View<'_>) -> Option<Line> {
+    let step = |moment: View<'_>| {
+        let event = moment.text("/event").unwrap_or_else(unknown);
+        format!("{event} +{}", moment.shown("/after_seconds"))
+    };
+    // The first is the order itself.
+    let steps: Vec<String> = status.items("/drain/timeline").skip(1).map(step).collect();
+    if steps.is_empty() {
+        return None;
+    }
+    detail("steps", steps.join(", "))
+}
+
+fn envoy(status: View<'_>) -> Option<Line> {
+    let Some(pid) = status.count("/envoy/pid") else {
+        return detail("envoy", "not running");
+    };
+    let version = match status.text("/envoy/version") {
+        Some(version) => format!("{version}, "),
+        None => String::new(),
+    };
+    let up = status.shown("/envoy/uptime_seconds");
+    let restarts = match status.count("/envoy/restarts") {
+        None | Some(0) => String::new(),
+        Some(1) => ", restarted once".into(),
+        Some(count) => format!(", restarted {count} times"),
+    };
+    detail("envoy", format!("{version}pid {pid}, up {up}{restarts}"))
+}
+
+fn old_envoy(status: View<'_>) -> Option<Line> {
+    let pid = status.count("/envoy/old_generation_pid")?;
+    let count = status.count("/old_generation_connections");
+    let count = count.filter(|count| *count > 0);
+    let count = count.map(|count| format!(", {} left", plural(count, "connection")));
+    detail(
+        "old envoy",
+        format!("pid {pid} drains{}", count.unwrap_or_default()),
+    )
+}
+
+fn last_end(status: View<'_>) -> Option<Line> {
+    if trouble::is_news(status) {
+        return None;
+    }
+    detail("last end", trouble::last_end(status)?.line().text())
+}
+
+fn reload(status: View<'_>) -> Option<Line> {
+    if status.holds("/reloading") {
+        return detail("reload", "under way");
+    }
+    if !status.holds("/reload/ok") {
+        return None;
+    }
+    let ago = status.shown("/reload/ended_seconds_ago");
+    let what = status.text("/reload/message").unwrap_or_default();
+    detail("reload", format!("{ago} ago: {what}"))
+}
+
+/// Where Envoy is asked; what it said of its readiness, only while that is a question.
+fn admin(status: View<'_>) -> Option<Line> {
+    status.at("/envoy/pid")?;
+    let address = status.text("/admin/address");
+    detail(
+        "admin",
+        address.unwrap_or_else(|| "address not known yet".into()),
+    )
+}
+
+fn drainit(status: View<'_>) -> Option<Line> {
+    let version = status.text("/drainit/version").unwrap_or_else(unknown);
+    let pid = status.count("/drainit/pid").unwrap_or(0);
+    let up = status.shown("/drainit/uptime_seconds");
+    let listen = status.text("/drainit/listen");
+    let listen = listen.map(|listen| format!(", listens on {listen}"));
+    let text = format!(
+        "{version}, pid {pid}, up {up}{}",
+        listen.unwrap_or_default()
+    );
+    detail("drainit", text)
+}
+
+/// Certificates, the first to expire first.
+fn certificates(status: View<'_>) -> Vec<Line> {
+    let mut all: Vec<View<'_>> = status.items("/certificates").collect();
+    let left = |one: &View<'_>| one.at("/left_seconds").and_then(Value::as_f64);
+    all.sort_unstable_by(|one, other| {
+        let (one, other) = (left(one), left(other));
+        one.partial_cmp(&other).unwrap_or(std::cmp::Ordering::Equal)
+    });
+    all.into_iter().map(certificate).collect()
+}
+
+/// The longest serial number that is not cut, in digits, and how many of a longer one are shown.
+const SERIAL: (usize, usize) = (12, 8);
+
+fn certificate(certificate: View<'_>) -> Line {
+    let name = certificate.text("/secret").unwrap_or_else(unknown);
+    let mut line = Line::new(Paint::Bold, format!("{:<LABEL$}", "certificate"));
+    line.push(Paint::Plain, format!("{name}: "));
+    let whole = certificate.span("/lifetime_seconds");
+    let of = whole.map(|whole| format!(" of {}", show(whole)));
+    let of = of.unwrap_or_default();
+    match trouble::left(certificate) {
+        None => line.push(Paint::Busy, "not loaded yet"),
+        Some(Err(since)) => line.push(Paint::Bad, format!("expired {} ago", show(since))),
+        Some(Ok(left)) if whole.is_some_and(|whole| left < whole / 3) => {
+            line.push(Paint::Bad, format!("good only for {}{of}", show(left)));
+        }
+        Some(Ok(left)) => line.push(Paint::Good, format!("good for {}{of}", show(left))),
+    }
+    if let Some(until) = certificate.text("/not_after") {
+        line.push(
+            Paint::Plain,
+            format!(", until {}", until.get(..10).unwrap_or(&until)),
+        );
+    }
+    if let Some(serial) = certificate.text("/serial") {
+        let (longest, shown) = SERIAL;
+        let cut: String = serial.chars().take(shown).collect();
+        let serial = match serial.chars().count() > longest {
+            true => format!("{cut}..."),
+            false => serial,
+        };
+        line.push(Paint::Plain, format!(", serial {serial}"));
+    }
+    if certificate.holds("/stale") && certificate.text("/last_error").is_none() {
+        line.push(Paint::Busy, ", its files hold another");
+    }
+    line
 }
 
 #[cfg(test)]

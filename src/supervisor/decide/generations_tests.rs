@@ -355,6 +355,7 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
             tcp_sessions: connections,
             listeners: vec![Listener {
                 name: "elsewhere".into(),
+                address: None,
                 connections,
                 excluded: false,
             }],

@@ -49,6 +49,7 @@ fn load(connections: u64) -> Answer {
     Answer::Stats(Load {
         listeners: vec![Listener {
             name: "a".into(),
+            address: None,
             connections,
             excluded: false,
         }],

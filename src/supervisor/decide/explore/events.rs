@@ -60,6 +60,7 @@ impl Says {
             Answer::Stats(Load {
                 listeners: vec![Listener {
                     name: "a".into(),
+                    address: None,
                     connections,
                     excluded: false,
                 }],

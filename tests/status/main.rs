@@ -1,136 +1,32 @@
 //! `drainit status`, as a person uses it: under tmux, in a pipe, during a real drain.
 
+mod night;
+#[path = "../support/mod.rs"]
 mod support;
+mod terminal;
 
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::drainit::{self, Drainit};
 use support::envoy_config::{Admin, EnvoyConfig};
-use support::process::{Process, children, wait_gone};
+use support::process::{Process, wait_gone};
 use support::upstream::Upstream;
 use support::{PATIENCE, TempDir, holds_for, wait_for};
+use terminal::{Terminal, command};
 
-/// A terminal of a tmux server's own; it goes with this.
-struct Terminal {
-    socket: String,
-    _dir: TempDir,
-}
-
-impl Terminal {
-    /// A shell in a terminal of 100 columns and 30 rows.
-    fn start() -> Terminal {
-        let dir = TempDir::new();
-        let socket = dir.join("tmux").display().to_string();
-        let terminal = Terminal { socket, _dir: dir };
-        terminal.tmux(&[
-            "-f",
-            "/dev/null",
-            "new-session",
-            "-d",
-            "-x",
-            "100",
-            "-y",
-            "30",
-            "sh",
-        ]);
-        terminal
-    }
-
-    fn tmux(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new("tmux");
-        command.args(["-S", &self.socket]).args(arguments);
-        command
-            .env_remove("TMUX")
-            .env("PS1", "prompt> ")
-            .env_remove("NO_COLOR");
-        let output = command.output().expect("tmux");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    fn types(&self, keys: &[&str]) {
-        self.tmux(&[&["send-keys"], keys].concat());
-    }
-
-    fn shows(&self) -> String {
-        self.tmux(&["capture-pane", "-p"])
-    }
-
-    /// One of tmux' variables of the terminal.
-    fn variable(&self, name: &str) -> String {
-        let format = format!("#{{{name}}}");
-        self.tmux(&["display-message", "-p", &format])
-            .trim()
-            .to_owned()
-    }
-
-    /// The pid of what the shell runs.
-    fn job(&self) -> Pid {
-        let shell = Pid::from_raw(self.variable("pane_pid").parse().unwrap());
-        children(shell)[0]
-    }
-
-    #[track_caller]
-    fn wait_picture(&self) {
-        wait_for("the picture", PATIENCE, || {
-            self.variable("alternate_on") == "1" && self.shows().contains("state        live")
-        });
-    }
-
-    /// Nothing of a picture is left: neither its screen, nor a hidden cursor, nor lines that do
-    /// not wrap.
-    #[track_caller]
-    fn check_is_the_shells(&self) {
-        let flags = ["alternate_on", "cursor_flag", "wrap_flag"];
-        assert_eq!(flags.map(|flag| self.variable(flag)), ["0", "1", "1"]);
-    }
-
-    #[track_caller]
-    fn wait(&self, text: &str) {
-        let mut seen = String::new();
-        wait_for(&format!("{text:?} on the terminal"), PATIENCE, || {
-            seen = self.shows();
-            seen.contains(text)
-        });
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- terminal\n{}", self.shows());
-        }
-        self.tmux(&["kill-server"]);
-    }
-}
-
-fn command(drainit: &Drainit, more: &str) -> String {
-    let program = support::drainit().display().to_string();
-    format!(
-        "{program} status --listen unix:{} {more}",
-        drainit.health.text()
-    )
-}
-
-/// How full the bar of this name is, in characters, and how long.
-fn bar(screen: &str, name: &str) -> Option<(usize, usize)> {
-    let line = screen
-        .lines()
-        .find(|line| line.trim_start().starts_with(name))?;
-    let bar = line.split_once('[')?.1.split_once(']')?.0;
-    assert!(
-        bar.trim_start_matches('#')
-            .trim_start_matches('-')
-            .is_empty(),
-        "{line}"
-    );
-    Some((bar.matches('#').count(), bar.len()))
+/// How full the bar is, in characters, how long, and what stands beside it.
+fn bar(screen: &str) -> Option<(usize, usize, &str)> {
+    let line = screen.lines().find_map(|line| line.strip_prefix('['))?;
+    let (bar, beside) = line.split_once(']')?;
+    let rest = bar.trim_start_matches('#').trim_start_matches('-');
+    assert!(rest.is_empty(), "{line}");
+    Some((bar.matches('#').count(), bar.len(), beside.trim()))
 }
 
 #[test]
@@ -151,56 +47,63 @@ fn a_watch_shows_a_drain_as_it_goes_and_ends_with_it() {
 
     let terminal = Terminal::start();
     terminal.types(&[&command(&drainit, "--watch"), "Enter"]);
-    terminal.wait("state        live for ");
-    assert_eq!(terminal.variable("alternate_on"), "1");
+    terminal.wait_picture();
     assert_eq!(terminal.variable("cursor_flag"), "0");
     let envoy = drainit.envoy_pid();
-    terminal.wait(&format!("envoy        pid {envoy}, version 1.40.0, up "));
+    terminal.wait(&format!("envoy        1.40.0, pid {envoy}, up "));
 
     drainit.signal(Signal::SIGTERM);
-    terminal.wait("connections  4 of 4 left, 1 request in flight, 3 TCP sessions");
     let ip = config.ip();
+    terminal.wait("draining for ");
     for text in [
-        "state        draining for ",
-        &format!("{ip}_10001: 3 of 3"),
-        "  metrics: 1 of 1 (excluded: these do not count)",
-        "drain        SIGTERM: ",
-        "s left of 1 min, until ",
-        "asked",
-        "health check failed",
-        "listeners draining",
+        ": waits for 1 request, 3 TCP sessions\n",
+        "] 4 of 4 left, ",
+        &format!("  tcp      3 of 3  {ip}:10001\n"),
+        &format!("  http     1 of 1  {ip}:10000\n"),
+        &format!("  metrics  1 of 1  {ip}:10003, does not count\n"),
+        "drain        SIGTERM; envoy is stopped by ",
+        "steps        health check failed +",
+        " s, listeners draining +",
     ] {
         terminal.wait(text);
     }
     let first = terminal.shows();
-    assert_eq!(bar(&first, "drained"), Some((0, 50)), "{first}");
+    let places = ["  tcp  ", "  http  ", "  metrics  "].map(|name| first.find(name).unwrap());
+    assert!(places.is_sorted(), "the most left first: {first}");
 
     sessions[0] = None;
     sessions[1] = None;
-    terminal.wait("connections  2 of 4 left, 1 request in flight, 1 TCP session");
+    terminal.wait(": waits for 1 request, 1 TCP session\n");
     let second = terminal.shows();
-    assert_eq!(bar(&second, "drained"), Some((25, 50)), "{second}");
-    assert!(second.contains("]  50 %"), "{second}");
+    let (full, length, beside) = bar(&second).unwrap();
+    assert!(
+        length == 40 && beside.starts_with("2 of 4 left, "),
+        "{second}"
+    );
     // Drawn over the last picture, not below it.
-    let title = concat!("drainit ", env!("CARGO_PKG_VERSION"));
-    for once in [title, "state  ", "connections  ", "  deadline  "] {
+    let title = concat!("drainit      ", env!("CARGO_PKG_VERSION"));
+    for once in [title, "draining for ", " to go", "  tcp  ", "  http  "] {
         assert_eq!(second.matches(once).count(), 1, "{once}\n{second}");
     }
+    // What Envoy said when it was live is not so any more.
+    assert!(!second.to_lowercase().contains("live"), "{second}");
     // Time passes, and nothing else.
-    wait_for("the deadline's bar to grow", PATIENCE, || {
-        bar(&terminal.shows(), "deadline")
-            .is_some_and(|(full, _)| full > bar(&second, "deadline").unwrap().0)
+    wait_for("the bar to grow", PATIENCE, || {
+        bar(&terminal.shows()).is_some_and(|(now, ..)| now > full)
     });
-    // A smaller window is drawn anew, with what matters in it, and nothing wraps.
-    terminal.tmux(&["resize-window", "-x", "40", "-y", "10"]);
+    // A smaller window is drawn anew, with what matters in it, and nothing is cut without a sign.
+    terminal.tmux(&["resize-window", "-x", "40", "-y", "9"]);
     wait_for("a small picture", PATIENCE, || {
-        let shown = terminal.shows();
-        let length = |name| bar(&shown, name).map(|(_, length)| length);
-        length("drained") == Some(19) && length("deadline") == Some(19)
+        bar(&terminal.shows()).is_some_and(|(_, length, _)| length < 25)
     });
     let small = terminal.shows();
-    assert!(small.starts_with("drainit "), "{small}");
-    for once in ["state  ", "connections  ", "_10000: 1 of 1", "SIGTERM: "] {
+    assert!(small.starts_with("draining for "), "{small}");
+    let words = small.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words.contains(": waits for 1 request, 1 TCP session ["),
+        "{small}"
+    );
+    for once in ["  tcp  ", "  http  ", "2 of 4 left, ", " to go\n"] {
         assert_eq!(small.matches(once).count(), 1, "{once}\n{small}");
     }
     terminal.tmux(&["resize-window", "-x", "100", "-y", "30"]);
@@ -208,10 +111,17 @@ fn a_watch_shows_a_drain_as_it_goes_and_ends_with_it() {
     sessions[2] = None;
     assert_eq!(slow.status(), 200);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    terminal.wait("drainit is gone");
+    terminal.wait("drained after ");
     terminal.types(&["echo code $?", "Enter"]);
     terminal.wait("code 0");
     terminal.check_is_the_shells();
+    // The last word is the verdict, and nothing beside it is told as if it were so.
+    let last = terminal.shows();
+    assert!(
+        last.contains("(SIGTERM): 4 connections at the start, 0 at the end"),
+        "{last}"
+    );
+    assert!(!last.contains("draining for"), "{last}");
 }
 
 #[test]
@@ -220,7 +130,7 @@ fn a_watch_that_is_interrupted_gives_the_terminal_back() {
     let config = EnvoyConfig::new(Admin::Unix, &upstream);
     let mut drainit = Drainit::ready(&[], &config);
     let terminal = Terminal::start();
-    for end in ["C-c", "C-\\", "TERM", "HUP"] {
+    for end in ["C-c", "C-\\", "TERM", "HUP", "q"] {
         terminal.types(&["clear", "Enter"]);
         terminal.types(&[&command(&drainit, "--watch; echo code $?"), "Enter"]);
         terminal.wait_picture();
@@ -232,7 +142,7 @@ fn a_watch_that_is_interrupted_gives_the_terminal_back() {
         terminal.wait("code 0");
         terminal.check_is_the_shells();
         // The last picture stays.
-        assert!(terminal.shows().contains("state        live for "));
+        assert!(terminal.shows().contains("live for "));
     }
     assert!(!drainit.has_exited());
 }
@@ -366,7 +276,7 @@ fn colours_are_for_terminals_and_for_those_who_want_them() {
     let listen = format!("unix:{}", drainit.health.text());
     let (code, table, _) = drainit::run(&["status", "--listen", &listen]);
     assert_eq!(code, 0);
-    assert!(table.starts_with("drainit "), "{table}");
+    assert!(table.starts_with("live for "), "{table}");
     assert!(!table.contains('\x1b'), "{table:?}");
 
     let terminal = Terminal::start();
@@ -431,7 +341,9 @@ fn a_watch_in_a_pipe_is_a_line_for_each_change() {
     let lines = written(&text);
     let lines: Vec<&str> = lines.lines().collect();
     assert!(lines[0].starts_with("live: live "), "{lines:?}");
-    assert_eq!(lines.last(), Some(&"drainit is gone"));
+    let last = lines.last().unwrap();
+    assert!(last.starts_with("drained after "), "{lines:?}");
+    assert!(last.ends_with("exit code 0; exit code 0"), "{lines:?}");
     assert!(!written(&text).contains('\x1b'));
     let states: Vec<String> = written(&json)
         .lines()
@@ -439,6 +351,7 @@ fn a_watch_in_a_pipe_is_a_line_for_each_change() {
         .collect();
     assert_eq!(states[0], "\"live\"");
     assert!(states.contains(&"\"draining\"".to_owned()), "{states:?}");
+    assert_eq!(states.last().unwrap(), "\"gone\"");
 }
 
 #[test]
