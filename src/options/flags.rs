@@ -236,10 +236,10 @@ pub const FLAGS: &[Flag<Options>] = &[
         "exclude-listener",
         Each("NAME"),
         "",
-        "A listener (its stat prefix, or address:port) whose connections do not count; repeatable.",
+        "A listener (its name, its stat prefix, address:port or :port) whose connections do not count; repeatable.",
         |o, v| {
             if v.is_empty() {
-                return Err("the name is empty: write a stat prefix or address:port".into());
+                return Err("the name is empty: write a name, a stat prefix, address:port or :port".into());
             }
             o.exclude_listeners.push(v.into());
             Ok(())

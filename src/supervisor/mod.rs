@@ -13,6 +13,7 @@ mod envoys;
 mod hangs;
 mod helpers;
 mod leaving;
+mod notes;
 mod progress;
 mod reload;
 mod report;
@@ -331,7 +332,7 @@ impl Supervisor {
             .take_answer(now, &reply, starts, self.core.generations().is_admin_away());
         let expected = self.envoys.may_answer();
         self.board
-            .update(|snapshot| report::note_answer(snapshot, now, &reply, expected));
+            .update(|snapshot| notes::note_answer(snapshot, now, &reply, expected));
         if starts && reply.answer.is_err() {
             self.envoys.look_for_flags();
         }
@@ -371,7 +372,7 @@ impl Supervisor {
                 self.trials.ask_of(Purpose::Certificates(id), line, config);
             }
             Report::Status(secrets) => self.board.update(|snapshot| {
-                report::note_certificates(snapshot, Instant::now(), secrets);
+                notes::note_certificates(snapshot, Instant::now(), secrets);
             }),
             Report::Reloaded(number, result) => self.take_reading(number, result),
         }

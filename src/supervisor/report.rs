@@ -11,11 +11,10 @@ use crate::drain::{self, Answer, Ask, Outcome};
 use crate::envoy::address;
 use crate::envoy::admin::Reply;
 use crate::envoy::load::Load;
-use crate::envoy::question::Readiness;
 use crate::http::endpoints::ADMIN_LOST;
 use crate::notify::{Notifier, Wanted};
 use crate::process::End;
-use crate::status::{Board, Certificate, Drain, Snapshot, State};
+use crate::status::{Board, Drain, Snapshot, State};
 
 use super::callers::Callers;
 use super::envoys::{self, Advice};
@@ -405,95 +404,6 @@ fn is_stuck(snapshot: &Snapshot, now: Instant) -> bool {
         && snapshot.envoy.is_some()
 }
 
-/// Notes in the snapshot what Envoy answered, or that it did not; whether an answer was `expected`
-/// from it at all.
-pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expected: bool) {
-    if let Some(address) = &reply.address {
-        snapshot.admin.address = Some(address.clone());
-        snapshot.admin.peer = reply.peer;
-    }
-    match &reply.answer {
-        _ if reply.ask == Ask::Sockets => {}
-        Ok(_) => {
-            snapshot.admin.answered = Some(now);
-            snapshot.admin.failing_since = None;
-        }
-        // Nice to have, and what is open is only looked at while it rests: if it cannot be told,
-        // the next `/ready` tells whether that is all.
-        Err(_) if reply.ask == Ask::ServerInfo => {}
-        // The interface may answer all the same, and tell that it hides its counters.
-        Err(_) if reply.ask == Ask::Activity => snapshot.admin.errors += 1,
-        Err(_) if reply.ask == Ask::Stats && snapshot.drain.is_none() => {
-            snapshot.admin.errors += 1;
-        }
-        Err(_) => {
-            // Before it knows its address, an Envoy that starts has failed nothing.
-            snapshot.admin.errors += u64::from(reply.address.is_some());
-            // And one without such an interface will never fail.
-            if expected {
-                snapshot.admin.failing_since.get_or_insert(now);
-            }
-        }
-    }
-    if reply.ask == Ask::Ready {
-        let state = match &reply.answer {
-            Ok(Answer::Ready(readiness)) => Ok(*readiness),
-            Ok(_) => Err("no answer to the question".into()),
-            Err(why) => Err(why.clone()),
-        };
-        snapshot.admin.ready = Some((now, state));
-        snapshot.admin.listeners = reply.listeners.or(snapshot.admin.listeners);
-    }
-    match (reply.ask, &reply.answer, &mut snapshot.drain) {
-        (Ask::ServerInfo, Ok(Answer::Version(version)), _) => {
-            if let Some(envoy) = &mut snapshot.envoy {
-                envoy.version = Some(version.clone());
-            }
-        }
-        (Ask::FailHealthCheck, Ok(_), Some(drain)) => drain.health_failed = Some(now),
-        (Ask::DrainListeners, Ok(_), Some(drain)) => drain.listeners_draining = Some(now),
-        (Ask::Stats | Ask::Sockets, Ok(Answer::Stats(load)), drain) => {
-            if let Some(drain) = drain {
-                drain.first.get_or_insert_with(|| load.clone());
-                if load.connections() > 0 || load.udp_sessions > 0 {
-                    drain.last_connection = None;
-                } else {
-                    drain.last_connection.get_or_insert(now);
-                }
-            }
-            // Once live it can only have become unready by a failed health check.
-            if let Some((at, Ok(Readiness::Live))) = &mut snapshot.admin.ready
-                && !load.health_failed
-            {
-                *at = now;
-            }
-            snapshot.load = Some(load.clone());
-            snapshot.load_at = Some(now);
-        }
-        _ => {}
-    }
-}
-
-/// Notes in the snapshot what is known of the certificates, and when that changed.
-pub fn note_certificates(snapshot: &mut Snapshot, now: Instant, secrets: Vec<Certificate>) {
-    let before = std::mem::replace(&mut snapshot.certificates, secrets);
-    let what = |it: &Certificate| {
-        (
-            it.generation,
-            it.last_result,
-            it.last_error.clone(),
-            it.reloads,
-        )
-    };
-    // They are always the same, in the same order.
-    for (at, certificate) in snapshot.certificates.iter_mut().enumerate() {
-        certificate.changed = match before.get(at) {
-            Some(known) if what(known) == what(certificate) => known.changed,
-            _ => Some(now),
-        };
-    }
-}
-
 /// Kubernetes shows what is there; elsewhere there is no such place.
 fn write_termination_log(summary: &str) {
     let file = OpenOptions::new()
@@ -508,7 +418,3 @@ fn write_termination_log(summary: &str) {
         let _ = file.write_all(words.as_bytes());
     }
 }
-
-#[cfg(test)]
-#[path = "report_tests.rs"]
-mod tests;

@@ -66,7 +66,7 @@ impl Scene {
         line.args(["--listen", &format!("unix:{}", drainit.health.text())]);
         let (code, out, err) = run_command(&mut line);
         self.note(&format!("$ {command}"));
-        self.note(&out);
+        self.note(&out.replace(&drainit.health.text(), "/run/drainit.sock"));
         self.note(&err);
         code
     }

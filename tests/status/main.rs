@@ -61,7 +61,7 @@ fn a_watch_shows_a_drain_as_it_goes_and_ends_with_it() {
         &format!("  tcp      3 of 3  {ip}:10001\n"),
         &format!("  http     1 of 1  {ip}:10000\n"),
         &format!("  metrics  1 of 1  {ip}:10003, does not count\n"),
-        "drain        SIGTERM; envoy is stopped after 1 min, at ",
+        "drain        SIGTERM; envoy is stopped by ",
         "steps        health check failed +",
         " s, listeners draining +",
     ] {

@@ -41,7 +41,7 @@ fn shown_everywhere(terminal: &Terminal, words: &[&str]) {
 
 fn watch(drainit: &Drainit) -> Terminal {
     let terminal = Terminal::of(80, 24);
-    terminal.types(&[&command(drainit, "--watch; echo code $?"), "Enter"]);
+    terminal.types(&[&command(drainit, "--watch; echo ended $?"), "Enter"]);
     wait_for("the picture", PATIENCE, || {
         terminal.variable("alternate_on") == "1"
     });
@@ -121,7 +121,7 @@ fn an_envoy_that_crashes_again_and_again_is_told_with_its_end_and_the_next_try()
     });
     drainit.signal(Signal::SIGTERM);
     drainit.wait_exit(PATIENCE);
-    terminal.wait("code 0");
+    terminal.wait("ended 0");
     assert!(
         !terminal.shows().contains("never live"),
         "{}",
@@ -168,11 +168,11 @@ fn a_drain_that_was_cut_is_not_called_drained_and_the_watch_ends_with_the_verdic
     terminal.wait_words("; envoy stays until it is told to stop");
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    terminal.wait("code 0");
+    terminal.wait("ended 0");
     let shown = terminal.words();
     assert!(shown.contains(words), "{shown}");
     assert!(
-        shown.contains("; envoy's exit code 0; exit code 0 code 0"),
+        shown.contains("; envoy's exit code 0; exit code 0 ended 0"),
         "{shown}"
     );
 }
@@ -201,12 +201,12 @@ fn a_watch_ends_with_who_reads_it() {
     }
     // So low that less has a screenful: it takes no key before.
     let terminal = Terminal::of(80, 2);
-    let line = format!("{} | less; echo code $?", command(&drainit, "--watch"));
+    let line = format!("{} | less; echo ended $?", command(&drainit, "--watch"));
     terminal.types(&[&line, "Enter"]);
     terminal.wait("live: live ");
     terminal.wait("\n:");
     terminal.types(&["q"]);
-    terminal.wait("code 0");
+    terminal.wait("ended 0");
 }
 
 #[test]

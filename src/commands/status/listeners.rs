@@ -42,7 +42,11 @@ pub fn lines(status: View<'_>, width: usize, room: usize) -> Vec<Line> {
     // There may be thousands: of those that are not shown, nothing is written.
     let mut rows = rows(status);
     rows.sort_unstable_by_key(|row| (row.excluded, Reverse(row.connections), row.name));
-    let clients = clients(status);
+    let mut clients = clients(status);
+    if needed(status, width) > room {
+        // Where connections are left comes before whose they are.
+        clients.clear();
+    }
     let mut lines = Vec::new();
     let shown = shown(&rows, &clients, width, room);
     let rest = rows.split_off(shown);

@@ -277,7 +277,7 @@ fn drain(status: View<'_>) -> Option<Line> {
     let time = time_of_day(&deadline);
     detail(
         "drain",
-        format!("{cause}; {after} after {timeout}, at {time}, at the latest"),
+        format!("{cause}; {after} by {time}, after {timeout}"),
     )
 }
 
