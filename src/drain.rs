@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 use crate::envoy::load::{Counters, Load, Sight};
-pub use crate::envoy::question::{Answer, Ask};
+pub use crate::envoy::question::{Answer, Ask, Readiness};
 
 mod arrivals;
 mod closing;
@@ -378,10 +378,10 @@ impl Drain {
         let asked = self
             .asked
             .take_if(|(asked, _)| *asked == ask || (*asked, ask) == (Ask::Stats, Ask::Sockets));
-        if let (Ask::Ready, Some(Answer::Ready(state))) = (ask, answer) {
+        if let (Ask::Ready, Some(Answer::Ready(readiness))) = (ask, answer) {
             // Whoever asked: an Envoy that has told its state is not silent any more.
             if !self.live {
-                self.take_state(now, state);
+                self.on_readiness(now, *readiness);
             }
             return;
         }
@@ -462,8 +462,8 @@ impl Drain {
         self.poll_failures = self.poll_failures.saturating_add(1);
     }
 
-    fn take_state(&mut self, now: Time, state: &str) {
-        if self.stops && matches!(state, "PRE_INITIALIZING" | "INITIALIZING") {
+    fn on_readiness(&mut self, now: Time, readiness: Readiness) {
+        if self.stops && readiness.is_starting() {
             // Its listeners are not open yet.
             self.end(Outcome::NeverLive);
         } else {

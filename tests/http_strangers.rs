@@ -63,7 +63,7 @@ fn probes_are_answered_while_strangers_hold_all_they_can() {
             *stream = rig.connect();
         }
         for path in ["/healthz", "/ready"] {
-            rig.observe(Ok("LIVE"));
+            rig.observe(Ok(drainit::drain::Readiness::Live));
             let asked = Instant::now();
             let answer = rig.get(path);
             assert_eq!(answer.status, 200, "{answer:?}");

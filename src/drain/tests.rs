@@ -94,7 +94,7 @@ fn envoy_with(load: &Answer) -> impl FnMut(Time, Ask) -> Option<Answer> {
     move |_, ask| match ask {
         Ask::Stats => Some(load.clone()),
         Ask::Activity => Some(still()),
-        Ask::Ready => Some(Answer::Ready("LIVE".into())),
+        Ask::Ready => Some(Answer::Ready(Readiness::Live)),
         _ => Some(Answer::Done),
     }
 }
@@ -445,7 +445,7 @@ fn an_envoy_that_initializes_is_stopped_at_once() {
     drain.answer(
         ms(5_001),
         Ask::Ready,
-        Some(&Answer::Ready("INITIALIZING".into())),
+        Some(&Answer::Ready(Readiness::Initializing)),
     );
     assert_eq!(drain.next(ms(5_001), true), Next::Over(Outcome::NeverLive));
 }
@@ -688,7 +688,7 @@ proptest! {
                     let answer = answer.map(|load| match ask {
                         Ask::Stats | Ask::Sockets => load,
                         Ask::Activity => moved(took % 2),
-                        Ask::Ready => Answer::Ready("LIVE".into()),
+                        Ask::Ready => Answer::Ready(Readiness::Live),
                         _ => Answer::Done,
                     });
                     let looks = matches!(ask, Ask::Stats | Ask::Activity | Ask::Sockets | Ask::Ready);

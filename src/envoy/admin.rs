@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::address::Place;
 use super::kernel::Measure;
 use super::listeners::{Census, Listeners};
+use super::question::Readiness;
 use super::witnesses::Witnesses;
 use crate::client::{Address, Head, Limits, Method, Peer, exchange_with, fetch_from};
 use crate::drain::{Answer, Ask};
@@ -112,7 +113,7 @@ impl Asker<'_> {
         peer: Peer,
         owner: Option<i32>,
     ) -> Result<Answer, String> {
-        let live = || Ok(Answer::Ready("LIVE".into()));
+        let live = || Ok(Answer::Ready(Readiness::Live));
         if self.census.takes_turn(owner, Instant::now()) && self.was_live {
             self.census
                 .ask(peer, address, self.witnesses.measure.excluded);
@@ -198,15 +199,9 @@ fn done((status, body): (u16, String)) -> Result<Answer, String> {
 }
 
 fn ready(status: u16, body: &str) -> Result<Answer, String> {
-    match (status, body.trim()) {
-        (200, state @ "LIVE")
-        | (503, state @ ("PRE_INITIALIZING" | "INITIALIZING" | "DRAINING")) => {
-            Ok(Answer::Ready(state.into()))
-        }
-        // `admin.allow_paths` without it: its main thread answers, and may be serving.
-        (400..=499, _) => Ok(Answer::Ready(format!("UNKNOWN ({status})"))),
-        _ => Err(refused(status, body)),
-    }
+    Readiness::read(status, body)
+        .map(Answer::Ready)
+        .ok_or_else(|| refused(status, body))
 }
 
 /// `/server_info` tells `<revision>/1.40.0/Clean/RELEASE/BoringSSL`.

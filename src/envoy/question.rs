@@ -1,5 +1,7 @@
 //! What Envoy is asked, and what it answers.
 
+use std::fmt;
+
 use super::load::{Counters, Load};
 
 /// A question to Envoy's admin interface.
@@ -24,11 +26,65 @@ pub enum Ask {
     Sockets,
 }
 
+/// How ready Envoy is, as `/ready` of its admin interface tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Readiness {
+    /// Envoy serves (`LIVE`).
+    Live,
+    /// Envoy serves, and somebody has failed its health check (`DRAINING`).
+    Draining,
+    /// Envoy waits for its configuration; its listeners are not open (`INITIALIZING`).
+    Initializing,
+    /// Envoy waits for what its configuration needs; its listeners are not open
+    /// (`PRE_INITIALIZING`).
+    PreInitializing,
+    /// Envoy answers with this HTTP status instead, as where `admin.allow_paths` lacks `/ready`:
+    /// its main thread runs, and it may serve.
+    Other(u16),
+}
+
+impl Readiness {
+    /// Reads an answer to `GET /ready`; none where no Envoy answers so.
+    pub fn read(status: u16, body: &str) -> Option<Readiness> {
+        match (status, body.trim()) {
+            (200, "LIVE") => Some(Readiness::Live),
+            (503, "DRAINING") => Some(Readiness::Draining),
+            (503, "INITIALIZING") => Some(Readiness::Initializing),
+            (503, "PRE_INITIALIZING") => Some(Readiness::PreInitializing),
+            (400..=499, _) => Some(Readiness::Other(status)),
+            _ => None,
+        }
+    }
+
+    /// Whether Envoy serves, for all that it tells.
+    pub fn serves(self) -> bool {
+        matches!(self, Readiness::Live | Readiness::Draining)
+    }
+
+    /// Whether Envoy's listeners are not open yet.
+    pub fn is_starting(self) -> bool {
+        matches!(self, Readiness::Initializing | Readiness::PreInitializing)
+    }
+}
+
+/// Envoy's own word, or `UNKNOWN (403)`.
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Readiness::Live => "LIVE",
+            Readiness::Draining => "DRAINING",
+            Readiness::Initializing => "INITIALIZING",
+            Readiness::PreInitializing => "PRE_INITIALIZING",
+            Readiness::Other(status) => return write!(f, "UNKNOWN ({status})"),
+        })
+    }
+}
+
 /// What Envoy's admin interface answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To [`Ask::Ready`]: `LIVE`, `INITIALIZING`, ...
-    Ready(String),
+    /// To [`Ask::Ready`].
+    Ready(Readiness),
     /// To [`Ask::ServerInfo`]: Envoy's version, as in `1.40.0`.
     Version(String),
     /// What was asked for is done.

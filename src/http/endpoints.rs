@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::reply::Reply;
 use super::request::{Method, Request};
 use crate::envoy::listeners::Listeners;
+use crate::envoy::question::Readiness;
 use crate::status::{Snapshot, State, json, metrics};
 
 /// How long `/status` and `/metrics` wait for the word on what is open; then they tell the last.
@@ -178,11 +179,11 @@ fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
         _ => "UNREACHABLE",
     };
     match fresh {
-        Some((_, Ok(state))) if state == "LIVE" => Answer::Now(match snapshot.admin.listeners {
+        Some((_, Ok(Readiness::Live))) => Answer::Now(match snapshot.admin.listeners {
             Some(Listeners::Count(0)) => Reply::text(503, "no listener"),
             _ => Reply::text(200, "LIVE"),
         }),
-        Some((_, Ok(state))) => Answer::Now(Reply::text(503, state.trim_end())),
+        Some((_, Ok(readiness))) => Answer::Now(Reply::text(503, readiness.to_string())),
         Some((_, Err(why))) => Answer::Now(Reply::text(503, format!("{silent}: {why}"))),
         None => match asked.checked_add(READY_WAIT) {
             Some(until) if now < until => Answer::Later(Some(until)),

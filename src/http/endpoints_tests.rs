@@ -117,7 +117,7 @@ fn healthz_fails_when_the_admin_has_not_answered_for_a_minute() {
 #[test]
 fn an_envoy_without_a_listener_is_not_ready_and_one_that_does_not_tell_is() {
     let (mut snapshot, now) = snapshot(State::Live);
-    snapshot.admin.ready = Some((now, Ok("LIVE".into())));
+    snapshot.admin.ready = Some((now, Ok(Readiness::Live)));
     for (listeners, answer) in [
         (None, says(200, "LIVE")),
         (Some(Listeners::Untold), says(200, "LIVE")),
@@ -133,7 +133,7 @@ fn an_envoy_without_a_listener_is_not_ready_and_one_that_does_not_tell_is() {
 fn ready_says_at_once_what_it_knows() {
     for state in State::ALL {
         let (mut snapshot, now) = snapshot(state);
-        snapshot.admin.ready = Some((now - SECOND / 2, Ok("LIVE".into())));
+        snapshot.admin.ready = Some((now - SECOND / 2, Ok(Readiness::Live)));
         let expected = match state {
             State::Waiting => says(503, "waiting for certificates: because"),
             State::Restarting => says(503, "envoy is being restarted: because"),
@@ -148,7 +148,7 @@ fn ready_says_at_once_what_it_knows() {
         );
     }
     let (mut snapshot, now) = snapshot(State::Live);
-    snapshot.admin.ready = Some((now, Ok("INITIALIZING".into())));
+    snapshot.admin.ready = Some((now, Ok(Readiness::Initializing)));
     let expected = says(503, "INITIALIZING");
     assert_eq!(ask(Endpoint::Ready, &snapshot, now, now), expected);
     snapshot.admin.ready = Some((now, Err("connection refused".into())));
@@ -165,13 +165,13 @@ fn ready_waits_for_an_answer_that_is_fresh_and_gives_up_after_900_ms() {
     let just_before = until - SECOND / 1_000;
 
     assert_eq!(ask(Endpoint::Ready, &snapshot, asked, asked), later);
-    snapshot.admin.ready = Some((asked - SECOND, Ok("LIVE".into())));
+    snapshot.admin.ready = Some((asked - SECOND, Ok(Readiness::Live)));
     assert_eq!(ask(Endpoint::Ready, &snapshot, asked, asked), later);
     assert_eq!(ask(Endpoint::Ready, &snapshot, asked, just_before), later);
     assert_eq!(ask(Endpoint::Ready, &snapshot, asked, until), lost);
 
     // Asked for somebody else shortly before this request came, and answered after.
-    snapshot.admin.ready = Some((asked - SECOND / 20, Ok("LIVE".into())));
+    snapshot.admin.ready = Some((asked - SECOND / 20, Ok(Readiness::Live)));
     let expected = says(200, "LIVE");
     assert_eq!(
         ask(Endpoint::Ready, &snapshot, asked, just_before),
@@ -182,7 +182,7 @@ fn ready_waits_for_an_answer_that_is_fresh_and_gives_up_after_900_ms() {
 #[test]
 fn what_the_last_envoy_said_is_no_answer_of_this_one() {
     let (mut snapshot, now) = snapshot(State::Starting);
-    snapshot.admin.ready = Some((now - SECOND / 2, Ok("LIVE".into())));
+    snapshot.admin.ready = Some((now - SECOND / 2, Ok(Readiness::Live)));
     snapshot.envoy = Some(Envoy {
         pid: 3,
         version: None,

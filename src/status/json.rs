@@ -104,7 +104,7 @@ impl Clock {
 
 fn admin(admin: &Admin, clock: &Clock) -> Value {
     let (asked, ready, error) = match &admin.ready {
-        Some((asked, Ok(state))) => (Some(*asked), Some(state), None),
+        Some((asked, Ok(readiness))) => (Some(*asked), Some(readiness.to_string()), None),
         Some((asked, Err(error))) => (Some(*asked), None, Some(error)),
         None => (None, None, None),
     };

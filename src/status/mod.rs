@@ -13,6 +13,7 @@ use crate::client::{Address, Peer};
 use crate::drain::Outcome;
 use crate::envoy::listeners::Listeners;
 use crate::envoy::load::Load;
+use crate::envoy::question::Readiness;
 use crate::mailbox::Waker;
 use crate::process::End;
 
@@ -93,9 +94,8 @@ pub struct Admin {
     pub failing_since: Option<Instant>,
     /// How many requests have failed.
     pub errors: u64,
-    /// What `/ready` last said (`LIVE`, `INITIALIZING`, ...), or why it could not be asked, and
-    /// when it was asked.
-    pub ready: Option<(Instant, Result<String, String>)>,
+    /// What `/ready` last said, or why it could not be asked, and when it was asked.
+    pub ready: Option<(Instant, Result<Readiness, String>)>,
     /// How many listeners Envoy has, once it is live.
     pub listeners: Option<Listeners>,
 }

@@ -11,6 +11,7 @@ use crate::drain::{self, Answer, Ask, Outcome};
 use crate::envoy::address;
 use crate::envoy::admin::Reply;
 use crate::envoy::load::Load;
+use crate::envoy::question::Readiness;
 use crate::http::endpoints::ADMIN_LOST;
 use crate::notify::{Notifier, Wanted};
 use crate::process::End;
@@ -425,7 +426,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expecte
     }
     if reply.ask == Ask::Ready {
         let state = match &reply.answer {
-            Ok(Answer::Ready(state)) => Ok(state.clone()),
+            Ok(Answer::Ready(readiness)) => Ok(*readiness),
             Ok(_) => Err("no answer to the question".into()),
             Err(why) => Err(why.clone()),
         };
@@ -450,8 +451,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expecte
                 }
             }
             // Once live it can only have become unready by a failed health check.
-            if let Some((at, Ok(state))) = &mut snapshot.admin.ready
-                && state == "LIVE"
+            if let Some((at, Ok(Readiness::Live))) = &mut snapshot.admin.ready
                 && !load.health_failed
             {
                 *at = now;

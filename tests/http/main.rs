@@ -6,7 +6,7 @@ mod rig;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use drainit::drain::Outcome;
+use drainit::drain::{Outcome, Readiness};
 use drainit::status::State;
 use nix::sys::resource::{Resource, getrlimit};
 use rig::{Rig, answer, half_close, wait_for};
@@ -21,7 +21,7 @@ fn seats() -> usize {
 #[test]
 fn every_path_answers_to_get_and_to_head_alike() {
     let rig = Rig::start(&LOOPBACK);
-    rig.observe(Ok("LIVE"));
+    rig.observe(Ok(Readiness::Live));
     for (path, body) in [
         ("/healthz", Some("OK")),
         ("/healthz?verbose", Some("OK")),
@@ -29,7 +29,7 @@ fn every_path_answers_to_get_and_to_head_alike() {
         ("/status", None),
         ("/metrics", None),
     ] {
-        rig.observe(Ok("LIVE"));
+        rig.observe(Ok(Readiness::Live));
         let get = rig.get(path);
         assert_eq!(get.status, 200, "{path}: {get:?}");
         if let Some(body) = body {
@@ -104,8 +104,8 @@ fn the_control_socket_serves_the_same() {
 fn ready_waits_for_envoys_answer() {
     let rig = Rig::start(&LOOPBACK);
     for (observed, expected) in [
-        (Ok("LIVE"), (200, "LIVE")),
-        (Ok("INITIALIZING"), (503, "INITIALIZING")),
+        (Ok(Readiness::Live), (200, "LIVE")),
+        (Ok(Readiness::Initializing), (503, "INITIALIZING")),
         (
             Err("connection refused"),
             (503, "UNREACHABLE: connection refused"),
@@ -142,7 +142,7 @@ fn a_caller_of_ready_who_has_closed_their_half_is_answered() {
     let asked = rig.ask("GET", "/ready");
     half_close(&asked);
     rig.probe_event();
-    rig.observe(Ok("LIVE"));
+    rig.observe(Ok(Readiness::Live));
     assert_eq!(answer(asked).says(), (200, "LIVE"));
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use drainit::drain::Outcome;
+use drainit::drain::{Outcome, Readiness};
 use drainit::event::Event;
 use drainit::http::{self, Listen, Listeners};
 use drainit::mailbox::{Inbox, Mailbox, Waker, Wakeups};
@@ -170,8 +170,8 @@ impl Rig {
     }
 
     /// What the admin interface says, from now on.
-    pub fn observe(&self, ready: Result<&str, &str>) {
-        let ready = ready.map(str::to_owned).map_err(str::to_owned);
+    pub fn observe(&self, ready: Result<Readiness, &str>) {
+        let ready = ready.map_err(str::to_owned);
         self.board
             .update(|snapshot| snapshot.admin.ready = Some((Instant::now(), ready)));
     }

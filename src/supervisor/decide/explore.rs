@@ -8,6 +8,7 @@
 //! more is levelled, so that the states are finitely many and the search ends by itself.
 
 mod events;
+mod looks;
 mod rules;
 mod witness;
 mod world;
@@ -22,7 +23,7 @@ use super::generations::{Admin, Beside, SEEN_LATE, START_LIMIT};
 use super::life::HANDLERS_READY;
 use super::orders::SAME_ORDER;
 use super::*;
-use crate::drain::{Answer, FLUSH, Limits, MinDrain, Outcome, SILENCE_MIN};
+use crate::drain::{Answer, FLUSH, Limits, MinDrain, Outcome, Readiness, SILENCE_MIN};
 use crate::envoy::load::{self, Counters, Listener, Load};
 use crate::process::Exit;
 use crate::supervisor::backoff::Backoff;

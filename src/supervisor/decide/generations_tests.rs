@@ -7,7 +7,7 @@ use super::tests::{Play, rules, with};
 use super::*;
 use std::time::Duration;
 
-use crate::drain::{Answer, Outcome};
+use crate::drain::{Answer, Outcome, Readiness};
 use crate::envoy::load::{Listener, Load};
 use crate::process::Exit;
 
@@ -49,7 +49,7 @@ fn rising(rules: Rules) -> Play {
 /// A generation is live beside an old one.
 fn two(rules: Rules) -> Play {
     let mut play = rising(rules);
-    play.answer(Answer::Ready("LIVE".into()));
+    play.answer(Answer::Ready(Readiness::Live));
     assert!(play.did(Action::Reloaded(Reloaded::Live)));
     play.done.clear();
     play
@@ -97,7 +97,7 @@ fn nothing_is_asked_between_the_trial_and_the_spawn() {
     play.now += PROBE_REST;
     play.put(Input::Probe);
     assert_eq!(play.asked(), Some(Ask::Ready));
-    play.answer(Answer::Ready("LIVE".into()));
+    play.answer(Answer::Ready(Readiness::Live));
     play.now += PROBE_REST;
     play.done.clear();
     play.put(Input::Tried(true));
@@ -112,7 +112,7 @@ fn a_drain_while_a_generation_rises_waits_until_it_can_be_known_what_is_in_fligh
     assert_eq!(play.asked(), Some(Ask::Ready), "not what is left");
     let live = play.now + START_LIMIT / 2;
     play.now = live;
-    play.answer(Answer::Ready("LIVE".into()));
+    play.answer(Answer::Ready(Readiness::Live));
     play.until(live + Duration::from_secs(9), idle(60));
     assert!(!play.did(Action::Terminate), "a zero is believed too early");
     play.until(live + Duration::from_secs(10), idle(69));
@@ -171,7 +171,7 @@ fn a_generation_that_does_not_come_up_is_given_up() {
     let mut play = rising(hot());
     let end = play.now + START_LIMIT;
     play.until(end, |ask| {
-        (ask == Ask::Ready).then(|| Answer::Ready("INITIALIZING".into()))
+        (ask == Ask::Ready).then_some(Answer::Ready(Readiness::Initializing))
     });
     assert!(play.did(Action::KillNewest));
     play.put(Input::Exited(KILLED));
@@ -209,7 +209,7 @@ fn a_newest_generation_that_ends_beside_an_old_one_is_started_again_once() {
     let mut play = two(hot());
     play.put(Input::Exited(KILLED));
     assert!(play.did(Action::Spawn));
-    play.answer(Answer::Ready("LIVE".into()));
+    play.answer(Answer::Ready(Readiness::Live));
     play.done.clear();
     play.put(Input::Exited(KILLED));
     assert_eq!(play.done, [Action::TerminateOld]);
@@ -247,7 +247,7 @@ fn logs_are_reopened_once_nothing_rises() {
     let mut play = rising(hot());
     play.order(Order::ReopenLogs);
     assert!(!play.did(Action::ReopenLogs));
-    play.answer(Answer::Ready("LIVE".into()));
+    play.answer(Answer::Ready(Readiness::Live));
     assert!(play.did(Action::ReopenLogs));
 }
 
@@ -308,7 +308,7 @@ fn an_admin_interface_that_answers_after_all_ends_degraded_mode() {
     play.now = play.core.wake_at().unwrap();
     play.put(Input::Tick);
     assert_eq!(play.asked(), Some(Ask::Ready));
-    play.answer(Answer::Ready("LIVE".into()));
+    play.answer(Answer::Ready(Readiness::Live));
     assert!(!play.core.generations.is_degraded());
     play.order(Order::Stop);
     assert!(play.did(Action::Ask(Ask::FailHealthCheck)));
@@ -439,7 +439,7 @@ fn it_is_seen_that_the_old_one_accepts_no_more_while_another_attempt_rises() {
     play.answer(Answer::Closed);
     assert!(play.core.generations.accepts_nothing() && play.core.generations.is_starting());
     assert_eq!(play.asked(), Some(Ask::Ready));
-    play.answer(Answer::Ready("LIVE".into()));
+    play.answer(Answer::Ready(Readiness::Live));
     assert!(!play.core.generations.accepts_nothing() && play.did(Action::Reloaded(Reloaded::Live)));
 }
 

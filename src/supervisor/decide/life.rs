@@ -426,8 +426,7 @@ impl View {
     }
 }
 
-/// Whether this answer to [`Ask::Ready`] says that Envoy serves. `DRAINING` does: somebody failed
-/// its health check.
+/// Whether this answer says that Envoy serves.
 pub(super) fn serves(answer: Option<&Answer>) -> bool {
-    matches!(answer, Some(Answer::Ready(state)) if matches!(state.as_str(), "LIVE" | "DRAINING"))
+    matches!(answer, Some(Answer::Ready(readiness)) if readiness.serves())
 }

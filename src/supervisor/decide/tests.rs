@@ -5,7 +5,7 @@ use super::ending::KILL_PATIENCE;
 use super::life::JUDGEMENT;
 use super::orders::SAME_ORDER;
 use super::*;
-use crate::drain::{Answer, Limits, MinDrain, Outcome};
+use crate::drain::{Answer, Limits, MinDrain, Outcome, Readiness};
 use crate::envoy::load::{Listener, Load};
 use crate::process::Exit;
 
@@ -87,7 +87,7 @@ impl Play {
     /// Envoy is live, and has told its version.
     pub fn live(rules: Rules) -> Play {
         let mut play = Play::started(rules);
-        play.answer(Answer::Ready("LIVE".into()));
+        play.answer(Answer::Ready(Readiness::Live));
         play.answer(Answer::Version("1.40.0".into()));
         assert_eq!(play.state(), State::Live);
         play.done.clear();
@@ -161,7 +161,7 @@ impl Play {
 pub(super) fn with(requests: u64) -> impl FnMut(Ask) -> Option<Answer> {
     move |ask| {
         Some(match ask {
-            Ask::Ready => Answer::Ready("LIVE".into()),
+            Ask::Ready => Answer::Ready(Readiness::Live),
             Ask::ServerInfo => Answer::Version("1.40.0".into()),
             Ask::Stats => load(requests),
             _ => Answer::Done,
@@ -454,7 +454,7 @@ fn logs_are_reopened_only_by_an_envoy_that_has_a_handler() {
     assert!(play.did(Action::ReopenLogs));
 
     let mut play = Play::started(rules());
-    play.answer(Answer::Ready("INITIALIZING".into()));
+    play.answer(Answer::Ready(Readiness::Initializing));
     play.order(Order::ReopenLogs);
     assert!(play.did(Action::ReopenLogs));
 }
@@ -511,7 +511,7 @@ fn an_envoy_that_failed_is_started_again_and_one_that_finished_is_not() {
         let start = |rules| {
             let mut play = Play::started(rules);
             if live {
-                play.answer(Answer::Ready("LIVE".into()));
+                play.answer(Answer::Ready(Readiness::Live));
             }
             play.put(Input::Exited(exit));
             play
@@ -576,7 +576,7 @@ fn pauses_grow_until_an_envoy_was_healthy_for_a_minute() {
         let pause = due - play.now;
         play.now = due;
         play.put(Input::Tick);
-        play.answer(Answer::Ready("LIVE".into()));
+        play.answer(Answer::Ready(Readiness::Live));
         pause
     };
     let mut last = ms(0);
@@ -592,7 +592,7 @@ fn pauses_grow_until_an_envoy_was_healthy_for_a_minute() {
 fn a_drain_before_envoy_is_live_ends_when_it_tells_that_nothing_is_open_yet() {
     let mut play = Play::started(rules());
     play.order(Order::Stop);
-    play.answer(Answer::Ready("INITIALIZING".into()));
+    play.answer(Answer::Ready(Readiness::Initializing));
     assert_eq!(play.outcome(), Some(Outcome::NeverLive));
     assert!(play.did(Action::Terminate));
 }
@@ -603,7 +603,7 @@ fn an_envoy_that_tells_that_it_is_live_as_a_drain_begins_is_drained() {
     let mut play = Play::started(rules());
     play.order(Order::Stop);
     // The answer to the question from before the drain.
-    play.answer(Answer::Ready("LIVE".into()));
+    play.answer(Answer::Ready(Readiness::Live));
     play.until(s(24), silent);
     assert!(!play.did(Action::Terminate));
     play.until(s(25), silent);
@@ -664,7 +664,7 @@ fn at_rest_envoy_is_asked_when_somebody_wants_to_know_and_at_most_once_a_second(
         play.put(Input::Probe);
         if play.did(Action::Ask(Ask::Ready)) {
             asked.push(play.now);
-            play.answer(Answer::Ready("LIVE".into()));
+            play.answer(Answer::Ready(Readiness::Live));
         }
     }
     assert!(asked.len() >= 9, "{asked:?}");
@@ -689,7 +689,7 @@ fn a_look_while_a_probe_is_in_flight_gets_its_figures() {
     play.now += ms(100);
     play.put(Input::Look);
     play.now += ms(200);
-    play.answer(Answer::Ready("LIVE".into()));
+    play.answer(Answer::Ready(Readiness::Live));
     assert_eq!(
         play.core.wake_at(),
         Some(s(6)),
@@ -716,7 +716,7 @@ fn an_envoy_that_does_not_answer_is_asked_once_a_second_until_it_does() {
         play.now = due;
         play.put(Input::Tick);
     }
-    play.answer(Answer::Ready("LIVE".into()));
+    play.answer(Answer::Ready(Readiness::Live));
     assert_eq!((play.asked(), play.core.wake_at()), (None, None));
 }
 
@@ -755,7 +755,7 @@ fn an_answer_that_nobody_waits_for_is_ignored() {
         let before = play.core.clone();
         let asked = before.asked().map(|question| question.number);
         for number in (0..99).filter(|number| Some(*number) != asked) {
-            for answer in [None, Some(load(0)), Some(Answer::Ready("LIVE".into()))] {
+            for answer in [None, Some(load(0)), Some(Answer::Ready(Readiness::Live))] {
                 play.put(Input::Answer(number, answer));
             }
         }

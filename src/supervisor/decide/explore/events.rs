@@ -77,9 +77,9 @@ impl Says {
         };
         Some(match self {
             Says::Nothing => return None,
-            Says::Live => Answer::Ready("LIVE".into()),
-            Says::HealthFailed => Answer::Ready("DRAINING".into()),
-            Says::Initializing => Answer::Ready("INITIALIZING".into()),
+            Says::Live => Answer::Ready(Readiness::Live),
+            Says::HealthFailed => Answer::Ready(Readiness::Draining),
+            Says::Initializing => Answer::Ready(Readiness::Initializing),
             Says::Version => Answer::Version("1.40.0".into()),
             Says::Done => Answer::Done,
             Says::Zero | Says::Partial | Says::Logs | Says::Flushed => load(0, 0, 0, true),

@@ -1,0 +1,39 @@
+//! What must hold of those who look at Envoy: nobody is forgotten.
+
+use super::rules::{Verdict, must};
+use super::*;
+
+impl World {
+    /// Whether whoever wants to know how Envoy is, or what is open, learns it in time.
+    pub(super) fn judge_looks(&self, now: Time, event: Event, from: &World) -> Verdict {
+        let core = &self.core;
+        let (Some(asking), Some(before)) = (core.asking(), from.core.asking()) else {
+            return Ok(());
+        };
+        if !core.life.is_running() || core.generations.is_spawning() || core.life.drain.is_some() {
+            return Ok(());
+        }
+        let figures = matches!(core.asks(), Some(Ask::Stats | Ask::Sockets));
+        let told = matches!(event, Event::Answer(ask, _) if ask != Ask::ServerInfo);
+        let planned = |by: Time| asking.next.is_some_and(|next| next.due <= by.max(now));
+        let owed = |by: Time| figures || asking.owes_figures() && planned(by);
+        match event {
+            Event::Look if from.core.life.is_live() => {
+                must(owed(now + PROBE_REST), "a look is ignored")?;
+            }
+            Event::Probe => must(
+                figures || core.asks() == Some(Ask::Ready) || planned(now + PROBE_REST),
+                "a probe is ignored",
+            )?,
+            _ => {}
+        }
+        match before.next {
+            Some(next) if next.figures => must(owed(next.due), "a look is forgotten"),
+            Some(next) => must(
+                told || core.asked().is_some() || planned(next.due),
+                "a probe is forgotten",
+            ),
+            None => Ok(()),
+        }
+    }
+}
