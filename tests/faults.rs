@@ -355,6 +355,34 @@ fn at_rest_the_admin_is_asked_no_more_than_once_a_second() {
     assert!(asked <= 4, "{asked} times in 3 s");
 }
 
+/// That look and every later one was lost until somebody asked for readiness again.
+#[test]
+fn a_scrape_while_readiness_is_asked_for_gets_its_figures() {
+    const SLOW: Duration = Duration::from_millis(300);
+    let model = SharedModel::default();
+    let admin = FakeAdmin::unix(
+        move |call| match (call.name().as_str(), model.answer(call)) {
+            ("GET /ready", Answer::Ok(body)) => Answer::Late(SLOW, body),
+            (_, answer) => answer,
+        },
+    );
+    let drainit = fake_envoy::start(&[], &admin.address);
+    drainit.wait_ready();
+    // What came with the start is over.
+    let _ = drainit.get("/metrics");
+    thread::sleep(Duration::from_millis(1_100));
+    let (asked, looks) = (admin.times("GET /ready").len(), polls(&admin).len());
+    thread::scope(|scope| {
+        let probe = scope.spawn(|| drainit.get("/ready").0);
+        wait_for("a question", PATIENCE, || {
+            admin.times("GET /ready").len() > asked
+        });
+        assert_eq!(drainit.get("/metrics").0, 200);
+        assert_eq!(probe.join().unwrap(), 200);
+    });
+    assert!(polls(&admin).len() > looks, "nobody looked for the scrape");
+}
+
 #[test]
 fn readiness_follows_the_admin() {
     let model = SharedModel::new(Model {

@@ -171,7 +171,7 @@ fn a_generation_that_does_not_come_up_is_given_up() {
     let mut play = rising(hot());
     let end = play.now + START_LIMIT;
     play.until(end, |ask| {
-        (ask == Ask::Ready).then(|| Answer::Ready(Readiness::Initializing))
+        (ask == Ask::Ready).then_some(Answer::Ready(Readiness::Initializing))
     });
     assert!(play.did(Action::KillNewest));
     play.put(Input::Exited(KILLED));
