@@ -24,6 +24,9 @@ use crate::support::{self, PATIENCE, TempDir, wait_for};
 /// What the last line has, whose reader may be behind the process's end.
 const VERDICT: &str = "; exit code ";
 
+/// What it has before the clients that were cut.
+const WHO: &str = "who was cut: ";
+
 /// One capture is written at a time.
 static WRITING: Mutex<()> = Mutex::new(());
 
@@ -111,9 +114,19 @@ impl Scene {
 /// What stays the same from run to run: neither numbers nor what is aligned by them.
 fn shape(text: &str) -> Vec<String> {
     let words = |line: &str| line.split_whitespace().map(word).collect::<Vec<_>>();
-    let mut lines: Vec<_> = text.lines().map(|line| words(line).join(" ")).collect();
-    // A line that is said again while nothing changes, on a slow machine.
-    lines.dedup();
+    let words = |line: &str| match words(line).join(" ").split_once(WHO) {
+        // Those who are silent for equally long come in any order.
+        Some((before, clients)) => {
+            let mut clients: Vec<_> = clients.split(", ").collect();
+            clients.sort_unstable();
+            format!("{before}{WHO}{}", clients.join(", "))
+        }
+        None => words(line).join(" "),
+    };
+    let mut lines: Vec<_> = text.lines().map(words).collect();
+    // How often it tells of a drain that goes on depends on how slow the machine is.
+    let tells = |line: &str| line.contains("] draining: ");
+    lines.dedup_by(|line, before| line == before || tells(line) && tells(before));
     lines
 }
 
