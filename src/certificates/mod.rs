@@ -13,6 +13,7 @@ pub mod engine;
 mod existing;
 mod glance;
 pub mod lifetime;
+pub mod name;
 pub mod pem;
 mod pending;
 pub mod publish;
@@ -54,7 +55,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 pub struct Config {
     /// The xDS client's certificate, key and CA.
     pub xds: Option<Files>,
-    /// Further secrets, for listeners: a name that [`publish::check_name`] takes, a certificate
+    /// Further secrets, for listeners: a name that [`name::check`] takes, a certificate
     /// and a key. Each name once.
     pub secrets: Vec<(String, Files)>,
     /// The directory in whose `sds` the SDS files go.
@@ -215,19 +216,15 @@ fn units(config: &Config, pulse: &Pulse) -> Vec<Unit> {
     let xds = config
         .xds
         .iter()
-        .map(|files| (files, Ok(Target::contour(&config.resources))));
+        .map(|files| (files, Target::contour(&config.resources)));
     let secrets = config
         .secrets
         .iter()
         .map(|(name, files)| (files, Target::listener(&config.resources, name)));
-    let unit = |(files, target): (&Files, Result<Target, String>)| match target {
-        Ok(target) => Some(Unit::new(files.clone(), target, config.check, start, pulse)),
-        Err(why) => {
-            error!("{why}");
-            None
-        }
+    let unit = |(files, target): (&Files, Target)| {
+        Unit::new(files.clone(), target, config.check, start, pulse)
     };
-    xds.chain(secrets).filter_map(unit).collect()
+    xds.chain(secrets).map(unit).collect()
 }
 
 /// What came of looking at everything, in one line.
