@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use log::{error, info};
 
+use self::engine::Duty;
 use self::publish::{CONTOUR_CA, CONTOUR_LEAF, Target};
 use self::read::Files;
 use self::unit::Unit;
@@ -83,7 +84,8 @@ impl Config {
 pub enum Report {
     /// Envoy must not be started yet, because of this. Sent when it changes.
     Waiting(String),
-    /// A usable set of everything is published: Envoy may start.
+    /// Envoy may start: the xDS client's set is published, and each other secret, or that there is
+    /// none so far.
     FirstSetReady,
     /// Run `envoy --mode validate -c` on this file, by `/dev/fd`, and answer [`Command::Validated`].
     Validate {
@@ -216,13 +218,13 @@ fn units(config: &Config, pulse: &Pulse) -> Vec<Unit> {
     let xds = config
         .xds
         .iter()
-        .map(|files| (files, Target::contour(&config.resources)));
-    let secrets = config
-        .secrets
-        .iter()
-        .map(|(name, files)| (files, Target::listener(&config.resources, name)));
-    let unit = |(files, target): (&Files, Target)| {
-        Unit::new(files.clone(), target, config.check, start, pulse)
+        .map(|files| (files, Target::contour(&config.resources), Duty::Gate));
+    let secrets = config.secrets.iter().map(|(name, files)| {
+        let target = Target::listener(&config.resources, name);
+        (files, target, Duty::Listener)
+    });
+    let unit = |(files, target, duty): (&Files, Target, Duty)| {
+        Unit::new(files.clone(), target, duty, config.check, start, pulse)
     };
     xds.chain(secrets).map(unit).collect()
 }

@@ -172,6 +172,16 @@ impl Target {
         sds.replace(self.leaf.file(), &text)
     }
 
+    /// Publishes that there is no secret, for an Envoy that must have a file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn vacate(&self, generation: u64) -> io::Result<()> {
+        let sds = Sds::make(&self.dir, Access::Owner)?;
+        let response = json!({ "version_info": version(generation), "resources": [] });
+        sds.replace(self.leaf.file(), response.to_string().as_bytes())
+    }
+
     /// The SDS files in Contour's own form: they name the files, and Envoy reads those.
     pub fn by_filename(&self, cert: &str, key: &str, ca: &str) -> Vec<(&Secret, Value)> {
         let certificate = json!({
