@@ -9,10 +9,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{debug, error, info, warn};
+use log::{Level, debug, error, info, log, warn};
 
 use super::check;
 use super::confirm::{Observation, Seen};
+use super::duty::Duty;
 use super::pending::{Pending, Ruling, Set, Way};
 use super::read::{Contents, Refusal};
 use super::record::{Outcome, Record};
@@ -38,28 +39,6 @@ pub enum Step {
     Publish(u64, Arc<Contents>),
     /// Publish that there is no such secret so far, as this generation: [`Engine::vacated`].
     Vacate(u64),
-}
-
-/// What a set is for, and so what happens without it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Duty {
-    /// Envoy has no configuration without it, as it is the xDS client's: Envoy is not started
-    /// before a candidate took a set that can be used.
-    Gate,
-    /// It is a listener's, which alone refuses handshakes without it: it keeps nothing else from
-    /// being served.
-    ///
-    /// Until there is a set, its SDS file holds no resource. Envoy 1.36.4 and 1.40.0 count that as
-    /// `update_rejected`, are LIVE at once, close that listener's connections in the handshake,
-    /// serve all others, and take the set as soon as it is there; likewise where they refuse the
-    /// first set. Without any file they exit with 1 at once where the listener is a static one, and
-    /// one from xDS they refuse for good. No listener waits for its `initial_fetch_timeout` either
-    /// way. So Envoy need not be kept waiting, nor a candidate be tried while there is nothing that
-    /// a bad set could replace.
-    ///
-    /// A set that is only out of date is published where there is no other: some peers do not mind,
-    /// and the others are no worse off.
-    Listener,
 }
 
 /// What is being done.
@@ -244,7 +223,8 @@ impl Engine {
         }
         let kept = self.kept.as_ref() == Some(&set.contents);
         let way = if kept { Way::Kept } else { Way::New };
-        info!("{}: found {set}", self.name());
+        let level = self.record.level(Level::Info);
+        log!(level, "{}: found {set}", self.name());
         self.try_or_go_on(set, way, now);
     }
 
@@ -355,8 +335,11 @@ impl Engine {
             Ok(()) => {
                 self.holds = true;
                 self.cannot_vacate = None;
-                let name = self.name();
-                warn!("{name}: Envoy is given nothing until there is a set that can be used");
+                log!(
+                    self.record.level(Level::Warn),
+                    "{}: Envoy is given nothing until there is a set that can be used",
+                    self.name()
+                );
             }
             Err(why) => {
                 let why = format!("cannot publish: {why}");
@@ -376,7 +359,8 @@ impl Engine {
     /// The SDS files hold this set.
     fn installed(&mut self, set: Set, way: Way, before: Option<Vec<Seen>>, now: Instant) {
         let generation = self.generation;
-        info!("{}: published gen-{generation}, {set}", self.name());
+        let level = self.record.level(Level::Info);
+        log!(level, "{}: published gen-{generation}, {set}", self.name());
         self.current = Some(set.clone());
         self.kept = None;
         self.holds = true;
@@ -419,7 +403,12 @@ impl Engine {
         match pending.way {
             Way::Back => info!("{name}: Envoy has the last good set again, as gen-{generation}"),
             Way::New | Way::Kept | Way::Anyway => {
-                info!("{name}: Envoy loaded gen-{generation}, {}", pending.set);
+                let level = self.record.level(Level::Info);
+                log!(
+                    level,
+                    "{name}: Envoy loaded gen-{generation}, {}",
+                    pending.set
+                );
             }
         }
         match pending.way {

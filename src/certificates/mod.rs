@@ -9,10 +9,12 @@ pub mod check;
 pub mod confirm;
 pub mod der;
 mod directory;
+mod duty;
 pub mod engine;
 mod existing;
 mod glance;
 pub mod lifetime;
+mod many;
 pub mod name;
 pub mod pem;
 mod pending;
@@ -32,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use log::{error, info};
 
-use self::engine::Duty;
+use self::duty::Duty;
 use self::publish::{CONTOUR_CA, CONTOUR_LEAF, Target};
 use self::read::Files;
 use self::unit::Unit;
@@ -135,6 +137,9 @@ pub fn run(
 ) {
     let send = |report| mailbox.send(Event::Certificates(report));
     let mut units = units(config, pulse);
+    let files = units.iter().map(Unit::files).sum();
+    many::warn_of_limit(files, pulse);
+    let mut start = many::Start::of(&mut units);
     let mut ready = false;
     let mut waiting = String::new();
     let mut reload = None;
@@ -199,6 +204,7 @@ pub fn run(
                 send(Report::Waiting(waiting.clone()));
             }
         }
+        start.tell(&mut units, ready);
         if let Some(number) = reload
             && units.iter().all(|unit| unit.engine.is_idle())
         {

@@ -11,7 +11,8 @@ use log::{error, warn};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::confirm::{self, Observation};
-use super::engine::{Duty, Engine, Step};
+use super::duty::Duty;
+use super::engine::{Engine, Step};
 use super::glance::Glance;
 use super::publish::{Published, Target};
 use super::read::{Contents, Files};
@@ -105,6 +106,11 @@ impl Unit {
             }
         }
         Instant::now()
+    }
+
+    /// How many SDS files it has.
+    pub fn files(&self) -> usize {
+        self.names.len()
     }
 
     /// Somebody wants the files read now, whatever they looked like when they were last.

@@ -172,3 +172,36 @@ fn only_the_xds_clients_set_is_waited_for() {
         "{why}"
     );
 }
+
+#[test]
+fn a_start_with_many_secrets_logs_a_few_lines_and_names_a_kernels_limit_that_is_too_low() {
+    let edge = Edge::new();
+    let leaf = Pair::ca("edge").leaf();
+    edge.write(&leaf);
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap();
+    let limit: usize = limit.trim().parse().unwrap();
+    let number = limit.min(1000);
+    let [cert, key] = edge.files.each_ref().map(|path| path.display());
+    let mut options = Vec::new();
+    for number in 0..number {
+        let key = [key.to_string(), "/none/tls.key".to_owned()][usize::from(number < 20)].clone();
+        options.extend(["--secret".to_owned(), format!("s{number}={cert},{key}")]);
+    }
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let drainit = edge.start(&options);
+    edge.wait_presented(&leaf);
+    let all = number + 1;
+    let line = drainit.wait_log(&format!(
+        "certificates: {} of {all} sets published",
+        all - 20
+    ));
+    assert!(
+        line.contains("s0: the key: /none/tls.key: is missing") && line.ends_with("and 15 more"),
+        "{line}"
+    );
+    if number == limit {
+        drainit.wait_log("set the host's sysctl fs.inotify.max_user_instances to ");
+    }
+    let lines = drainit.log.lines();
+    assert!(lines.len() < 20, "{} lines: {lines:#?}", lines.len());
+}

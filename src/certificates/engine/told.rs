@@ -2,8 +2,9 @@
 
 use std::time::SystemTime;
 
+use super::super::duty::Duty;
 use super::super::lifetime;
-use super::{Duty, Engine, Phase};
+use super::{Engine, Pending, Phase};
 
 impl Engine {
     /// Whether Envoy may start, as far as this set is concerned.
@@ -12,6 +13,16 @@ impl Engine {
             Duty::Gate => self.current.is_some(),
             Duty::Listener => self.holds,
         }
+    }
+
+    /// Whether a set is published.
+    pub fn has_set(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Whether nothing is under way, and nothing waits for Envoy's word in vain.
+    pub fn is_through(&self) -> bool {
+        self.is_idle() && self.pending.as_ref().is_none_or(Pending::is_late)
     }
 
     /// Whether what is in the files now is not what Envoy has, as far as is known, or nothing usable
