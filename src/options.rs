@@ -10,10 +10,12 @@ mod manpage;
 mod near;
 mod parse;
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::certificates::name;
 use crate::cidr::Cidr;
 use crate::client::Address;
 use crate::drain::{Limits, MinDrain};
@@ -257,22 +259,35 @@ impl Options {
                 "{missing} is missing: --envoy-cert-file, --envoy-key-file, --envoy-cafile and --resources-dir go together"
             ));
         }
-        for (at, secret) in self.secrets.iter().enumerate() {
-            if self
-                .secrets
+        check_names(
+            self.secrets
                 .iter()
-                .take(at)
-                .any(|other| other.name == secret.name)
-            {
-                return Err(format!("--secret {} is given twice", secret.name));
-            }
-        }
+                .map(|secret| ("--secret", secret.name.as_str())),
+        )?;
         match (&self.resources_dir, given || !self.secrets.is_empty()) {
             (None, true) => Err("--resources-dir is missing: it is where the SDS files of the certificates go".into()),
             (Some(_), false) => Err("--resources-dir is given, but no certificates: add --envoy-cert-file, --envoy-key-file and --envoy-cafile, or --secret".into()),
             _ => Ok(()),
         }
     }
+}
+
+/// Whether no two secrets, each with its option, have one name, in Envoy's statistics either.
+fn check_names<'a>(secrets: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), String> {
+    let mut seen: HashMap<String, &str> = HashMap::new();
+    for (option, name) in secrets {
+        match seen.insert(name::in_statistics(name), name) {
+            Some(other) if other == name => return Err(format!("{option} {name} is given twice")),
+            Some(other) => {
+                return Err(format!(
+                    "{option} {name}: Envoy has it under one name with {other} in its statistics, \
+                     which tell whether it took them: rename one"
+                ));
+            }
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

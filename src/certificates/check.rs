@@ -54,6 +54,17 @@ pub fn check(contents: &Contents, now: SystemTime) -> Result<Checked, Refusal> {
     })
 }
 
+/// Whether a set without a CA can be used but for its age.
+///
+/// # Errors
+/// When it could not be used at any time: which file, and why.
+pub fn whenever(contents: &Contents) -> Result<Checked, Refusal> {
+    Ok(Checked {
+        leaf: pair(&contents.cert, &contents.key)?,
+        bundle: None,
+    })
+}
+
 /// A set that passed the checks, with nothing in it but what it is for: certificates in the chain
 /// and the CA bundle (and there the revocation lists, which Envoy obeys), and the key that was
 /// checked. A key that a file of certificates holds besides would be shown by Envoy's
@@ -101,6 +112,13 @@ fn key_label(block: &Block<'_>) -> Option<&'static str> {
 /// # Errors
 /// When they cannot: which file, and why.
 pub fn check_pair(cert: &[u8], key: &[u8], now: SystemTime) -> Result<Leaf, Refusal> {
+    let leaf = pair(cert, key)?;
+    check_dates(File::Certificate, [leaf.not_before, leaf.not_after], now)?;
+    Ok(leaf)
+}
+
+/// A certificate and its key, whatever the time.
+fn pair(cert: &[u8], key: &[u8]) -> Result<Leaf, Refusal> {
     let leaf = certificates(File::Certificate, cert)?.into_iter().next();
     let leaf = leaf.ok_or_else(|| holds_none(File::Certificate))?;
     let key = private_key(key).map_err(|why| Refusal::of(File::Key, why))?;
@@ -108,7 +126,6 @@ pub fn check_pair(cert: &[u8], key: &[u8], now: SystemTime) -> Result<Leaf, Refu
         Some(false) => return Err(Refusal::of(File::Key, "is not the certificate's")),
         matched => matched.is_some(),
     };
-    check_dates(File::Certificate, &leaf, now)?;
     Ok(Leaf {
         serial: leaf.serial,
         not_before: leaf.not_before,
@@ -125,7 +142,7 @@ pub fn check_bundle(ca: &[u8], now: SystemTime) -> Result<Bundle, Refusal> {
     let mut refusal = None;
     let mut first: Option<Certificate> = None;
     for ca in certificates(File::Ca, ca)? {
-        match check_dates(File::Ca, &ca, now) {
+        match check_dates(File::Ca, [ca.not_before, ca.not_after], now) {
             Err(why) => refusal = Some(why),
             Ok(())
                 if first
@@ -186,9 +203,13 @@ fn private_key(text: &[u8]) -> Result<Key, String> {
     found.unwrap_or_else(|| Err("holds no private key".to_owned()))
 }
 
-fn check_dates(file: File, certificate: &Certificate, now: SystemTime) -> Result<(), Refusal> {
-    if certificate.not_before > now {
-        let since = certificate.not_before;
+/// Whether `now` is between two dates.
+fn check_dates(
+    file: File,
+    [since, until]: [SystemTime; 2],
+    now: SystemTime,
+) -> Result<(), Refusal> {
+    if since > now {
         return Err(Refusal {
             until: Some(since),
             ..Refusal::of(
@@ -197,8 +218,8 @@ fn check_dates(file: File, certificate: &Certificate, now: SystemTime) -> Result
             )
         });
     }
-    if lifetime::is_over(certificate.not_after, now) {
-        let until = rfc3339_seconds(certificate.not_after);
+    if lifetime::is_over(until, now) {
+        let until = rfc3339_seconds(until);
         return Err(Refusal::of(file, format!("expired at {until}")));
     }
     Ok(())

@@ -2,10 +2,11 @@
 //! certificates. `/config_dump` is no help: it shows refused secrets as if they were active.
 
 use std::collections::HashSet;
+use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::publish;
+use super::{name, publish};
 
 /// What Envoy says of one secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,15 @@ pub struct Seen {
     pub version: Option<String>,
     /// How many updates it did not take (`update_rejected` and `update_failure`).
     pub refusals: u64,
+}
+
+impl Seen {
+    /// An Envoy that was not given the secret so far.
+    pub const NOTHING: Seen = Seen {
+        known: true,
+        version: None,
+        refusals: 0,
+    };
 }
 
 /// What Envoy says of a set.
@@ -84,7 +94,8 @@ pub fn judge(expected: &Expected<'_>, observed: &Observation) -> Verdict {
     }
     for (at, (name, seen)) in secrets().enumerate() {
         let before = expected.before.and_then(|before| before.get(at));
-        if before.is_some_and(|before| seen.refusals > before.refusals) {
+        // What it did not know before it may have refused when that was something else.
+        if before.is_some_and(|before| before.known && seen.refusals > before.refusals) {
             return Verdict::Rejected(format!("Envoy rejected {name}, its log says why"));
         }
     }
@@ -105,18 +116,38 @@ pub fn judge(expected: &Expected<'_>, observed: &Observation) -> Verdict {
 
 /// The page with all that is needed of these secrets' statistics, and little else.
 pub fn stats_query(names: &[String]) -> String {
-    // Names have letters, digits, '.', '_' and '-': the dot alone means something in a regular
-    // expression, and nothing in a query.
-    let names = names.join("%7C").replace('.', "%5C.");
+    let names: Vec<_> = names.iter().map(|name| literally(name)).collect();
+    let names = names.join("%7C");
     format!(
         "/stats?usedonly&filter=%5Esds%5C.({names})%5C.\
          (version_text%7Cupdate_rejected%7Cupdate_failure)%24"
     )
 }
 
+/// A secret's name as Envoy has it in its statistics, as a part of a regular expression in a query.
+fn literally(name: &str) -> String {
+    let mut text = String::new();
+    for c in name::in_statistics(name).chars() {
+        match c {
+            '0'..='9' | 'A'..='Z' | 'a'..='z' | '_' | '-' => text.push(c),
+            c => {
+                // RE2 takes a backslash before punctuation alone.
+                if c.is_ascii() {
+                    text.push_str("%5C");
+                }
+                for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                    let _ = write!(text, "%{byte:02X}");
+                }
+            }
+        }
+    }
+    text
+}
+
 /// What the page says of these secrets, in this order.
 pub fn parse_stats(page: &str, names: &[String]) -> Vec<Seen> {
     let mut seen = vec![Seen::default(); names.len()];
+    let names: Vec<_> = names.iter().map(|n| name::in_statistics(n)).collect();
     for line in page.lines() {
         let Some((name, value)) = line.split_once(": ") else {
             continue;
@@ -128,7 +159,7 @@ pub fn parse_stats(page: &str, names: &[String]) -> Vec<Seen> {
         let of = names
             .iter()
             .zip(&mut seen)
-            .find(|(name, _)| *name == secret);
+            .find(|(name, _)| name.as_str() == secret);
         let Some((_, seen)) = of else {
             continue;
         };
@@ -279,13 +310,25 @@ mod tests {
     #[test]
     fn a_name_with_dots_is_asked_for_and_found() {
         let names = vec!["a.b".to_owned(), "a".to_owned()];
-        assert!(stats_query(&names).contains("(a%5C.b%7Ca)"));
+        assert!(stats_query(&names).contains("(a%5C%2Eb%7Ca)"));
         let seen = parse_stats(
             "sds.a.b.version_text: \"gen-1\"\nsds.a.update_failure: 3",
             &names,
         );
         assert_eq!(seen[0].version.as_deref(), Some("gen-1"));
         assert_eq!(seen[1].refusals, 3);
+    }
+
+    #[test]
+    fn a_name_is_asked_for_and_found_as_envoy_has_it_in_its_statistics() {
+        let names = vec!["spiffe://td/web|x+é".to_owned()];
+        let query = stats_query(&names);
+        assert!(
+            query.contains("(spiffe_td%5C%2Fweb%5C%7Cx%5C%2B%C3%A9)"),
+            "{query}"
+        );
+        let seen = parse_stats("sds.spiffe_td/web|x+é.version_text: \"gen-1\"", &names);
+        assert_eq!(seen[0].version.as_deref(), Some("gen-1"));
     }
 
     proptest! {

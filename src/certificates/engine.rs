@@ -9,15 +9,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{debug, error, info, warn};
+use log::{Level, debug, error, info, log, warn};
 
 use super::check;
 use super::confirm::{Observation, Seen};
-use super::lifetime;
+use super::duty::Duty;
 use super::pending::{Pending, Ruling, Set, Way};
 use super::read::{Contents, Refusal};
 use super::record::{Outcome, Record};
 use super::watch::Watch;
+
+mod told;
 
 /// For the candidate's verdict; it takes 0.1 s. After that the running Envoy judges alone.
 const VALIDATE_WITHIN: Duration = Duration::from_secs(10);
@@ -35,6 +37,8 @@ pub enum Step {
     Observe,
     /// Publish this set as this generation: [`Engine::published`].
     Publish(u64, Arc<Contents>),
+    /// Publish that there is no such secret so far, as this generation: [`Engine::vacated`].
+    Vacate(u64),
 }
 
 /// What is being done.
@@ -56,6 +60,7 @@ enum Phase {
 #[derive(Debug)]
 pub struct Engine {
     names: Vec<String>,
+    duty: Duty,
     phase: Phase,
     pending: Option<Pending>,
     envoy_runs: bool,
@@ -69,6 +74,10 @@ pub struct Engine {
     kept: Option<Arc<Contents>>,
     /// What the files held when they were last good, and were acted on; none since they were bad.
     wanted: Option<Arc<Contents>>,
+    /// Whether there is an SDS file, with or without a set in it.
+    holds: bool,
+    /// Why the one without could not be written, and when to try again.
+    cannot_vacate: Option<(Instant, String)>,
     watch: Watch,
     /// What people are told.
     pub record: Record,
@@ -79,6 +88,7 @@ impl Engine {
     /// secrets' names, the leaf's first. `check` is how often the files are looked at.
     pub fn new(
         names: Vec<String>,
+        duty: Duty,
         check: Duration,
         now: Instant,
         generation: u64,
@@ -87,12 +97,15 @@ impl Engine {
         Engine {
             record: Record::new(&names),
             names,
+            duty,
             phase: Phase::Watching,
             pending: None,
             envoy_runs: false,
             generation,
             current: None,
             good: None,
+            holds: kept.is_some(),
+            cannot_vacate: None,
             kept: kept.map(Arc::new),
             wanted: None,
             watch: Watch::new(check, now),
@@ -135,7 +148,13 @@ impl Engine {
 
     fn watch(&self, now: Instant) -> Step {
         let asking = self.pending.as_ref().filter(|_| self.envoy_runs);
-        let look = self.watch.due();
+        let mut look = self.watch.due();
+        if self.duty == Duty::Listener && !self.holds && self.watch.seen().is_some() {
+            match self.cannot_vacate {
+                Some((again, _)) if again > now => look = look.min(again),
+                _ => return Step::Vacate(self.generation.saturating_add(1)),
+            }
+        }
         match asking {
             Some(pending) if pending.ask <= now => Step::Observe,
             _ if look <= now => Step::Read,
@@ -153,7 +172,9 @@ impl Engine {
     /// The files were looked at, and are what they were when they were last read.
     pub fn unchanged(&mut self, now: Instant, wall: SystemTime) {
         self.record.warn_of_end(wall);
-        self.watch.looked(now, wall, self.current.is_some());
+        // An Envoy that waits for its configuration makes haste.
+        let calm = self.current.is_some() || self.duty == Duty::Listener && self.envoy_runs;
+        self.watch.looked(now, wall, calm);
         if !self.watch.is_news() || self.awaits_word() {
             return;
         }
@@ -176,6 +197,7 @@ impl Engine {
                 let why = refusal.to_string();
                 self.record.add(Outcome::Refused, Some(&why));
                 self.fall_back(now, wall);
+                self.make_do(now);
             }
             _ => {}
         }
@@ -201,7 +223,8 @@ impl Engine {
         }
         let kept = self.kept.as_ref() == Some(&set.contents);
         let way = if kept { Way::Kept } else { Way::New };
-        info!("{}: found {set}", self.name());
+        let level = self.record.level(Level::Info);
+        log!(level, "{}: found {set}", self.name());
         self.try_or_go_on(set, way, now);
     }
 
@@ -210,17 +233,40 @@ impl Engine {
         let Some(contents) = self.kept.take() else {
             return;
         };
-        if let Ok(checked) = check::check(&contents, wall) {
+        let checked = check::check(&contents, wall).or_else(|refusal| match self.duty {
+            Duty::Gate => Err(refusal),
+            Duty::Listener => check::whenever(&contents),
+        });
+        if let Ok(checked) = checked {
             warn!("{}: going on with what was published before", self.name());
             self.try_or_go_on(Set { contents, checked }, Way::Kept, now);
         }
     }
 
-    /// A running Envoy refuses a bad set by itself, at no risk, and a second Envoy beside it
-    /// would cost memory: a candidate is tried only where none runs, or where nobody has seen
+    /// Takes what is only out of date, where there is nothing else.
+    fn make_do(&mut self, now: Instant) {
+        let nothing = self.current.is_none() && matches!(self.phase, Phase::Watching);
+        let (Duty::Listener, true, Some(Ok(contents))) = (self.duty, nothing, self.watch.seen())
+        else {
+            return;
+        };
+        if let Ok(set) = Set::whenever(contents) {
+            error!(
+                "{}: giving it to Envoy all the same: there is no other",
+                self.name()
+            );
+            self.try_or_go_on(set, Way::Anyway, now);
+        }
+    }
+
+    /// An Envoy that runs, or is going to, refuses a bad set by itself, and a second one beside it
+    /// costs memory and time: a candidate is tried only where a set would replace another with no
+    /// Envoy to say so at once, where Envoy cannot start without the set, or where nobody has seen
     /// that the key is the leaf's.
     fn try_or_go_on(&mut self, set: Set, way: Way, now: Instant) {
-        if self.envoy_runs && set.checked.leaf.matched {
+        let replaces = way != Way::Kept && (self.kept.is_some() || self.good.is_some());
+        let harmless = self.envoy_runs || self.duty == Duty::Listener && !replaces;
+        if harmless && set.checked.leaf.matched {
             self.go_on(set, way, now);
         } else {
             self.phase = Phase::Try(set, way);
@@ -282,13 +328,45 @@ impl Engine {
         }
     }
 
+    /// The SDS file holds no set, or could not be written.
+    pub fn vacated(&mut self, now: Instant, result: Result<(), String>) {
+        self.generation = self.generation.saturating_add(1);
+        match result {
+            Ok(()) => {
+                self.holds = true;
+                self.cannot_vacate = None;
+                log!(
+                    self.record.level(Level::Warn),
+                    "{}: Envoy is given nothing until there is a set that can be used",
+                    self.name()
+                );
+            }
+            Err(why) => {
+                let why = format!("cannot publish: {why}");
+                if self
+                    .cannot_vacate
+                    .as_ref()
+                    .is_none_or(|(_, old)| *old != why)
+                {
+                    error!("{}: {why}", self.name());
+                    self.record.set_error(why.clone());
+                }
+                self.cannot_vacate = Some((now + self.watch.interval(), why));
+            }
+        }
+    }
+
     /// The SDS files hold this set.
     fn installed(&mut self, set: Set, way: Way, before: Option<Vec<Seen>>, now: Instant) {
         let generation = self.generation;
-        info!("{}: published gen-{generation}, {set}", self.name());
+        let level = self.record.level(Level::Info);
+        log!(level, "{}: published gen-{generation}, {set}", self.name());
         self.current = Some(set.clone());
         self.kept = None;
-        if !self.envoy_runs {
+        self.holds = true;
+        self.cannot_vacate = None;
+        // Of a listener's nobody has judged the first.
+        if !self.envoy_runs && self.duty == Duty::Gate {
             self.good = Some(set.clone());
         }
         self.record.installed(self.generation, &set.checked);
@@ -324,12 +402,17 @@ impl Engine {
         let (name, generation) = (self.name(), self.generation);
         match pending.way {
             Way::Back => info!("{name}: Envoy has the last good set again, as gen-{generation}"),
-            Way::New | Way::Kept => {
-                info!("{name}: Envoy loaded gen-{generation}, {}", pending.set);
+            Way::New | Way::Kept | Way::Anyway => {
+                let level = self.record.level(Level::Info);
+                log!(
+                    level,
+                    "{name}: Envoy loaded gen-{generation}, {}",
+                    pending.set
+                );
             }
         }
         match pending.way {
-            Way::Back => {}
+            Way::Back | Way::Anyway => {}
             Way::Kept => self.record.set_ok(),
             Way::New => self.record.add(Outcome::Ok, None),
         }
@@ -378,7 +461,8 @@ impl Engine {
         self.envoy_runs = false;
         // A candidate judges in its place.
         match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Before(set, way @ Way::New) | Phase::Publish(set, way @ Way::New, ..) => {
+            Phase::Before(set, way @ (Way::New | Way::Anyway))
+            | Phase::Publish(set, way @ (Way::New | Way::Anyway), ..) => {
                 self.phase = Phase::Try(set, way);
             }
             phase => self.phase = phase,
@@ -391,47 +475,6 @@ impl Engine {
     /// Somebody wants the files looked at now, and acted on, refused before or not.
     pub fn check_now(&mut self, now: Instant) {
         self.watch.check_now(now);
-    }
-
-    /// Whether a set is published, and Envoy may start.
-    pub fn is_ready(&self) -> bool {
-        self.current.is_some()
-    }
-
-    /// Whether what is in the files now is not what Envoy has, as far as is known, or nothing usable
-    /// is there.
-    pub fn is_stale(&self, wall: SystemTime) -> bool {
-        let current = self.current.as_ref().zip(self.wanted.as_ref());
-        let loaded = current.is_some_and(|(current, wanted)| {
-            let bundle = current.checked.bundle.as_ref();
-            let ends = [
-                Some(current.checked.leaf.not_after),
-                bundle.map(|bundle| bundle.not_after),
-            ];
-            let over = |end| lifetime::is_over(end, wall);
-            current.contents == *wanted && !ends.into_iter().flatten().any(over)
-        });
-        !loaded || self.pending.is_some() || self.watch.is_news()
-    }
-
-    /// Whether nothing is under way: the last change is through, well or badly, or cannot be
-    /// published.
-    pub fn is_idle(&self) -> bool {
-        match self.phase {
-            Phase::Watching => !self.watch.is_news() && !self.awaits_word(),
-            Phase::Publish(..) => self.record.error().is_some(),
-            _ => false,
-        }
-    }
-
-    /// What the files lack, as far as that is known, or what is being done about it.
-    pub fn waiting_for(&self) -> String {
-        match (&self.phase, self.record.error(), self.watch.seen()) {
-            (Phase::Watching, _, Some(Err(refusal))) => refusal.to_string(),
-            (Phase::Watching, Some(why), _) => why.to_owned(),
-            (Phase::Watching, None, _) => "a certificate that can be used".to_owned(),
-            _ => "the verdict of a candidate Envoy".to_owned(),
-        }
     }
 
     fn name(&self) -> &str {

@@ -105,13 +105,15 @@ impl Envoy {
         if is_poison(contents) {
             self.refusals += 1;
         } else {
-            let leaf = check::check(contents, wall).unwrap().leaf;
+            let checked = check::check(contents, wall).or_else(|_| check::whenever(contents));
+            let leaf = checked.unwrap().leaf;
             self.taken = Some((generation, leaf.serial));
         }
     }
 }
 
 struct World {
+    duty: Duty,
     start: Instant,
     now: Instant,
     engine: Engine,
@@ -124,17 +126,24 @@ struct World {
     attempted: u64,
     /// Whether the files of the set are of one generation.
     whole: bool,
+    /// Whether the SDS file holds nothing.
+    vacant: bool,
     publications: u64,
     candidates: u64,
 }
 
 impl World {
     fn new(files: Kind) -> World {
+        World::of(Duty::Gate, files)
+    }
+
+    fn of(duty: Duty, files: Kind) -> World {
         let now = Instant::now();
-        World::going_on(files, now, now, 0, None)
+        World::going_on(duty, files, now, now, 0, None)
     }
 
     fn going_on(
+        duty: Duty,
         files: Kind,
         start: Instant,
         now: Instant,
@@ -143,9 +152,10 @@ impl World {
     ) -> World {
         let names = vec!["leaf".to_owned(), "ca".to_owned()];
         World {
+            duty,
             start,
             now,
-            engine: Engine::new(names, CHECK, now, generation, kept),
+            engine: Engine::new(names, duty, CHECK, now, generation, kept),
             files,
             envoy: None,
             admin_answers: true,
@@ -153,6 +163,7 @@ impl World {
             published: None,
             attempted: generation,
             whole: true,
+            vacant: false,
             publications: 0,
             candidates: 0,
         }
@@ -176,6 +187,7 @@ impl World {
         if let Some((generation, contents)) = &self.published {
             envoy.take(*generation, contents, self.wall());
         }
+        envoy.refusals += u64::from(self.vacant);
         envoy
     }
 
@@ -229,6 +241,21 @@ impl World {
                 };
                 self.engine.observed(self.now, self.now, answer);
             }
+            Step::Vacate(generation) => {
+                assert_eq!(self.duty, Duty::Listener);
+                assert!(self.attempted < generation);
+                self.attempted = generation;
+                if self.disk_full {
+                    self.engine.vacated(self.now, Err("disk full".to_owned()));
+                    return true;
+                }
+                self.published = None;
+                self.vacant = true;
+                if let Some(envoy) = &mut self.envoy {
+                    envoy.refusals += 1;
+                }
+                self.engine.vacated(self.now, Ok(()));
+            }
             Step::Publish(generation, contents) => {
                 // What must hold of everything that is ever published.
                 assert!(self.attempted < generation);
@@ -237,7 +264,10 @@ impl World {
                     self.engine.published(self.now, Err("disk full".to_owned()));
                     return true;
                 }
-                assert!(check::check(&contents, self.wall()).is_ok());
+                assert!(
+                    check::check(&contents, self.wall()).is_ok()
+                        || self.duty == Duty::Listener && check::whenever(&contents).is_ok()
+                );
                 let wall = self.wall();
                 if let Some(envoy) = &mut self.envoy {
                     envoy.take(generation, &contents, wall);
@@ -245,6 +275,7 @@ impl World {
                 self.publications += 1;
                 self.published = Some((generation, contents));
                 self.whole = true;
+                self.vacant = false;
                 self.engine.published(self.now, Ok(()));
             }
         }
@@ -531,7 +562,7 @@ fn without_a_verdict_of_the_candidate_it_goes_on() {
 fn what_an_earlier_life_published_is_good_enough_to_start_with() {
     let kept = || Some(Kind::Rsa.files().unwrap());
     let now = Instant::now();
-    let mut world = World::going_on(Kind::Missing, now, now, 7, kept());
+    let mut world = World::going_on(Duty::Gate, Kind::Missing, now, now, 7, kept());
     world.run(ms(10));
     assert!(world.engine.is_ready());
     assert_eq!(world.engine.record.status()[0].generation, 7);
@@ -540,15 +571,15 @@ fn what_an_earlier_life_published_is_good_enough_to_start_with() {
     assert_eq!(world.engine.record.status()[0].generation, 8);
 
     let expired = Kind::Expired.files().unwrap();
-    let mut world = World::going_on(Kind::Missing, now, now, 7, Some(expired));
+    let mut world = World::going_on(Duty::Gate, Kind::Missing, now, now, 7, Some(expired));
     world.run(ms(2000));
     assert!(!world.engine.is_ready(), "it has expired since");
 
-    let mut world = World::going_on(Kind::Poison(1), now, now, 7, kept());
+    let mut world = World::going_on(Duty::Gate, Kind::Poison(1), now, now, 7, kept());
     world.run(ms(10));
     assert!(world.engine.is_ready(), "a candidate refused the files");
 
-    let mut world = World::going_on(Kind::Rsa, now, now, 7, kept());
+    let mut world = World::going_on(Duty::Gate, Kind::Rsa, now, now, 7, kept());
     world.engine.envoy_started(now);
     world.run(ms(10));
     assert!(
@@ -556,6 +587,83 @@ fn what_an_earlier_life_published_is_good_enough_to_start_with() {
         "a thread that starts again beside a running Envoy"
     );
     assert_eq!((world.publications, world.candidates), (0, 0));
+}
+
+#[test]
+fn without_a_listeners_set_envoy_starts_and_takes_it_when_it_is_there() {
+    for bad in [Kind::Missing, Kind::Mismatched, Kind::Torn(3)] {
+        let mut world = World::of(Duty::Listener, bad);
+        world.run(ms(1));
+        assert!(world.engine.is_ready(), "{bad:?}");
+        assert!(world.vacant, "{bad:?}");
+        world.start_envoy();
+        world.run(ms(2000));
+        assert_eq!(world.results(), [0, 1, 0, 0], "{bad:?}");
+        assert!(world.engine.is_stale(world.wall()));
+        world.write(Kind::Ec(1), ms(1000));
+        assert_eq!(world.results(), [1, 1, 0, 0], "{bad:?}");
+        assert!(world.shows(Kind::Ec(1)));
+        assert!(!world.engine.is_stale(world.wall()));
+        assert_eq!(world.candidates, 0, "the running Envoy judges");
+    }
+}
+
+#[test]
+fn a_listeners_first_set_is_there_at_once_and_envoy_judges_it() {
+    let mut world = World::of(Duty::Listener, Kind::Rsa);
+    world.run(ms(1));
+    assert!(world.engine.is_ready() && world.shows(Kind::Rsa));
+    assert_eq!((world.publications, world.candidates), (1, 0));
+
+    let mut world = World::of(Duty::Listener, Kind::Poison(0));
+    world.run(ms(1));
+    world.start_envoy();
+    world.run(Duration::from_secs(61));
+    assert!(world.engine.is_stale(world.wall()));
+    assert!(world.engine.record.error().is_some());
+    world.write(Kind::Rsa, ms(2000));
+    assert_eq!(world.results()[0], 1);
+    assert!(!world.engine.is_stale(world.wall()));
+}
+
+#[test]
+fn a_listeners_expired_certificate_is_published_where_there_is_no_other() {
+    let mut world = World::of(Duty::Listener, Kind::Expired);
+    world.run(ms(1000));
+    world.start_envoy();
+    world.run(ms(2000));
+    assert!(world.shows(Kind::Expired));
+    assert_eq!(world.results(), [0, 1, 0, 0]);
+    assert!(world.engine.record.error().unwrap().contains("expired"));
+    assert!(world.engine.is_stale(world.wall()));
+    world.write(Kind::Ec(0), ms(2000));
+    assert!(world.shows(Kind::Ec(0)));
+    world.write(Kind::Expired, ms(2000));
+    assert!(world.shows(Kind::Ec(0)), "there is a better one");
+
+    let now = Instant::now();
+    let kept = Some(Kind::Expired.files().unwrap());
+    let mut world = World::going_on(Duty::Listener, Kind::Missing, now, now, 7, kept);
+    world.run(ms(1));
+    assert!(world.engine.is_ready());
+    assert!(!world.vacant, "what was published before it had expired");
+
+    let mut world = World::new(Kind::Expired);
+    world.run(ms(5000));
+    assert!(!world.engine.is_ready(), "the xDS client needs a good one");
+}
+
+#[test]
+fn an_envoy_is_not_started_before_a_listeners_file_can_be_written() {
+    for files in [Kind::Missing, Kind::Rsa] {
+        let mut world = World::of(Duty::Listener, files);
+        world.disk_full = true;
+        world.run(ms(5000));
+        assert!(!world.engine.is_ready());
+        world.disk_full = false;
+        world.run(ms(2000));
+        assert!(world.engine.is_ready());
+    }
 }
 
 #[test]
@@ -630,8 +738,9 @@ proptest! {
     fn in_the_end_the_last_good_files_win(
         faults in proptest::collection::vec((faults(), 0..30u64, 0..4usize), 1..25),
         last in kinds().prop_filter("good", |kind| kind.is_good()),
+        duty in prop_oneof![Just(Duty::Gate), Just(Duty::Listener)],
     ) {
-        let mut world = World::new(Kind::Missing);
+        let mut world = World::of(duty, Kind::Missing);
         for (fault, pause, steps) in faults {
             match fault {
                 Fault::Write(kind) => world.files = kind,
@@ -656,7 +765,10 @@ proptest! {
                     let kept = kept.filter(|_| whole);
                     let envoy = world.envoy.take();
                     let (start, now, files) = (world.start, world.now, world.files);
-                    world = World::going_on(files, start, now, generation, kept);
+                    let generation = generation.max(world.attempted);
+                    let vacant = world.vacant;
+                    world = World::going_on(duty, files, start, now, generation, kept);
+                    world.vacant = vacant;
                     world.published = published;
                     world.whole = whole;
                     if let Some(envoy) = envoy {

@@ -9,10 +9,13 @@ pub mod check;
 pub mod confirm;
 pub mod der;
 mod directory;
+mod duty;
 pub mod engine;
 mod existing;
 mod glance;
 pub mod lifetime;
+mod many;
+pub mod name;
 pub mod pem;
 mod pending;
 pub mod publish;
@@ -31,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use log::{error, info};
 
+use self::duty::Duty;
 use self::publish::{CONTOUR_CA, CONTOUR_LEAF, Target};
 use self::read::Files;
 use self::unit::Unit;
@@ -54,7 +58,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 pub struct Config {
     /// The xDS client's certificate, key and CA.
     pub xds: Option<Files>,
-    /// Further secrets, for listeners: a name that [`publish::check_name`] takes, a certificate
+    /// Further secrets, for listeners: a name that [`name::check`] takes, a certificate
     /// and a key. Each name once.
     pub secrets: Vec<(String, Files)>,
     /// The directory in whose `sds` the SDS files go.
@@ -82,7 +86,8 @@ impl Config {
 pub enum Report {
     /// Envoy must not be started yet, because of this. Sent when it changes.
     Waiting(String),
-    /// A usable set of everything is published: Envoy may start.
+    /// Envoy may start: the xDS client's set is published, and each other secret, or that there is
+    /// none so far.
     FirstSetReady,
     /// Run `envoy --mode validate -c` on this file, by `/dev/fd`, and answer [`Command::Validated`].
     Validate {
@@ -132,6 +137,9 @@ pub fn run(
 ) {
     let send = |report| mailbox.send(Event::Certificates(report));
     let mut units = units(config, pulse);
+    let files = units.iter().map(Unit::files).sum();
+    many::warn_of_limit(files, pulse);
+    let mut start = many::Start::of(&mut units);
     let mut ready = false;
     let mut waiting = String::new();
     let mut reload = None;
@@ -196,6 +204,7 @@ pub fn run(
                 send(Report::Waiting(waiting.clone()));
             }
         }
+        start.tell(&mut units, ready);
         if let Some(number) = reload
             && units.iter().all(|unit| unit.engine.is_idle())
         {
@@ -215,19 +224,15 @@ fn units(config: &Config, pulse: &Pulse) -> Vec<Unit> {
     let xds = config
         .xds
         .iter()
-        .map(|files| (files, Ok(Target::contour(&config.resources))));
-    let secrets = config
-        .secrets
-        .iter()
-        .map(|(name, files)| (files, Target::listener(&config.resources, name)));
-    let unit = |(files, target): (&Files, Result<Target, String>)| match target {
-        Ok(target) => Some(Unit::new(files.clone(), target, config.check, start, pulse)),
-        Err(why) => {
-            error!("{why}");
-            None
-        }
+        .map(|files| (files, Target::contour(&config.resources), Duty::Gate));
+    let secrets = config.secrets.iter().map(|(name, files)| {
+        let target = Target::listener(&config.resources, name);
+        (files, target, Duty::Listener)
+    });
+    let unit = |(files, target, duty): (&Files, Target, Duty)| {
+        Unit::new(files.clone(), target, duty, config.check, start, pulse)
     };
-    xds.chain(secrets).filter_map(unit).collect()
+    xds.chain(secrets).map(unit).collect()
 }
 
 /// What came of looking at everything, in one line.

@@ -39,6 +39,16 @@ impl Set {
         let contents = Arc::new(check::cleaned(files)?);
         Ok(Set { contents, checked })
     }
+
+    /// The same of a set that is good but for its age.
+    ///
+    /// # Errors
+    /// When it would not be good at any time: which file, and why.
+    pub fn whenever(files: &Contents) -> Result<Set, Refusal> {
+        let checked = check::whenever(files)?;
+        let contents = Arc::new(check::cleaned(files)?);
+        Ok(Set { contents, checked })
+    }
 }
 
 impl fmt::Display for Set {
@@ -58,6 +68,8 @@ pub enum Way {
     Kept,
     /// Envoy did not take the one after it.
     Back,
+    /// It is out of date, and there is no other.
+    Anyway,
 }
 
 /// What to make of an answer.
@@ -84,6 +96,8 @@ pub struct Pending {
     /// When Envoy is asked next.
     pub ask: Instant,
     before: Option<Vec<Seen>>,
+    /// Whether it was published before this Envoy started: that can have refused nothing else.
+    first: bool,
     /// When it is late; none while no Envoy runs, or once it is.
     deadline: Option<Instant>,
     late: bool,
@@ -98,6 +112,7 @@ impl Pending {
             way,
             ask: now,
             before,
+            first: false,
             deadline: Some(now + WITHIN),
             late: false,
             pause: ASK_FIRST,
@@ -109,6 +124,7 @@ impl Pending {
     pub fn restarted(self, now: Instant) -> Pending {
         Pending {
             before: None,
+            first: true,
             deadline: Some(now + START_WITHIN),
             late: false,
             ask: now + ASK_STARTING,
@@ -138,11 +154,18 @@ impl Pending {
     ) -> Ruling {
         let verdict = match &answer {
             Ok(observed) => {
+                let nothing = [Seen::NOTHING; 2];
+                let took = |seen: &Seen| seen.version.is_some();
+                let first = self.first && !observed.secrets.iter().any(took);
                 let expected = Expected {
                     generation,
                     serial: &self.set.checked.leaf.serial,
                     names,
-                    before: self.before.as_deref(),
+                    before: if first {
+                        Some(nothing.as_slice())
+                    } else {
+                        self.before.as_deref()
+                    },
                 };
                 confirm::judge(&expected, observed)
             }
@@ -168,7 +191,11 @@ impl Pending {
             }
             Verdict::Accepted(why) | Verdict::Unused(why) => Ruling::NotYet(why),
         };
-        if let (None, Ok(observed)) = (&self.before, answer) {
+        let known = |secrets: &[Seen]| secrets.iter().all(|seen| seen.known);
+        if let Ok(observed) = answer
+            && known(&observed.secrets)
+            && !self.before.as_deref().is_some_and(known)
+        {
             // A counter moves after the first look, or it was up before.
             self.before = Some(observed.secrets);
         }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::check;
 use super::directory::{Access, Sds};
 use super::existing::{Existing, take};
+use super::name;
 use super::read::Contents;
 use super::secret::SecretBytes;
 
@@ -18,9 +19,9 @@ pub const CONTOUR_LEAF: &str = "contour_xds_tls_certificate";
 /// The secret of the CA that the xDS server is checked against, by Contour's name.
 pub const CONTOUR_CA: &str = "contour_xds_tls_validation_context";
 /// Where Contour's bootstrap has the one, below its resources directory, without `.json`.
-const CONTOUR_LEAF_FILE: &str = "xds-tls-certificate";
+pub(super) const CONTOUR_LEAF_FILE: &str = "xds-tls-certificate";
 /// Where it has the other.
-const CONTOUR_CA_FILE: &str = "xds-validation-context";
+pub(super) const CONTOUR_CA_FILE: &str = "xds-validation-context";
 
 const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
 
@@ -78,20 +79,16 @@ impl Target {
     }
 
     /// A listener's certificate and key, below this resources directory.
-    ///
-    /// # Errors
-    /// When the name cannot be a file's, see [`check_name`].
-    pub fn listener(dir: &Path, name: &str) -> Result<Target, String> {
-        check_name(name)?;
-        Ok(Target {
+    pub fn listener(dir: &Path, name: &str) -> Target {
+        Target {
             leaf: Secret {
                 name: name.to_owned(),
-                path: dir.join("sds").join(format!("{name}.json")),
+                path: dir.join("sds").join(name::file_name(name)),
             },
             ca: None,
             dir: dir.to_owned(),
             context: Map::new(),
-        })
+        }
     }
 
     /// The secrets' names, the leaf's first.
@@ -175,6 +172,16 @@ impl Target {
         sds.replace(self.leaf.file(), &text)
     }
 
+    /// Publishes that there is no secret, for an Envoy that must have a file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn vacate(&self, generation: u64) -> io::Result<()> {
+        let sds = Sds::make(&self.dir, Access::Owner)?;
+        let response = json!({ "version_info": version(generation), "resources": [] });
+        sds.replace(self.leaf.file(), response.to_string().as_bytes())
+    }
+
     /// The SDS files in Contour's own form: they name the files, and Envoy reads those.
     pub fn by_filename(&self, cert: &str, key: &str, ca: &str) -> Vec<(&Secret, Value)> {
         let certificate = json!({
@@ -244,24 +251,6 @@ impl Target {
         context.insert("trusted_ca".to_owned(), HERE.into());
         put(&Value::Object(context), &source(ca)?)
     }
-}
-
-/// Whether a secret of this name can have a file of its own: it names no other directory, and
-/// none of Contour's files.
-///
-/// # Errors
-/// In one line, when it cannot.
-pub fn check_name(name: &str) -> Result<(), String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if name.is_empty() || name.len() > 200 || name.starts_with('.') || !name.bytes().all(plain) {
-        return Err(format!(
-            "a secret's name has letters, digits, '.', '_' and '-', and begins with no '.': {name:?}"
-        ));
-    }
-    if [CONTOUR_LEAF_FILE, CONTOUR_CA_FILE, CONTOUR_LEAF, CONTOUR_CA].contains(&name) {
-        return Err(format!("{name} is the xDS client's own"));
-    }
-    Ok(())
 }
 
 /// Whom Contour's bootstrap expects: a server that calls itself `contour`.

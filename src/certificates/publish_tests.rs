@@ -210,29 +210,6 @@ fn what_a_killed_one_left_is_removed() {
 }
 
 #[test]
-fn a_name_cannot_leave_the_directory() {
-    for name in ["tls", "a.b", "A-1_b"] {
-        assert_eq!(check_name(name), Ok(()));
-    }
-    let long = "x".repeat(201);
-    for name in [
-        "",
-        ".",
-        "..",
-        "../x",
-        "a/b",
-        ".x",
-        "a b",
-        "ä",
-        "a\0",
-        CONTOUR_CA_FILE,
-        &long,
-    ] {
-        assert!(check_name(name).is_err(), "{name}");
-    }
-}
-
-#[test]
 fn a_reader_in_a_loop_never_sees_half_a_file_or_a_mixed_pair() {
     let dir = Dir::new("loop");
     let target = Target::contour(&dir.0);

@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use log::{error, warn};
+use log::{Level, error, log, warn};
 
 use super::check::Checked;
 use super::lifetime::Left;
@@ -43,6 +43,8 @@ pub struct Record {
     /// What was last said of each secret's end.
     left: Vec<Left>,
     changed: bool,
+    /// Whether what happens to this set alone is for debugging only.
+    pub hushed: bool,
 }
 
 impl Record {
@@ -57,7 +59,13 @@ impl Record {
             status: status.collect(),
             left: vec![Left::Plenty; names.len()],
             changed: true,
+            hushed: false,
         }
+    }
+
+    /// At which level something is said of this set that would be said at this one.
+    pub fn level(&self, level: Level) -> Level {
+        if self.hushed { Level::Debug } else { level }
     }
 
     /// The lines.
@@ -111,7 +119,7 @@ impl Record {
             }
         }
         if let (Some(why), Some(leaf)) = (why, self.status.first()) {
-            warn!("{}: {name}: {why}", leaf.secret);
+            log!(self.level(Level::Warn), "{}: {name}: {why}", leaf.secret);
         }
         self.changed = true;
     }

@@ -11,6 +11,7 @@ use log::{error, warn};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::confirm::{self, Observation};
+use super::duty::Duty;
 use super::engine::{Engine, Step};
 use super::glance::Glance;
 use super::publish::{Published, Target};
@@ -37,6 +38,7 @@ impl Unit {
     pub fn new(
         files: Files,
         mut target: Target,
+        duty: Duty,
         check: Duration,
         start: Instant,
         pulse: &Pulse,
@@ -50,7 +52,7 @@ impl Unit {
         let names: Vec<_> = target.names().into_iter().map(str::to_owned).collect();
         let (generation, contents) = (published.generation, published.contents);
         Unit {
-            engine: Engine::new(names.clone(), check, start, generation, contents),
+            engine: Engine::new(names.clone(), duty, check, start, generation, contents),
             files,
             target,
             names,
@@ -87,6 +89,12 @@ impl Unit {
                     let result = result.map_err(|error| error.to_string());
                     self.engine.published(Instant::now(), result);
                 }
+                Step::Vacate(generation) => {
+                    let path = &self.target.leaf.path;
+                    let result = pulse.during(path, || self.target.vacate(generation));
+                    let result = result.map_err(|error| error.to_string());
+                    self.engine.vacated(Instant::now(), result);
+                }
                 Step::Validate(contents) => match self.candidate(&contents) {
                     Ok(config) => self.candidate = Some(validate(config)),
                     Err(error) => {
@@ -98,6 +106,11 @@ impl Unit {
             }
         }
         Instant::now()
+    }
+
+    /// How many SDS files it has.
+    pub fn files(&self) -> usize {
+        self.names.len()
     }
 
     /// Somebody wants the files read now, whatever they looked like when they were last.

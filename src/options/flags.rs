@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::flag::{Flag, Set, Settings, Value};
 use super::{LONE, LogFormat, Options, Restart, Secret};
-use crate::certificates::publish;
+use crate::certificates::name;
 use crate::cidr::Cidr;
 use crate::drain::MinDrain;
 use crate::duration;
@@ -104,7 +104,7 @@ fn secret(text: &str) -> Result<Secret, String> {
         .split_once('=')
         .and_then(|(name, files)| files.split_once(',').map(|(cert, key)| (name, cert, key)))
         .filter(|(name, cert, key)| !name.is_empty() && !cert.is_empty() && !key.is_empty());
-    let Some((name, cert, key)) = parts else {
+    let Some((secret, cert, key)) = parts else {
         return Err(format!("`{text}` is no secret: write NAME=CERT,KEY"));
     };
     if let Some((_, more)) = key.split_once(',') {
@@ -112,9 +112,9 @@ fn secret(text: &str) -> Result<Secret, String> {
             "`{more}` is too much: write NAME=CERT,KEY, two files"
         ));
     }
-    publish::check_name(name)?;
+    name::check(secret)?;
     Ok(Secret {
-        name: name.into(),
+        name: secret.into(),
         cert: cert.into(),
         key: key.into(),
     })
@@ -323,7 +323,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "secret",
         Each("NAME=CERT,KEY"),
         "",
-        "One more SDS secret to keep fresh, for a listener: DIR/sds/NAME.json; repeatable.",
+        "One more SDS secret to keep fresh, for a listener: DIR/sds/NAME.json, where bytes of NAME other than letters, digits, '.', '_' and '-' are percent-encoded; repeatable.",
         |o, v| {
             o.secrets.push(secret(v)?);
             Ok(())

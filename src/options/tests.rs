@@ -141,8 +141,12 @@ fn bad_input_gets_one_line_that_says_what_would_be_right() {
         (&["--hot-restart=maybe", "x"], "takes no value"),
         (&["--secret", "x", "x"], "NAME=CERT,KEY"),
         (
-            &["--secret", "../x=a,b", "--resources-dir", "/d", "x"],
-            "a secret's name has letters",
+            &["--secret", "a b=a,b", "--resources-dir", "/d", "x"],
+            "white space",
+        ),
+        (
+            &["--secret", "a://b=a,b", "--secret", "a_b=a,b", "x"],
+            "--secret a_b: Envoy has it under one name with a://b",
         ),
         (&["--drain-delay", "30s", "x"], "--drain-timeout"),
         (&["--min-drain", "30s", "x"], "--drain-timeout"),

@@ -139,9 +139,10 @@ impl EnvoyConfig {
           common_tls_context:
             tls_certificate_sds_secret_configs:
             - name: {secret}
-              sds_config: {{ path_config_source: {{ path: {}/sds/{secret}.json }}, resource_api_version: V3 }}
+              sds_config: {{ path_config_source: {{ path: {}/sds/{} }}, resource_api_version: V3 }}
       ",
-            self.resources().display()
+            self.resources().display(),
+            drainit::certificates::name::file_name(secret)
         );
         self.replace(&transport, &format!("{transport}{tls}"));
         self.prepend("node: { id: edge, cluster: edge }\n");

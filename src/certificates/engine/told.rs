@@ -1,0 +1,66 @@
+//! How far a set is, for those who ask.
+
+use std::time::SystemTime;
+
+use super::super::duty::Duty;
+use super::super::lifetime;
+use super::{Engine, Pending, Phase};
+
+impl Engine {
+    /// Whether Envoy may start, as far as this set is concerned.
+    pub fn is_ready(&self) -> bool {
+        match self.duty {
+            Duty::Gate => self.current.is_some(),
+            Duty::Listener => self.holds,
+        }
+    }
+
+    /// Whether a set is published.
+    pub fn has_set(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Whether nothing is under way, and nothing waits for Envoy's word in vain.
+    pub fn is_through(&self) -> bool {
+        self.is_idle() && self.pending.as_ref().is_none_or(Pending::is_late)
+    }
+
+    /// Whether what is in the files now is not what Envoy has, as far as is known, or nothing usable
+    /// is there.
+    pub fn is_stale(&self, wall: SystemTime) -> bool {
+        let current = self.current.as_ref().zip(self.wanted.as_ref());
+        let loaded = current.is_some_and(|(current, wanted)| {
+            let bundle = current.checked.bundle.as_ref();
+            let ends = [
+                Some(current.checked.leaf.not_after),
+                bundle.map(|bundle| bundle.not_after),
+            ];
+            let over = |end| lifetime::is_over(end, wall);
+            current.contents == *wanted && !ends.into_iter().flatten().any(over)
+        });
+        !loaded || self.pending.is_some() || self.watch.is_news() || self.record.error().is_some()
+    }
+
+    /// Whether nothing is under way: the last change is through, well or badly, or cannot be
+    /// published.
+    pub fn is_idle(&self) -> bool {
+        match self.phase {
+            Phase::Watching => !self.watch.is_news() && !self.awaits_word(),
+            Phase::Publish(..) => self.record.error().is_some(),
+            _ => false,
+        }
+    }
+
+    /// What the files lack, as far as that is known, or what is being done about it.
+    pub fn waiting_for(&self) -> String {
+        if let Some((_, why)) = &self.cannot_vacate {
+            return why.clone();
+        }
+        match (&self.phase, self.record.error(), self.watch.seen()) {
+            (Phase::Watching, _, Some(Err(refusal))) => refusal.to_string(),
+            (Phase::Watching, Some(why), _) => why.to_owned(),
+            (Phase::Watching, None, _) => "a certificate that can be used".to_owned(),
+            _ => "the verdict of a candidate Envoy".to_owned(),
+        }
+    }
+}

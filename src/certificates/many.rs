@@ -1,0 +1,143 @@
+//! What is otherwise where there are many secrets: the log of a start, and the kernel's limit.
+
+use std::fs;
+use std::path::Path;
+
+use log::{info, warn};
+
+use super::unit::Unit;
+use crate::pulse::Pulse;
+
+/// So many secrets are many: a line for each step of each would hide all other lines.
+const MANY: usize = 10;
+
+/// The most secrets that a line names.
+const NAMED: usize = 5;
+
+/// How many inotify instances a user may have, in the whole system and in the user namespace
+/// (inotify(7), and namespaces of users in Linux's kernel/ucount.c).
+const LIMITS: [&str; 2] = [
+    "/proc/sys/fs/inotify/max_user_instances",
+    "/proc/sys/user/max_inotify_instances",
+];
+
+/// Warns where Envoy cannot watch so many SDS files: it aborts (SIGABRT) where the kernel gives it
+/// no inotify instance, and Envoy 1.36 to 1.40 take one for each SDS file that they use.
+pub fn warn_of_limit(files: usize, pulse: &Pulse) {
+    for limit in LIMITS.map(Path::new) {
+        let text = pulse.during(limit, || fs::read_to_string(limit));
+        let most = text.ok().and_then(|text| text.trim().parse().ok());
+        if let Some(line) = most.and_then(|most| too_many(files, most, limit)) {
+            warn!("{line}");
+            return;
+        }
+    }
+}
+
+fn too_many(files: usize, most: usize, limit: &Path) -> Option<String> {
+    // The last one may be somebody else's of the same user.
+    let name = limit.strip_prefix("/proc/sys/").ok()?.display().to_string();
+    let name = name.replace('/', ".");
+    (files >= most).then(|| {
+        format!(
+            "Envoy takes an inotify instance for each of these {files} SDS files that it uses, and \
+             aborts where the kernel gives it none: a user may have {most}; set the host's sysctl \
+             {name} to {} or more",
+            files.saturating_mul(2)
+        )
+    })
+}
+
+/// The log of a start with many secrets.
+#[derive(Debug)]
+pub struct Start {
+    phase: Phase,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    /// They are read and published.
+    Publishing,
+    /// Envoy is asked whether it has them.
+    Loading,
+    /// Each has its own lines from here on.
+    Over,
+}
+
+impl Start {
+    /// Where there are many, their own lines are for debugging only, so far.
+    pub fn of(units: &mut [Unit]) -> Start {
+        let many = units.len() > MANY;
+        if many {
+            hush(units, true);
+        }
+        let phase = if many { Phase::Publishing } else { Phase::Over };
+        Start { phase }
+    }
+
+    /// Tells how far all of them are, once for each step. `ready`: Envoy may be started.
+    pub fn tell(&mut self, units: &mut [Unit], ready: bool) {
+        if self.phase == Phase::Publishing && ready {
+            self.phase = Phase::Loading;
+            tell("published", units, |unit| {
+                (!unit.engine.has_set()).then(|| unit.engine.waiting_for())
+            });
+        }
+        if self.phase == Phase::Loading && units.iter().all(|unit| unit.engine.is_through()) {
+            self.phase = Phase::Over;
+            tell("loaded by Envoy", units, |unit| {
+                unit.engine.record.error().map(str::to_owned)
+            });
+            hush(units, false);
+        }
+    }
+}
+
+fn hush(units: &mut [Unit], yes: bool) {
+    for unit in units {
+        unit.engine.record.hushed = yes;
+    }
+}
+
+/// How many are through a step, and why the others are not.
+fn tell(step: &str, units: &[Unit], why: impl Fn(&Unit) -> Option<String>) {
+    let name = |unit: &Unit| {
+        let secret = unit.engine.record.status().first();
+        secret.map_or(String::new(), |secret| secret.secret.clone())
+    };
+    let others = units
+        .iter()
+        .filter_map(|unit| Some((name(unit), why(unit)?)));
+    let others: Vec<_> = others.collect();
+    let (all, left) = (units.len(), others.len());
+    let line = format!("certificates: {} of {all} sets {step}", all - left);
+    if others.is_empty() {
+        info!("{line}");
+        return;
+    }
+    let named = others.iter().take(NAMED);
+    let named: Vec<_> = named.map(|(name, why)| format!("{name}: {why}")).collect();
+    let more = match left.saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    warn!("{line}; not {}{more}", named.join("; "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_small_a_limit_is_told_with_its_name_and_what_would_do() {
+        let [system, namespace] = LIMITS.map(Path::new);
+        assert_eq!(too_many(127, 128, system), None);
+        let line = too_many(128, 128, system).unwrap();
+        assert!(
+            line.contains("fs.inotify.max_user_instances to 256"),
+            "{line}"
+        );
+        let line = too_many(9, 1, namespace).unwrap();
+        assert!(line.contains("user.max_inotify_instances"), "{line}");
+    }
+}
