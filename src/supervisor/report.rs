@@ -11,7 +11,6 @@ use crate::drain::{self, Answer, Ask, Outcome};
 use crate::envoy::address;
 use crate::envoy::admin::Reply;
 use crate::envoy::load::Load;
-use crate::envoy::question::Readiness;
 use crate::http::endpoints::ADMIN_LOST;
 use crate::notify::{Notifier, Wanted};
 use crate::process::End;
