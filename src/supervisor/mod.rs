@@ -12,6 +12,7 @@ mod endings;
 mod envoys;
 mod hangs;
 mod helpers;
+mod inputs;
 mod leaving;
 mod notes;
 mod progress;
@@ -28,14 +29,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::certificates::{Command, Report};
+use crate::certificates::Command;
 use crate::cgroup;
-use crate::client::Peer;
-use crate::drain::{Answer, Ask, Time};
-use crate::envoy::admin::{Job, Reply};
+use crate::drain::Time;
+use crate::envoy::admin::Job;
 use crate::event::Event;
 use crate::fault;
 use crate::logging;
@@ -45,14 +44,14 @@ use crate::options::{self, Options, Restart};
 use crate::process::{self, Signals};
 use crate::status::{Admin, Board, Envoy, Handover, Snapshot, State};
 
-use decide::{Action, Core, Input, Order, Rules};
+use decide::{Action, Core, Input, Rules};
 use envoys::Envoys;
 use hangs::Hangs;
 use helpers::Helpers;
 use leaving::Leaving;
 use reload::Reloading;
 use report::Reporter;
-use trials::{Purpose, Trials, program};
+use trials::Trials;
 
 /// Not for Envoy: they are between systemd and us.
 const OURS: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
@@ -188,10 +187,10 @@ impl Supervisor {
     fn turn(&mut self) {
         fault::point("main");
         for signal in self.signals.take() {
-            self.take_signal(signal);
+            self.on_signal(signal);
         }
         while let Some(event) = self.events.take() {
-            self.take_event(event);
+            self.on_event(event);
         }
         if self.envoys.read_address() {
             self.handle(Input::AdminKnown);
@@ -248,136 +247,6 @@ impl Supervisor {
         let _ = poll(&mut fds, timeout);
     }
 
-    fn take_signal(&mut self, signal: i32) {
-        let name = process::signal_name(signal);
-        let order = match signal {
-            libc::SIGCHLD => return self.reap(),
-            libc::SIGTERM | libc::SIGINT => Order::Stop,
-            libc::SIGQUIT => Order::StopNow,
-            libc::SIGUSR2 => Order::Drain,
-            libc::SIGUSR1 => {
-                if !self.core.has_handlers() && self.envoys.handles(signal) {
-                    self.handle(Input::HandlersSeen);
-                }
-                // Passed on before it is logged: that wakes a thread, which may get the processor.
-                self.handle(Input::Order(Order::ReopenLogs, String::new()));
-                log::info!(signal = name.as_str(); "{name}");
-                return;
-            }
-            libc::SIGHUP => return self.reload(),
-            _ => {
-                log::debug!("{name} means nothing here, and is not forwarded");
-                return;
-            }
-        };
-        if self.core.repeats(self.now(), order) {
-            log::info!(signal = name.as_str(); "{name}: the same order as the one a moment ago");
-        } else {
-            log::info!(signal = name.as_str(); "{name}");
-            self.hurry_leaving(order);
-        }
-        self.handle(Input::Order(order, name));
-    }
-
-    fn take_event(&mut self, event: Event) {
-        match event {
-            Event::Shutdown(peer) => {
-                let from = peer.to_string();
-                self.reporter.take_caller(Instant::now(), &from);
-                self.handle(Input::Order(Order::Drain, format!("/shutdown from {peer}")));
-            }
-            Event::Probe => self.handle(Input::Probe),
-            Event::Look => self.handle(Input::Look),
-            Event::Admin(reply) => {
-                // It may be the answer to what was asked in this very turn: what was decided is
-                // told before what came of it, or a drain would lose its first steps.
-                self.publish(Instant::now());
-                self.take_reply(reply);
-            }
-            Event::Certificates(report) => self.take_certificates(report),
-            Event::ThreadEnded(name) => {
-                self.helpers.ended(name, Instant::now());
-                if name == "admin" {
-                    // With it went the question that it was asked, if any.
-                    self.answer_missing();
-                }
-                if name == "certificates" {
-                    let why = "the certificate thread ended over it; it is being started again";
-                    self.end_reading(Err(why.into()));
-                }
-            }
-        }
-    }
-
-    fn take_reply(&mut self, mut reply: Reply) {
-        let Some(question) = self
-            .core
-            .asked()
-            .filter(|asked| asked.number == reply.number)
-        else {
-            // Of an Envoy that is gone.
-            return;
-        };
-        let now = Instant::now();
-        if let Some(address) = &reply.address {
-            self.envoys.found(address);
-        }
-        if let (Ok(Answer::Stats(load)), None) = (&mut reply.answer, self.envoys.parent()) {
-            // Envoy's last word on an old generation stands when that is gone.
-            load.parent_connections = 0;
-        }
-        let starts =
-            self.core.generations().is_starting() || self.core.state(self.now()) == State::Starting;
-        self.reporter
-            .take_answer(now, &reply, starts, self.core.generations().is_admin_away());
-        let expected = self.envoys.may_answer();
-        self.board
-            .update(|snapshot| notes::note_answer(snapshot, now, &reply, expected));
-        if starts && reply.answer.is_err() {
-            self.envoys.look_for_flags();
-        }
-        let is_there = reply.ask == Ask::Ready && reply.answer.is_ok();
-        self.handle(Input::Answer(question.number, reply.answer.ok()));
-        if is_there {
-            // It takes some milliseconds. The core and the snapshot, from which the HTTP thread
-            // tells whether to ask again, must agree on when the answer came.
-            self.identify();
-        }
-    }
-
-    /// The question in flight will get no answer.
-    fn answer_missing(&mut self) {
-        if let Some(question) = self.core.asked() {
-            self.take_reply(Reply {
-                number: question.number,
-                ask: question.ask,
-                address: None,
-                peer: Peer::Anyone,
-                answer: Err("the thread that asks envoy's admin interface is not there".into()),
-                listeners: None,
-            });
-        }
-    }
-
-    fn take_certificates(&mut self, report: Report) {
-        match report {
-            Report::Waiting(which) => {
-                self.hangs.note_waiting(&which);
-                self.handle(Input::CertificatesMissing(which));
-            }
-            Report::FirstSetReady => self.handle(Input::CertificatesReady),
-            Report::Validate { id, config } => {
-                let mut line = program(self.envoys.line());
-                line.extend(["--mode", "validate", "-c"].map(OsString::from));
-                self.trials.ask_of(Purpose::Certificates(id), line, config);
-            }
-            Report::Status(secrets) => self.board.update(|snapshot| {
-                notes::note_certificates(snapshot, Instant::now(), secrets);
-            }),
-            Report::Reloaded(number, result) => self.take_reading(number, result),
-        }
-    }
-
     /// Lets the core decide, and does what it says.
     fn handle(&mut self, input: Input) {
         let now = self.now();
@@ -421,7 +290,7 @@ impl Supervisor {
             retired: self.envoys.pid().is_none(),
         };
         if self.helpers.ask(job).is_err() {
-            self.answer_missing();
+            self.on_missing_answer();
         }
     }
 

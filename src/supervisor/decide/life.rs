@@ -20,7 +20,7 @@ pub(super) const JUDGEMENT: Duration = Duration::from_secs(if cfg!(test) { 1 } e
 pub(super) const HANDLERS_READY: Duration = Duration::from_secs(5);
 
 /// Between two looks at the sockets of an Envoy that has lost its admin interface: this at the
-/// last. With 10,000 connections a look takes 0.17 s of a processor.
+/// last. With 10,000 connections a look takes 15 to 20 ms of a processor, and 0.1 s by /proc.
 const LOOK_REST: Duration = Duration::from_secs(30);
 
 /// Where Envoy is in its life.
