@@ -294,13 +294,15 @@ pub fn names_in(table: &[u8], prefix: &str) -> BTreeMap<i32, Vec<String>> {
             continue;
         };
         let name = line.rsplit_once('@').map_or("", |(_, name)| name);
-        let Some((pid, _)) = name
+        let Some((text, _)) = name
             .strip_prefix(prefix)
             .and_then(|rest| rest.split_once('/'))
         else {
             continue;
         };
-        if let Some(pid) = pid.parse().ok().filter(|pid| *pid > 0) {
+        // As drainit writes it: `01` is nobody's.
+        let is_written_so = |pid: &i32| *pid > 0 && pid.to_string() == text;
+        if let Some(pid) = text.parse().ok().filter(is_written_so) {
             names.entry(pid).or_default().push(name.to_owned());
         }
     }
