@@ -106,8 +106,12 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
     };
     let took = show(at.saturating_duration_since(drain.started));
     let verdict = match outcome {
-        // It had been live, and was down when the order came.
-        Outcome::NeverLive if snapshot.last_end.is_some() => {
+        // The last one had ended before the order came.
+        Outcome::NeverLive
+            if snapshot
+                .last_end
+                .is_some_and(|last| last.at <= drain.started) =>
+        {
             "drained without a running envoy".into()
         }
         Outcome::Drained
