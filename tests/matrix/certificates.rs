@@ -9,7 +9,7 @@ use crate::support::clients::SlowRequest;
 use crate::support::drainit::{Drainit, Setting};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::upstream::Upstream;
-use crate::support::{PATIENCE, TempDir, wait_for};
+use crate::support::{PATIENCE, TempDir, wait_for, wait_for_some};
 
 pub fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -71,7 +71,11 @@ fn a_full_disk_leaves_the_certificate_that_is_there_until_there_is_space_again()
     let (mut drainit, place) = with_little_space(&dir, "", &config);
     drainit.wait_ready();
     let file = place.join("sds/web.json");
-    let before = fs::read(&file).unwrap();
+    // Envoy does not wait for a listener's secret.
+    let before = wait_for_some("the first certificate", PATIENCE, || {
+        let text = fs::read_to_string(&file).ok()?;
+        text.contains("inline_string").then(|| text.into_bytes())
+    });
     fill(&place);
     put(&dir, "rsa");
     drainit.wait_log("No space left on device");
