@@ -175,7 +175,8 @@ impl Engine {
         // An Envoy that waits for its configuration makes haste.
         let calm = self.current.is_some() || self.duty == Duty::Listener && self.envoy_runs;
         self.watch.looked(now, wall, calm);
-        if !self.watch.is_news() || self.awaits_word() {
+        let unused = self.pending.as_ref().is_some_and(Pending::is_unused);
+        if !self.watch.is_news() || self.awaits_word() && !unused {
             return;
         }
         let checked = match self.watch.seen() {

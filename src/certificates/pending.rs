@@ -101,6 +101,8 @@ pub struct Pending {
     /// When it is late; none while no Envoy runs, or once it is.
     deadline: Option<Instant>,
     late: bool,
+    /// Whether Envoy said that it uses no such secret, when it was last asked.
+    unused: bool,
     pause: Duration,
 }
 
@@ -115,6 +117,7 @@ impl Pending {
             first: false,
             deadline: Some(now + WITHIN),
             late: false,
+            unused: false,
             pause: ASK_FIRST,
         }
     }
@@ -127,6 +130,7 @@ impl Pending {
             first: true,
             deadline: Some(now + START_WITHIN),
             late: false,
+            unused: false,
             ask: now + ASK_STARTING,
             pause: ASK_STARTING,
             ..self
@@ -141,6 +145,11 @@ impl Pending {
     /// Whether nobody waits for the word any more.
     pub fn is_late(&self) -> bool {
         self.late
+    }
+
+    /// Whether Envoy uses no such secret, so that it can refuse nothing.
+    pub fn is_unused(&self) -> bool {
+        self.unused
     }
 
     /// Judges what Envoy said at `now`, asked at `asked`.
@@ -171,6 +180,7 @@ impl Pending {
             }
             Err(why) => Verdict::Accepted(format!("Envoy cannot be asked: {why}")),
         };
+        self.unused = matches!(verdict, Verdict::Unused(_));
         let over = self.deadline.is_some_and(|deadline| deadline <= now);
         let ruling = match verdict {
             Verdict::Taken => return Ruling::Taken,
