@@ -177,11 +177,18 @@ fn prometheus_reads_the_page_in_every_state() {
     });
     pages.push(restarting.take(5).find(|page| !page.is_empty()).unwrap());
     let dir = TempDir::new();
-    let (secret, place) = (
-        format!("web={0}/no.crt,{0}/no.key", dir.path().display()),
-        dir.path().display().to_string(),
-    );
-    let options = ["--secret", &secret, "--resources-dir", &place];
+    let [cert, key, ca] = ["no.crt", "no.key", "no.ca"].map(|name| dir.join(name));
+    let words = [cert, key, ca, dir.path().into()].map(|path| path.display().to_string());
+    let options = [
+        "--envoy-cert-file",
+        &words[0],
+        "--envoy-key-file",
+        &words[1],
+        "--envoy-cafile",
+        &words[2],
+        "--resources-dir",
+        &words[3],
+    ];
     let drainit = Drainit::start(&options, &child);
     pages.push(page_when(&drainit, "waiting"));
     assert_eq!(
