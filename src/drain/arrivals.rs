@@ -112,12 +112,6 @@ impl Arrivals {
         self.arrivals.saturating_sub(self.first.unwrap_or_default())
     }
 
-    /// How many connections still came a second, if any.
-    pub fn rate(&self) -> f64 {
-        let time = self.last.saturating_sub(self.since).max(WINDOW);
-        self.count() as f64 / time.as_secs_f64()
-    }
-
     /// When nobody is believed to come any more, unless somebody does before.
     pub fn until(&self) -> Time {
         if self.unused {

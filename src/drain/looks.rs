@@ -227,12 +227,6 @@ impl Drain {
         }
     }
 
-    /// How many new connections still come a second, while that keeps the drain up.
-    pub fn arrivals_per_second(&self) -> Option<f64> {
-        let arrivals = self.arrivals.as_ref()?;
-        (self.quiet.is_some() && self.outcome.is_none()).then(|| arrivals.rate())
-    }
-
     /// Nothing holds the drain up any more; unless it has to last longer, or Envoy still accepts.
     fn conclude(&mut self, now: Time, outcome: Outcome) {
         self.quiet = Some(outcome);
