@@ -15,7 +15,7 @@ use ureq::{Agent, Proxy};
 
 use transport::{Connect, Connected, Nowhere};
 
-use crate::credentials::Place;
+use crate::process::Place;
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +122,7 @@ pub enum Peer {
     /// At a unix socket, a drainit that we believe ([`Credentials::believe`]): the one with this
     /// pid in our pid namespace, or whichever listens there.
     ///
-    /// [`Credentials::believe`]: crate::credentials::Credentials::believe
+    /// [`Credentials::believe`]: crate::process::Credentials::believe
     Drainit(Option<i32>),
 }
 

@@ -17,7 +17,7 @@
 //! | `log` | writes stderr; a full pipe blocks this thread and no other |
 //! | `certificates` | compares the certificate files, writes the SDS files; only where asked to |
 //!
-//! Signals, answers, requests and the passing of time are [`event`]s on one channel to the main
+//! Signals, answers, requests and the passing of time are events (`src/supervisor/event.rs`) on one channel to the main
 //! thread ([`mailbox`]). It waits in one `poll` and for nothing else, but that it execs Envoy (Envoy
 //! asks the kernel for a signal when the *thread* that spawned it ends) and writes the last words.
 //! What else may block, a helper thread does. Each is started again when it ends or panics: the
@@ -38,7 +38,8 @@
 //!   [`connections`] (the kernel's word on Envoy's sockets).
 //! - Where a certificate is refused: [`certificates`], in `read.rs` and `pem.rs`; where Envoy is asked
 //!   whether it took it: `confirm.rs`.
-//! - Who may order a shutdown: [`credentials`], [`control`] and `src/http/endpoints.rs`.
+//! - Who may order a shutdown: `src/process/credentials.rs` and `src/http/listen.rs`.
+//! - How a command finds the drainit that runs: `src/commands/find.rs`.
 //! - What the last line of the log says: `src/supervisor/verdict.rs`.
 //! - Everything that is `unsafe`: [`process`] and a few more lines, each with its reason.
 //!
@@ -76,17 +77,14 @@
 //! writes the README's captures anew.
 
 pub mod certificates;
-pub mod cgroup;
 pub mod cidr;
 pub mod client;
+pub mod clock;
 pub mod commands;
 pub mod connections;
-pub mod control;
-pub mod credentials;
 pub mod drain;
 pub mod duration;
 pub mod envoy;
-pub mod event;
 pub mod fault;
 pub mod http;
 pub mod logging;
@@ -95,6 +93,5 @@ pub mod notify;
 pub mod options;
 pub mod process;
 pub mod pulse;
-pub mod relro;
 pub mod status;
 pub mod supervisor;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use drainit::commands::{self, complain};
 use drainit::options::{self, Command};
 use drainit::process::Signals;
-use drainit::relro;
+use drainit::process::relro;
 use drainit::supervisor;
 
 fn main() -> ExitCode {

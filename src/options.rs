@@ -5,8 +5,6 @@ pub mod bootstrap;
 mod entries;
 mod flag;
 mod flags;
-mod help;
-mod manpage;
 mod near;
 mod parse;
 
@@ -24,10 +22,9 @@ use crate::http::Listen;
 
 use bootstrap::Bootstrap;
 
-pub use entries::{ENTRIES, Entry};
+pub use entries::{BOOTSTRAP, ENTRIES, Entry};
 pub use flag::{Flag, Settings, Value};
 pub use flags::FLAGS;
-pub use help::{Topic, help, version};
 pub use near::stray_variables;
 pub use parse::parse;
 
@@ -52,6 +49,19 @@ pub enum Command {
     Help(Topic),
     /// `drainit --version`
     Version,
+}
+
+/// What somebody wants to read about.
+#[derive(Clone, Copy, Debug)]
+pub enum Topic {
+    /// The first page: the commands, and the options that people use.
+    First,
+    /// Every option.
+    All,
+    /// One command.
+    Of(&'static Entry),
+    /// Everything, as a man page.
+    Man,
 }
 
 /// What `drainit health` asks.

@@ -69,7 +69,7 @@ fn probes_are_answered_while_strangers_hold_all_they_can() {
             assert_eq!(answer.status, 200, "{answer:?}");
             slowest = slowest.max(asked.elapsed());
         }
-        while rig.events.take().is_some() {}
+        while rig.wishes.take().is_some() {}
         grown = grown.max(resident().saturating_sub(memory));
         rounds += 1;
     }

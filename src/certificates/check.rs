@@ -8,7 +8,7 @@ use super::pem::{self, Block};
 use super::read::{Contents, File, Refusal};
 use super::secret::SecretBytes;
 use super::x509::{Certificate, Key};
-use crate::status::clock::rfc3339_seconds;
+use crate::clock::rfc3339_seconds;
 
 /// A leaf that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::status::clock;
+use crate::clock;
 
 /// Why something is not DER, in a few words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -38,9 +38,8 @@ use self::duty::Duty;
 use self::publish::{CONTOUR_CA, CONTOUR_LEAF, Target};
 use self::read::Files;
 use self::unit::Unit;
-use crate::event::Event;
 use crate::fault;
-use crate::mailbox::{Inbox, Mailbox};
+use crate::mailbox::Inbox;
 use crate::pulse::Pulse;
 use crate::status::Certificate;
 
@@ -127,15 +126,14 @@ pub enum Command {
 
 /// Keeps everything fresh until it is told to stop. `admin` GETs a path of Envoy's admin
 /// interface and answers with the body of a 200, or why there is none, within some seconds.
-/// `pulse` shows what file this is at.
+/// `report` tells the main thread; `pulse` shows what file this is at.
 pub fn run(
     config: &Config,
     admin: impl Fn(&str) -> Result<String, String>,
-    mailbox: &Mailbox<Event>,
+    report: &dyn Fn(Report),
     commands: &Inbox<Command>,
     pulse: &Pulse,
 ) {
-    let send = |report| mailbox.send(Event::Certificates(report));
     let mut units = units(config, pulse);
     let files = units.iter().map(Unit::files).sum();
     many::warn_of_limit(files, pulse);
@@ -182,7 +180,7 @@ pub fn run(
         for unit in &mut units {
             wake = wake.min(unit.work(&admin, pulse, &mut |config| {
                 let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-                send(Report::Validate { id, config });
+                report(Report::Validate { id, config });
                 id
             }));
         }
@@ -190,18 +188,18 @@ pub fn run(
             any | unit.engine.record.changed().is_some()
         }) {
             let status = units.iter().flat_map(|unit| unit.engine.record.status());
-            send(Report::Status(status.cloned().collect()));
+            report(Report::Status(status.cloned().collect()));
         }
         if !ready {
             let lacking = units.iter().filter(|unit| !unit.engine.is_ready());
             let lacking: Vec<_> = lacking.map(|unit| unit.engine.waiting_for()).collect();
             if lacking.is_empty() {
                 ready = true;
-                send(Report::FirstSetReady);
+                report(Report::FirstSetReady);
             } else if waiting != lacking.join("; ") {
                 waiting = lacking.join("; ");
                 info!("waiting for certificates: {waiting}");
-                send(Report::Waiting(waiting.clone()));
+                report(Report::Waiting(waiting.clone()));
             }
         }
         start.tell(&mut units, ready);
@@ -209,7 +207,7 @@ pub fn run(
             && units.iter().all(|unit| unit.engine.is_idle())
         {
             reload = None;
-            send(Report::Reloaded(number, outcome(&units)));
+            report(Report::Reloaded(number, outcome(&units)));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::check::{self, Checked};
 use super::confirm::{self, Expected, Observation, Seen, Verdict};
 use super::read::{Contents, Refusal};
-use crate::status::clock::rfc3339_seconds;
+use crate::clock::rfc3339_seconds;
 
 /// For Envoy to take what was published; it takes 1 to 40 ms.
 const WITHIN: Duration = Duration::from_secs(10);

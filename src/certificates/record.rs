@@ -7,9 +7,9 @@ use log::{Level, error, log, warn};
 
 use super::check::Checked;
 use super::lifetime::Left;
+use crate::clock::rfc3339_seconds;
 use crate::duration::show;
 use crate::status::Certificate;
-use crate::status::clock::rfc3339_seconds;
 
 /// What becomes of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::certificates::{Command, Config, Report, run};
-use crate::event::Event;
 use crate::mailbox::{Inbox, Mailbox};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -17,7 +16,7 @@ fn data(name: &str) -> PathBuf {
 struct Thread {
     dir: PathBuf,
     commands: Mailbox<Command>,
-    events: Inbox<Event>,
+    reports: Inbox<Report>,
     /// What the admin answers for `/stats`, made of the published files; and all paths asked for.
     asked: Arc<Mutex<Vec<String>>>,
 }
@@ -38,7 +37,7 @@ impl Thread {
             resources: dir.join("resources"),
             check: Duration::from_millis(50),
         };
-        let (mailbox, events) = Mailbox::new(None);
+        let (mailbox, reports) = Mailbox::new(None);
         let (commands, inbox) = Mailbox::new(None);
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (sds, paths) = (config.resources.join("sds"), asked.clone());
@@ -47,12 +46,13 @@ impl Thread {
                 paths.lock().unwrap().push(path.to_owned());
                 Ok(envoy_answers(&sds, path))
             };
-            run(&config, admin, &mailbox, &inbox, &Pulse::default());
+            let report = |report| mailbox.send(report);
+            run(&config, admin, &report, &inbox, &Pulse::default());
         });
         Thread {
             dir,
             commands,
-            events,
+            reports,
             asked,
         }
     }
@@ -66,10 +66,7 @@ impl Thread {
     /// The first report that is of interest; candidates are all accepted meanwhile.
     fn wait<T>(&self, interest: impl Fn(&Report) -> Option<T>) -> T {
         loop {
-            let event = self.events.wait(Duration::from_secs(10)).unwrap();
-            let Event::Certificates(report) = event else {
-                continue;
-            };
+            let report = self.reports.wait(Duration::from_secs(10)).unwrap();
             if let Report::Validate { id, config } = &report {
                 let file = std::fs::File::from(config.try_clone().unwrap());
                 assert_eq!(file.metadata().unwrap().nlink(), 0, "it has no name");

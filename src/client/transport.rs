@@ -20,8 +20,7 @@ use ureq::unversioned::transport::{
 use ureq::{Error, Timeout};
 
 use super::{Address, Peer};
-use crate::credentials::{Credentials, Place};
-use crate::process;
+use crate::process::{self, Credentials, Place};
 
 /// A resolver that is never used for anything: the connector knows the address.
 #[derive(Debug)]

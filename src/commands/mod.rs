@@ -1,7 +1,9 @@
 //! The clients of a running drainit.
 
 pub mod bootstrap;
+pub mod find;
 pub mod health;
+pub mod help;
 pub mod install;
 mod progress;
 pub mod reload;
@@ -14,18 +16,24 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::client::{Limits, Method, fetch_from};
-use crate::control::{self, Target};
-use crate::options::{self, Command};
+use crate::options::Command;
 use crate::process;
+use find::Target;
 
 /// How long a running drainit may take for an answer: a little more than it waits for Envoy's.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// No drain lasts longer: the longest `--drain-timeout` is 30 days.
 const FOREVER: Duration = Duration::from_secs(31 * 86_400);
 
 /// The longest answer that is taken, in bytes.
-pub const BODY: u64 = 4 * 1024 * 1024;
+const BODY: u64 = 4 * 1024 * 1024;
+
+/// How long an answer may take, and how long it may be.
+const LIMITS: Limits = Limits {
+    time: PATIENCE,
+    body: BODY,
+};
 
 /// The longest line that is shown, in characters.
 const LINE: usize = 2_000;
@@ -83,13 +91,10 @@ pub fn run(command: Command) -> u8 {
             }
         },
         Command::Version => {
-            print(&options::version());
+            print(concat!("drainit ", env!("CARGO_PKG_VERSION")));
             0
         }
-        Command::Help(topic) => {
-            print(options::help(topic).trim_end());
-            0
-        }
+        Command::Help(topic) => help::run(topic),
         // It is main's.
         Command::Run(..) => 2,
     }
@@ -129,7 +134,7 @@ pub fn parse_status(body: &str) -> Option<Value> {
 /// Status and body of the answer to a GET.
 fn get(target: &Target, path: &str) -> Result<(u16, String), String> {
     let (peer, address) = target.door();
-    fetch_from(peer, address, Method::Get, path, control::LIMITS)
+    fetch_from(peer, address, Method::Get, path, LIMITS)
 }
 
 /// The pid of the drainit whose status this is; none where it runs in another pid namespace than

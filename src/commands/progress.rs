@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::find::Target;
 use super::status::view::View;
 use super::{read_status, say};
-use crate::control::Target;
 use crate::status::plural;
 
 /// Between two looks.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use nix::libc::SIGHUP;
 use serde_json::Value;
 
+use super::find;
 use super::{complain, read_status, say};
-use crate::control;
 use crate::envoy::hot_restart;
 use crate::options::Options;
 use crate::process::Handle;
@@ -34,7 +34,7 @@ pub fn run(options: &Options) -> u8 {
 }
 
 fn reload(options: &Options) -> Result<String, String> {
-    let target = control::find(options)?;
+    let target = find::target(options)?;
     let pid = target
         .pid()
         .ok_or("that drainit runs in another container: say `drainit reload` in there")?;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use nix::libc::{ESRCH, SIGUSR2};
 use serde_json::Value;
 
+use super::find::{self, Target};
 use super::progress::{self, LastSeen};
 use super::{BODY, FOREVER, complain, read_status, say};
 use crate::client::{Head, Limits, Method, exchange_with};
-use crate::control::{self, Target};
 use crate::duration::show;
 use crate::options::Options;
 use crate::process::Handle;
@@ -59,7 +59,7 @@ impl Over {
 
 fn drain(options: &Options) -> Result<Over, (u8, String)> {
     let nothing_runs = |why| (2, why);
-    let target = control::find(options).map_err(nothing_runs)?;
+    let target = find::target(options).map_err(nothing_runs)?;
     let gone = |error| nothing_runs(format!("that drainit has just ended: {error}"));
     // Before the next look: then it is the process that was looked at, or none.
     let process = target.pid().map(Handle::open).transpose().map_err(gone)?;

@@ -18,8 +18,8 @@ use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::Value;
 
+use super::find::{self, Target};
 use super::{complain, is_obeyed, say};
-use crate::control::{self, Target};
 use crate::fault;
 use crate::options::{Look, Options};
 
@@ -41,7 +41,7 @@ const SECOND_TRY: Duration = Duration::from_millis(300);
 /// Shows the status, once or again and again: 0, or 1 when nothing runs.
 pub fn run(options: &Options, look: Look) -> u8 {
     let asked =
-        control::find(options).and_then(|target| Ok((super::read_status(&target, false)?, target)));
+        find::target(options).and_then(|target| Ok((super::read_status(&target, false)?, target)));
     match asked {
         Ok((first, target)) if look.watch => watch(&target, first, look.json),
         Ok((first, _)) => {

@@ -6,13 +6,11 @@ use std::time::{Duration, Instant};
 use super::address::Place;
 use super::kernel::Measure;
 use super::listeners::{Census, Listeners};
-use super::question::Readiness;
+use super::question::{Answer, Ask, Readiness};
 use super::witnesses::Witnesses;
 use crate::client::{Address, Head, Limits, Method, Peer, exchange_with, fetch_from};
-use crate::drain::{Answer, Ask};
-use crate::event::Event;
 use crate::fault;
-use crate::mailbox::{Inbox, Mailbox};
+use crate::mailbox::Inbox;
 use crate::pulse::Pulse;
 
 /// A probe waits no longer: a kubelet's own patience is a second.
@@ -62,9 +60,9 @@ pub struct Reply {
     pub listeners: Option<Listeners>,
 }
 
-/// The thread: asks one question at a time, for ever. `measure` says what counts;
-/// `pulse` shows when this is at a file.
-pub fn work(jobs: &Inbox<Job>, measure: Measure<'_>, mailbox: &Mailbox<Event>, pulse: &Pulse) {
+/// The thread: asks one question at a time, for ever, and hands what became of it to `report`.
+/// `measure` says what counts; `pulse` shows when this is at a file.
+pub fn work(jobs: &Inbox<Job>, measure: Measure<'_>, report: &dyn Fn(Reply), pulse: &Pulse) {
     let mut asker = Asker {
         witnesses: Witnesses::new(measure),
         census: Census::default(),
@@ -87,14 +85,14 @@ pub fn work(jobs: &Inbox<Job>, measure: Measure<'_>, mailbox: &Mailbox<Event>, p
             (_, Err(why)) => Err(why),
         };
         let checkable = address.clone().filter(|_| job.ask == Ask::Ready);
-        mailbox.send(Event::Admin(Reply {
+        report(Reply {
             number: job.number,
             ask: job.ask,
             address,
             peer,
             answer,
             listeners: asker.census.told(),
-        }));
+        });
         if let Some(address) = checkable {
             // Nobody waits for that.
             asker.check_excluded(&address, peer, job.owner);

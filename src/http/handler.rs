@@ -8,18 +8,27 @@ use super::listen::Peer;
 use super::reply::Reply;
 use super::request::{Head, Method, Request};
 use crate::cidr::Cidr;
-use crate::event::Event;
-use crate::mailbox::Mailbox;
 use crate::status::Board;
 
-/// The shortest time between two [`Event::Probe`]s, so that a flood of requests is none of
-/// events.
+/// The shortest time between two [`Wish::Probe`]s, so that a flood of requests is none of wishes.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a request wishes for that the HTTP thread cannot do itself.
+#[derive(Debug)]
+pub enum Wish {
+    /// This peer wishes for a drain, by `/shutdown`.
+    Shutdown(String),
+    /// Somebody wants to know how Envoy is: ask its admin interface, if that was not done within
+    /// the last second. The answer shows in the snapshot.
+    Probe,
+    /// Somebody wants to know what is open: ask that too, as seldom.
+    Look,
+}
 
 /// Answers requests.
 pub struct Handler<'a> {
     board: &'a Board,
-    mailbox: &'a Mailbox<Event>,
+    wish: &'a dyn Fn(Wish),
     shutdown_from: &'a [Cidr],
     /// How many callers may wait for the end of a drain.
     seats: usize,
@@ -37,13 +46,13 @@ impl<'a> Handler<'a> {
     /// A handler that lets `seats` callers wait for the end of a drain.
     pub fn new(
         board: &'a Board,
-        mailbox: &'a Mailbox<Event>,
+        wish: &'a dyn Fn(Wish),
         shutdown_from: &'a [Cidr],
         seats: usize,
     ) -> Handler<'a> {
         Handler {
             board,
-            mailbox,
+            wish,
             shutdown_from,
             seats,
             seated: 0,
@@ -81,7 +90,7 @@ impl<'a> Handler<'a> {
             }
             let peer = connection.peer();
             match peer.authorize(connection.socket(), self.shutdown_from) {
-                Ok(name) => self.mailbox.send(Event::Shutdown(name)),
+                Ok(name) => (self.wish)(Wish::Shutdown(name)),
                 Err(name) => {
                     let who = match peer {
                         Peer::Ip(_) => "see --shutdown-from",
@@ -157,10 +166,10 @@ impl<'a> Handler<'a> {
             return Some(next);
         }
         if std::mem::take(&mut self.probe_wanted) {
-            self.mailbox.send(Event::Probe);
+            (self.wish)(Wish::Probe);
         }
         if std::mem::take(&mut self.look_wanted) {
-            self.mailbox.send(Event::Look);
+            (self.wish)(Wish::Look);
         }
         self.next_probe = Some(now + PROBE_PAUSE);
         None

@@ -19,7 +19,7 @@ use nix::sys::socket::{
 
 use crate::cidr::Cidr;
 use crate::client::UNIX_MAX;
-use crate::credentials::Credentials;
+use crate::process::Credentials;
 
 /// Between two tries to bind what is taken.
 const RETRY: Duration = Duration::from_secs(1);

@@ -1,8 +1,8 @@
 //! Health, shutdown, status and metrics over HTTP: one thread, one `poll`.
 //!
 //! Bind the addresses ([`Listeners`]), then run [`serve`] on a thread of its own. It answers from the
-//! snapshot and asks nobody; what a request changes is an [`Event`](crate::event::Event) for the
-//! main thread. It returns once drainit is [gone](crate::status::State::Gone) and everybody who
+//! snapshot and asks nobody; what a request changes is a [`Wish`] for
+//! the main thread. It returns once drainit is [gone](crate::status::State::Gone) and everybody who
 //! waited has their answer. Should it panic, it can be run again.
 //!
 //! # Why the loop is our own
@@ -28,6 +28,7 @@
 //! Without connections the thread sleeps until one comes or the snapshot changes.
 
 mod connection;
+pub mod control;
 pub mod endpoints;
 mod handler;
 mod listen;
@@ -35,5 +36,6 @@ pub mod reply;
 pub mod request;
 mod server;
 
+pub use handler::Wish;
 pub use listen::{Listen, Listener, Listeners, Peer, bind};
 pub use server::serve;

@@ -9,12 +9,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::connection::Connection;
-use super::handler::Handler;
+use super::handler::{Handler, Wish};
 use super::listen::{Listener, Listeners};
 use crate::cidr::Cidr;
-use crate::event::Event;
 use crate::fault;
-use crate::mailbox::{Mailbox, Wakeups};
+use crate::mailbox::Wakeups;
 use crate::status::{Board, State};
 
 /// The most connections at a time, however many descriptors there are.
@@ -27,8 +26,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const LAST_ANSWERS: Duration = Duration::from_millis(300);
 
 /// Serves `listeners` until `board` shows that Envoy is gone. `wakeups` is the end that `board`
-/// wakes; `mailbox` is where `/shutdown` and probes go; `shutdown_from` is who may ask for the
-/// former.
+/// wakes; `wish` is told what requests wish for; `shutdown_from` is who may wish for a drain.
 ///
 /// Returns when everybody who waited has been answered, or 300 ms after the state became
 /// [`State::Gone`]. Can be called again, after a panic as well; connections do not survive that.
@@ -39,7 +37,7 @@ pub fn serve(
     listeners: &mut Listeners,
     board: &Board,
     wakeups: &Wakeups,
-    mailbox: &Mailbox<Event>,
+    wish: &dyn Fn(Wish),
     shutdown_from: &[Cidr],
 ) -> io::Result<()> {
     let limit = connection_limit();
@@ -48,7 +46,7 @@ pub fn serve(
         wakeups,
         limit,
         connections: Vec::new(),
-        handler: Handler::new(board, mailbox, shutdown_from, limit / 2),
+        handler: Handler::new(board, wish, shutdown_from, limit / 2),
         accept_after: None,
         complained: false,
     };

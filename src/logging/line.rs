@@ -8,8 +8,8 @@ use log::{Level, Record};
 use nix::sys::stat::fstat;
 use serde_json::Map;
 
+use crate::clock::rfc3339;
 use crate::options::LogFormat;
-use crate::status::clock::rfc3339;
 
 /// Who says what the log says, whichever module it comes from.
 const TARGET: &str = "drainit";

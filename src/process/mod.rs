@@ -1,8 +1,11 @@
 //! Unix: signals in and out, spawning, reaping, exit codes.
 
+pub mod cgroup;
+mod credentials;
 mod exit;
 mod handle;
 mod namespace;
+pub mod relro;
 mod signals;
 mod spawn;
 mod tree;
@@ -12,6 +15,7 @@ use std::io;
 use nix::libc::{self, c_int};
 use nix::sys::signal::Signal;
 
+pub use credentials::{Credentials, Place};
 pub use exit::{End, Exit, ExitClass, reap};
 pub use handle::Handle;
 pub use namespace::{is_proc_ours, owner, pid_namespace, shares_pid_namespace};

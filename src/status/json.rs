@@ -7,9 +7,9 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::clock::{rfc3339, seconds, unix_seconds, wall_at};
 use super::{Admin, Certificate, Drain, LastEnd, Snapshot};
 use crate::client::Address;
+use crate::clock::{rfc3339, seconds, unix_seconds, wall_at};
 use crate::envoy::listeners::Listeners;
 use crate::envoy::load::{Client, Listener, Load};
 use crate::process::{self, ExitClass};

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Instant;
 
-use super::clock::{seconds, unix_seconds};
 use super::{Snapshot, State};
+use crate::clock::{seconds, unix_seconds};
 use crate::envoy::load::Load;
 
 /// The format's content type.

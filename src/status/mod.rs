@@ -2,7 +2,6 @@
 //!
 //! Whoever wants to know looks here; nobody asks a thread.
 
-pub mod clock;
 pub mod json;
 pub mod metrics;
 

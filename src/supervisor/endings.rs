@@ -9,8 +9,8 @@ use super::decide::{Input, Order};
 use super::envoys::Whose;
 use super::leaving::{Leaving, Step};
 use crate::certificates::Command;
-use crate::cgroup;
 use crate::drain::Time;
+use crate::process::cgroup;
 use crate::process::{self, End, Exit, ExitClass};
 use crate::status::{LastEnd, State};
 

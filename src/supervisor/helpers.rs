@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::event::Event;
 use crate::certificates::read::Files;
 use crate::certificates::{self, Command};
-use crate::control;
 use crate::envoy::admin::{self, Job};
 use crate::envoy::kernel::Measure;
-use crate::event::Event;
-use crate::http::{self, Listen, Listeners};
+use crate::http::{self, Listen, Listeners, control};
 use crate::mailbox::{Mailbox, Wakeups};
 use crate::options::{Options, Secret};
 use crate::process;
@@ -161,7 +160,8 @@ impl Helpers {
                     excluded: &options.exclude_listeners,
                     settle: options.limits.settle,
                 };
-                admin::work(&jobs, measure, &mailbox, &pulse);
+                let report = |reply| mailbox.send(Event::Admin(reply));
+                admin::work(&jobs, measure, &report, &pulse);
             });
             self.jobs = started.then_some(sender);
         }
@@ -176,7 +176,8 @@ impl Helpers {
             let pulse = self.pulses.certificates.clone();
             let started = self.certificates.start(&self.mailbox, now, move || {
                 let admin = |path: &str| get(&board, path);
-                certificates::run(&config, admin, &mailbox, &commands, &pulse);
+                let report = |report| mailbox.send(Event::Certificates(report));
+                certificates::run(&config, admin, &report, &commands, &pulse);
             });
             self.commands = started.then_some(sender);
         }
@@ -253,7 +254,7 @@ fn serve(options: &Options, board: &Board, wakeups: &Wakeups, mailbox: &Mailbox<
         &mut listeners,
         board,
         wakeups,
-        mailbox,
+        &|wish| mailbox.send(Event::Http(wish)),
         &options.shutdown_from,
     ) {
         log::warn!("health, status and metrics: {error}");

@@ -6,13 +6,14 @@ use std::time::Instant;
 use nix::libc;
 
 use super::decide::{Input, Order};
+use super::event::Event;
 use super::trials::{Purpose, program};
 use super::{Supervisor, notes};
 use crate::certificates::Report;
 use crate::client::Peer;
 use crate::drain::{Answer, Ask};
 use crate::envoy::admin::Reply;
-use crate::event::Event;
+use crate::http::Wish;
 use crate::process;
 use crate::status::State;
 
@@ -50,13 +51,13 @@ impl Supervisor {
 
     pub(super) fn on_event(&mut self, event: Event) {
         match event {
-            Event::Shutdown(peer) => {
+            Event::Http(Wish::Shutdown(peer)) => {
                 let from = peer.to_string();
                 self.reporter.take_caller(Instant::now(), &from);
                 self.handle(Input::Order(Order::Drain, format!("/shutdown from {peer}")));
             }
-            Event::Probe => self.handle(Input::Probe),
-            Event::Look => self.handle(Input::Look),
+            Event::Http(Wish::Probe) => self.handle(Input::Probe),
+            Event::Http(Wish::Look) => self.handle(Input::Look),
             Event::Admin(reply) => {
                 // It may be the answer to what was asked in this very turn: what was decided is
                 // told before what came of it, or a drain would lose its first steps.

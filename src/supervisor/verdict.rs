@@ -6,10 +6,10 @@ use log::Level;
 use serde_json::{Map, Value, json};
 
 use super::words;
+use crate::clock::seconds;
 use crate::envoy::load::Load;
 use crate::process::{End, Exit};
 use crate::status::Snapshot;
-use crate::status::clock::seconds;
 
 /// Why it is over.
 #[derive(Debug)]

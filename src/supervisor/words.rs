@@ -4,10 +4,11 @@ use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use crate::clock;
 use crate::drain::Outcome;
 use crate::duration::show;
 use crate::envoy::load::{Listener, Load, Sight};
-use crate::status::{Drain, Snapshot, State, clock, plural};
+use crate::status::{Drain, Snapshot, State, plural};
 
 /// What drainit is doing.
 pub fn state(snapshot: &Snapshot) -> String {

@@ -15,13 +15,12 @@ use drainit::certificates::pem::blocks;
 use drainit::certificates::x509::{Certificate, Key};
 use drainit::cidr::Cidr;
 use drainit::client::{self, Address, Limits};
-use drainit::commands;
 use drainit::commands::status::Style;
+use drainit::commands::{self, find};
 use drainit::connections::attribute::{Known, attribute};
 use drainit::connections::netlink::{self, Message, Messages};
 use drainit::connections::rows::{Kind, Rows};
 use drainit::connections::{Witness, names};
-use drainit::control;
 use drainit::duration;
 use drainit::envoy::flags;
 use drainit::envoy::load::Load;
@@ -261,7 +260,7 @@ pub fn answers(bytes: &[u8]) {
             commands::pid_in(&status);
         }
     }
-    for (pid, names) in control::names_in(bytes, "drainit/7/") {
+    for (pid, names) in find::names_in(bytes, "drainit/7/") {
         let start = format!("drainit/7/{pid}/");
         assert!(pid > 0 && names.iter().all(|name| name.starts_with(&start)));
     }

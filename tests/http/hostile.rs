@@ -217,7 +217,7 @@ fn malformed_requests_are_answered_or_cut_and_nothing_hangs() {
             assert_eq!(whole, Some(answer.body.len().to_string()));
         }
         *seen.entry(answer.status).or_insert(0) += 1;
-        while rig.events.take().is_some() {}
+        while rig.wishes.take().is_some() {}
     }
     for status in [200, 400, 404, 405, 431] {
         assert!(seen.contains_key(&status), "{seen:?}");

@@ -79,7 +79,7 @@ fn other_paths_are_404_and_other_methods_405() {
         .write_all(b"HEAD /shutdown HTTP/1.1\r\n\r\n")
         .unwrap();
     assert_eq!(answer(stream).status, 405);
-    assert!(rig.events.take().is_none());
+    assert!(rig.wishes.take().is_none());
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn shutdown_from_outside_is_refused_and_does_nothing() {
         assert_eq!(answer.status, 403);
         assert!(answer.body.contains("127.0.0.1"), "{answer:?}");
     }
-    assert!(rig.events.take().is_none());
+    assert!(rig.wishes.take().is_none());
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn no_web_page_shuts_down() {
             assert_eq!(answer(stream).status, 403, "{header}");
         }
     }
-    assert!(rig.events.take().is_none());
+    assert!(rig.wishes.take().is_none());
     // An address that a person typed is that person's.
     let mut typed = rig.connect();
     typed
@@ -296,9 +296,9 @@ fn half_of_the_connections_may_wait_for_a_drain_and_no_stranger_takes_their_plac
 
 /// How often the server woke up while nothing happened for a while.
 fn wakeups_at_rest(rig: &Rig) -> u64 {
-    while rig.events.take().is_some() {}
+    while rig.wishes.take().is_some() {}
     let before = rig.sleeps();
-    assert!(rig.events.wait(Duration::from_millis(500)).is_none());
+    assert!(rig.wishes.wait(Duration::from_millis(500)).is_none());
     rig.sleeps() - before
 }
 

@@ -11,8 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use drainit::drain::{Outcome, Readiness};
-use drainit::event::Event;
-use drainit::http::{self, Listen, Listeners};
+use drainit::http::{self, Listen, Listeners, Wish};
 use drainit::mailbox::{Inbox, Mailbox, Waker, Wakeups};
 use drainit::status::{Board, Drain, Envoy, Snapshot, State};
 
@@ -24,8 +23,8 @@ pub struct Rig {
     pub address: SocketAddr,
     pub control: String,
     pub board: Board,
-    pub events: Inbox<Event>,
-    pub mailbox: Mailbox<Event>,
+    pub wishes: Inbox<Wish>,
+    pub mailbox: Mailbox<Wish>,
     listeners: Arc<Mutex<Listeners>>,
     wakeups: Arc<Wakeups>,
     server: Option<JoinHandle<io::Result<()>>>,
@@ -43,7 +42,7 @@ impl Rig {
             panic!("{listeners:?}")
         };
         let (reader, wakeups) = Waker::new().unwrap();
-        let (mailbox, events) = Mailbox::new(None);
+        let (mailbox, wishes) = Mailbox::new(None);
         let now = Instant::now();
         let mut snapshot = Snapshot::new(now);
         snapshot.state = State::Live;
@@ -56,7 +55,7 @@ impl Rig {
             address,
             control,
             board: Board::new(snapshot, reader),
-            events,
+            wishes,
             mailbox,
             listeners: Arc::new(Mutex::new(listeners)),
             wakeups: Arc::new(wakeups),
@@ -74,7 +73,8 @@ impl Rig {
         let server = std::thread::Builder::new().name(self.thread());
         let serve = move || {
             let listeners = &mut listeners.lock().unwrap();
-            http::serve(listeners, &board, &wakeups, &mailbox, &networks)
+            let wish = |wish| mailbox.send(wish);
+            http::serve(listeners, &board, &wakeups, &wish, &networks)
         };
         self.server = Some(server.spawn(serve).unwrap());
     }
@@ -157,16 +157,16 @@ impl Rig {
     /// Waits for a `/shutdown` to reach the supervisor; who it came from.
     pub fn shutdown_event(&self) -> String {
         loop {
-            match self.events.wait(PATIENCE).unwrap() {
-                Event::Shutdown(peer) => return peer,
+            match self.wishes.wait(PATIENCE).unwrap() {
+                Wish::Shutdown(peer) => return peer,
                 _ => continue,
             }
         }
     }
 
     pub fn probe_event(&self) {
-        let event = self.events.wait(PATIENCE).unwrap();
-        assert!(matches!(event, Event::Probe), "{event:?}");
+        let wish = self.wishes.wait(PATIENCE).unwrap();
+        assert!(matches!(wish, Wish::Probe), "{wish:?}");
     }
 
     /// What the admin interface says, from now on.

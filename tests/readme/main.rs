@@ -14,7 +14,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use drainit::options::{ENTRIES, FLAGS, Topic, help};
+use drainit::commands::help;
+use drainit::options::{ENTRIES, FLAGS, Topic};
 use drainit::status::{Snapshot, State, metrics};
 use support::manifest::readme;
 
@@ -67,7 +68,7 @@ fn every_command_is_in_the_readme_and_has_its_page() {
     for (line, topic) in pages.into_iter().chain(commands) {
         let (code, shown, told) = support::drainit::run(&line);
         assert_eq!((code, told.as_str()), (0, ""), "{line:?}");
-        assert_eq!(shown, help(topic).trim_end(), "{line:?}");
+        assert_eq!(shown, help::page(topic).trim_end(), "{line:?}");
     }
     for entry in ENTRIES {
         let shown = format!("| `{}`", entry.usage().replace('|', "\\|"));

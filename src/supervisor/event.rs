@@ -2,17 +2,13 @@
 
 use crate::certificates::Report;
 use crate::envoy::admin::Reply;
+use crate::http::Wish;
 
 /// A report of a helper thread.
 #[derive(Debug)]
 pub enum Event {
-    /// `/shutdown` was asked for, by this peer.
-    Shutdown(String),
-    /// Somebody wants to know how Envoy is: ask its admin interface, if that was not done within
-    /// the last second. The answer shows in the snapshot.
-    Probe,
-    /// Somebody wants to know what is open: ask that too, as seldom.
-    Look,
+    /// A request over HTTP wishes for something that this thread alone can do.
+    Http(Wish),
     /// Envoy's admin interface answered, or did not.
     Admin(Reply),
     /// The certificate thread has something to tell.

@@ -1,52 +1,26 @@
-//! How the client commands find the drainit that runs.
-//!
-//! It serves the same as on its port on two sockets in Linux' abstract namespace, named after its
-//! pid and pid namespace: that needs no port, no writable file system and no configuration, and is
-//! there with `--listen off`. Anybody may bind such a name first, in every container on the same
-//! network. So the second has a tail that nobody can guess, which /proc/net/unix shows; and a
-//! name proves nothing: the kernel tells who listens.
+//! How the client commands find the drainit that runs: by the names of its control sockets
+//! ([`crate::http::control`]), which prove nothing. The kernel tells who listens there.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::{clean, pid_in, read_status};
 use crate::client::{self, Address, Peer};
-use crate::commands::{BODY, PATIENCE, clean, pid_in, read_status};
-use crate::credentials::Place;
 use crate::http::Listen;
+use crate::http::control::{prefix, socket_name};
 use crate::options::Options;
-use crate::process;
+use crate::process::{self, Place};
 
 /// How long the names of strangers may take: a thousandth of it for a hundred of them.
 const SEARCH: Duration = Duration::from_secs(5);
 
 /// The most that is read of /proc/net/unix, in bytes: over 200,000 sockets.
 const TABLE: u64 = 32 << 20;
-
-/// What the name of the control socket of the drainit with this pid begins with.
-fn socket_name(pid: i32) -> String {
-    // Pods on the host's network share one abstract namespace, and each has a pid 1.
-    format!("{}{pid}", prefix())
-}
-
-fn prefix() -> String {
-    format!("drainit/{}/", process::pid_namespace())
-}
-
-/// The names of our own control sockets: the one that is found at once, and the one that nobody
-/// can take before us.
-pub fn own_names() -> [String; 2] {
-    let name = socket_name(i32::try_from(std::process::id()).unwrap_or_default());
-    // The kernel's randomness.
-    let tail = RandomState::new().build_hasher().finish();
-    let secret = format!("{name}/{tail:016x}");
-    [name, secret]
-}
 
 /// A running drainit that was found.
 #[derive(Clone, Debug)]
@@ -75,7 +49,7 @@ impl Target {
 ///
 /// # Errors
 /// One line, when none runs that is to be believed, or several and it is not clear which is meant.
-pub fn find(options: &Options) -> Result<Target, String> {
+pub fn target(options: &Options) -> Result<Target, String> {
     if let Some(pid) = options.pid {
         return prove(pid).map_err(|why| format!("--pid {pid}: {why}"));
     }
@@ -323,9 +297,3 @@ fn processes() -> Vec<i32> {
     })
     .collect()
 }
-
-/// How long an answer may take, and how long it may be.
-pub const LIMITS: client::Limits = client::Limits {
-    time: PATIENCE,
-    body: BODY,
-};

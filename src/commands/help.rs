@@ -2,22 +2,15 @@
 
 use std::fmt::Write;
 
-use super::bootstrap;
-use super::entries::{BOOTSTRAP, ENTRIES, Entry};
-use super::flag::{Flag, Settings};
-use super::flags::FLAGS;
+use super::print;
+use crate::options::{BOOTSTRAP, ENTRIES, Entry, FLAGS, Flag, Settings, Topic, bootstrap};
 
-/// What somebody wants to read about.
-#[derive(Clone, Copy, Debug)]
-pub enum Topic {
-    /// The first page: the commands, and the options that people use.
-    First,
-    /// Every option.
-    All,
-    /// One command.
-    Of(&'static Entry),
-    /// Everything, as a man page.
-    Man,
+mod manpage;
+
+/// Prints the page on `topic`, and returns the exit code.
+pub fn run(topic: Topic) -> u8 {
+    print(page(topic).trim_end());
+    0
 }
 
 const COLUMNS: usize = 80;
@@ -25,10 +18,10 @@ const COLUMNS: usize = 80;
 const ABOUT: &str = "drainit: pid 1 of an Envoy container. It lets Envoy finish before it stops.";
 
 /// How the main command is called.
-pub(super) const USAGE: &str = "drainit [OPTIONS] [--] ENVOY [ARGS]...";
+const USAGE: &str = "drainit [OPTIONS] [--] ENVOY [ARGS]...";
 
 /// What each signal does.
-pub(super) const SIGNALS: [(&str, &str); 5] = [
+const SIGNALS: [(&str, &str); 5] = [
     (
         "TERM, INT",
         "drain, then stop Envoy; again after 1 s: stop now; a third: kill",
@@ -46,7 +39,7 @@ pub(super) const SIGNALS: [(&str, &str); 5] = [
 ];
 
 /// What drainit serves, and what it exits with.
-pub(super) const REST: [&str; 2] = [
+const REST: [&str; 2] = [
     "HTTP: GET /healthz, /ready, /status, /metrics; GET or POST /shutdown.",
     "Exit code: Envoy's own, or its start script's; 128+n when signal n killed it; 127 not found, 126 not executable, 2 \
      usage. The last line of the log says how the drain went; it is in /dev/termination-log, too, \
@@ -54,23 +47,18 @@ pub(super) const REST: [&str; 2] = [
 ];
 
 /// How the environment comes in.
-pub(super) const VARIABLES: &str = "The environment variable in brackets does the same; the command \
+const VARIABLES: &str = "The environment variable in brackets does the same; the command \
     line wins. Durations are as in Go: 500ms, 25s, 1m30s. A repeatable option's values are separated \
     by white space in the environment.";
 
 /// The page on `topic`.
-pub fn help(topic: Topic) -> String {
+pub fn page(topic: Topic) -> String {
     match topic {
         Topic::First => first(),
         Topic::All => all(),
         Topic::Of(entry) => one(entry),
-        Topic::Man => super::manpage::render(),
+        Topic::Man => manpage::render(),
     }
-}
-
-/// `drainit 1.0.0`
-pub fn version() -> String {
-    format!("drainit {}", env!("CARGO_PKG_VERSION"))
 }
 
 fn first() -> String {
@@ -163,7 +151,7 @@ fn describe<T: Settings>(page: &mut String, flag: &Flag<T>) {
 }
 
 /// What an option does, its other spellings, and its default.
-pub(super) fn sentences<T: Settings>(flag: &Flag<T>) -> String {
+fn sentences<T: Settings>(flag: &Flag<T>) -> String {
     let mut doc = flag.doc.to_owned();
     for name in flag.aliases {
         let _ = write!(doc, " Also --{name}.");
@@ -192,3 +180,6 @@ fn paragraph(page: &mut String, indent: usize, text: &str) {
     }
     page.push('\n');
 }
+
+#[cfg(test)]
+mod tests;

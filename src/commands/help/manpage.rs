@@ -2,11 +2,8 @@
 
 use std::fmt::Write;
 
-use super::bootstrap;
-use super::entries::ENTRIES;
-use super::flag::{Flag, Settings};
-use super::flags::FLAGS;
-use super::help::{REST, SIGNALS, USAGE, VARIABLES, sentences};
+use super::{REST, SIGNALS, USAGE, VARIABLES, sentences};
+use crate::options::{ENTRIES, FLAGS, Flag, Settings, bootstrap};
 
 /// The page, for section 8: commands of the system's administrator.
 pub fn render() -> String {
