@@ -10,7 +10,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const POLICY: &str = include_str!("../.cargo/deny.toml");
+mod layers;
+
+const POLICY: &str = include_str!("../../.cargo/deny.toml");
 
 /// Licenses, of which every crate must offer one.
 fn allowed() -> impl Iterator<Item = &'static str> {

@@ -1,0 +1,209 @@
+//! The arrows between the files of src: each goes down, and none comes back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// From the top to the bottom: what a line has may use what the lines below it have, and nothing
+/// else.
+const LAYERS: &[&[&str]] = &[
+    &["main"],
+    &["commands", "supervisor"],
+    &["logging", "notify"],
+    &["options"],
+    &["certificates", "http"],
+    &["status"],
+    &["drain"],
+    &["envoy"],
+    &["connections"],
+    &["client"],
+    &["process"],
+    &["cidr", "clock", "duration", "fault", "mailbox", "pulse"],
+];
+
+/// What the drain may know of Envoy: words and figures. A socket or a clock is in none of these.
+const PURE: &[&str] = &["envoy::load", "envoy::question"];
+
+/// A module by the names that lead to it from the crate's root.
+type Module = Vec<String>;
+
+/// The modules that ship, and which others each of them names.
+fn arrows() -> BTreeMap<Module, BTreeSet<Module>> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut texts = BTreeMap::new();
+    let mut tests = BTreeSet::new();
+    read(&src, &[], &mut texts, &mut tests);
+    texts.retain(|module, _| !tests.iter().any(|test| module.starts_with(test)));
+    assert!(texts.len() > 100, "{} modules", texts.len());
+    let named = |(module, text): (&Module, &String)| {
+        let paths = paths(text, module);
+        let named = paths.iter().filter_map(|path| {
+            let lengths = (1..=path.len()).rev();
+            let mut owners = lengths.filter_map(|length| path.get(..length));
+            owners.find(|owner| texts.contains_key(*owner))
+        });
+        let named = named
+            .map(<[String]>::to_vec)
+            .filter(|other| other != module);
+        (module.clone(), named.collect())
+    };
+    texts.iter().map(named).collect()
+}
+
+/// The text of each module in `folder`, without comments and unit tests; and which modules are
+/// there for unit tests alone.
+fn read(
+    folder: &Path,
+    parent: &[String],
+    texts: &mut BTreeMap<Module, String>,
+    tests: &mut BTreeSet<Module>,
+) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let mut module = parent.to_vec();
+        if !["mod", "lib"].contains(&name) {
+            module.push(name.to_owned());
+        }
+        if path.is_dir() {
+            read(&path, &module, texts, tests);
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let mut code = String::new();
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            if line == "#[cfg(test)]" {
+                let next = lines.find(|line| !line.starts_with("#[")).unwrap();
+                match next.split_once("mod ") {
+                    Some((_, name)) if name.ends_with(';') => {
+                        let mut module = module.clone();
+                        module.push(name.trim_end_matches(';').to_owned());
+                        tests.insert(module);
+                    }
+                    // Unit tests are a file's last lines.
+                    Some(_) => break,
+                    None => {}
+                }
+            } else if !line.trim_start().starts_with("//") {
+                code.push_str(line);
+                code.push('\n');
+            }
+        }
+        if name != "lib" {
+            texts.insert(module, code);
+        }
+    }
+}
+
+/// The paths from the crate's root that a module's text names.
+fn paths(text: &str, module: &[String]) -> Vec<Module> {
+    let mut found = Vec::new();
+    for root in ["crate::", "drainit::", "super::"] {
+        for (at, _) in text.match_indices(root) {
+            let before = text[..at].chars().next_back();
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+                continue;
+            }
+            let mut rest = &text[at..];
+            let mut start = match root {
+                "super::" => module.to_vec(),
+                _ => Vec::new(),
+            };
+            rest = match root {
+                "super::" => rest,
+                _ => &rest[root.len()..],
+            };
+            while let Some(after) = rest.strip_prefix("super::") {
+                start.pop();
+                rest = after;
+            }
+            expand(rest, &start, &mut found);
+        }
+    }
+    found
+}
+
+/// Every path that a text begins with, its braces taken apart. Returns what is behind it.
+fn expand<'a>(text: &'a str, start: &[String], found: &mut Vec<Module>) -> &'a str {
+    let mut path = start.to_vec();
+    let mut rest = text.trim_start();
+    loop {
+        if let Some(mut inside) = rest.strip_prefix('{') {
+            loop {
+                inside = expand(inside, &path, found).trim_start();
+                match inside.strip_prefix(',') {
+                    Some(more) if !more.trim_start().starts_with('}') => inside = more,
+                    more => {
+                        let inside = more.unwrap_or(inside).trim_start();
+                        return inside.strip_prefix('}').unwrap_or(inside);
+                    }
+                }
+            }
+        }
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+        let (name, after) = rest.split_at(end.unwrap_or(rest.len()));
+        if !name.is_empty() && name != "self" {
+            path.push(name.to_owned());
+        }
+        match after.strip_prefix("::") {
+            Some(after) => rest = after,
+            None => {
+                found.push(path);
+                return after;
+            }
+        }
+    }
+}
+
+/// The layer of a module: the further down, the higher the number.
+fn layer(module: &[String]) -> usize {
+    let has = |layer: &[&str]| {
+        module
+            .first()
+            .is_some_and(|name| layer.contains(&name.as_str()))
+    };
+    let found = LAYERS.iter().position(|layer| has(layer));
+    found.unwrap_or_else(|| panic!("{}: which layer is that?", module.join("::")))
+}
+
+#[test]
+fn every_arrow_between_two_parts_goes_down() {
+    let mut wrong = Vec::new();
+    for (module, named) in arrows() {
+        for other in named {
+            if module.first() != other.first() && layer(&module) >= layer(&other) {
+                wrong.push(format!("{} > {}", module.join("::"), other.join("::")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "these arrows go up: {wrong:#?}");
+}
+
+#[test]
+fn the_drain_names_nothing_that_does_io() {
+    for (module, named) in arrows() {
+        if module.first().is_some_and(|name| name == "drain") {
+            for other in named {
+                let name = other.join("::");
+                let is_own = other.first().is_some_and(|name| name == "drain");
+                assert!(
+                    is_own || PURE.contains(&name.as_str()),
+                    "{module:?}: {name}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_text_names_is_found() {
+    let text = "use crate::a::{self, b::{C, d}, E};\nuse super::f;\nfn g(x: crate::h::I) {}";
+    let module = ["j".to_owned(), "k".to_owned()];
+    let found: BTreeSet<_> = paths(text, &module)
+        .iter()
+        .map(|path| path.join("::"))
+        .collect();
+    let expected = ["a", "a::b::C", "a::b::d", "a::E", "j::f", "h::I"];
+    assert_eq!(found, expected.map(str::to_owned).into());
+}
