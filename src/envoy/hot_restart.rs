@@ -225,8 +225,8 @@ impl Family {
 }
 
 /// What a hot restart costs this Envoy, where somebody should know before: up to 1.39 every
-/// datagram to a UDP listener is lost as long as the old generation lives (seen on 1.36.4 to
-/// 1.39.3, not on 1.40.0).
+/// datagram to a UDP proxy is lost as long as the old generation lives, but none of HTTP/3 (seen on
+/// 1.36.4 to 1.39.3, not on 1.40.0).
 pub fn warning(version: &str, pid: i32) -> Option<String> {
     let minor: u32 = version
         .strip_prefix("1.")?
@@ -239,8 +239,8 @@ pub fn warning(version: &str, pid: i32) -> Option<String> {
         && kernel::has_udp_listener(pid);
     loses.then(|| {
         format!(
-            "envoy {version} loses all datagrams to its UDP listeners from a hot restart until the \
-             old generation has ended; envoy 1.40 does not"
+            "envoy {version} loses all datagrams to its UDP listeners, those of HTTP/3 apart, from a \
+             hot restart until the old generation has ended; envoy 1.40 does not"
         )
     })
 }
