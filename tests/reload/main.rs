@@ -3,6 +3,7 @@
 mod certificates;
 mod container;
 mod degraded;
+mod http3;
 mod kills;
 mod refusals;
 mod rig;

@@ -42,7 +42,17 @@ impl Rig {
     }
 
     pub fn of(options: &[&str], config: EnvoyConfig, upstream: Upstream) -> Rig {
-        Rig::with_times(options, config, upstream, ["1", "3"])
+        Rig::of_program(envoy(), options, config, upstream)
+    }
+
+    /// With this Envoy.
+    pub fn of_program(
+        program: PathBuf,
+        options: &[&str],
+        config: EnvoyConfig,
+        upstream: Upstream,
+    ) -> Rig {
+        Rig::build(program, options, config, upstream, ["1", "3"])
     }
 
     /// With this drain time and parent shutdown time, in seconds.
@@ -50,11 +60,21 @@ impl Rig {
         options: &[&str],
         config: EnvoyConfig,
         upstream: Upstream,
+        times: [&str; 2],
+    ) -> Rig {
+        Rig::build(envoy(), options, config, upstream, times)
+    }
+
+    fn build(
+        envoy: PathBuf,
+        options: &[&str],
+        config: EnvoyConfig,
+        upstream: Upstream,
         [drain, parent]: [&str; 2],
     ) -> Rig {
         let dir = TempDir::new();
         let program = dir.join("envoy");
-        std::os::unix::fs::symlink(envoy(), &program).unwrap();
+        std::os::unix::fs::symlink(envoy, &program).unwrap();
         let mut command = vec![program.display().to_string()];
         command.extend(config.arguments());
         let times = ["--drain-time-s", drain, "--parent-shutdown-time-s", parent];

@@ -100,6 +100,33 @@ impl EnvoyConfig {
         );
     }
 
+    /// Adds a listener for HTTP/3, and says where.
+    pub fn serve_http3(&self) -> SocketAddr {
+        let address = SocketAddr::from((self.loopback.ip, 10_004));
+        let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
+        let listener = http_listener("http3", address, "", "")
+            .replace("{ socket_address: {", "{ socket_address: { protocol: UDP,")
+            .replace("    filter_chains:\n    - filters:\n", &format!(
+                "    udp_listener_config: {{ quic_options: {{}} }}
+    filter_chains:
+    - transport_socket:
+        name: quic
+        typed_config:
+          '@type': {TYPE}.transport_sockets.quic.v3.QuicDownstreamTransport
+          downstream_tls_context:
+            common_tls_context:
+              tls_certificates:
+              - {{ certificate_chain: {{ filename: {data}/ec.crt }}, private_key: {{ filename: {data}/ec.key }} }}
+      filters:\n"
+            ))
+            .replace(
+                "upgrade_configs: [{ upgrade_type: websocket }]",
+                "codec_type: HTTP3",
+            );
+        self.replace("  clusters:\n", &format!("{listener}  clusters:\n"));
+        address
+    }
+
     /// Has the listener for probes, or for a kind of access log that is TCP's the TCP listener,
     /// send its access log to this address.
     pub fn send_access_logs(&self, kind: &str, address: SocketAddr) {

@@ -11,6 +11,11 @@ use serde_json::{Value, json};
 
 /// One of the programs in `tests/xds`.
 pub fn script(name: &str) -> Command {
+    python(&Path::new("tests/xds").join(name))
+}
+
+/// A program of the project's, by the Python that has the packages that the tests need.
+pub fn python(path: &Path) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = env::var_os("TEST_PYTHON").map_or_else(
         || root.join("target/tools/python/bin/python3"),
@@ -22,7 +27,7 @@ pub fn script(name: &str) -> Command {
         python.display()
     );
     let mut command = Command::new(python);
-    command.arg(root.join("tests/xds").join(name));
+    command.arg(root.join(path));
     command
 }
 
