@@ -10,12 +10,14 @@ from pathlib import Path
 
 import change
 import cost
+import lag
 import latency
+import protocols
 import report
 import rollout
 from instance import HERE, WORK
 
-PARTS = {"rollout": rollout, "change": change, "latency": latency, "cost": cost}
+PARTS = {"rollout": rollout, "lag": lag, "protocols": protocols, "change": change, "latency": latency, "cost": cost}
 
 
 def machine():

@@ -104,10 +104,11 @@ async def ask(ip, port, path, method="GET"):
 class Instance:
     """Envoy under a contestant. `stop` is what an orchestrator does to end it."""
 
-    def __init__(self, contestant, version, ip, upstream, options=(), clusters=0):
+    def __init__(self, contestant, version, ip, upstream, options=(), clusters=0, environment=None):
         self.contestant = contestant
         self.ip = ip
         self.options = list(options)
+        self.environment = environment or {}
         self.envoy = str(envoy_path(version))
         self.process = None
         WORK.mkdir(parents=True, exist_ok=True)
@@ -140,7 +141,7 @@ class Instance:
     async def start(self):
         with open(WORK / "log", "ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *self.command(), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+                *self.command(), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.environment
             )
         until = time.monotonic() + 60
         while not await self.ready():

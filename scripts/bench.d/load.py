@@ -1,17 +1,18 @@
 """Clients that never retry, and the upstream that they are proxied to.
 
-A client opens its connections to any instance that was ready a second ago, as one does whose
+A client opens its connections to any instance that was ready some time ago, as one does whose
 orchestrator needs that long to spread the news. `Tally` says what became of its requests.
 """
 
 import asyncio
 import random
+import re
 import struct
 import time
 
 SLOW = 3.0  # seconds that a slow request takes
 SESSION = 2.0  # seconds that a WebSocket or TCP session lasts
-LAG = 1.0  # seconds until clients hear that an instance is ready, or no longer is
+LAG = 1.0  # seconds until clients hear that an instance is ready, or no longer is, unless told otherwise
 PAUSE = 0.05  # seconds between a client's requests
 PER_CONNECTION = 25  # requests on a keep-alive connection
 PATIENCE = 10.0  # seconds; nothing here takes so long
@@ -23,6 +24,7 @@ class Tally:
     def __init__(self):
         self.requests = self.failed = self.refused = self.sessions = self.cut = 0
         self.why = {}
+        self.over = False
 
     def fail(self, kind, error):
         self.failed += 1
@@ -38,9 +40,10 @@ class Tally:
 
 
 class View:
-    """Which instances are ready, as a client knows it: with a second's delay."""
+    """Which instances are ready, as a client knows it: so many seconds late."""
 
-    def __init__(self):
+    def __init__(self, lag=LAG):
+        self._lag = lag
         self._history = [(0.0, ())]
 
     def set(self, ready):
@@ -48,7 +51,7 @@ class View:
             self._history.append((time.monotonic(), tuple(ready)))
 
     def pick(self):
-        then = time.monotonic() - LAG
+        then = time.monotonic() - self._lag
         known = next(ready for since, ready in reversed(self._history) if since <= then)
         if not known:
             raise ConnectionError("no instance is ready")
@@ -98,6 +101,25 @@ async def keep_alive(reader, writer, tally):
         await asyncio.sleep(PAUSE)
         if closes:
             return
+
+
+async def anew(reader, writer, tally):
+    """HTTP/1.1: one request, and half a second later a new connection for the next."""
+    tally.requests += 1
+    writer.write(http1_request("/", "Connection: close\r\n"))
+    await http1_answer(reader)
+    writer.close()
+    await asyncio.sleep(0.5)
+
+
+async def pooled(reader, writer, tally):
+    """HTTP/1.1: requests on one connection until the server says that it closes it."""
+    closes = False
+    while not (closes or reader.at_eof() or tally.over):
+        tally.requests += 1
+        writer.write(http1_request("/"))
+        closes = b"connection: close" in await http1_answer(reader)
+        await asyncio.sleep(0.25)
 
 
 async def slow(reader, writer, tally):
@@ -182,14 +204,15 @@ async def websocket(reader, writer, tally):
 
 
 # How many clients of each kind, and to which port's name they go.
+ANEW, POOLED = [(anew, 10, "http")], [(pooled, 20, "http")]
 MIX = [(keep_alive, 3, "http"), (http2, 2, "http"), (slow, 3, "http"), (websocket, 2, "http"), (tcp, 2, "tcp")]
 
 
-def clients(ports, view, tally, over):
-    """Starts all of them; `ports` by their names in MIX."""
+def clients(ports, view, tally, over, mix=MIX):
+    """Starts all of them; `ports` by their names in the mix."""
     return [
         asyncio.create_task(client(kind, ports[port], view, tally, over))
-        for kind, count, port in MIX
+        for kind, count, port in mix
         for _ in range(count)
     ]
 
@@ -201,7 +224,7 @@ async def client(kind, port, view, tally, over):
         writer = None
         try:
             reader, writer = await asyncio.wait_for(asyncio.open_connection(view.pick(), port), PATIENCE)
-            await asyncio.wait_for(kind(reader, writer, tally), PATIENCE)
+            await asyncio.wait_for(kind(reader, writer, tally), None if kind is pooled else PATIENCE)
         except (Failed, OSError, asyncio.TimeoutError) as error:
             tally.fail(kind.__name__, error)
             await asyncio.sleep(0.1)
@@ -211,7 +234,8 @@ async def client(kind, port, view, tally, over):
 
 
 async def upstream(ip, http_port, tcp_port):
-    """Answers `/slow` after 3 s, upgrades `/ws` to an echo, echoes TCP."""
+    """Answers `/slow` after 3 s or as many as are asked for (`/slow?4`), an upload when it is whole,
+    upgrades `/ws` to an echo, echoes TCP."""
 
     async def echo(reader, writer):
         try:
@@ -227,7 +251,11 @@ async def upstream(ip, http_port, tcp_port):
                 if head.startswith(b"GET /ws"):
                     writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
                     return await echo(reader, writer)
-                await asyncio.sleep(SLOW)
+                if head.startswith(b"PUT"):
+                    await reader.readexactly(int(re.search(rb"content-length: (\d+)", head.lower())[1]))
+                else:
+                    asked = re.match(rb"GET /slow\?(\d+)", head)
+                    await asyncio.sleep(int(asked[1]) if asked else SLOW)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n")
         except (asyncio.IncompleteReadError, OSError):
             writer.close()

@@ -49,8 +49,49 @@ def rollout(part):
     return (
         f"Rollout: {restarts} rolling restarts of two instances, the clients hear of a change 1 s later and\n"
         "never retry. HTTP/1.1 keep-alive, HTTP/2, requests of 3 s, WebSocket and TCP sessions of 2 s.\n"
-        f"drainit with {part['options']}; seconds from SIGTERM (or the hook) to the exit, median and 5 to 95 %.\n\n"
+        "drainit with no option, as in a pod; seconds from SIGTERM (or the hook) to the exit, median and 5 to 95 %.\n\n"
         + table(["", "Envoy", "requests", "failed", "sessions", "cut", "seconds", "spread", "SIGKILL"], rows)
+    )
+
+
+def lag(rows):
+    lags = sorted({row["lag"] for row in rows})
+    lines = {}
+    for row in rows:
+        line = lines.setdefault((row["contestant"], row["envoy"], row["clients"]), {})
+        line[row["lag"]] = [f"{row['failed']} of {row['requests']}", f"{median(row['seconds']):.1f}"]
+    return (
+        "Lag: rolling restarts as above, but the clients hear of a change so many seconds late. 20 new\n"
+        "connections a second, or 20 keep-alive connections that are pooled; failed requests, and seconds to\n"
+        "the exit, median. drainit with no option, as in a pod.\n\n"
+        + table(
+            ["", "Envoy", "clients", *(cell for lag in lags for cell in (f"{lag:g} s late", "seconds"))],
+            [
+                [CONTESTANTS[contestant], version, clients, *(cell for lag in lags for cell in line[lag])]
+                for (contestant, version, clients), line in lines.items()
+            ],
+        )
+    )
+
+
+def protocols(rows):
+    lines = []
+    for row in rows:
+        lines.append(
+            [
+                row["kind"],
+                row["envoy"],
+                CONTESTANTS[row["contestant"]],
+                row["sessions"],
+                row["cut"],
+                f"{row['seconds']:.1f}",
+                "yes" if row["killed"] else "",
+            ]
+        )
+    return (
+        "Protocols: one drain each, with nothing but these sessions in flight; they began a second before it\n"
+        "and would take as long as it says. Seconds from SIGTERM (or the hook) to the exit.\n\n"
+        + table(["", "Envoy", "", "sessions", "cut", "seconds", "SIGKILL"], lines)
     )
 
 
@@ -141,7 +182,7 @@ def cost(part):
 
 
 def text(results):
-    parts = [("rollout", rollout), ("change", change), ("latency", latency), ("cost", cost)]
+    parts = [("rollout", rollout), ("lag", lag), ("protocols", protocols), ("change", change), ("latency", latency), ("cost", cost)]
     head = f"Measured on {results['machine']}.\n"
     return "\n".join([head, *(write(results[name]) for name, write in parts if name in results)])
 

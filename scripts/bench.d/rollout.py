@@ -9,19 +9,20 @@ import load
 from instance import CONTESTANTS, HTTP, POLL, TCP, Instance
 
 VERSIONS = ["1.36", "1.40"]
-# The endpoints lag a second: as long must an instance serve on after it is no longer ready.
-DRAINIT_OPTIONS = ["--min-drain", "1500ms"]
+# What a pod has, and all that drainit is told.
+IN_A_POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+FIRST = 70  # the first rig's second byte
 
 
-async def roll(rig, contestant, version, restarts):
+async def roll(rig, contestant, version, restarts, lag=load.LAG, mix=None):
     """One contestant's rolling restarts, each instance on an address that was never used."""
-    net = f"127.{70 + rig}"
-    view, tally, over = load.View(), load.Tally(), asyncio.Event()
+    net = f"127.{rig}"
+    view, tally, over = load.View(lag), load.Tally(), asyncio.Event()
     instances, took, kills = [], [], 0
     await load.upstream(f"{net}.0.1", HTTP, TCP)
 
     def new(generation):
-        return Instance(contestant, version, f"{net}.{generation}.1", f"{net}.0.1", DRAINIT_OPTIONS)
+        return Instance(contestant, version, f"{net}.{generation}.1", f"{net}.0.1", environment=IN_A_POD)
 
     async def probe():
         while True:
@@ -34,8 +35,8 @@ async def roll(rig, contestant, version, restarts):
             instances.append(new(generation))
             await instances[-1].start()
         probing = asyncio.create_task(probe())
-        await asyncio.sleep(load.LAG + 0.5)
-        clients = load.clients({"http": HTTP, "tcp": TCP}, view, tally, over)
+        await asyncio.sleep(lag + 0.5)
+        clients = load.clients({"http": HTTP, "tcp": TCP}, view, tally, over, mix or load.MIX)
         await asyncio.sleep(2)
         for restart in range(restarts):
             seconds, killed = await instances[0].stop()
@@ -44,8 +45,9 @@ async def roll(rig, contestant, version, restarts):
             instances.append(new(3 + restart))
             await instances[-1].start()
             instances.pop(0)
-            await asyncio.sleep(load.LAG + 2)  # it is known, and has its share of the load
+            await asyncio.sleep(lag + 2)  # it is known, and has its share of the load
         over.set()
+        tally.over = True
         await asyncio.gather(*clients)
         probing.cancel()
     finally:
@@ -76,9 +78,9 @@ def measure(quick):
     see the same machine."""
     rigs = [(c, v) for v in VERSIONS for c in CONTESTANTS]
     restarts = 2 if quick else 10
-    jobs = [(n, contestant, version, restarts) for n, (contestant, version) in enumerate(rigs)]
+    jobs = [(FIRST + n, contestant, version, restarts) for n, (contestant, version) in enumerate(rigs)]
     print(f"rollout: {len(jobs)} rigs side by side, {restarts} restarts each", file=sys.stderr)
     start = time.monotonic()
     with ProcessPoolExecutor(len(jobs)) as pool:
         rows = list(pool.map(run_rig, jobs))
-    return {"options": " ".join(DRAINIT_OPTIONS), "took": time.monotonic() - start, "rows": rows}
+    return {"took": time.monotonic() - start, "rows": rows}
