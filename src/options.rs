@@ -150,6 +150,8 @@ pub struct Options {
     pub secrets: Vec<Secret>,
     /// How often the certificate files are compared.
     pub certificate_check: Duration,
+    /// Whether that was given; where not, the kernel's word may stand for most of it.
+    pub certificate_check_given: bool,
     /// How log lines look.
     pub log_format: LogFormat,
     /// The least level that is logged.
@@ -207,6 +209,7 @@ impl Options {
             resources_dir: None,
             secrets: Vec::new(),
             certificate_check: Duration::ZERO,
+            certificate_check_given: false,
             log_format: LogFormat::Text,
             log_level: log::LevelFilter::Off,
             log_level_given: false,
@@ -219,6 +222,7 @@ impl Options {
     /// `docker stop` kills after 10 s, and a lone container's clients never leave.
     fn resolve(&mut self, given: &[&str], orchestrator: bool) {
         self.log_level_given = given.contains(&"log-level");
+        self.certificate_check_given = given.contains(&"certificate-check");
         if let Some(grace) = self.grace_period
             && !given.contains(&"drain-timeout")
         {

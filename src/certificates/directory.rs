@@ -24,7 +24,7 @@ use super::secret::SecretBytes;
 const LIMIT: usize = 4 << 20;
 
 /// As many links on the way as the kernel follows (path_resolution(7)).
-const LINKS: u32 = 40;
+pub const LINKS: u32 = 40;
 
 /// Who may look at the directory and its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -314,7 +314,7 @@ fn walk(path: &Path, access: Access, make: bool) -> io::Result<OwnedFd> {
 }
 
 /// The names in a path, the last one first.
-fn steps(path: &Path) -> Vec<OsString> {
+pub fn steps(path: &Path) -> Vec<OsString> {
     path.components()
         .rev()
         .filter(|step| *step != Component::CurDir)

@@ -14,6 +14,7 @@ use log::{Level, debug, error, info, log, warn};
 use super::check;
 use super::confirm::{Observation, Seen};
 use super::duty::Duty;
+use super::notify::Word;
 use super::pending::{Pending, Ruling, Set, Way};
 use super::read::{Contents, Refusal};
 use super::record::{Outcome, Record};
@@ -187,7 +188,12 @@ impl Engine {
         let settled = self.watch.is_settled(now);
         match checked {
             // Nothing is there yet: a whole set need not settle, a candidate Envoy tries it.
-            Ok(set) if settled || self.current.is_none() && set.checked.leaf.matched => {
+            Ok(set)
+                if settled
+                    || set.checked.leaf.matched
+                        && (self.current.is_none()
+                            || self.watch.is_complete(now, self.is_less(&set))) =>
+            {
                 self.watch.act(None);
                 self.wanted = Some(set.contents.clone());
                 self.act(set, now);
@@ -202,6 +208,21 @@ impl Engine {
             }
             _ => {}
         }
+    }
+
+    /// Whether a set has fewer certificates than the one that is published: its files may not be
+    /// whole yet.
+    fn is_less(&self, set: &Set) -> bool {
+        let count = |set: &Set| {
+            let blocks = |text: &[u8]| text.windows(10).filter(|at| at == b"-----BEGIN").count();
+            let ca = set.contents.ca.as_ref();
+            (blocks(&set.contents.cert), ca.map_or(0, |ca| blocks(ca)))
+        };
+        let (cert, ca) = count(set);
+        self.current
+            .as_ref()
+            .map(count)
+            .is_some_and(|(old_cert, old_ca)| cert < old_cert || ca < old_ca)
     }
 
     /// Whether the last change may have to be taken back: the next one waits for that.
@@ -382,7 +403,12 @@ impl Engine {
         let Some(mut pending) = self.pending.take() else {
             return;
         };
-        match pending.judge(self.generation, &self.names, asked, now, answer) {
+        let ruling = pending.judge(self.generation, &self.names, asked, now, answer);
+        if self.watch.is_news() && !matches!(ruling, Ruling::NotYet(_)) {
+            // That waited for this.
+            self.watch.hurry(now);
+        }
+        match ruling {
             Ruling::Taken => self.taken(pending),
             Ruling::Rejected(why) => self.not_taken(pending, Outcome::Rejected, &why),
             Ruling::NotTaken(why) => self.not_taken(pending, Outcome::Unconfirmed, &why),
@@ -471,6 +497,16 @@ impl Engine {
         if let Some(pending) = &mut self.pending {
             pending.suspend();
         }
+    }
+
+    /// The kernel said this of the files.
+    pub fn hear(&mut self, now: Instant, word: Word) {
+        self.watch.hear(now, word);
+    }
+
+    /// Whether the kernel tells of every change of the files, and looks may be rare.
+    pub fn rely_on_kernel(&mut self, yes: bool) {
+        self.watch.rely_on_kernel(yes);
     }
 
     /// Somebody wants the files looked at now, and acted on, refused before or not.

@@ -22,16 +22,18 @@ const LIMITS: [&str; 2] = [
 ];
 
 /// Warns where Envoy cannot watch so many SDS files: it aborts (SIGABRT) where the kernel gives it
-/// no inotify instance, and Envoy 1.36 to 1.40 take one for each SDS file that they use.
-pub fn warn_of_limit(files: usize, pulse: &Pulse) {
+/// no inotify instance, and Envoy 1.36 to 1.40 take one for each SDS file that they use. Whether one
+/// is left for drainit, as far as is known.
+pub fn leaves_inotify(files: usize, pulse: &Pulse) -> bool {
     for limit in LIMITS.map(Path::new) {
         let text = pulse.during(limit, || fs::read_to_string(limit));
         let most = text.ok().and_then(|text| text.trim().parse().ok());
         if let Some(line) = most.and_then(|most| too_many(files, most, limit)) {
             warn!("{line}");
-            return;
+            return false;
         }
     }
+    true
 }
 
 fn too_many(files: usize, most: usize, limit: &Path) -> Option<String> {

@@ -16,6 +16,7 @@ mod glance;
 pub mod lifetime;
 mod many;
 pub mod name;
+mod notify;
 pub mod pem;
 mod pending;
 pub mod publish;
@@ -35,11 +36,12 @@ use std::time::{Duration, Instant};
 use log::{error, info};
 
 use self::duty::Duty;
+use self::notify::Notify;
 use self::publish::{CONTOUR_CA, CONTOUR_LEAF, Target};
 use self::read::Files;
 use self::unit::Unit;
 use crate::fault;
-use crate::mailbox::Inbox;
+use crate::mailbox::{Inbox, Wakeups};
 use crate::pulse::Pulse;
 use crate::status::Certificate;
 
@@ -63,7 +65,16 @@ pub struct Config {
     /// The directory in whose `sds` the SDS files go.
     pub resources: PathBuf,
     /// How often the files are looked at.
-    pub check: Duration,
+    pub check: Check,
+}
+
+/// How often files are looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Check {
+    /// So far apart at the most.
+    pub every: Duration,
+    /// Whether somebody asked for that: then also where the kernel tells of every change.
+    pub given: bool,
 }
 
 impl Config {
@@ -126,17 +137,19 @@ pub enum Command {
 
 /// Keeps everything fresh until it is told to stop. `admin` GETs a path of Envoy's admin
 /// interface and answers with the body of a 200, or why there is none, within some seconds.
-/// `report` tells the main thread; `pulse` shows what file this is at.
+/// `report` tells the main thread; `pulse` shows what file this is at. The kernel is asked to tell of
+/// changes only where `commands` come with their wakeups.
 pub fn run(
     config: &Config,
     admin: impl Fn(&str) -> Result<String, String>,
     report: &dyn Fn(Report),
-    commands: &Inbox<Command>,
+    (commands, wakeups): (&Inbox<Command>, Option<Wakeups>),
     pulse: &Pulse,
 ) {
     let mut units = units(config, pulse);
     let files = units.iter().map(Unit::files).sum();
-    many::warn_of_limit(files, pulse);
+    // Where Envoy needs all instances of inotify, it shall have them.
+    let mut notify = Notify::new(wakeups, many::leaves_inotify(files, pulse));
     let mut start = many::Start::of(&mut units);
     let mut ready = false;
     let mut waiting = String::new();
@@ -149,9 +162,15 @@ pub fn run(
             // Sets that are due at about the same time share a wake-up.
             pause += SLACK;
         }
-        let command = commands.wait(pause);
+        let command = notify.wait(commands, pause);
         fault::point("certificates");
         let now = Instant::now();
+        for (set, word) in notify.words() {
+            let of_it = |number: usize| set.is_none_or(|set| set == number);
+            let heard = units.iter_mut().enumerate();
+            let heard = heard.filter(|(number, _)| of_it(*number));
+            heard.for_each(|(_, unit)| unit.hear(now, word));
+        }
         match command {
             Some(Command::CheckNow(number)) => {
                 reload = Some(number);
@@ -178,7 +197,7 @@ pub fn run(
         }
         wake = Instant::now() + AT_MOST;
         for unit in &mut units {
-            wake = wake.min(unit.work(&admin, pulse, &mut |config| {
+            wake = wake.min(unit.work(&admin, &mut notify, pulse, &mut |config| {
                 let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
                 report(Report::Validate { id, config });
                 id
@@ -227,10 +246,11 @@ fn units(config: &Config, pulse: &Pulse) -> Vec<Unit> {
         let target = Target::listener(&config.resources, name);
         (files, target, Duty::Listener)
     });
-    let unit = |(files, target, duty): (&Files, Target, Duty)| {
-        Unit::new(files.clone(), target, duty, config.check, start, pulse)
+    let unit = |(number, (files, target, duty)): (usize, (&Files, Target, Duty))| {
+        let files = files.clone();
+        Unit::new(number, files, target, duty, &config.check, start, pulse)
     };
-    xds.chain(secrets).map(unit).collect()
+    xds.chain(secrets).enumerate().map(unit).collect()
 }
 
 /// What came of looking at everything, in one line.

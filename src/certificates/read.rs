@@ -89,6 +89,12 @@ pub struct Files {
 }
 
 impl Files {
+    /// All of them.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let pair = [&self.cert, &self.key].into_iter();
+        pair.chain(&self.ca).map(PathBuf::as_path)
+    }
+
     /// Reads all files. The answer names a file that was replaced on the host behind a bind
     /// mount, so that no change will ever be seen.
     ///

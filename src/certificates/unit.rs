@@ -5,15 +5,17 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use log::{error, warn};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use super::Check;
 use super::confirm::{self, Observation};
 use super::duty::Duty;
 use super::engine::{Engine, Step};
 use super::glance::Glance;
+use super::notify::{Notify, Word};
 use super::publish::{Published, Target};
 use super::read::{Contents, Files};
 use crate::pulse::Pulse;
@@ -24,6 +26,10 @@ const STEPS: usize = 20;
 /// One set of files, where it is published, and how far it is.
 pub struct Unit {
     pub engine: Engine,
+    /// Its number among all sets.
+    number: usize,
+    /// Whether looks may be rare where the kernel tells of every change.
+    rely_on_kernel: bool,
     files: Files,
     target: Target,
     names: Vec<String>,
@@ -36,10 +42,11 @@ pub struct Unit {
 
 impl Unit {
     pub fn new(
+        number: usize,
         files: Files,
         mut target: Target,
         duty: Duty,
-        check: Duration,
+        check: &Check,
         start: Instant,
         pulse: &Pulse,
     ) -> Unit {
@@ -52,7 +59,16 @@ impl Unit {
         let names: Vec<_> = target.names().into_iter().map(str::to_owned).collect();
         let (generation, contents) = (published.generation, published.contents);
         Unit {
-            engine: Engine::new(names.clone(), duty, check, start, generation, contents),
+            engine: Engine::new(
+                names.clone(),
+                duty,
+                check.every,
+                start,
+                generation,
+                contents,
+            ),
+            number,
+            rely_on_kernel: !check.given,
             files,
             target,
             names,
@@ -67,6 +83,7 @@ impl Unit {
     pub fn work(
         &mut self,
         admin: &impl Fn(&str) -> Result<String, String>,
+        notify: &mut Notify,
         pulse: &Pulse,
         validate: &mut impl FnMut(OwnedFd) -> u64,
     ) -> Instant {
@@ -78,7 +95,7 @@ impl Unit {
                     self.engine.record.set_stale(stale);
                     return until;
                 }
-                Step::Read => self.read(pulse),
+                Step::Read => self.read(notify, pulse),
                 Step::Observe => {
                     let answer = self.observe(admin);
                     self.engine.observed(now, Instant::now(), answer);
@@ -111,6 +128,12 @@ impl Unit {
     /// How many SDS files it has.
     pub fn files(&self) -> usize {
         self.names.len()
+    }
+
+    /// The kernel said this of the files: they are read at the next look.
+    pub fn hear(&mut self, now: Instant, word: Word) {
+        self.glance = Glance::default();
+        self.engine.hear(now, word);
     }
 
     /// Somebody wants the files read now, whatever they looked like when they were last.
@@ -147,13 +170,16 @@ impl Unit {
         Ok(file.into())
     }
 
-    fn read(&mut self, pulse: &Pulse) {
+    fn read(&mut self, notify: &mut Notify, pulse: &Pulse) {
         let wall = SystemTime::now();
         if !self.glance.must_read(&self.files, wall, pulse) {
             // Not even compared: that would fetch all of it into the processor's cache.
             self.engine.unchanged(Instant::now(), wall);
             return;
         }
+        // Before they are read: what happens from here on is told. The way to them may be another.
+        let told = notify.watch(self.number, self.files.paths(), pulse);
+        self.engine.rely_on_kernel(told && self.rely_on_kernel);
         let read = self.files.read(pulse);
         if read.is_err() {
             // Whatever it was may be over without a sign: the next look reads again.

@@ -1,11 +1,12 @@
 //! The thread against real files and a closure for an Envoy.
 
 use super::*;
-use crate::certificates::{Command, Config, Report, run};
-use crate::mailbox::{Inbox, Mailbox};
+use crate::certificates::{Check, Command, Config, Report, run};
+use crate::mailbox::{Inbox, Mailbox, Waker};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -35,10 +36,14 @@ impl Thread {
             xds: Some(files(Some("ca.crt"))),
             secrets: vec![("edge".to_owned(), files(None))],
             resources: dir.join("resources"),
-            check: Duration::from_millis(50),
+            check: Check {
+                every: Duration::from_millis(50),
+                given: true,
+            },
         };
         let (mailbox, reports) = Mailbox::new(None);
-        let (commands, inbox) = Mailbox::new(None);
+        let (waker, wakeups) = Waker::new().unwrap();
+        let (commands, inbox) = Mailbox::new(Some(waker));
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (sds, paths) = (config.resources.join("sds"), asked.clone());
         std::thread::spawn(move || {
@@ -47,7 +52,8 @@ impl Thread {
                 Ok(envoy_answers(&sds, path))
             };
             let report = |report| mailbox.send(report);
-            run(&config, admin, &report, &inbox, &Pulse::default());
+            let commands = (&inbox, Some(wakeups));
+            run(&config, admin, &report, commands, &Pulse::default());
         });
         Thread {
             dir,

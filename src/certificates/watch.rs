@@ -3,26 +3,50 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::notify::Word;
 use super::read::{Contents, Refusal};
 
-/// Contents that stayed the same for this long are complete: twice the pause that a writer makes
-/// between its files. With the check every second a change is loaded within 1.8 s.
+/// Contents that stayed the same for this long are complete, whoever writes them: twice the pause
+/// that a writer makes between its files.
 const SETTLE: Duration = Duration::from_millis(600);
+/// So long after the kernel's last word of them a writer has done all its files, or makes a pause:
+/// a consistent set that nobody has open for writing is complete then.
+const QUIET: Duration = Duration::from_millis(15);
 /// Between looks at contents that have not settled, and while no set is there at all.
 const QUICK: Duration = Duration::from_millis(100);
 /// The check interval is no shorter: a busy loop helps nobody.
 const AT_LEAST: Duration = Duration::from_millis(10);
 /// Nor longer.
 const AT_MOST: Duration = Duration::from_secs(24 * 3600);
+/// Between looks where the kernel tells of every change, in case it does not, unless an interval
+/// was asked for.
+const NET: Duration = Duration::from_secs(30);
 
 /// What the files held, or why they could not be read.
 pub type Reading = Result<Arc<Contents>, Refusal>;
+
+/// What the kernel said of the files.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    /// Since they were last looked at.
+    first: Instant,
+    last: Instant,
+    /// Whether they were not looked at since.
+    fresh: bool,
+    /// Which ones somebody writes, a bit each.
+    writing: u8,
+    /// Whether one is written in its place, not put there as a whole.
+    in_place: bool,
+}
 
 /// The files of a set, as they were when they were last looked at.
 #[derive(Debug)]
 pub struct Watch {
     start: Instant,
     check: Duration,
+    /// Whether the kernel tells of every change, so that [`NET`] will do.
+    told: bool,
+    heard: Option<Heard>,
     seen: Option<Reading>,
     since: Instant,
     look: Instant,
@@ -40,6 +64,8 @@ impl Watch {
         Watch {
             start: now,
             check: check.clamp(AT_LEAST, AT_MOST),
+            told: false,
+            heard: None,
             seen: None,
             since: now,
             look: now,
@@ -49,14 +75,66 @@ impl Watch {
         }
     }
 
-    /// How often they are looked at.
+    /// How often they are looked at, where no more is known of them.
     pub fn interval(&self) -> Duration {
         self.check
     }
 
+    /// Whether the kernel tells of every change from now on, and so often a look is not wanted.
+    pub fn rely_on_kernel(&mut self, yes: bool) {
+        self.told = yes;
+    }
+
+    /// The kernel said this of them.
+    pub fn hear(&mut self, now: Instant, word: Word) {
+        let mut heard = self.heard.unwrap_or(Heard {
+            first: now,
+            last: now,
+            fresh: false,
+            writing: 0,
+            in_place: false,
+        });
+        heard.first = if heard.fresh { heard.first } else { now };
+        heard.last = now;
+        heard.fresh = true;
+        let bit = |file: u8| 1_u8.checked_shl(file.into()).unwrap_or(0);
+        match word {
+            Word::Renamed(file) => heard.writing &= !bit(file),
+            Word::Created(file) => {
+                heard.writing &= !bit(file);
+                heard.in_place = true;
+            }
+            Word::Writing(file) => {
+                heard.writing |= bit(file);
+                heard.in_place = true;
+            }
+            Word::Written(file) => heard.writing &= !bit(file),
+            Word::Touched => {}
+            Word::Unknown => {
+                // What is seen counts as seen without a word.
+                self.heard = None;
+                self.look = now;
+                return;
+            }
+        }
+        self.heard = Some(heard);
+    }
+
     /// When to look next.
     pub fn due(&self) -> Instant {
-        self.look
+        match &self.heard {
+            // A writer that never pauses does not keep them from being looked at.
+            Some(heard) if heard.fresh => {
+                let pause = (heard.last + QUIET).min(heard.first + SETTLE);
+                self.look.min(pause)
+            }
+            _ => self.look,
+        }
+    }
+
+    /// Looks at them at once.
+    pub fn hurry(&mut self, now: Instant) {
+        self.look = now;
     }
 
     /// Looks at them now, and has whatever is there acted on, refused before or not.
@@ -75,6 +153,8 @@ impl Watch {
         if !same {
             self.seen = Some(reading.map(Arc::new));
             self.since = now;
+            // Somebody changes them of whom the kernel does not tell.
+            self.heard = self.heard.filter(|heard| heard.fresh);
         }
     }
 
@@ -85,21 +165,36 @@ impl Watch {
             self.again = None;
             self.acted = None;
         }
-        let calm = calm && !self.is_news();
-        self.look = now
-            + if calm {
-                self.to_next_beat(now)
-            } else {
-                QUICK.min(self.check)
-            };
+        let news = self.is_news();
+        if let Some(heard) = &mut self.heard {
+            heard.fresh &= now < heard.last + QUIET && now < heard.first + SETTLE;
+            if !news && !heard.fresh {
+                // The same bytes as before.
+                self.heard = None;
+            }
+        }
+        let mut pause = if calm && !news {
+            self.to_next_beat(now)
+        } else {
+            QUICK.min(self.check)
+        };
+        if let Some(again) = self.again {
+            pause = pause.min(again.duration_since(wall).unwrap_or(Duration::ZERO));
+        }
+        self.look = now + pause;
     }
 
     /// How long it is to the next look: all sets that began together look together, and share a
     /// wake-up of their thread, which costs more than a look.
     fn to_next_beat(&self, now: Instant) -> Duration {
-        let passed = now.duration_since(self.start).as_nanos() % self.check.as_nanos().max(1);
+        let beat = if self.told {
+            self.check.max(NET)
+        } else {
+            self.check
+        };
+        let passed = now.duration_since(self.start).as_nanos() % beat.as_nanos().max(1);
         let passed = Duration::from_nanos(passed.try_into().unwrap_or(0));
-        self.check.saturating_sub(passed)
+        beat.saturating_sub(passed)
     }
 
     /// What was seen.
@@ -117,10 +212,24 @@ impl Watch {
         self.asked || now.duration_since(self.since) >= SETTLE
     }
 
+    /// Whether all writers that the kernel tells of are done with it, as far as that can be known;
+    /// `less` when it holds less than before, which a file that is written in its place may do
+    /// until all of it is there.
+    pub fn is_complete(&self, now: Instant, less: bool) -> bool {
+        self.heard.is_some_and(|heard| {
+            heard.writing == 0 && now >= heard.last + QUIET && !(heard.in_place && less)
+        })
+    }
+
     /// It is acted on, and will be again at that time.
     pub fn act(&mut self, again: Option<SystemTime>) {
         self.acted = self.seen.clone();
         self.again = again;
         self.asked = false;
+        self.heard = self.heard.filter(|heard| heard.fresh);
     }
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

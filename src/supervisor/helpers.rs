@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::event::Event;
 use crate::certificates::read::Files;
-use crate::certificates::{self, Command};
+use crate::certificates::{self, Check, Command};
 use crate::envoy::admin::{self, Job};
 use crate::envoy::kernel::Measure;
 use crate::http::{self, Listen, Listeners, control};
-use crate::mailbox::{Mailbox, Wakeups};
+use crate::mailbox::{Mailbox, Waker, Wakeups};
 use crate::options::{Options, Secret};
 use crate::process;
 use crate::pulse::Pulse;
@@ -168,7 +168,9 @@ impl Helpers {
         if due(&self.certificates)
             && let Some(config) = certificates_config(&self.options)
         {
-            let (sender, commands) = Mailbox::new(None);
+            // Without a descriptor for it there is none to watch the files with either.
+            let (waker, wakeups) = Waker::new().ok().unzip();
+            let (sender, commands) = Mailbox::new(waker);
             if self.envoy_runs {
                 sender.send(Command::EnvoyStarted);
             }
@@ -177,7 +179,8 @@ impl Helpers {
             let started = self.certificates.start(&self.mailbox, now, move || {
                 let admin = |path: &str| get(&board, path);
                 let report = |report| mailbox.send(Event::Certificates(report));
-                certificates::run(&config, admin, &report, &commands, &pulse);
+                let commands = (&commands, wakeups);
+                certificates::run(&config, admin, &report, commands, &pulse);
             });
             self.commands = started.then_some(sender);
         }
@@ -292,6 +295,9 @@ fn certificates_config(options: &Options) -> Option<certificates::Config> {
         xds,
         secrets: options.secrets.iter().map(secret).collect(),
         resources: options.resources_dir.clone()?,
-        check: options.certificate_check,
+        check: Check {
+            every: options.certificate_check,
+            given: options.certificate_check_given,
+        },
     })
 }
