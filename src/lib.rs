@@ -15,7 +15,7 @@
 //! | `admin` | asks Envoy's admin interface and the kernel, one question at a time |
 //! | `http` | the port and the control socket: one `poll` for all connections |
 //! | `log` | writes stderr; a full pipe blocks this thread and no other |
-//! | `certificates` | compares the certificate files, writes the SDS files; only where asked to |
+//! | `certificates` | reads the certificate files when the kernel tells of a change, and compares them now and then; writes the SDS files; only where asked to |
 //!
 //! Signals, answers, requests and the passing of time are events (`src/supervisor/event.rs`) on one channel to the main
 //! thread ([`mailbox`]). It waits in one `poll` and for nothing else, but that it execs Envoy (Envoy

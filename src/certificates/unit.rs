@@ -186,9 +186,13 @@ impl Unit {
             self.glance = Glance::default();
         }
         let stale = read.as_ref().ok().and_then(|(_, stale)| *stale);
-        warn_of_stale(&mut self.stale, stale);
+        let again = warn_of_stale(&mut self.stale, stale);
         let reading = read.map(|(contents, _)| contents);
-        self.engine.read(Instant::now(), wall, reading);
+        let now = Instant::now();
+        self.engine.read(now, wall, reading);
+        if again {
+            self.hear(now, Word::Touched);
+        }
     }
 
     fn observe(
@@ -206,11 +210,11 @@ impl Unit {
 }
 
 /// A file without a name was replaced: on the host, behind a bind mount of the file itself, or
-/// just while it was read. The second time in a row it is the mount.
-fn warn_of_stale(known: &mut Option<(PathBuf, u32)>, now: Option<&Path>) {
+/// just while it was read. The second time in a row it is the mount: whether to look that once more.
+fn warn_of_stale(known: &mut Option<(PathBuf, u32)>, now: Option<&Path>) -> bool {
     let Some(path) = now else {
         *known = None;
-        return;
+        return false;
     };
     match known {
         Some((known, times)) if known == path => {
@@ -223,8 +227,12 @@ fn warn_of_stale(known: &mut Option<(PathBuf, u32)>, now: Option<&Path>) {
                 );
             }
         }
-        _ => *known = Some((path.to_owned(), 1)),
+        _ => {
+            *known = Some((path.to_owned(), 1));
+            return true;
+        }
     }
+    false
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use super::*;
 use crate::certificates::{Check, Command, Config, Report, run};
 use crate::mailbox::{Inbox, Mailbox, Waker};
+use crate::status::Certificate;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
@@ -172,4 +174,35 @@ fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
         "xds-validation-context.json",
     ];
     assert_eq!(names, expected, "no candidate is left");
+}
+
+/// Memory that is mapped is written without a word of the kernel's (inotify(7)).
+#[test]
+fn what_the_kernel_does_not_tell_of_is_found_in_the_interval_that_was_asked_for() {
+    let thread = Thread::start("unit-mapped");
+    thread.write("ec.crt", "ec.key");
+    thread.wait(|report| matches!(report, Report::FirstSetReady).then_some(()));
+    thread.commands.send(Command::EnvoyStarted);
+    let all = |report: &Report, wanted: &str| {
+        let Report::Status(secrets) = report else {
+            return None;
+        };
+        let ended = |secret: &Certificate| secret.last_result == Some(wanted);
+        secrets.iter().all(ended).then_some(())
+    };
+    thread.wait(|report| all(report, "ok"));
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(thread.dir.join("tls.key"))
+        .unwrap();
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let length = 16.try_into().unwrap();
+    // SAFETY: the file is longer than that, and nobody cuts it while it is mapped.
+    let map = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &file, 0) }.unwrap();
+    // SAFETY: the pages are mapped for writing, and nobody else has a reference into them.
+    unsafe { map.cast::<u8>().write_volatile(b'?') };
+    thread.wait(|report| all(report, "refused"));
+    // SAFETY: nobody has a reference into the pages.
+    unsafe { munmap(map, length.get()) }.unwrap();
 }

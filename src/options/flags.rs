@@ -334,7 +334,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "certificate-check",
         One("DUR"),
         "1s",
-        "How often the certificate files' contents are compared.",
+        "How often the certificate files' contents are compared. A change that the kernel tells of is seen at once; where it tells of all, they are compared every 30s unless this is given.",
         |o, v| set(&mut o.certificate_check, interval(v)),
     ),
     flag(

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -56,18 +57,51 @@ fn torn(node: &Node, leaf: &Pair) {
     }
 }
 
+/// As `install` does, and `cp --remove-destination`.
+fn removed_before(node: &Node, leaf: &Pair) {
+    for (name, text) in files(node, leaf) {
+        fs::remove_file(node.file(name)).unwrap();
+        fs::write(node.file(name), text).unwrap();
+    }
+}
+
+/// As certbot does: the links are others, one after the other.
+fn linked(node: &Node, leaf: &Pair) {
+    let archive = node.dir.join(&leaf.serial);
+    fs::create_dir(&archive).unwrap();
+    for (name, text) in files(node, leaf) {
+        fs::write(archive.join(name), text).unwrap();
+        fs::remove_file(node.file(name)).unwrap();
+        symlink(archive.join(name), node.file(name)).unwrap();
+    }
+}
+
+/// The whole directory is another.
+fn directory(node: &Node, leaf: &Pair) {
+    let new = node.dir.join("next");
+    fs::create_dir(&new).unwrap();
+    for (name, text) in files(node, leaf) {
+        fs::write(new.join(name), text).unwrap();
+    }
+    fs::rename(node.live(), node.dir.join("previous")).unwrap();
+    fs::rename(new, node.live()).unwrap();
+}
+
 #[test]
-fn whoever_writes_the_new_leaf_is_loaded_in_time_and_presented_next() {
+fn whoever_writes_the_new_leaf_is_loaded_without_a_look_and_presented_next() {
     let node = Node::new();
     kubelet(&node, &node.ca.leaf());
-    let plane = node.control_plane(Some(Duration::from_millis(500)));
-    let _drainit = node.ready(&[]);
-    let writers: [(&str, Writer); 5] = [
+    let plane = node.control_plane(Some(Duration::from_millis(250)));
+    let _drainit = node.ready(&["--certificate-check", "10m"]);
+    let writers: [(&str, Writer); 8] = [
         ("kubelet", kubelet),
         ("rename", rename),
         ("in place", in_place),
         ("in place, 300 ms between", paused),
         ("torn, two seconds", torn),
+        ("removed before", removed_before),
+        ("links", linked),
+        ("the directory", directory),
     ];
     for (name, write) in writers {
         let leaf = node.ca.leaf();
