@@ -91,7 +91,7 @@ pub struct Drain {
     stops: bool,
     /// Whether Envoy has been live; if not, until when to wait for word from it.
     live: bool,
-    silent_until: Time,
+    wait_for_word_until: Time,
     ready: Step,
     health: Step,
     listeners: Step,
@@ -109,7 +109,7 @@ pub struct Drain {
     failing: bool,
     kernel: Kernel,
     /// How the drain could have ended by what the last poll showed.
-    quiet: Option<Outcome>,
+    would_end_as: Option<Outcome>,
     idle: Idle,
     outcome: Option<Outcome>,
 }
@@ -144,7 +144,7 @@ impl Drain {
             check_interval: limits.check_interval,
             stops,
             live,
-            silent_until: deadline.min(now + uptime),
+            wait_for_word_until: deadline.min(now + uptime),
             ready: Step::new(now),
             health: Step::new(serving_until),
             listeners: Step::new(serving_until),
@@ -160,7 +160,7 @@ impl Drain {
             asked: None,
             failing: true,
             kernel: Kernel::Silent,
-            quiet: None,
+            would_end_as: None,
             idle: Idle::No,
             outcome: None,
         }
@@ -246,7 +246,7 @@ impl Drain {
         let end = if self.is_told_of() {
             self.deadline
         } else {
-            self.silent_until
+            self.wait_for_word_until
         };
         if self.is_delayed(now) {
             end.min(self.serving_until)
@@ -267,7 +267,7 @@ impl Drain {
                 .is_some_and(|(_, at)| now.saturating_sub(at) >= HANGING);
             // With no time for any question, nobody has failed to answer one.
             let lost = self.live && (hanging || self.failing && self.deadline > self.serving_until);
-            self.end(match self.quiet {
+            self.end(match self.would_end_as {
                 _ if lost => Outcome::AdminLost,
                 // Only the minimum kept it up, or the last entries of access logs.
                 Some(outcome)
@@ -280,7 +280,7 @@ impl Drain {
                 }
                 _ => Outcome::Deadline,
             });
-        } else if !self.is_told_of() && now >= self.silent_until {
+        } else if !self.is_told_of() && now >= self.wait_for_word_until {
             self.end(match self.kernel {
                 Kernel::Closed => Outcome::NeverLive,
                 _ => Outcome::Unknown,

@@ -78,12 +78,12 @@ impl Arrivals {
     }
 
     /// Nobody told.
-    pub fn take_silence(&mut self) {
+    pub fn on_silence(&mut self) {
         self.blind = true;
     }
 
     /// So many connections are open.
-    pub fn take_open(&mut self, now: Time, open: u64) {
+    pub fn on_open(&mut self, now: Time, open: u64) {
         if open < self.open {
             self.last = now;
         }
@@ -91,7 +91,7 @@ impl Arrivals {
     }
 
     /// The counters say this.
-    pub fn take(&mut self, now: Time, counters: Counters) {
+    pub fn on_counters(&mut self, now: Time, counters: Counters) {
         self.blind = false;
         match self.first {
             None => {
@@ -164,8 +164,8 @@ mod tests {
         let mut watch = Arrivals::new(ms(0), ms(cap));
         let mut now = 0;
         loop {
-            watch.take_open(ms(now), open(now));
-            watch.take(ms(now), counters(arrivals(now)));
+            watch.on_open(ms(now), open(now));
+            watch.on_counters(ms(now), counters(arrivals(now)));
             if watch.until() <= ms(now) {
                 return now;
             }

@@ -35,10 +35,10 @@ impl Drain {
             Closing::Wanted | Closing::Tried => base,
         };
         if self.live {
-            self.silent_until = base;
+            self.wait_for_word_until = base;
             self.ready = Step::new(base);
         } else {
-            self.silent_until = due(self.silent_until);
+            self.wait_for_word_until = due(self.wait_for_word_until);
             step(&mut self.ready);
         }
         step(&mut self.health);

@@ -76,7 +76,7 @@ impl Drain {
             (Ask::DrainListeners, answer) => self.listeners.tried(now, answer.is_some()),
             (Ask::StopListeners, _) => {
                 self.closing = Closing::Tried;
-                self.quiet = None;
+                self.would_end_as = None;
                 // Whether or not it could be done: look again at once.
                 self.poll_at(now, Ask::Stats);
             }
@@ -86,15 +86,15 @@ impl Drain {
                 self.costs.rotate_right(1);
                 self.costs[0] = took;
                 self.poll_at(now + self.pace(), Ask::Stats);
-                self.take_load(now, load);
+                self.on_load(now, load);
             }
             (Ask::Activity, Some(Answer::Activity(counters))) => {
                 self.poll_at(now + self.pace(), Ask::Stats);
-                self.take_counters(now, *counters);
+                self.on_counters(now, *counters);
             }
             (Ask::Activity, _) => {
                 self.idle = Idle::No;
-                self.arrivals.iter_mut().for_each(Arrivals::take_silence);
+                self.arrivals.iter_mut().for_each(Arrivals::on_silence);
                 self.poll_at(now + self.pace().max(pause(0)), Ask::Stats);
             }
             (Ask::Sockets, Some(Answer::Stats(load))) => {
@@ -102,22 +102,22 @@ impl Drain {
                     self.failing = false;
                 }
                 self.kernel = Kernel::Told;
-                self.arrivals.iter_mut().for_each(Arrivals::take_silence);
+                self.arrivals.iter_mut().for_each(Arrivals::on_silence);
                 let rest = (took * SHARE_OF_LOOKS)
                     .min(POLL_MAX)
                     .max(self.check_interval);
                 self.poll_at(now + rest, Ask::Stats);
-                self.take_load(now, load);
+                self.on_load(now, load);
             }
             (Ask::Sockets, answer) => {
                 self.kernel = match answer {
                     Some(Answer::Closed) => Kernel::Closed,
                     _ => Kernel::Silent,
                 };
-                self.take_silence(now, took);
+                self.on_silence(now, took);
             }
             (Ask::Stats, _) => {
-                self.take_silence(now, took);
+                self.on_silence(now, took);
                 self.poll_at(now, Ask::Sockets);
             }
             (Ask::ServerInfo, _) => {}
@@ -135,9 +135,9 @@ impl Drain {
     }
 
     /// Nobody told what is left.
-    fn take_silence(&mut self, now: Time, took: Duration) {
+    fn on_silence(&mut self, now: Time, took: Duration) {
         self.failing = true;
-        self.quiet = None;
+        self.would_end_as = None;
         let rest = pause(self.poll_failures).max(took.min(POLL_MAX));
         self.poll_at(now + rest, Ask::Stats);
         self.poll_failures = self.poll_failures.saturating_add(1);
@@ -160,7 +160,7 @@ impl Drain {
         }
     }
 
-    fn take_load(&mut self, now: Time, load: &Load) {
+    fn on_load(&mut self, now: Time, load: &Load) {
         if !load.health_failed && self.health.done {
             // Somebody has reverted it (`/healthcheck/ok`).
             self.health = Step::new(now);
@@ -168,9 +168,9 @@ impl Drain {
         self.has_udp_sessions = load.udp_sessions > 0;
         let settled = load.sends_logs && load.in_flight() == 0;
         self.entries_since = settled.then(|| self.entries_since.unwrap_or(now));
-        self.quiet = None;
+        self.would_end_as = None;
         if let Some(arrivals) = &mut self.arrivals {
-            arrivals.take_open(now, load.connections());
+            arrivals.on_open(now, load.connections());
         }
         if load.connections() <= self.open_connections && load.udp_sessions == 0 {
             self.idle = Idle::No;
@@ -200,10 +200,10 @@ impl Drain {
         }
     }
 
-    fn take_counters(&mut self, now: Time, counters: Counters) {
+    fn on_counters(&mut self, now: Time, counters: Counters) {
         if let Some(arrivals) = &mut self.arrivals {
-            arrivals.take(now, counters);
-            if let Some(outcome) = self.quiet {
+            arrivals.on_counters(now, counters);
+            if let Some(outcome) = self.would_end_as {
                 self.conclude(now, outcome);
                 return;
             }
@@ -229,7 +229,7 @@ impl Drain {
 
     /// Nothing holds the drain up any more; unless it has to last longer, or Envoy still accepts.
     fn conclude(&mut self, now: Time, outcome: Outcome) {
-        self.quiet = Some(outcome);
+        self.would_end_as = Some(outcome);
         // An Envoy that is just starting has no handler for SIGTERM.
         let from = if self.live {
             self.accepts_until()

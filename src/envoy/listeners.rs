@@ -99,14 +99,14 @@ impl Page {
     fn feed(&mut self, bytes: &[u8], excluded: &[String]) {
         for &byte in bytes {
             if byte == b'\n' {
-                self.take_line(excluded);
+                self.read_line(excluded);
             } else if self.line.len() < LINE {
                 self.line.push(byte);
             }
         }
     }
 
-    fn take_line(&mut self, excluded: &[String]) {
+    fn read_line(&mut self, excluded: &[String]) {
         let line = std::mem::take(&mut self.line);
         let line = String::from_utf8_lossy(&line);
         let line = line.trim();
@@ -120,7 +120,7 @@ impl Page {
     }
 
     fn finish(mut self, excluded: &[String]) -> Listeners {
-        self.take_line(excluded);
+        self.read_line(excluded);
         if self.strange && self.count == 0 {
             return Listeners::Untold;
         }

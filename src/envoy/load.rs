@@ -67,7 +67,7 @@ pub struct Load {
     pub udp_sessions: u64,
     /// Connections of an old generation that hands over. Its own gauges are hidden: Envoy adds
     /// them to the newest one's, but does not mark those as used (seen on 1.40.0).
-    pub parent_connections: u64,
+    pub old_connections: u64,
     /// Envoy's uptime in seconds when it last flushed its statistics: only then does it look at
     /// how many connections the old generation has. None where it is not told.
     pub uptime: Option<u64>,
@@ -94,7 +94,7 @@ impl Load {
             .iter()
             .filter(|listener| !listener.excluded)
             .map(|listener| listener.connections)
-            .fold(self.parent_connections, u64::saturating_add)
+            .fold(self.old_connections, u64::saturating_add)
     }
 
     /// Whatever would surely be lost if Envoy ended now: requests, TCP and UDP sessions.
@@ -102,7 +102,7 @@ impl Load {
         self.requests
             .saturating_add(self.tcp_sessions)
             .saturating_add(self.udp_sessions)
-            .saturating_add(self.parent_connections)
+            .saturating_add(self.old_connections)
     }
 
     /// This load beside what the kernel counted at the same moment. The larger count stands. Each

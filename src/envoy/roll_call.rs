@@ -123,7 +123,7 @@ impl RollCall {
     }
 
     /// Takes the whole answer to [`names::QUERY`].
-    pub fn take_listed(&mut self, json: &str) {
+    pub fn read_listed(&mut self, json: &str) {
         let json: Value = serde_json::from_str(json).unwrap_or_default();
         let Some(listed) = json.get("listener_statuses").and_then(Value::as_array) else {
             // Without a single listener Envoy answers with an empty object.

@@ -85,7 +85,7 @@ impl Activity {
     /// Takes a line of the answer. The admin interface's requests and connections are no traffic,
     /// nor are connections to internal listeners and those that `excluded` means among these
     /// `titles`.
-    pub fn take(&mut self, name: &str, value: u64, excluded: &[String], titles: &Titles) {
+    pub fn add(&mut self, name: &str, value: u64, excluded: &[String], titles: &Titles) {
         let counters = &mut self.counters;
         if let Some(listener) = name.strip_suffix(".downstream_cx_total") {
             let listener = listener.strip_prefix("listener.").unwrap_or(ADMIN);
@@ -150,13 +150,13 @@ impl Page {
     pub fn feed(&mut self, bytes: &[u8]) {
         let figures = &mut self.figures;
         self.lines
-            .feed(bytes, |name, value| figures.take(name, value));
+            .feed(bytes, |name, value| figures.add(name, value));
     }
 
     /// What the page says, once it is whole.
     pub fn finish(mut self) -> Figures {
         let figures = &mut self.figures;
-        self.lines.end(|name, value| figures.take(name, value));
+        self.lines.end(|name, value| figures.add(name, value));
         self.figures
     }
 }
@@ -193,7 +193,7 @@ pub struct Figures {
     scopes: HashMap<String, Scope>,
     managers: HashMap<String, Manager>,
     udp_sessions: u64,
-    parent_connections: u64,
+    old_connections: u64,
     uptime: Option<u64>,
     live: Option<bool>,
     active: Option<u64>,
@@ -219,18 +219,18 @@ impl Figures {
         Some(self.active?.saturating_add(self.draining))
     }
 
-    fn take(&mut self, name: &str, value: u64) {
+    fn add(&mut self, name: &str, value: u64) {
         match name {
             "server.live" => self.live = Some(value != 0),
-            "server.parent_connections" => self.parent_connections = value,
+            "server.parent_connections" => self.old_connections = value,
             "server.uptime" => self.uptime = Some(value),
             "listener_manager.total_listeners_active" => self.active = Some(value),
             "listener_manager.total_listeners_draining" => self.draining = value,
             _ => {
                 if let Some(name) = name.strip_prefix("listener.") {
-                    self.take_listener(name, value);
+                    self.add_listener(name, value);
                 } else if let Some(name) = name.strip_prefix("http.") {
-                    self.take_manager(name, value);
+                    self.add_manager(name, value);
                 } else if name.starts_with("udp.") {
                     self.udp_sessions = self.udp_sessions.saturating_add(value);
                 }
@@ -238,7 +238,7 @@ impl Figures {
         }
     }
 
-    fn take_listener(&mut self, name: &str, value: u64) {
+    fn add_listener(&mut self, name: &str, value: u64) {
         if let Some(name) = name.strip_suffix(".downstream_cx_active") {
             self.scopes.entry(name.into()).or_default().connections = value;
         } else if let Some(name) = name.strip_suffix(".downstream_pre_cx_active") {
@@ -247,7 +247,7 @@ impl Figures {
         }
     }
 
-    fn take_manager(&mut self, name: &str, value: u64) {
+    fn add_manager(&mut self, name: &str, value: u64) {
         if let Some(name) = name.strip_suffix(".downstream_cx_active") {
             self.managers.entry(name.into()).or_default().connections = value;
         } else if let Some(name) = name.strip_suffix(".downstream_rq_active") {
@@ -331,7 +331,7 @@ impl Figures {
             tcp_sessions,
             doubtful_sessions: sessions(outer.saturating_add(inner)) - tcp_sessions,
             udp_sessions: self.udp_sessions,
-            parent_connections: self.parent_connections,
+            old_connections: self.old_connections,
             uptime: self.uptime,
             health_failed: self.live != Some(true),
             sends_logs: roll.sends_logs,

@@ -202,7 +202,7 @@ fn an_outer_session_that_feeds_an_internal_connection_is_doubtful() {
     roll.feed(ROLL.as_bytes());
     roll.feed(b"listener.envoy_internal_inner.downstream_pre_cx_active: 0\n");
     let mut roll = roll.finish();
-    roll.take_listed(
+    roll.read_listed(
         r#"{"listener_statuses": [{"name": "inner", "local_address":
             {"envoy_internal_address": {"server_listener_name": "inner"}}}]}"#,
     );
@@ -245,7 +245,7 @@ fn counters_of_requests_move_the_activity_and_the_admins_own_do_not() {
     let activity = |lines: &[(&str, u64)]| {
         let mut activity = Activity::default();
         lines.iter().for_each(|(name, value)| {
-            activity.take(name, *value, &["probes".into()], &Titles::default())
+            activity.add(name, *value, &["probes".into()], &Titles::default())
         });
         activity.finish()
     };

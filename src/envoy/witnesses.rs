@@ -123,13 +123,13 @@ impl<'a> Witnesses<'a> {
             .map_or(&unknown, |(roll, ..)| &roll.titles);
         let head = ask_stats(peer, address, stats::ACTIVITY, |piece| {
             lines.feed(piece, |name, value| {
-                activity.take(name, value, excluded, titles);
+                activity.add(name, value, excluded, titles);
             });
         })?;
         if head.status != 200 {
             return Err(refused(head.status, "to /stats"));
         }
-        lines.end(|name, value| activity.take(name, value, excluded, titles));
+        lines.end(|name, value| activity.add(name, value, excluded, titles));
         activity.finish().map(Answer::Activity)
     }
 
@@ -228,7 +228,7 @@ fn call_roll(peer: Peer, address: &Address) -> Result<RollCall, String> {
     roll.called = Some(Instant::now());
     // `admin.allow_paths` may lack it, and the statistics tell how many there are.
     match get(peer, address, names::QUERY) {
-        Ok(json) => roll.take_listed(&json),
+        Ok(json) => roll.read_listed(&json),
         Err(why) => log::debug!("/listeners: {why}"),
     }
     Ok(roll)

@@ -124,7 +124,7 @@ pub fn answer(
 fn is_worth_a_look(snapshot: &Snapshot, asked: Instant, now: Instant) -> bool {
     let at_rest = matches!(snapshot.state, State::Live | State::Delaying);
     let answers = snapshot.handover.degraded
-        || !snapshot.handover.mute
+        || !snapshot.handover.admin_away
             && snapshot.admin.answered.is_some()
             && snapshot.admin.failing_since.is_none();
     let known = snapshot
@@ -174,7 +174,7 @@ fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
     if let Some(text) = refusal {
         return Answer::Now(Reply::text(503, text));
     }
-    if snapshot.handover.mute {
+    if snapshot.handover.admin_away {
         // The old generation serves while the new one rises, and after one that did not; nobody can
         // be asked.
         return Answer::Now(Reply::text(200, "LIVE"));

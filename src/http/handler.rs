@@ -8,7 +8,7 @@ use super::listen::Peer;
 use super::reply::Reply;
 use super::request::{Head, Method, Request};
 use crate::cidr::Cidr;
-use crate::status::Board;
+use crate::status::SharedSnapshot;
 
 /// The shortest time between two [`Wish::Probe`]s, so that a flood of requests is none of wishes.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
@@ -27,7 +27,7 @@ pub enum Wish {
 
 /// Answers requests.
 pub struct Handler<'a> {
-    board: &'a Board,
+    board: &'a SharedSnapshot,
     wish: &'a dyn Fn(Wish),
     shutdown_from: &'a [Cidr],
     /// How many callers may wait for the end of a drain.
@@ -45,7 +45,7 @@ pub struct Handler<'a> {
 impl<'a> Handler<'a> {
     /// A handler that lets `seats` callers wait for the end of a drain.
     pub fn new(
-        board: &'a Board,
+        board: &'a SharedSnapshot,
         wish: &'a dyn Fn(Wish),
         shutdown_from: &'a [Cidr],
         seats: usize,
@@ -69,7 +69,7 @@ impl<'a> Handler<'a> {
     }
 
     /// Does what a head asks for: answers, or lets the connection wait.
-    pub fn take(&mut self, connection: &mut Connection, head: Head, now: Instant) {
+    pub fn on_head(&mut self, connection: &mut Connection, head: Head, now: Instant) {
         match head {
             Head::Partial => (),
             Head::Bad(reply) => connection.send(reply, false, now),

@@ -14,7 +14,7 @@ use super::listen::{Listener, Listeners};
 use crate::cidr::Cidr;
 use crate::fault;
 use crate::mailbox::Wakeups;
-use crate::status::{Board, State};
+use crate::status::{SharedSnapshot, State};
 
 /// The most connections at a time, however many descriptors there are.
 const MAX_CONNECTIONS: u64 = 512;
@@ -35,7 +35,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(300);
 /// When `poll` fails, which it does if the kernel is out of memory.
 pub fn serve(
     listeners: &mut Listeners,
-    board: &Board,
+    board: &SharedSnapshot,
     wakeups: &Wakeups,
     wish: &dyn Fn(Wish),
     shutdown_from: &[Cidr],
@@ -131,7 +131,7 @@ impl Server<'_> {
             }
             connection.proceed(flags, now);
             if let Some(head) = connection.read_head() {
-                self.handler.take(connection, head, now);
+                self.handler.on_head(connection, head, now);
             }
         }
         if self.accept_after.is_none() {
@@ -184,7 +184,7 @@ impl Server<'_> {
             // Most requests come with their connection; such a one cannot be evicted for others
             // before it was looked at.
             if let Some(head) = connection.read_head() {
-                self.handler.take(&mut connection, head, now);
+                self.handler.on_head(&mut connection, head, now);
             }
             if !connection.is_closed() {
                 self.connections.push(connection);

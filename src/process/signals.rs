@@ -14,7 +14,7 @@ use signal_hook::low_level;
 use crate::mailbox::{Waker, Wakeups};
 
 /// The signals that mean something to drainit.
-const MEANT: [c_int; 7] = [
+const HANDLED: [c_int; 7] = [
     libc::SIGTERM,
     libc::SIGINT,
     libc::SIGQUIT,
@@ -29,7 +29,7 @@ const MEANT: [c_int; 7] = [
 const IGNORED: [Signal; 2] = [Signal::SIGTTIN, Signal::SIGTTOU];
 
 /// Signals that mean nothing to drainit, and whose default would end it or say nothing.
-const SURVIVED: [c_int; 10] = [
+const HARMLESS: [c_int; 10] = [
     libc::SIGALRM,
     libc::SIGVTALRM,
     libc::SIGPROF,
@@ -69,7 +69,7 @@ impl Signals {
             waker: waker.clone(),
             wakeups,
         };
-        for signal in MEANT {
+        for signal in HANDLED {
             signals.handle(signal)?;
         }
         // An inherited mask would keep every signal from us, SIGCHLD above all.
@@ -105,7 +105,7 @@ impl Signals {
 
     /// Gives every signal its default meaning back, for a command that is no supervisor.
     pub fn release(self) {
-        for signal in MEANT {
+        for signal in HANDLED {
             set_disposition(signal, libc::SIG_DFL);
         }
         for signal in survived().chain(IGNORED.map(|signal| signal as c_int)) {
@@ -129,7 +129,7 @@ pub(super) fn bit(signal: c_int) -> u64 {
 }
 
 fn survived() -> impl Iterator<Item = c_int> {
-    SURVIVED
+    HARMLESS
         .into_iter()
         .chain(FIRST_REAL_TIME..=libc::SIGRTMAX())
 }

@@ -48,7 +48,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
             "uptime_seconds": envoy.map(|envoy| clock.age(envoy.started)),
             "restarts": snapshot.restarts,
             "epoch": snapshot.epoch,
-            "old_generation_pid": snapshot.parent,
+            "old_generation_pid": snapshot.old,
             "last_end": snapshot.last_end.map(|last| last_end(last, &clock)),
             "next_start_seconds": snapshot.next_start.map(|at| clock.until(at)),
         },
@@ -63,7 +63,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
         "hidden": load.and_then(|load| load.hidden.as_deref()),
         "looked_seconds_ago": load.and(snapshot.load_at).map(|at| clock.age(at)),
         "clients": load.filter(|_| names_clients).map(|load| clients(&load.clients)),
-        "old_generation_connections": load.map(|load| load.parent_connections),
+        "old_generation_connections": load.map(|load| load.old_connections),
         "drain": snapshot.drain.as_ref().map(|drain| self::drain(drain, &clock)),
         "drains": {
             "drained": snapshot.drains.drained,

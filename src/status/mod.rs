@@ -242,7 +242,7 @@ pub struct Snapshot {
     /// The newest generation's number (`--restart-epoch`).
     pub epoch: u32,
     /// The old generation's pid, while it drains beside the newest.
-    pub parent: Option<i32>,
+    pub old: Option<i32>,
     /// What one generation has handed over to the next.
     pub handover: Handover,
     /// The reloads by hot restart.
@@ -256,7 +256,7 @@ pub struct Snapshot {
 pub struct Handover {
     /// Whether nobody can be asked although the old generation serves: until the next one is
     /// live, and after one that ended before it was.
-    pub mute: bool,
+    pub admin_away: bool,
     /// Whether Envoy serves without its admin interface, which it had handed over to a generation
     /// that ended.
     pub degraded: bool,
@@ -287,7 +287,7 @@ impl Snapshot {
             reload: None,
             reloading: false,
             epoch: 0,
-            parent: None,
+            old: None,
             handover: Handover::default(),
             hot_restarts: HotRestarts::default(),
             verdict: None,
@@ -297,7 +297,7 @@ impl Snapshot {
     /// What is open, as far as it can be so now: not what an Envoy had that is gone, unless an old
     /// generation lives.
     pub fn open(&self) -> Option<&Load> {
-        let lives = self.envoy.is_some() || self.parent.is_some();
+        let lives = self.envoy.is_some() || self.old.is_some();
         self.load.as_ref().filter(|_| lives)
     }
 }
@@ -309,15 +309,15 @@ pub fn plural(count: u64, name: &str) -> String {
 
 /// The snapshot behind its lock, and the reader that is woken when it changes.
 #[derive(Clone, Debug)]
-pub struct Board {
+pub struct SharedSnapshot {
     snapshot: Arc<Mutex<Snapshot>>,
     reader: Waker,
 }
 
-impl Board {
+impl SharedSnapshot {
     /// A board that wakes `reader` at every change.
-    pub fn new(snapshot: Snapshot, reader: Waker) -> Board {
-        Board {
+    pub fn new(snapshot: Snapshot, reader: Waker) -> SharedSnapshot {
+        SharedSnapshot {
             snapshot: Arc::new(Mutex::new(snapshot)),
             reader,
         }

@@ -9,8 +9,8 @@ mod asking;
 mod ending;
 mod generations;
 mod life;
+mod messages;
 mod orders;
-mod words;
 
 use crate::drain::{Ask, Drain, Time};
 use crate::status::State;
@@ -18,7 +18,7 @@ use crate::status::State;
 pub use asking::Question;
 pub use ending::KILL_PATIENCE;
 pub use generations::{Generations, Reloaded};
-pub use words::{Action, Input, Order, Rules};
+pub use messages::{Action, Input, Order, Rules};
 
 use asking::Asker;
 use life::{Life, Phase};
@@ -83,7 +83,7 @@ impl Core {
     /// A core at the start of drainit's life. `seed` spreads the restarts of many nodes.
     pub fn new(rules: Rules, seed: u64) -> Core {
         Core {
-            generations: Generations::new(rules.parent_time),
+            generations: Generations::new(rules.old_time),
             life: Life::new(rules, seed),
             questions: 0,
             wake_at: None,

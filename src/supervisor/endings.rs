@@ -23,23 +23,23 @@ impl Supervisor {
         while let Some((pid, end)) = process::reap() {
             let exit = end.exit;
             self.board.update_quietly(|snapshot| snapshot.reaped += 1);
-            match self.envoys.take_exit(pid) {
-                Whose::Newest => self.take_exit(end),
+            match self.envoys.on_exit(pid) {
+                Whose::Newest => self.on_exit(end),
                 Whose::Parent => {
                     log::info!("the old generation is gone: {exit}");
                     self.note_generations();
                     self.handle(Input::OldExited(exit));
                 }
-                Whose::Script { newest } => self.take_script_exit(exit, newest),
-                Whose::Another => match self.trials.take_exit(pid, exit) {
-                    Some(verdict) => self.take_verdict(verdict),
+                Whose::Script { newest } => self.on_script_exit(exit, newest),
+                Whose::Another => match self.trials.on_exit(pid, exit) {
+                    Some(verdict) => self.on_verdict(verdict),
                     None => log::debug!("reaped {pid}: {exit}"),
                 },
             }
         }
     }
 
-    fn take_exit(&mut self, mut end: End) {
+    fn on_exit(&mut self, mut end: End) {
         let exit = end.exit;
         let killed = exit.code() == Exit::Signal(9).code();
         if killed && cgroup::oom_kills() > self.oom_kills {
@@ -60,12 +60,12 @@ impl Supervisor {
                  /quitquitquit came from elsewhere"
             );
         }
-        if self.core.generations().is_starting() && self.envoys.parent().is_some() {
+        if self.core.generations().is_starting() && self.envoys.old().is_some() {
             self.fall_back(exit);
         } else {
             self.warn_of_another(exit);
             self.helpers.tell(Command::EnvoyGone);
-            self.reporter.take_exit(end);
+            self.reporter.on_exit(end);
             self.board.update(|snapshot| snapshot.envoy = None);
         }
         self.handle(Input::Exited(exit));
@@ -75,7 +75,7 @@ impl Supervisor {
     }
 
     /// The start script is gone, and Envoy is our own child now.
-    fn take_script_exit(&mut self, exit: Exit, newest: bool) {
+    fn on_script_exit(&mut self, exit: Exit, newest: bool) {
         let what = "the start script ended before envoy, which lives on";
         if newest && self.core.state(self.now()) != State::Stopping {
             log::warn!("{what}: {exit}");
@@ -96,14 +96,14 @@ impl Supervisor {
     }
 
     fn show_envoy(&self) {
-        let (Some(pid), parent) = (self.envoys.pid(), self.envoys.parent()) else {
+        let (Some(pid), old) = (self.envoys.pid(), self.envoys.old()) else {
             return;
         };
         self.board.update(|snapshot| {
             if let Some(envoy) = &mut snapshot.envoy {
                 envoy.pid = pid;
             }
-            snapshot.parent = parent;
+            snapshot.old = old;
         });
     }
 

@@ -56,7 +56,7 @@ pub struct Envoys {
     /// The newest generation's number.
     epoch: u32,
     newest: Option<Child>,
-    parent: Option<Child>,
+    old: Option<Child>,
     /// What the newest was last started with.
     started_with: Vec<OsString>,
     /// Whether what was run last is an Envoy, and no script or another program that starts one.
@@ -83,7 +83,7 @@ impl Envoys {
             family,
             epoch: 0,
             newest: None,
-            parent: None,
+            old: None,
             started_with: Vec::new(),
             envoy_itself: false,
             hands_on: false,
@@ -104,7 +104,7 @@ impl Envoys {
     }
 
     /// With hot restart: when an old generation ends by itself.
-    pub fn parent_time(&self) -> Option<Duration> {
+    pub fn old_time(&self) -> Option<Duration> {
         self.family
             .as_ref()
             .map(|family| family.parent_shutdown_time)
@@ -133,8 +133,8 @@ impl Envoys {
     }
 
     /// The old generation's pid, while it drains.
-    pub fn parent(&self) -> Option<i32> {
-        self.parent.as_ref().map(Child::envoy)
+    pub fn old(&self) -> Option<i32> {
+        self.old.as_ref().map(Child::envoy)
     }
 
     /// Where to ask how Envoy is.
@@ -248,7 +248,7 @@ impl Envoys {
     /// # Errors
     /// Those of [`process::spawn`].
     pub fn spawn(&mut self) -> io::Result<i32> {
-        if self.parent.is_none() {
+        if self.old.is_none() {
             self.end_gone(libc::SIGKILL);
             self.epoch = 0;
         } else {
@@ -260,7 +260,7 @@ impl Envoys {
         Ok(pid)
     }
 
-    /// Spawns the next generation beside the newest, which becomes the parent.
+    /// Spawns the next generation beside the newest, which becomes the old one.
     ///
     /// # Errors
     /// Those of [`process::spawn`].
@@ -271,14 +271,14 @@ impl Envoys {
         let child = self.start(self.epoch + 1)?;
         let pid = child.pid;
         self.epoch += 1;
-        self.parent = self.newest.replace(child);
+        self.old = self.newest.replace(child);
         Ok(pid)
     }
 
     /// The rising generation is no more: the one before is the newest again. The next attempt has
     /// the same number.
     pub fn fall_back(&mut self) {
-        self.newest = self.parent.take();
+        self.newest = self.old.take();
         self.epoch = self.epoch.saturating_sub(1);
         self.mend();
     }
@@ -291,8 +291,8 @@ impl Envoys {
     }
 
     /// A process ended: whose was it?
-    pub fn take_exit(&mut self, pid: i32) -> Whose {
-        for (child, newest) in [(&mut self.newest, true), (&mut self.parent, false)] {
+    pub fn on_exit(&mut self, pid: i32) -> Whose {
+        for (child, newest) in [(&mut self.newest, true), (&mut self.old, false)] {
             if let Some(child) = child
                 && child.pid == pid
                 && child.outlives_script()
@@ -303,7 +303,7 @@ impl Envoys {
         if let Some(child) = self.newest.take_if(|child| child.pid == pid) {
             self.gone = Some(child);
             Whose::Newest
-        } else if self.parent.take_if(|child| child.pid == pid).is_some() {
+        } else if self.old.take_if(|child| child.pid == pid).is_some() {
             Whose::Parent
         } else {
             Whose::Another
@@ -321,14 +321,14 @@ impl Envoys {
     }
 
     /// Sends the old generation SIGTERM.
-    pub fn terminate_parent(&mut self) {
-        self.parent.iter_mut().for_each(Child::terminate);
+    pub fn terminate_old(&mut self) {
+        self.old.iter_mut().for_each(Child::terminate);
     }
 
     /// Has every Envoy reopen its logs, behind a start script, too: that would die of the signal.
     pub fn reopen_logs(&mut self) {
         self.newest.iter_mut().for_each(Child::reopen_logs);
-        self.parent.iter_mut().for_each(Child::reopen_logs);
+        self.old.iter_mut().for_each(Child::reopen_logs);
     }
 
     /// Sends the newest Envoy SIGKILL, and what belongs to it.
@@ -338,7 +338,7 @@ impl Envoys {
 
     /// Sends SIGKILL to all that descends from us.
     pub fn kill_all(&self) {
-        self.newest.iter().chain(&self.parent).for_each(Child::kill);
+        self.newest.iter().chain(&self.old).for_each(Child::kill);
         process::kill_descendants(<[Process]>::to_vec);
     }
 
@@ -358,7 +358,7 @@ impl Envoys {
         }
         let mut rest = process::descendants();
         rest.retain(|process| {
-            let envoys = [self.pid(), self.parent()];
+            let envoys = [self.pid(), self.old()];
             !envoys.contains(&Some(process.pid))
         });
         if let Some(first) = rest.first() {

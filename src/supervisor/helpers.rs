@@ -14,7 +14,7 @@ use crate::mailbox::{Mailbox, Waker, Wakeups};
 use crate::options::{Options, Secret};
 use crate::process;
 use crate::pulse::Pulse;
-use crate::status::Board;
+use crate::status::SharedSnapshot;
 
 /// Before a thread that ended is started again: this at first, doubling up to [`PAUSE_LAST`].
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -107,7 +107,7 @@ pub struct Pulses {
 /// All of them.
 pub struct Helpers {
     mailbox: Mailbox<Event>,
-    board: Board,
+    board: SharedSnapshot,
     options: Arc<Options>,
     http_wakeups: Arc<Wakeups>,
     jobs: Option<Mailbox<Job>>,
@@ -124,7 +124,7 @@ impl Helpers {
     /// None of them runs yet.
     pub fn new(
         options: Arc<Options>,
-        board: Board,
+        board: SharedSnapshot,
         http_wakeups: Wakeups,
         mailbox: Mailbox<Event>,
     ) -> Helpers {
@@ -250,7 +250,7 @@ impl Helpers {
     }
 }
 
-fn serve(options: &Options, board: &Board, wakeups: &Wakeups, mailbox: &Mailbox<Event>) {
+fn serve(options: &Options, board: &SharedSnapshot, wakeups: &Wakeups, mailbox: &Mailbox<Event>) {
     let [known, secret] = control::own_names().map(Listen::Abstract);
     let mut listeners = Listeners::new([options.listen.clone(), known, secret]);
     if let Err(error) = http::serve(
@@ -265,7 +265,7 @@ fn serve(options: &Options, board: &Board, wakeups: &Wakeups, mailbox: &Mailbox<
 }
 
 /// What the certificate thread asks of Envoy.
-fn get(board: &Board, path: &str) -> Result<String, String> {
+fn get(board: &SharedSnapshot, path: &str) -> Result<String, String> {
     let (address, peer) = {
         let admin = &board.read().admin;
         (admin.address.clone(), admin.peer)

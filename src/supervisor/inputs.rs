@@ -53,7 +53,7 @@ impl Supervisor {
         match event {
             Event::Http(Wish::Shutdown(peer)) => {
                 let from = peer.to_string();
-                self.reporter.take_caller(Instant::now(), &from);
+                self.reporter.on_caller(Instant::now(), &from);
                 self.handle(Input::Order(Order::Drain, format!("/shutdown from {peer}")));
             }
             Event::Http(Wish::Probe) => self.handle(Input::Probe),
@@ -92,14 +92,14 @@ impl Supervisor {
         if let Some(address) = &reply.address {
             self.envoys.found(address);
         }
-        if let (Ok(Answer::Stats(load)), None) = (&mut reply.answer, self.envoys.parent()) {
+        if let (Ok(Answer::Stats(load)), None) = (&mut reply.answer, self.envoys.old()) {
             // Envoy's last word on an old generation stands when that is gone.
-            load.parent_connections = 0;
+            load.old_connections = 0;
         }
         let starts =
             self.core.generations().is_starting() || self.core.state(self.now()) == State::Starting;
         self.reporter
-            .take_answer(now, &reply, starts, self.core.generations().is_admin_away());
+            .on_answer(now, &reply, starts, self.core.generations().is_admin_away());
         let expected = self.envoys.may_answer();
         self.board
             .update(|snapshot| notes::note_answer(snapshot, now, &reply, expected));
@@ -144,7 +144,7 @@ impl Supervisor {
             Report::Status(secrets) => self.board.update(|snapshot| {
                 notes::note_certificates(snapshot, Instant::now(), secrets);
             }),
-            Report::Reloaded(number, result) => self.take_reading(number, result),
+            Report::Reloaded(number, result) => self.on_reading(number, result),
         }
     }
 }

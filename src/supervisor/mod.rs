@@ -19,9 +19,9 @@ mod notes;
 mod progress;
 mod reload;
 mod report;
+mod sentences;
 mod trials;
 mod verdict;
-mod words;
 
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -41,7 +41,7 @@ use crate::mailbox::{Inbox, Mailbox, Waker};
 use crate::notify::Notifier;
 use crate::options::{self, Options, Restart};
 use crate::process::{self, Signals, cgroup};
-use crate::status::{Admin, Board, Envoy, Handover, Snapshot, State};
+use crate::status::{Admin, Envoy, Handover, SharedSnapshot, Snapshot, State};
 
 use decide::{Action, Core, Input, Rules};
 use envoys::Envoys;
@@ -105,7 +105,7 @@ struct Supervisor {
     reporter: Reporter,
     trials: Trials,
     envoys: Envoys,
-    board: Board,
+    board: SharedSnapshot,
     born: Instant,
     /// Why the next generation is none.
     refusal: String,
@@ -137,7 +137,7 @@ impl Supervisor {
         let mut snapshot = Snapshot::new(born);
         snapshot.excluded.clone_from(&options.exclude_listeners);
         snapshot.listen = options.listen.to_string();
-        let board = Board::new(snapshot, http_waker);
+        let board = SharedSnapshot::new(snapshot, http_waker);
         let options = Arc::new(options);
         // What cannot work is refused as a wrong option is.
         let envoys = Envoys::new(options.clone(), line).map_err(|why| (USAGE, why))?;
@@ -146,7 +146,7 @@ impl Supervisor {
             kill_timeout: options.kill_timeout,
             restart: options.restart == Restart::OnFailure,
             gated: options.has_certificates(),
-            parent_time: envoys.parent_time(),
+            old_time: envoys.old_time(),
         };
         let mut helpers = Helpers::new(options.clone(), board.clone(), http_wakeups, mailbox);
         let watched = options.has_certificates() || envoys.tells_by_file();
@@ -198,7 +198,7 @@ impl Supervisor {
         self.handle(Input::Tick);
         let now = Instant::now();
         while let Some(verdict) = self.trials.proceed(now) {
-            self.take_verdict(verdict);
+            self.on_verdict(verdict);
         }
         self.hurry_reload(now);
         self.look_for_hangs(now);
@@ -270,8 +270,8 @@ impl Supervisor {
                 Action::Try => self.try_next(),
                 Action::SpawnNext => self.spawn_next(),
                 Action::KillNewest => self.envoys.kill_newest(),
-                Action::TerminateOld => self.envoys.terminate_parent(),
-                Action::Reloaded(how) => self.take_reloaded(how),
+                Action::TerminateOld => self.envoys.terminate_old(),
+                Action::Reloaded(how) => self.on_reloaded(how),
             }
         }
     }
@@ -286,7 +286,7 @@ impl Supervisor {
             place: self.envoys.place(),
             owner: self.envoys.pid(),
             // The one that serves.
-            pid: self.envoys.parent().or(self.envoys.pid()),
+            pid: self.envoys.old().or(self.envoys.pid()),
             retired: self.envoys.pid().is_none(),
         };
         if self.helpers.ask(job).is_err() {
@@ -297,7 +297,7 @@ impl Supervisor {
     fn spawn(&mut self) {
         match self.envoys.spawn() {
             Ok(pid) => {
-                let again = self.reporter.take_start();
+                let again = self.reporter.on_start();
                 self.board
                     .update(|snapshot| snapshot.restarts += u64::from(again));
                 self.note_start(pid);
@@ -319,7 +319,7 @@ impl Supervisor {
         let now = Instant::now();
         self.identified = false;
         self.terminated = None;
-        self.reporter.take_generation(now);
+        self.reporter.on_generation(now);
         self.board.update(|snapshot| {
             snapshot.admin = Admin {
                 errors: snapshot.admin.errors,
@@ -339,7 +339,7 @@ impl Supervisor {
     fn note_generations(&self) {
         self.board.update(|snapshot| {
             snapshot.epoch = self.envoys.epoch();
-            snapshot.parent = self.envoys.parent();
+            snapshot.old = self.envoys.old();
         });
     }
 
@@ -347,7 +347,7 @@ impl Supervisor {
     fn publish(&mut self, now: Instant) {
         let generations = self.core.generations();
         let handover = Handover {
-            mute: (generations.is_starting() || generations.is_admin_away())
+            admin_away: (generations.is_starting() || generations.is_admin_away())
                 && !generations.accepts_nothing(),
             degraded: generations.is_degraded(),
         };

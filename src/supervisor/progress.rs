@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::words;
+use super::sentences;
 use crate::envoy::load::Load;
 use crate::status::Snapshot;
 
@@ -30,7 +30,7 @@ impl Progress {
     pub fn tell(&mut self, now: Instant, snapshot: &Snapshot) -> Option<String> {
         let drain = snapshot.drain.as_ref()?;
         let current = drain.first.as_ref().and(snapshot.load.as_ref());
-        let left = words::left(drain, current);
+        let left = sentences::left(drain, current);
         let due = match &self.said {
             None if current.is_some() => true,
             None => now.saturating_duration_since(snapshot.since) >= MIN,
@@ -39,15 +39,15 @@ impl Progress {
                 passed >= MAX || passed >= MIN && *said != left
             }
         };
-        let line = due.then(|| format!("{left}{}", words::elapsed(now, drain)));
+        let line = due.then(|| format!("{left}{}", sentences::elapsed(now, drain)));
         if let Some(line) = &line {
             let clients = self.clients(now, snapshot, current);
             log::info!(
                 connections = current.map(Load::connections),
                 requests = current.map(|load| load.requests),
                 udp_sessions = current.map(|load| load.udp_sessions),
-                elapsed_seconds = words::seconds(now, drain.started),
-                limit_seconds = words::seconds(drain.deadline, drain.started);
+                elapsed_seconds = sentences::seconds(now, drain.started),
+                limit_seconds = sentences::seconds(drain.deadline, drain.started);
                 "{line}{clients}"
             );
             self.said = Some((now, left));
@@ -60,7 +60,7 @@ impl Progress {
     /// Who holds the drain up, once in a while: not in its first moments, when nearly everybody does.
     fn clients(&mut self, now: Instant, snapshot: &Snapshot, load: Option<&Load>) -> String {
         let last = self.named.unwrap_or(snapshot.since);
-        let clients = load.map(words::clients).unwrap_or_default();
+        let clients = load.map(sentences::clients).unwrap_or_default();
         if clients.is_empty() || now.saturating_duration_since(last) < NAMED {
             return String::new();
         }

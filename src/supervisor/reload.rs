@@ -120,7 +120,7 @@ impl Supervisor {
     }
 
     /// The certificates were read again, as was asked with this number.
-    pub(super) fn take_reading(&mut self, number: u64, result: Result<String, String>) {
+    pub(super) fn on_reading(&mut self, number: u64, result: Result<String, String>) {
         if number == self.reloading.number {
             self.end_reading(result);
         }
@@ -192,7 +192,7 @@ impl Supervisor {
     }
 
     /// A trial ended.
-    pub(super) fn take_verdict(&mut self, verdict: Verdict) {
+    pub(super) fn on_verdict(&mut self, verdict: Verdict) {
         match verdict.purpose {
             Purpose::Certificates(id) => {
                 let refusal = verdict.refusal();
@@ -296,7 +296,7 @@ impl Supervisor {
     }
 
     /// A hot restart ended.
-    pub(super) fn take_reloaded(&mut self, how: Reloaded) {
+    pub(super) fn on_reloaded(&mut self, how: Reloaded) {
         self.count(match how {
             Reloaded::Live => |counts| counts.done += 1,
             Reloaded::Failed => |counts| counts.failed += 1,
@@ -330,7 +330,7 @@ impl Supervisor {
                 let left = left.unwrap_or_default();
                 Err(format!(
                     "the generation before, pid {}, still drains, and a reload would cut it: try again in {}",
-                    self.envoys.parent().unwrap_or_default(),
+                    self.envoys.old().unwrap_or_default(),
                     show(Duration::from_secs(left.as_secs() + 1))
                 ))
             }

@@ -14,13 +14,13 @@ use crate::envoy::load::Load;
 use crate::http::endpoints::ADMIN_LOST;
 use crate::notify::{Notifier, Wanted};
 use crate::process::End;
-use crate::status::{Board, Drain, Snapshot, State};
+use crate::status::{Drain, SharedSnapshot, Snapshot, State};
 
 use super::callers::Callers;
 use super::envoys::{self, Advice};
 use super::progress::Progress;
+use super::sentences;
 use super::verdict::{Ending, Verdict};
-use super::words;
 
 /// The same complaint about Envoy's admin interface at the most this often.
 const COMPLAINT: Duration = Duration::from_secs(5);
@@ -115,7 +115,7 @@ impl Reporter {
     }
 
     /// Somebody asked for a drain over HTTP.
-    pub fn take_caller(&mut self, now: Instant, peer: &str) {
+    pub fn on_caller(&mut self, now: Instant, peer: &str) {
         if let Some(line) = self.callers.call(now, peer) {
             log::info!("{line}");
         }
@@ -132,7 +132,7 @@ impl Reporter {
     }
 
     /// A generation of Envoy was spawned.
-    pub fn take_generation(&mut self, now: Instant) {
+    pub fn on_generation(&mut self, now: Instant) {
         self.started = now;
         self.hidden = None;
         self.advice_due = Some(now + ADVICE);
@@ -157,7 +157,7 @@ impl Reporter {
     }
 
     /// Envoy was spawned; whether that was not the first time.
-    pub fn take_start(&mut self) -> bool {
+    pub fn on_start(&mut self) -> bool {
         self.starts += 1;
         self.exit = None;
         self.stopped = false;
@@ -165,7 +165,7 @@ impl Reporter {
     }
 
     /// Envoy is gone.
-    pub fn take_exit(&mut self, end: End) {
+    pub fn on_exit(&mut self, end: End) {
         self.exit = Some(end);
         self.advice_due = None;
         log::info!(exit_code = end.exit.code(); "envoy exited: {end}");
@@ -176,11 +176,11 @@ impl Reporter {
         self.failure = Some(why);
     }
 
-    /// Logs what is worth it of an answer: that an Envoy which `starts`, or is `mute`, gives none
+    /// Logs what is worth it of an answer: that an Envoy which `starts`, or has its `admin_away`, gives none
     /// is not.
-    pub fn take_answer(&mut self, now: Instant, reply: &Reply, starts: bool, mute: bool) {
+    pub fn on_answer(&mut self, now: Instant, reply: &Reply, starts: bool, admin_away: bool) {
         match &reply.answer {
-            Err(why) if mute && reply.ask != Ask::Sockets => log::debug!("{why}"),
+            Err(why) if admin_away && reply.ask != Ask::Sockets => log::debug!("{why}"),
             // What to do about that is said once, by the advice.
             Err(why) if why == address::NOT_TOLD => log::debug!("{why}"),
             Err(why) if reply.ask == Ask::ServerInfo => log::debug!("/server_info: {why}"),
@@ -235,7 +235,7 @@ impl Reporter {
     pub fn publish(
         &mut self,
         now: Instant,
-        board: &Board,
+        board: &SharedSnapshot,
         state: State,
         reason: &str,
         drain: Option<&drain::Drain>,
@@ -267,7 +267,7 @@ impl Reporter {
             });
             if (self.seen.0, self.seen.1.as_str()) != (state, reason) {
                 let snapshot = board.read().clone();
-                let line = words::state(&snapshot);
+                let line = sentences::state(&snapshot);
                 if self.seen.0 != state {
                     tell_state(&snapshot, &line);
                 }
@@ -324,7 +324,7 @@ impl Reporter {
                 _ => drains.cut += 1,
             }
             let verdict = snapshot.drain.as_ref();
-            let verdict = verdict.map(|drain| words::ending(drain, snapshot));
+            let verdict = verdict.map(|drain| sentences::ending(drain, snapshot));
             if let Some(drain) = &mut snapshot.drain {
                 drain.verdict = verdict;
             }
@@ -382,7 +382,7 @@ pub fn tell_degraded(before: bool, now: bool) {
 fn tell_state(snapshot: &Snapshot, line: &str) {
     let drain = snapshot.drain.as_ref();
     let level = match snapshot.state {
-        State::Drained if drain.is_some_and(|drain| words::is_cut(drain, snapshot)) => {
+        State::Drained if drain.is_some_and(|drain| sentences::is_cut(drain, snapshot)) => {
             log::Level::Warn
         }
         State::Live | State::Delaying | State::Draining | State::Drained => log::Level::Info,

@@ -205,7 +205,7 @@ impl Trials {
     }
 
     /// A process ended: the verdict, if it was a trial's.
-    pub fn take_exit(&mut self, pid: i32, exit: Exit) -> Option<Verdict> {
+    pub fn on_exit(&mut self, pid: i32, exit: Exit) -> Option<Verdict> {
         let running = self.running.take_if(|running| running.pid == pid)?;
         Some(Verdict {
             purpose: running.purpose,
@@ -328,7 +328,7 @@ mod tests {
         let mut status = 0;
         // SAFETY: waitpid writes one int.
         unsafe { nix::libc::waitpid(pid, &mut status, 0) };
-        let verdict = trials.take_exit(pid, Exit::Code(3)).unwrap();
+        let verdict = trials.on_exit(pid, Exit::Code(3)).unwrap();
         assert_eq!(
             (verdict.purpose, verdict.said.as_str()),
             (Purpose::Configuration, "one\ntwo\n")

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use log::Level;
 use serde_json::{Map, Value, json};
 
-use super::words;
+use super::sentences;
 use crate::clock::seconds;
 use crate::envoy::load::Load;
 use crate::process::{End, Exit};
@@ -43,7 +43,7 @@ impl Verdict {
         let drain = snapshot.drain.as_ref();
         let why = match (ending.failure, drain) {
             (Some(why), _) => why.to_owned(),
-            (None, Some(drain)) => words::ending(drain, snapshot),
+            (None, Some(drain)) => sentences::ending(drain, snapshot),
             (None, None) => snapshot.reason.clone(),
         };
         let end = match ending.exit {
@@ -52,7 +52,7 @@ impl Verdict {
             Some(end) => format!("envoy's {end}"),
             None => "envoy did not end".into(),
         };
-        let cut = drain.is_some_and(|drain| words::is_cut(drain, snapshot));
+        let cut = drain.is_some_and(|drain| sentences::is_cut(drain, snapshot));
         let level = match cut || code != 0 {
             true => Level::Warn,
             false => Level::Info,
@@ -62,7 +62,7 @@ impl Verdict {
             // It is shown to people as it is (`kubectl describe`), and holds words of Envoy's.
             line: format!("{why}; {end}; exit code {code}").replace(char::is_control, " "),
             clients: match &snapshot.load {
-                Some(load) if cut => words::clients(load),
+                Some(load) if cut => sentences::clients(load),
                 _ => String::new(),
             },
             fields: fields(ending, snapshot, code),
@@ -82,14 +82,14 @@ fn fields(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Map<String, Valu
     let span = |(at, _)| drain.map(|drain| seconds(at - drain.started));
     let first = drain.and_then(|drain| drain.first.as_ref());
     let last = first.and(snapshot.load.as_ref());
-    let known = last.filter(|load| words::tells_requests(load));
-    let is_cut = drain.is_some_and(|drain| words::is_cut(drain, snapshot));
+    let known = last.filter(|load| sentences::tells_requests(load));
+    let is_cut = drain.is_some_and(|drain| sentences::is_cut(drain, snapshot));
     // Two listeners may have one name.
     let mut cut: BTreeMap<&str, u64> = BTreeMap::new();
     for listener in last
         .filter(|_| is_cut)
         .into_iter()
-        .flat_map(words::open_listeners)
+        .flat_map(sentences::open_listeners)
     {
         *cut.entry(&listener.name).or_default() += listener.connections;
     }

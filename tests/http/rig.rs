@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use drainit::drain::{Outcome, Readiness};
 use drainit::http::{self, Listen, Listeners, Wish};
 use drainit::mailbox::{Inbox, Mailbox, Waker, Wakeups};
-use drainit::status::{Board, Drain, Envoy, Snapshot, State};
+use drainit::status::{Drain, Envoy, SharedSnapshot, Snapshot, State};
 
 /// Nothing here may take longer than this.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Rig {
     pub address: SocketAddr,
     pub control: String,
-    pub board: Board,
+    pub board: SharedSnapshot,
     pub wishes: Inbox<Wish>,
     pub mailbox: Mailbox<Wish>,
     listeners: Arc<Mutex<Listeners>>,
@@ -54,7 +54,7 @@ impl Rig {
         let mut rig = Rig {
             address,
             control,
-            board: Board::new(snapshot, reader),
+            board: SharedSnapshot::new(snapshot, reader),
             wishes,
             mailbox,
             listeners: Arc::new(Mutex::new(listeners)),

@@ -13,7 +13,7 @@ pub const KILL_PATIENCE: Duration = Duration::from_millis(800);
 
 /// What follows when Envoy has ended that was told to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Then {
+pub(super) enum AfterStop {
     /// drainit exits as Envoy did.
     Exit,
     /// drainit exits with this, as the Envoy did that served: only another is still to end.
@@ -23,7 +23,7 @@ pub(super) enum Then {
 }
 
 impl Life {
-    pub fn terminate(&mut self, turn: &mut Turn, then: Then) {
+    pub fn terminate(&mut self, turn: &mut Turn, then: AfterStop) {
         self.phase = Phase::Stopping {
             since: turn.now,
             rest: false,
@@ -76,12 +76,12 @@ impl Life {
     }
 
     /// The Envoy that was told to end has exited.
-    pub fn on_stopped(&mut self, turn: &mut Turn, view: View, exit: Exit, then: Then) {
+    pub fn on_stopped(&mut self, turn: &mut Turn, view: View, exit: Exit, then: AfterStop) {
         match (then, &self.drain) {
-            (Then::StartAnew, None) => self.phase = Phase::Spawning,
-            (Then::StartAnew, Some(drain)) if !drain.stops() => self.phase = Phase::Down,
-            (Then::ExitAs(served), _) => self.end(turn, view, served),
-            (Then::Exit | Then::StartAnew, _) => self.end(turn, view, exit),
+            (AfterStop::StartAnew, None) => self.phase = Phase::Spawning,
+            (AfterStop::StartAnew, Some(drain)) if !drain.stops() => self.phase = Phase::Down,
+            (AfterStop::ExitAs(served), _) => self.end(turn, view, served),
+            (AfterStop::Exit | AfterStop::StartAnew, _) => self.end(turn, view, exit),
         }
     }
 
@@ -104,7 +104,7 @@ impl Life {
             since,
             rest,
             killed,
-            then: Then::ExitAs(exit),
+            then: AfterStop::ExitAs(exit),
         };
         turn.act(Action::TerminateOld);
     }

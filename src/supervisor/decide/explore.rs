@@ -18,7 +18,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::asking::{Asking, PROBE_REST};
-use super::ending::{KILL_PATIENCE, Then};
+use super::ending::{AfterStop, KILL_PATIENCE};
 use super::generations::{Admin, Beside, SEEN_LATE, START_LIMIT};
 use super::life::HANDLERS_READY;
 use super::orders::SAME_ORDER;
@@ -158,7 +158,7 @@ const RULES: Rules = Rules {
     kill_timeout: ms(1_000),
     restart: true,
     gated: true,
-    parent_time: None,
+    old_time: None,
 };
 
 /// The arrows from state to state in the README's diagrams: the first is the drain's, and the
@@ -218,7 +218,7 @@ fn every_order_of_events_of_a_hot_restart_keeps_them_too_and_adds_what_is_drawn(
             },
             kill_timeout: ms(500),
             gated: false,
-            parent_time: Some(PARENT_TIME),
+            old_time: Some(PARENT_TIME),
             ..RULES
         },
         false,

@@ -10,7 +10,7 @@ mod starting;
 use std::time::Duration;
 
 use super::asking::{PROBE_REST, Question};
-use super::ending::Then;
+use super::ending::AfterStop;
 use super::life::{Envoy, Life, Phase};
 use super::{Action, Input, Sight, Turn, View};
 use crate::drain::{Answer, Ask, Outcome, Time};
@@ -113,7 +113,7 @@ pub(super) enum Admin {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Generations {
     /// When an old Envoy ends by itself.
-    parent_time: Option<Duration>,
+    old_time: Option<Duration>,
     pub(super) beside: Beside,
     pub(super) admin: Admin,
     /// Whether somebody waits for a reload's end.
@@ -121,9 +121,9 @@ pub struct Generations {
 }
 
 impl Generations {
-    pub(super) fn new(parent_time: Option<Duration>) -> Generations {
+    pub(super) fn new(old_time: Option<Duration>) -> Generations {
         Generations {
-            parent_time,
+            old_time,
             beside: Beside::Nobody,
             admin: Admin::Own,
             waited: false,
@@ -158,7 +158,7 @@ impl Generations {
     pub fn old_drains_for(&self, now: Time) -> Option<Duration> {
         match self.beside {
             Beside::Old { since, .. } | Beside::Last { since, .. } => {
-                Some((since + self.parent_time?).saturating_sub(now))
+                Some((since + self.old_time?).saturating_sub(now))
             }
             _ => None,
         }
@@ -322,7 +322,7 @@ impl Generations {
         {
             // Its listeners ended with the Envoy that it had handed them to.
             life.reason = "envoy accepts no connections any more".into();
-            life.terminate(turn, Then::StartAnew);
+            life.terminate(turn, AfterStop::StartAnew);
             return false;
         }
         true
@@ -359,11 +359,11 @@ impl Generations {
             }
             Beside::Old { since, .. } => {
                 self.beside = Beside::Nobody;
-                let time = self.parent_time.unwrap_or_default();
+                let time = self.old_time.unwrap_or_default();
                 let is_its_time = life.is_live() && turn.now + SEEN_LATE >= since + time;
                 match life.phase {
                     Phase::Stopping {
-                        then: Then::ExitAs(exit),
+                        then: AfterStop::ExitAs(exit),
                         ..
                     } => life.phase = Phase::Over(exit.code()),
                     Phase::Running(_)
@@ -373,7 +373,7 @@ impl Generations {
                         // the old one: for ten seconds, then it aborts. SIGTERM makes it do so at
                         // once.
                         life.reason = format!("the old generation's end was none of ours: {exit}");
-                        self.kill_newest(life, turn, Then::StartAnew);
+                        self.kill_newest(life, turn, AfterStop::StartAnew);
                     }
                     _ => {}
                 }
@@ -402,15 +402,15 @@ impl Generations {
         let then = match &mut life.drain {
             Some(drain) => {
                 drain.end(Outcome::EnvoyExited);
-                Then::ExitAs(exit)
+                AfterStop::ExitAs(exit)
             }
-            None => Then::StartAnew,
+            None => AfterStop::StartAnew,
         };
         self.kill_newest(life, turn, then);
     }
 
     /// Ends the newest Envoy without asking it.
-    fn kill_newest(&mut self, life: &mut Life, turn: &mut Turn, then: Then) {
+    fn kill_newest(&mut self, life: &mut Life, turn: &mut Turn, then: AfterStop) {
         life.phase = Phase::Stopping {
             since: turn.now,
             rest: false,

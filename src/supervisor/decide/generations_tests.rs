@@ -13,7 +13,7 @@ use crate::process::Exit;
 
 fn hot() -> Rules {
     Rules {
-        parent_time: Some(Duration::from_secs(25)),
+        old_time: Some(Duration::from_secs(25)),
         ..rules()
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::asking::{Asker, Asking, PROBE_REST, Question};
-use super::ending::{KILL_PATIENCE, Then};
+use super::ending::{AfterStop, KILL_PATIENCE};
 use super::{Action, Input, Rules, Sight, Turn, View};
 use crate::drain::{self, Answer, Ask, Drain, Outcome, Time};
 use crate::duration::show;
@@ -36,7 +36,7 @@ pub(super) enum Phase {
         since: Time,
         rest: bool,
         killed: Option<Time>,
-        then: Then,
+        then: AfterStop,
     },
     /// Envoy ended before it was live, and is asked until then whether it refuses its
     /// configuration.
@@ -381,7 +381,7 @@ impl Life {
             drain::Next::Wait(until) => Some(until),
             drain::Next::Over(_) => {
                 if drain.stops() {
-                    self.terminate(turn, Then::Exit);
+                    self.terminate(turn, AfterStop::Exit);
                 }
                 None
             }

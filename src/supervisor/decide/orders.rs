@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::ending::Then;
+use super::ending::AfterStop;
 use super::life::{Life, Phase};
 use super::{Order, Sight, Turn, View};
 use crate::drain::{Drain, Outcome, Time};
@@ -41,7 +41,7 @@ impl Life {
             (Phase::Running(_), _) => self.on_order_running(turn, view, order, from),
             (Phase::Stopping { killed, then, .. }, _) => {
                 let killed = killed.is_some();
-                if *then == Then::StartAnew {
+                if *then == AfterStop::StartAnew {
                     self.on_order_replacing(turn.now, order, from);
                 }
                 if !killed && order != Order::Drain && self.stops >= 3 {
@@ -94,7 +94,7 @@ impl Life {
             self.reason = from.into();
         }
         match (&mut self.drain, order) {
-            (None, Order::StopNow) => self.terminate(turn, Then::Exit),
+            (None, Order::StopNow) => self.terminate(turn, AfterStop::Exit),
             (None, _) => self.begin_drain(turn.now, view, order == Order::Stop, from),
             (Some(_), Order::Drain | Order::ReopenLogs) => {}
             (Some(drain), _) => {

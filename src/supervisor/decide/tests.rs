@@ -34,7 +34,7 @@ pub(super) fn rules() -> Rules {
         kill_timeout: s(2),
         restart: false,
         gated: false,
-        parent_time: None,
+        old_time: None,
     }
 }
 

@@ -312,7 +312,7 @@ impl World {
                 )?;
                 let kept = match before.life.phase {
                     Phase::Stopping {
-                        then: Then::ExitAs(exit),
+                        then: AfterStop::ExitAs(exit),
                         ..
                     } => Some(exit.code()),
                     _ => None,

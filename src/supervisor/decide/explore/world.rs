@@ -120,7 +120,7 @@ impl World {
     pub(super) fn events(&self, late: bool) -> Vec<(Duration, Event)> {
         let core = &self.core;
         // Generations multiply the states; without them everything else is explored, too.
-        let hot = core.life.rules.parent_time.is_some();
+        let hot = core.life.rules.old_time.is_some();
         let wake = core.wake_at.map(|at| at - BASE);
         let mut events = vec![(wake.unwrap_or(LONG), Event::Tick)];
         if wake.is_none_or(|wake| wake > STEP) {
@@ -255,7 +255,7 @@ impl Core {
         matches!(
             self.life.phase,
             Phase::Stopping {
-                then: Then::ExitAs(_),
+                then: AfterStop::ExitAs(_),
                 ..
             }
         )
@@ -265,7 +265,7 @@ impl Core {
         matches!(
             self.life.phase,
             Phase::Stopping {
-                then: Then::StartAnew,
+                then: AfterStop::StartAnew,
                 ..
             }
         )

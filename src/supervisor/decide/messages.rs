@@ -18,7 +18,7 @@ pub struct Rules {
     /// Whether to wait for certificates before Envoy's first start.
     pub gated: bool,
     /// With hot restart: when an old Envoy ends by itself.
-    pub parent_time: Option<Duration>,
+    pub old_time: Option<Duration>,
 }
 
 /// A signal, by what it means.
