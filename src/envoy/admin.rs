@@ -4,11 +4,12 @@
 use std::time::{Duration, Instant};
 
 use super::address::Place;
+use super::fetch::{STEP, refused};
 use super::kernel::Measure;
 use super::listeners::{Census, Listeners};
 use super::question::{Answer, Ask, Readiness};
 use super::witnesses::Witnesses;
-use crate::client::{Address, Head, Limits, Method, Peer, exchange_with, fetch_from};
+use crate::client::{Address, Limits, Method, Peer, fetch_from};
 use crate::fault;
 use crate::mailbox::Inbox;
 use crate::pulse::Pulse;
@@ -16,15 +17,8 @@ use crate::pulse::Pulse;
 /// A probe waits no longer: a kubelet's own patience is a second.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// A busy Envoy may take this long for a step of the drain: one with 10,000 clusters needs 36 ms
-/// for the page, and an answer that is lost on the way should not cost much of the deadline.
-const STEP: Duration = Duration::from_secs(3);
-
 /// The answers that are kept are short.
 const SHORT: u64 = 256 * 1024;
-
-/// A page of gauges: a line is about 60 bytes, and with many listeners each worker has its own.
-const PAGE: u64 = 8 * 1024 * 1024;
 
 /// One question, and where to ask it.
 #[derive(Debug)]
@@ -147,20 +141,6 @@ impl Asker<'_> {
     }
 }
 
-/// Asks for a page of statistics.
-pub(super) fn ask_stats(
-    peer: Peer,
-    address: &Address,
-    query: &str,
-    sink: impl FnMut(&[u8]),
-) -> Result<Head, String> {
-    let limits = Limits {
-        time: STEP,
-        body: PAGE,
-    };
-    exchange_with(peer, address, Method::Get, query, limits, sink)
-}
-
 /// Asks Envoy one question.
 ///
 /// # Errors
@@ -190,21 +170,6 @@ fn ask(ask: Ask, address: &Address, peer: Peer) -> Result<Answer, String> {
     }
 }
 
-/// GETs a path, for what is no question of a drain.
-///
-/// # Errors
-/// One line: no answer within 3 s, none with 200, or one that is longer than a page of gauges.
-pub fn get(peer: Peer, address: &Address, path: &str) -> Result<String, String> {
-    let limits = Limits {
-        time: STEP,
-        body: PAGE,
-    };
-    match fetch_from(peer, address, Method::Get, path, limits)? {
-        (200, body) => Ok(body),
-        (status, body) => Err(refused(status, &body)),
-    }
-}
-
 fn done((status, body): (u16, String)) -> Result<Answer, String> {
     if status == 200 {
         Ok(Answer::Done)
@@ -226,18 +191,4 @@ fn version(status: u16, body: &str) -> Result<Answer, String> {
         .and_then(|version| version.as_str()?.split('/').nth(1))
         .map(|version| Answer::Version(version.chars().take(64).collect()))
         .ok_or_else(|| refused(status, body))
-}
-
-/// The status and the first line of the body, cut to what a log line bears.
-pub(super) fn refused(status: u16, body: &str) -> String {
-    let line: String = body
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .take(100)
-        .collect();
-    format!("envoy's admin interface answered {status} {line}")
-        .trim_end()
-        .to_owned()
 }

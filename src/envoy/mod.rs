@@ -2,10 +2,12 @@
 
 pub mod address;
 pub mod admin;
+pub mod fetch;
 pub mod flags;
 pub mod hot_restart;
 pub mod kernel;
 pub mod kin;
+pub mod lines;
 pub mod listeners;
 pub mod load;
 pub mod question;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::stats::Lines;
+use super::lines::Lines;
 use super::titles::Titles;
 use crate::connections::names;
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::lines::Lines;
 use super::load::{Counters, Load};
 use super::roll_call::{Hidden, INTERNAL, RollCall};
 use super::titles::Titles;
@@ -30,48 +31,12 @@ pub const ACTIVITY: &str = concat!(
     "%7Ctcp%5C..*%5C.downstream_cx_[rt]x_bytes_total)%24",
 );
 
-/// The longest line that is looked at; Envoy's names are far shorter. What is longer is no
-/// statistic of ours and is skipped.
-const LINE_MAX: usize = 4096;
-
 /// The name of the admin interface's own connection manager and listener in Envoy's statistics.
 /// Both names are free for others, too.
 const ADMIN: &str = "admin";
 
 /// The admin interface's own listener alone: others have workers, it has the main thread.
 const ADMIN_ALONE: &str = "admin.main_thread";
-
-/// Lines of `name: value` that are being read, in bounded memory, however they were cut into
-/// pieces.
-#[derive(Debug, Default)]
-pub struct Lines {
-    line: Vec<u8>,
-}
-
-impl Lines {
-    /// Takes the next bytes of an answer's body.
-    pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(&str, u64)) {
-        for &byte in bytes {
-            if byte == b'\n' {
-                self.end(&mut take);
-            } else if self.line.len() <= LINE_MAX {
-                self.line.push(byte);
-            }
-        }
-    }
-
-    /// Takes what has been read as a line.
-    pub fn end(&mut self, mut take: impl FnMut(&str, u64)) {
-        let line = std::str::from_utf8(&self.line).ok();
-        let line = line.filter(|line| line.len() <= LINE_MAX);
-        if let Some((name, value)) = line.and_then(|line| line.trim_end().split_once(": "))
-            && let Ok(value) = value.parse()
-        {
-            take(name, value);
-        }
-        self.line.clear();
-    }
-}
 
 /// Adds up the answer to [`ACTIVITY`].
 #[derive(Debug, Default)]

@@ -6,8 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::admin::{ask_stats, get, refused};
+use super::fetch::{ask_stats, get, refused};
 use super::kernel::{self, Measure, Seen};
+use super::lines::Lines;
 use super::load::{Load, Sight};
 use super::question::Answer;
 use super::roll_call::{self, Hidden, RollCall};
@@ -114,7 +115,7 @@ impl<'a> Witnesses<'a> {
     /// # Errors
     /// One line that says why there is no answer, or none that can be believed.
     pub fn ask_counters(&self, address: &Address, peer: Peer) -> Result<Answer, String> {
-        let (mut lines, mut activity) = (stats::Lines::default(), stats::Activity::default());
+        let (mut lines, mut activity) = (Lines::default(), stats::Activity::default());
         let excluded = self.measure.excluded;
         let unknown = Titles::default();
         let titles = self

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use lexopt::{Arg, Parser};
 
-use super::flag::{Flag, Set, Settings, Value};
-use super::parse::{explain, find};
+use super::flag::{Flag, Set, Settings, Value, explain};
+use super::near::find;
 use crate::certificates::read::Files;
 
 /// What `drainit bootstrap` is to write, and where.

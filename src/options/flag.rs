@@ -223,13 +223,29 @@ impl<T: Settings> Flag<T> {
     }
 }
 
+/// What is wrong with the command line, in one line.
+pub(super) fn explain(error: lexopt::Error) -> String {
+    match error {
+        lexopt::Error::MissingValue {
+            option: Some(option),
+        } => format!("{option} lacks its value: `drainit help all` shows what it takes"),
+        lexopt::Error::UnexpectedValue { option, value } => {
+            format!(
+                "{option} takes no value, but was given `{}`",
+                value.to_string_lossy()
+            )
+        }
+        error => error.to_string(),
+    }
+}
+
 /// An option's value. What looks like the next option is none, unless it is given as
 /// `--option=--value`.
 pub(super) fn value(parser: &mut Parser, spelled: &str) -> Result<OsString, String> {
     if let Some(value) = parser.optional_value() {
         return Ok(value);
     }
-    let value = parser.value().map_err(super::parse::explain)?;
+    let value = parser.value().map_err(explain)?;
     match value.to_str() {
         Some(next) if next.starts_with("--") => Err(format!(
             "{spelled} lacks its value, `{next}` follows: `drainit help all` shows what it takes"

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use lexopt::Arg;
+
+use super::flag::{Flag, Settings};
 use super::flags::FLAGS;
 
 /// How the names of our own variables begin.
@@ -109,6 +112,36 @@ fn is_kubernetes(name: &str) -> bool {
             .match_indices("_PORT")
             .filter_map(|(at, found)| name.get(at + found.len()..))
             .any(is_port)
+}
+
+/// The option that is meant, of this table; `others` are names that would have been right, too.
+pub(super) fn find<T: Settings>(
+    table: &'static [Flag<T>],
+    arg: &Arg<'_>,
+    others: &[&str],
+) -> Result<&'static Flag<T>, String> {
+    let unknown = |option: &str| {
+        format!(
+            "unknown option {option}: `drainit help all` lists them, and Envoy's own go behind `--`"
+        )
+    };
+    match arg {
+        Arg::Long(name) => table
+            .iter()
+            .find(|flag| flag.is_called(name))
+            .ok_or_else(|| {
+                let names = table
+                    .iter()
+                    .map(|flag| flag.name)
+                    .chain(others.iter().copied());
+                match nearest(name, names.map(str::to_owned)) {
+                    Some(meant) => format!("unknown option --{name}: did you mean --{meant}?"),
+                    None => unknown(&format!("--{name}")),
+                }
+            }),
+        Arg::Short(letter) => Err(unknown(&format!("-{letter}"))),
+        Arg::Value(value) => Err(format!("unexpected argument `{}`", value.to_string_lossy())),
+    }
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use lexopt::{Arg, Parser};
 
 use super::bootstrap;
 use super::entries::{self, ENTRIES};
-use super::flag::{self, Flag, Settings};
+use super::flag::{self, explain};
 use super::flags::FLAGS;
-use super::near;
+use super::near::{self, find};
 use super::{Command, Look, Options, Probe, Topic};
 
 /// Reads a command line, and the environment where that says nothing.
@@ -78,51 +78,6 @@ const ORCHESTRATOR: &str = "KUBERNETES_SERVICE_HOST";
 
 const MISSING: &str =
     "which Envoy? Write `drainit -- envoy -c envoy.yaml`; `drainit help` tells all";
-
-/// The option that is meant, of this table; `others` are names that would have been right, too.
-pub(super) fn find<T: Settings>(
-    table: &'static [Flag<T>],
-    arg: &Arg<'_>,
-    others: &[&str],
-) -> Result<&'static Flag<T>, String> {
-    let unknown = |option: &str| {
-        format!(
-            "unknown option {option}: `drainit help all` lists them, and Envoy's own go behind `--`"
-        )
-    };
-    match arg {
-        Arg::Long(name) => table
-            .iter()
-            .find(|flag| flag.is_called(name))
-            .ok_or_else(|| {
-                let names = table
-                    .iter()
-                    .map(|flag| flag.name)
-                    .chain(others.iter().copied());
-                match near::nearest(name, names.map(str::to_owned)) {
-                    Some(meant) => format!("unknown option --{name}: did you mean --{meant}?"),
-                    None => unknown(&format!("--{name}")),
-                }
-            }),
-        Arg::Short(letter) => Err(unknown(&format!("-{letter}"))),
-        Arg::Value(value) => Err(format!("unexpected argument `{}`", value.to_string_lossy())),
-    }
-}
-
-pub(super) fn explain(error: lexopt::Error) -> String {
-    match error {
-        lexopt::Error::MissingValue {
-            option: Some(option),
-        } => format!("{option} lacks its value: `drainit help all` shows what it takes"),
-        lexopt::Error::UnexpectedValue { option, value } => {
-            format!(
-                "{option} takes no value, but was given `{}`",
-                value.to_string_lossy()
-            )
-        }
-        error => error.to_string(),
-    }
-}
 
 fn run(mut given: Given, program: OsString, parser: &mut Parser) -> Result<Command, String> {
     if let Some(why) = given.unread_of(|_| true) {

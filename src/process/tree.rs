@@ -262,7 +262,9 @@ mod tests {
         let (listed, all) = found.unwrap();
         assert_eq!(listed.len(), 2);
         assert_eq!(listed, all);
-        kill_descendants(|all| below(&[pid], all));
+        // The deepest first: whoever lost its parent would be init's, and out of our reach.
+        let deepest_first: Vec<_> = all.into_iter().rev().collect();
+        signal_descendants(&deepest_first, libc::SIGKILL);
         shell.wait().unwrap();
     }
 

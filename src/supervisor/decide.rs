@@ -16,8 +16,8 @@ use crate::drain::{Ask, Drain, Time};
 use crate::status::State;
 
 pub use asking::Question;
-pub use ending::KILL_PATIENCE;
 pub use generations::{Generations, Reloaded};
+pub use life::KILL_PATIENCE;
 pub use messages::{Action, Input, Order, Rules};
 
 use asking::Asker;

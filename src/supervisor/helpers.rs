@@ -8,6 +8,7 @@ use super::event::Event;
 use crate::certificates::read::Files;
 use crate::certificates::{self, Check, Command};
 use crate::envoy::admin::{self, Job};
+use crate::envoy::fetch;
 use crate::envoy::kernel::Measure;
 use crate::http::{self, Listen, Listeners, control};
 use crate::mailbox::{Mailbox, Waker, Wakeups};
@@ -271,7 +272,7 @@ fn get(board: &SharedSnapshot, path: &str) -> Result<String, String> {
         (admin.address.clone(), admin.peer)
     };
     let address = address.ok_or("envoy's admin address is not known yet")?;
-    admin::get(peer, &address, path)
+    fetch::get(peer, &address, path)
 }
 
 fn certificates_config(options: &Options) -> Option<certificates::Config> {

@@ -1,26 +1,9 @@
 //! How Envoy is ended, and what follows.
 
-use std::time::Duration;
-
-use super::life::{Life, Phase};
+use super::life::{AfterStop, Life, Phase};
 use super::{Action, Order, Turn, View};
 use crate::drain::{Drain, Outcome, Time};
 use crate::process::Exit;
-
-/// How long SIGKILL may take. A process in an uninterruptible sleep does not die of it, but pid 1
-/// must: then the kernel ends what is left.
-pub const KILL_PATIENCE: Duration = Duration::from_millis(800);
-
-/// What follows when Envoy has ended that was told to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum AfterStop {
-    /// drainit exits as Envoy did.
-    Exit,
-    /// drainit exits with this, as the Envoy did that served: only another is still to end.
-    ExitAs(Exit),
-    /// Envoy is started anew, unless an order comes that forbids it.
-    StartAnew,
-}
 
 impl Life {
     pub fn terminate(&mut self, turn: &mut Turn, then: AfterStop) {

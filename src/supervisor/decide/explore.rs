@@ -18,9 +18,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::asking::{Asking, PROBE_REST};
-use super::ending::{AfterStop, KILL_PATIENCE};
 use super::generations::{Admin, Beside, SEEN_LATE, START_LIMIT};
-use super::life::HANDLERS_READY;
+use super::life::{AfterStop, HANDLERS_READY, KILL_PATIENCE};
 use super::orders::SAME_ORDER;
 use super::*;
 use crate::drain::{Answer, FLUSH, Limits, MinDrain, Outcome, Readiness, SILENCE_MIN};

@@ -10,8 +10,7 @@ mod starting;
 use std::time::Duration;
 
 use super::asking::{PROBE_REST, Question};
-use super::ending::AfterStop;
-use super::life::{Envoy, Life, Phase};
+use super::life::{AfterStop, Envoy, Life, Phase};
 use super::{Action, Input, Sight, Turn, View};
 use crate::drain::{Answer, Ask, Outcome, Time};
 use crate::process::Exit;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::asking::{Asker, Asking, PROBE_REST, Question};
-use super::ending::{AfterStop, KILL_PATIENCE};
 use super::{Action, Input, Rules, Sight, Turn, View};
 use crate::drain::{self, Answer, Ask, Drain, Outcome, Time};
 use crate::duration::show;
@@ -18,6 +17,21 @@ pub(super) const JUDGEMENT: Duration = Duration::from_secs(if cfg!(test) { 1 } e
 /// one when the kernel says so, or its admin interface answers, and surely this long after its
 /// start.
 pub(super) const HANDLERS_READY: Duration = Duration::from_secs(5);
+
+/// How long SIGKILL may take. A process in an uninterruptible sleep does not die of it, but pid 1
+/// must: then the kernel ends what is left.
+pub const KILL_PATIENCE: Duration = Duration::from_millis(800);
+
+/// What follows when Envoy has ended that was told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum AfterStop {
+    /// drainit exits as Envoy did.
+    Exit,
+    /// drainit exits with this, as the Envoy did that served: only another is still to end.
+    ExitAs(Exit),
+    /// Envoy is started anew, unless an order comes that forbids it.
+    StartAnew,
+}
 
 /// Between two looks at the sockets of an Envoy that has lost its admin interface: this at the
 /// last. With 10,000 connections a look takes 15 to 20 ms of a processor, and 0.1 s by /proc.

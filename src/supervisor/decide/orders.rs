@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::ending::AfterStop;
-use super::life::{Life, Phase};
+use super::life::{AfterStop, Life, Phase};
 use super::{Order, Sight, Turn, View};
 use crate::drain::{Drain, Outcome, Time};
 use crate::process::Exit;

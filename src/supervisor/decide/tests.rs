@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::asking::PROBE_REST;
-use super::ending::KILL_PATIENCE;
 use super::life::JUDGEMENT;
+use super::life::KILL_PATIENCE;
 use super::orders::SAME_ORDER;
 use super::*;
 use crate::drain::{Answer, Limits, MinDrain, Outcome, Readiness};

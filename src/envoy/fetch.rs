@@ -1,0 +1,55 @@
+//! Pages of Envoy's admin interface: how long one may take, and how long it may be.
+
+use std::time::Duration;
+
+use crate::client::{Address, Head, Limits, Method, Peer, exchange_with, fetch_from};
+
+/// A busy Envoy may take this long for a step of the drain: one with 10,000 clusters needs 36 ms
+/// for the page, and an answer that is lost on the way should not cost much of the deadline.
+pub(super) const STEP: Duration = Duration::from_secs(3);
+
+/// A page of gauges: a line is about 60 bytes, and with many listeners each worker has its own.
+const PAGE: u64 = 8 * 1024 * 1024;
+
+/// Asks for a page of statistics.
+pub(super) fn ask_stats(
+    peer: Peer,
+    address: &Address,
+    query: &str,
+    sink: impl FnMut(&[u8]),
+) -> Result<Head, String> {
+    let limits = Limits {
+        time: STEP,
+        body: PAGE,
+    };
+    exchange_with(peer, address, Method::Get, query, limits, sink)
+}
+
+/// GETs a path, for what is no question of a drain.
+///
+/// # Errors
+/// One line: no answer within 3 s, none with 200, or one that is longer than a page of gauges.
+pub fn get(peer: Peer, address: &Address, path: &str) -> Result<String, String> {
+    let limits = Limits {
+        time: STEP,
+        body: PAGE,
+    };
+    match fetch_from(peer, address, Method::Get, path, limits)? {
+        (200, body) => Ok(body),
+        (status, body) => Err(refused(status, &body)),
+    }
+}
+
+/// The status and the first line of the body, cut to what a log line bears.
+pub(super) fn refused(status: u16, body: &str) -> String {
+    let line: String = body
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(100)
+        .collect();
+    format!("envoy's admin interface answered {status} {line}")
+        .trim_end()
+        .to_owned()
+}
