@@ -129,9 +129,23 @@ impl Drain {
     }
 
     /// How long to wait from one poll to the next, by what a poll usually costs Envoy.
-    fn pace(&self) -> Duration {
+    pub(super) fn pace(&self) -> Duration {
+        self.rest().max(self.check_interval)
+    }
+
+    /// How long Envoy is to rest from a poll, whatever happens meanwhile.
+    fn rest(&self) -> Duration {
         let usual = self.costs.iter().min().copied().unwrap_or_default();
-        (usual * SHARE).min(POLL_MAX).max(self.check_interval)
+        (usual * SHARE).min(POLL_MAX)
+    }
+
+    /// A connection has ended, as the kernel tells: the last one, perhaps. Whoever tells that tells
+    /// it again after an answer that shows nothing of it.
+    pub fn take_end(&mut self) {
+        if self.asked.is_none() && !self.failing && self.poll.ask == Ask::Stats {
+            let early = self.pace() - self.rest();
+            self.poll.due = self.poll.due.saturating_sub(early);
+        }
     }
 
     /// Nobody told what is left.
@@ -236,6 +250,9 @@ impl Drain {
         } else {
             self.min_until.max(self.started + SILENCE_MIN)
         };
+        if now < from {
+            self.poll.due = self.poll.due.min(from);
+        }
         if !self.known || now < from {
             return;
         }

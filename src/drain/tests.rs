@@ -115,6 +115,34 @@ fn an_idle_envoy_is_drained_at_once_and_stops_accepting_before_the_last_look() {
 }
 
 #[test]
+fn word_of_an_end_brings_the_next_poll_forward_and_no_further_than_its_rest() {
+    let limits = Limits {
+        check_interval: ms(10_000),
+        ..limits()
+    };
+    let mut play = Play::new(&limits, true);
+    play.until(ms(1), envoy_with(&load(1, 1, 0, 0)));
+    assert_eq!(play.drain.next(ms(1), true), Next::Wait(ms(10_000)));
+    // A question that shows nothing of it is in flight: it is told again.
+    play.drain.asked = Some((Ask::Activity, ms(1)));
+    play.drain.take_end();
+    play.drain.asked = None;
+    assert_eq!(play.drain.next(ms(1), true), Next::Wait(ms(10_000)));
+    play.drain.take_end();
+    assert_eq!(
+        play.until(ms(2), envoy_with(&load(0, 0, 0, 0))),
+        Some(Outcome::Drained)
+    );
+    // Each poll took 100 ms.
+    let mut play = Play::new(&limits, true);
+    play.until(ms(1), envoy_with(&load(1, 1, 0, 0)));
+    play.drain.costs = [ms(100); USUAL];
+    play.drain.poll.due = ms(1) + play.drain.pace();
+    play.drain.take_end();
+    assert_eq!(play.drain.next(ms(1), true), Next::Wait(ms(2_001)));
+}
+
+#[test]
 fn a_drain_that_stays_never_stops_accepting() {
     let mut play = Play::new(&limits(), false);
     assert_eq!(

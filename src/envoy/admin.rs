@@ -11,7 +11,7 @@ use super::question::{Answer, Ask, Readiness};
 use super::witnesses::Witnesses;
 use crate::client::{Address, Limits, Method, Peer, fetch_from};
 use crate::fault;
-use crate::mailbox::Inbox;
+use crate::mailbox::{Inbox, Wakeups};
 use crate::pulse::Pulse;
 
 /// A probe waits no longer: a kubelet's own patience is a second.
@@ -35,6 +35,8 @@ pub struct Job {
     pub pid: Option<i32>,
     /// Whether that is an old generation, which another had taken over from that is gone.
     pub retired: bool,
+    /// Whether a drain is under way, which wants to know when its last connection ends.
+    pub drains: bool,
 }
 
 /// What became of a [`Job`].
@@ -54,9 +56,23 @@ pub struct Reply {
     pub listeners: Option<Listeners>,
 }
 
+/// What the thread has to say.
+#[derive(Debug)]
+pub enum Report {
+    /// What became of a job.
+    Reply(Reply),
+    /// A connection of Envoy's has ended during a drain: the last one, perhaps.
+    ConnectionEnded,
+}
+
 /// The thread: asks one question at a time, for ever, and hands what became of it to `report`.
 /// `measure` says what counts; `pulse` shows when this is at a file.
-pub fn work(jobs: &Inbox<Job>, measure: Measure<'_>, report: &dyn Fn(Reply), pulse: &Pulse) {
+pub fn work(
+    jobs: (&Inbox<Job>, &Wakeups),
+    measure: Measure<'_>,
+    report: &dyn Fn(Report),
+    pulse: &Pulse,
+) {
     let mut asker = Asker {
         witnesses: Witnesses::new(measure),
         census: Census::default(),
@@ -64,7 +80,9 @@ pub fn work(jobs: &Inbox<Job>, measure: Measure<'_>, report: &dyn Fn(Reply), pul
         checked: None,
     };
     loop {
-        let job = jobs.next();
+        let watch = &mut asker.witnesses.watch;
+        let job = watch.next(jobs, || report(Report::ConnectionEnded));
+        watch.set_on(job.drains);
         fault::point("admin");
         let found = job.place.find(job.owner, pulse);
         let address = found.as_ref().ok().cloned();
@@ -79,14 +97,14 @@ pub fn work(jobs: &Inbox<Job>, measure: Measure<'_>, report: &dyn Fn(Reply), pul
             (_, Err(why)) => Err(why),
         };
         let checkable = address.clone().filter(|_| job.ask == Ask::Ready);
-        report(Reply {
+        report(Report::Reply(Reply {
             number: job.number,
             ask: job.ask,
             address,
             peer,
             answer,
             listeners: asker.census.told(),
-        });
+        }));
         if let Some(address) = checkable {
             // Nobody waits for that.
             asker.check_excluded(&address, peer, job.owner);

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use super::load::{Client, Listener, Load, Sight};
 use super::roll_call::RollCall;
 use crate::client::Address;
-use crate::connections::{self, Connections, Lookout};
+use crate::connections::{self, Connections, Local, Lookout};
 
 /// A look that somebody waits for, and that may fail.
 const MOMENT: Duration = Duration::from_millis(200);
+
+/// Where so few connections are left, each may be the last one of a drain.
+pub const FEW: u64 = 100;
 
 /// So many clients are named.
 const CLIENTS: usize = 10;
@@ -62,6 +65,8 @@ pub struct Seen {
     pub elsewhere: u64,
     /// Whether Envoy accepts connections, or was seen to.
     pub accepts: bool,
+    /// The local ports of the connections that count, sorted, where they are [`FEW`] at the most.
+    pub ports: Vec<u16>,
     /// Whether each name of an excluded listener could be told to mean a listener here.
     pub knows_excluded: bool,
 }
@@ -109,6 +114,13 @@ fn scope(listener: &connections::Listener) -> String {
     listener.local.to_string().replace(':', "_")
 }
 
+fn port(listener: &connections::Listener) -> Option<u16> {
+    match listener.local {
+        Local::Ip(address) => Some(address.port()),
+        Local::Unix(_) => None,
+    }
+}
+
 /// The clients of a listener that were heard of last.
 fn heard_last(listener: &connections::Listener) -> Vec<Client> {
     let mut all: Vec<_> = listener
@@ -138,11 +150,14 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
             || odd.as_deref() == Some(&scope(listener))
     };
     let mut awake = 0_u64;
-    let mut clients = Vec::new();
+    let (mut clients, mut ports) = (Vec::new(), Vec::new());
     let listeners = merge(&connections.listeners, is_out, |listener| {
         awake = awake.saturating_add(listener.awake(measure.settle));
         clients.extend(heard_last(listener));
+        ports.extend(port(listener).filter(|_| listener.count() > 0));
     });
+    ports.sort_unstable();
+    ports.dedup();
     clients.sort_by_key(|client: &Client| client.silent);
     clients.truncate(CLIENTS);
     let udp = connections.udp.iter().filter(|listener| !is_out(listener));
@@ -155,12 +170,16 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
         ..Load::default()
     };
     load.tcp_sessions = load.connections();
+    if load.tcp_sessions > FEW {
+        ports.clear();
+    }
     Seen {
         load,
         elsewhere: connections.elsewhere.len() as u64,
         // Of UDP sockets alone nothing follows: an old generation that has been told to drain keeps
         // its own, and does not read them (seen on 1.40.0).
         accepts: !connections.listeners.is_empty(),
+        ports,
         knows_excluded,
     }
 }

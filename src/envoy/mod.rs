@@ -14,4 +14,5 @@ pub mod question;
 pub mod roll_call;
 pub mod stats;
 pub mod titles;
+pub mod watch;
 pub mod witnesses;

@@ -14,6 +14,7 @@ use super::question::Answer;
 use super::roll_call::{self, Hidden, RollCall};
 use super::stats;
 use super::titles::Titles;
+use super::watch::Watch;
 use crate::client::{Address, Peer};
 use crate::connections::names::{self, Named};
 
@@ -33,6 +34,8 @@ pub struct Witnesses<'a> {
     /// What Envoy could tell when it was last asked for that, when, and of which Envoy.
     roll: Option<(RollCall, Instant, Subject)>,
     known: kernel::Known,
+    /// Tells when one of the last connections ends.
+    pub watch: Watch,
 }
 
 impl<'a> Witnesses<'a> {
@@ -42,6 +45,7 @@ impl<'a> Witnesses<'a> {
             measure,
             roll: None,
             known: kernel::Known::default(),
+            watch: Watch::default(),
         }
     }
 
@@ -50,7 +54,9 @@ impl<'a> Witnesses<'a> {
     /// # Errors
     /// One line, when not all can be seen.
     pub fn look(&mut self, pid: Option<i32>, admin: Option<&Address>) -> Result<Answer, String> {
+        self.watch.begin();
         let seen = self.see(pid, admin)?;
+        self.watch.aim(&seen.ports, false);
         Ok(if seen.accepts {
             Answer::Stats(seen.alone())
         } else {
@@ -85,6 +91,7 @@ impl<'a> Witnesses<'a> {
         peer: Peer,
         pid: Option<i32>,
     ) -> Result<Answer, String> {
+        self.watch.begin();
         let mut page = stats::Page::default();
         let head = ask_stats(peer, address, stats::QUERY, |piece| page.feed(piece))?;
         let figures = page.finish();
@@ -100,8 +107,12 @@ impl<'a> Witnesses<'a> {
             status => return Err(refused(status, "to /stats")),
         };
         let seen = self.see(pid, Some(address));
-        if let Err(why) = &seen {
-            log::debug!("{why}");
+        match &seen {
+            Ok(seen) => {
+                let behind = told.load.connections() > seen.load.connections();
+                self.watch.aim(&seen.ports, behind);
+            }
+            Err(why) => log::debug!("{why}"),
         }
         Ok(Answer::Stats(self.weigh(
             told,

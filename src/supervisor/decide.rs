@@ -100,6 +100,11 @@ impl Core {
         self.life.drain.as_ref()
     }
 
+    /// Whether a drain is under way.
+    pub fn is_draining(&self) -> bool {
+        self.drain().is_some_and(|drain| drain.outcome().is_none())
+    }
+
     /// The question in flight: what Envoy was asked and has not answered yet.
     pub fn asked(&self) -> Option<Question> {
         self.generations.asked().or(self.life.asked())

@@ -11,6 +11,8 @@ pub enum Event {
     Http(Wish),
     /// Envoy's admin interface answered, or did not.
     Admin(Reply),
+    /// A connection of Envoy's has ended, as the kernel tells: the last one, perhaps.
+    ConnectionEnded,
     /// The certificate thread has something to tell.
     Certificates(Report),
     /// A helper thread ended: by a panic, or because it could not go on.

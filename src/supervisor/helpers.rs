@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::event::Event;
 use crate::certificates::read::Files;
 use crate::certificates::{self, Check, Command};
-use crate::envoy::admin::{self, Job};
+use crate::envoy::admin::{self, Job, Report};
 use crate::envoy::fetch;
 use crate::envoy::kernel::Measure;
 use crate::http::{self, Listen, Listeners, control};
@@ -111,6 +111,9 @@ pub struct Helpers {
     board: SharedSnapshot,
     options: Arc<Options>,
     http_wakeups: Arc<Wakeups>,
+    /// What wakes the thread that asks Envoy's admin interface.
+    job_waker: Waker,
+    job_wakeups: Arc<Wakeups>,
     jobs: Option<Mailbox<Job>>,
     commands: Option<Mailbox<Command>>,
     envoy_runs: bool,
@@ -127,6 +130,7 @@ impl Helpers {
         options: Arc<Options>,
         board: SharedSnapshot,
         http_wakeups: Wakeups,
+        (job_waker, job_wakeups): (Waker, Wakeups),
         mailbox: Mailbox<Event>,
     ) -> Helpers {
         let now = Instant::now();
@@ -139,6 +143,8 @@ impl Helpers {
             board,
             options,
             http_wakeups: Arc::new(http_wakeups),
+            job_waker,
+            job_wakeups: Arc::new(job_wakeups),
             jobs: None,
             commands: None,
             envoy_runs: false,
@@ -153,16 +159,21 @@ impl Helpers {
     pub fn start_due(&mut self, now: Instant) {
         let due = |helper: &Helper| helper.due.is_some_and(|due| due <= now);
         if due(&self.admin) {
-            let (sender, jobs) = Mailbox::new(None);
+            let (sender, jobs) = Mailbox::new(Some(self.job_waker.clone()));
             let (options, mailbox) = (self.options.clone(), self.mailbox.clone());
-            let pulse = self.pulses.admin.clone();
+            let (wakeups, pulse) = (self.job_wakeups.clone(), self.pulses.admin.clone());
             let started = self.admin.start(&self.mailbox, now, move || {
                 let measure = Measure {
                     excluded: &options.exclude_listeners,
                     settle: options.limits.settle,
                 };
-                let report = |reply| mailbox.send(Event::Admin(reply));
-                admin::work(&jobs, measure, &report, &pulse);
+                let report = |report| {
+                    mailbox.send(match report {
+                        Report::Reply(reply) => Event::Admin(reply),
+                        Report::ConnectionEnded => Event::ConnectionEnded,
+                    });
+                };
+                admin::work((&jobs, &wakeups), measure, &report, &pulse);
             });
             self.jobs = started.then_some(sender);
         }

@@ -64,6 +64,7 @@ impl Supervisor {
                 self.publish(Instant::now());
                 self.on_reply(reply);
             }
+            Event::ConnectionEnded => self.handle(Input::ConnectionEnded),
             Event::Certificates(report) => self.on_certificates(report),
             Event::ThreadEnded(name) => {
                 self.helpers.ended(name, Instant::now());

@@ -132,8 +132,8 @@ impl Supervisor {
     ) -> Result<Supervisor, (u8, String)> {
         let born = Instant::now();
         let (mailbox, events) = Mailbox::new(Some(waker));
-        let (http_waker, http_wakeups) =
-            Waker::new().map_err(|error| (1, format!("cannot start: {error}")))?;
+        let waker = || Waker::new().map_err(|error| (1, format!("cannot start: {error}")));
+        let ((http_waker, http_wakeups), jobs) = (waker()?, waker()?);
         let mut snapshot = Snapshot::new(born);
         snapshot.excluded.clone_from(&options.exclude_listeners);
         snapshot.listen = options.listen.to_string();
@@ -148,7 +148,7 @@ impl Supervisor {
             gated: options.has_certificates(),
             old_time: envoys.old_time(),
         };
-        let mut helpers = Helpers::new(options.clone(), board.clone(), http_wakeups, mailbox);
+        let mut helpers = Helpers::new(options.clone(), board.clone(), http_wakeups, jobs, mailbox);
         let watched = options.has_certificates() || envoys.tells_by_file();
         let hangs = Hangs::new(helpers.pulses().clone(), watched.then_some(born));
         helpers.start_due(born);
@@ -288,6 +288,7 @@ impl Supervisor {
             // The one that serves.
             pid: self.envoys.old().or(self.envoys.pid()),
             retired: self.envoys.pid().is_none(),
+            drains: self.core.is_draining(),
         };
         if self.helpers.ask(job).is_err() {
             self.on_missing_answer();

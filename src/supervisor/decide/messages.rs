@@ -47,6 +47,8 @@ pub enum Input {
     Probe,
     /// Somebody wants to know what is open.
     Look,
+    /// A connection of Envoy's has ended, perhaps the last one of a drain.
+    ConnectionEnded,
     /// Certificates are missing: these.
     CertificatesMissing(String),
     /// A usable set of certificates is there.

@@ -142,6 +142,9 @@ impl World {
         if !hot {
             inputs.push(Event::Probe);
         }
+        if core.is_draining() {
+            inputs.push(Event::ConnectionEnded);
+        }
         if let Phase::Waiting | Phase::Down = core.life.phase {
             inputs.extend([Event::Certificates, Event::CertificatesMissing]);
         }
