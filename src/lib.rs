@@ -95,3 +95,5 @@ pub mod process;
 pub mod pulse;
 pub mod status;
 pub mod supervisor;
+#[cfg(test)]
+mod testing;

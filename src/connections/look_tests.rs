@@ -8,6 +8,7 @@ use std::thread;
 
 use super::super::{Listener, State};
 use super::*;
+use crate::testing::{Sleeper, TempDir};
 
 fn own_pid() -> i32 {
     std::process::id().try_into().unwrap()
@@ -41,7 +42,8 @@ fn look_both_ways(lookout: &mut Lookout) -> [Connections; 2] {
 
 #[test]
 fn every_kind_of_connection_is_seen_in_both_ways() {
-    let path = std::env::temp_dir().join(format!("drainit-look-{}", own_pid()));
+    let dir = TempDir::new();
+    let path = dir.join("socket");
     let name = format!("drainit-look-{}", own_pid());
     let unix = UnixListener::bind(&path).unwrap();
     let hidden = UnixAddress::from_abstract_name(&name).unwrap();
@@ -106,7 +108,6 @@ fn every_kind_of_connection_is_seen_in_both_ways() {
             assert_eq!(listener(&seen, local).count(), 0, "{seen:?}");
         }
     }
-    fs::remove_file(&path).unwrap();
 }
 
 #[test]
@@ -152,13 +153,8 @@ fn a_process_that_cannot_be_looked_into_is_not_known() {
     let why = look(i32::MAX);
     assert!(why.contains("not known") && !why.contains('\n'), "{why}");
     // One without any socket is no Envoy.
-    let mut child = std::process::Command::new("sleep")
-        .arg("60")
-        .spawn()
-        .unwrap();
-    let why = look(child.id().try_into().unwrap());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let child = Sleeper::start();
+    let why = look(child.pid());
     assert!(why.contains("no socket"), "{why}");
 }
 

@@ -146,10 +146,7 @@ impl Arrivals {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const fn ms(milliseconds: u64) -> Time {
-        Duration::from_millis(milliseconds)
-    }
+    use crate::testing::ms;
 
     fn counters(arrivals: u64) -> Counters {
         Counters {

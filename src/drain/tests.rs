@@ -1,31 +1,12 @@
 use super::*;
-use crate::envoy::load::{Counters, Listener, Load, Sight};
+use crate::envoy::load::{Counters, Load, Sight};
+use crate::testing::{LIMITS, listener, ms};
 use proptest::prelude::*;
-
-const fn ms(milliseconds: u64) -> Time {
-    Duration::from_millis(milliseconds)
-}
-
-fn limits() -> Limits {
-    Limits {
-        delay: ms(0),
-        timeout: ms(25_000),
-        min: MinDrain::For(ms(0)),
-        settle: ms(5_000),
-        open_connections: 0,
-        check_interval: ms(250),
-    }
-}
 
 /// A load of so many connections, requests among them, and TCP and UDP sessions.
 fn load(connections: u64, requests: u64, tcp_sessions: u64, udp_sessions: u64) -> Answer {
     Answer::Stats(Load {
-        listeners: vec![Listener {
-            name: "0.0.0.0_80".into(),
-            address: None,
-            connections,
-            excluded: false,
-        }],
+        listeners: vec![listener("0.0.0.0_80", connections)],
         requests,
         tcp_sessions,
         udp_sessions,
@@ -102,7 +83,7 @@ fn envoy_with(load: &Answer) -> impl FnMut(Time, Ask) -> Option<Answer> {
 
 #[test]
 fn an_idle_envoy_is_drained_at_once_and_stops_accepting_before_the_last_look() {
-    let mut play = Play::new(&limits(), true);
+    let mut play = Play::new(&LIMITS, true);
     assert_eq!(
         play.until(ms(1), envoy_with(&load(0, 0, 0, 0))),
         Some(Outcome::Drained)
@@ -144,7 +125,7 @@ fn word_of_an_end_brings_the_next_poll_forward_and_no_further_than_its_rest() {
 
 #[test]
 fn a_drain_that_stays_never_stops_accepting() {
-    let mut play = Play::new(&limits(), false);
+    let mut play = Play::new(&LIMITS, false);
     assert_eq!(
         play.until(ms(1), envoy_with(&load(0, 0, 0, 0))),
         Some(Outcome::Drained)
@@ -157,7 +138,7 @@ fn the_delay_asks_nothing_of_envoy() {
     let mut play = Play::new(
         &Limits {
             delay: ms(3_000),
-            ..limits()
+            ..LIMITS
         },
         true,
     );
@@ -172,7 +153,7 @@ fn the_delay_asks_nothing_of_envoy() {
 
 #[test]
 fn idle_connections_hold_nothing_up_after_the_settle_time() {
-    let mut play = Play::new(&limits(), true);
+    let mut play = Play::new(&LIMITS, true);
     assert_eq!(play.until(ms(4_900), envoy_with(&load(7, 0, 0, 0))), None);
     assert_eq!(
         play.until(ms(5_300), envoy_with(&load(7, 0, 0, 0))),
@@ -181,7 +162,7 @@ fn idle_connections_hold_nothing_up_after_the_settle_time() {
     let mut play = Play::new(
         &Limits {
             settle: ms(0),
-            ..limits()
+            ..LIMITS
         },
         true,
     );
@@ -194,7 +175,7 @@ fn idle_connections_hold_nothing_up_after_the_settle_time() {
 #[test]
 fn whatever_is_in_flight_starts_the_settle_time_anew() {
     for busy in [load(7, 1, 0, 0), load(7, 0, 1, 0), load(7, 0, 0, 1)] {
-        let mut play = Play::new(&limits(), true);
+        let mut play = Play::new(&LIMITS, true);
         play.until(ms(4_000), envoy_with(&load(7, 0, 0, 0)));
         play.until(ms(4_300), envoy_with(&busy));
         assert_eq!(play.until(ms(9_200), envoy_with(&load(7, 0, 0, 0))), None);
@@ -207,7 +188,7 @@ fn whatever_is_in_flight_starts_the_settle_time_anew() {
 
 #[test]
 fn udp_sessions_are_waited_for_without_any_connection() {
-    let mut play = Play::new(&limits(), true);
+    let mut play = Play::new(&LIMITS, true);
     assert_eq!(play.until(ms(20_000), envoy_with(&load(0, 0, 0, 1))), None);
     assert_eq!(
         play.until(ms(20_600), envoy_with(&load(0, 0, 0, 0))),
@@ -220,7 +201,7 @@ fn so_many_open_connections_count_as_none() {
     let mut play = Play::new(
         &Limits {
             open_connections: 3,
-            ..limits()
+            ..LIMITS
         },
         true,
     );
@@ -236,7 +217,7 @@ fn a_minimum_is_kept_with_nothing_left() {
     let mut play = Play::new(
         &Limits {
             min: MinDrain::For(ms(2_000)),
-            ..limits()
+            ..LIMITS
         },
         true,
     );
@@ -251,7 +232,7 @@ fn a_minimum_is_kept_with_nothing_left() {
 fn it_accepts_until_nobody_sends_new_connections_any_more() {
     let limits = Limits {
         min: MinDrain::Auto(ms(20_000)),
-        ..limits()
+        ..LIMITS
     };
     // Twenty a second for 3 s after the signal, each gone at once.
     let mut play = Play::new(&limits, true);
@@ -285,7 +266,7 @@ fn connections_that_have_all_been_silent_for_the_settle_time_hold_nothing_up() {
             awake: Some(awake),
             ..silent.clone()
         });
-        let mut play = Play::new(&limits(), true);
+        let mut play = Play::new(&LIMITS, true);
         let outcome = play.until(ms(25_000), envoy_with(&silent));
         assert_eq!(outcome, Some(Outcome::Idle));
         assert!(
@@ -300,7 +281,7 @@ fn connections_that_have_all_been_silent_for_the_settle_time_hold_nothing_up() {
 fn a_minimum_as_long_as_the_timeout_is_no_cut() {
     let limits = Limits {
         min: MinDrain::For(ms(25_000)),
-        ..limits()
+        ..LIMITS
     };
     let mut play = Play::new(&limits, true);
     assert_eq!(
@@ -314,7 +295,7 @@ fn a_minimum_as_long_as_the_timeout_is_no_cut() {
 fn without_any_time_nobody_is_asked_and_nothing_is_lost_but_time() {
     let limits = Limits {
         timeout: ms(0),
-        ..limits()
+        ..LIMITS
     };
     let mut play = Play::new(&limits, true);
     assert_eq!(play.until(ms(1), |_, _| None), Some(Outcome::Deadline));
@@ -322,7 +303,7 @@ fn without_any_time_nobody_is_asked_and_nothing_is_lost_but_time() {
 
 #[test]
 fn a_connection_after_the_last_look_but_one_is_waited_for() {
-    let mut play = Play::new(&limits(), true);
+    let mut play = Play::new(&LIMITS, true);
     let mut polls = 0;
     let outcome = play.until(ms(1_000), |_, ask| match ask {
         Ask::Stats => {
@@ -338,7 +319,7 @@ fn a_connection_after_the_last_look_but_one_is_waited_for() {
 #[test]
 fn near_the_deadline_an_envoy_that_is_stopped_stops_accepting_and_one_that_stays_does_not() {
     for stops in [true, false] {
-        let mut play = Play::new(&limits(), stops);
+        let mut play = Play::new(&LIMITS, stops);
         play.until(ms(23_900), envoy_with(&load(1, 1, 0, 0)));
         assert_eq!(play.count(Ask::StopListeners), 0);
         play.until(ms(24_100), envoy_with(&load(1, 1, 0, 0)));
@@ -353,13 +334,13 @@ fn near_the_deadline_an_envoy_that_is_stopped_stops_accepting_and_one_that_stays
 
 #[test]
 fn an_envoy_with_udp_sessions_accepts_up_to_the_deadline_or_until_they_have_ended() {
-    let mut play = Play::new(&limits(), true);
+    let mut play = Play::new(&LIMITS, true);
     let outcome = play.until(ms(25_001), envoy_with(&load(0, 0, 0, 1)));
     assert_eq!(outcome, Some(Outcome::Deadline));
     assert_eq!(play.count(Ask::StopListeners), 0);
     assert!(play.asked.len() < 200, "{}", play.asked.len());
 
-    let mut play = Play::new(&limits(), true);
+    let mut play = Play::new(&LIMITS, true);
     play.until(ms(24_500), envoy_with(&load(1, 1, 0, 1)));
     assert_eq!(play.count(Ask::StopListeners), 0);
     play.until(ms(24_900), envoy_with(&load(1, 1, 0, 0)));
@@ -382,24 +363,24 @@ fn envoy_with_logs(busy: Time) -> impl FnMut(Time, Ask) -> Option<Answer> {
 
 #[test]
 fn the_last_entries_of_access_logs_are_given_time_up_to_the_deadline() {
-    let mut play = Play::new(&limits(), true);
+    let mut play = Play::new(&LIMITS, true);
     assert_eq!(play.until(ms(4_100), envoy_with_logs(ms(3_000))), None);
     let outcome = play.until(ms(4_600), envoy_with_logs(ms(3_000)));
     assert_eq!(outcome, Some(Outcome::Drained));
 
-    let mut play = Play::new(&limits(), true);
+    let mut play = Play::new(&LIMITS, true);
     let outcome = play.until(ms(25_001), envoy_with_logs(ms(24_300)));
     assert_eq!((outcome, play.now), (Some(Outcome::Drained), ms(25_000)));
 
     // An Envoy that stays sends them by itself.
-    let mut play = Play::new(&limits(), false);
+    let mut play = Play::new(&LIMITS, false);
     let outcome = play.until(ms(1), envoy_with_logs(ms(0)));
     assert_eq!(outcome, Some(Outcome::Drained));
 }
 
 #[test]
 fn an_admin_that_answers_nothing_is_asked_until_the_deadline_and_then_lost() {
-    let mut play = Play::new(&limits(), true);
+    let mut play = Play::new(&LIMITS, true);
     assert_eq!(
         play.until(ms(60_000), |_, _| None),
         Some(Outcome::AdminLost)
@@ -415,7 +396,7 @@ fn an_admin_that_answers_nothing_is_asked_until_the_deadline_and_then_lost() {
 
 #[test]
 fn an_answer_that_never_comes_does_not_move_the_deadline() {
-    let mut drain = Drain::new(&limits(), ms(0), ms(0), true, true);
+    let mut drain = Drain::new(&LIMITS, ms(0), ms(0), true, true);
     assert_eq!(drain.next(ms(0), true), Next::Ask(Ask::FailHealthCheck));
     assert_eq!(drain.next(ms(1), true), Next::Wait(ms(25_000)));
     assert_eq!(drain.next(ms(25_000), true), Next::Over(Outcome::AdminLost));
@@ -423,7 +404,7 @@ fn an_answer_that_never_comes_does_not_move_the_deadline() {
 
 #[test]
 fn a_reverted_health_failure_is_posted_again() {
-    let mut play = Play::new(&limits(), true);
+    let mut play = Play::new(&LIMITS, true);
     let Answer::Stats(mut reverted) = load(1, 1, 0, 0) else {
         unreachable!()
     };
@@ -436,7 +417,7 @@ fn a_reverted_health_failure_is_posted_again() {
 
 #[test]
 fn polls_take_under_a_twentieth_of_a_dear_admins_time() {
-    let mut drain = Drain::new(&limits(), ms(0), ms(0), true, true);
+    let mut drain = Drain::new(&LIMITS, ms(0), ms(0), true, true);
     let (mut now, mut polls, mut spent) = (ms(0), 0, ms(0));
     while now < ms(20_000) {
         match drain.next(now, true) {
@@ -469,7 +450,7 @@ fn polls_take_under_a_twentieth_of_a_dear_admins_time() {
 
 #[test]
 fn an_envoy_that_initializes_is_stopped_at_once() {
-    let mut drain = Drain::new(&limits(), ms(5_000), ms(0), false, true);
+    let mut drain = Drain::new(&LIMITS, ms(5_000), ms(0), false, true);
     assert_eq!(drain.next(ms(5_000), true), Next::Ask(Ask::Ready));
     drain.answer(
         ms(5_001),
@@ -483,7 +464,7 @@ fn an_envoy_that_initializes_is_stopped_at_once() {
 fn an_envoy_that_never_answered_is_given_the_time_that_it_has_been_up() {
     for (uptime, given) in [(0, 1_000), (3_000, 3_000), (86_400_000, 25_000)] {
         let start = ms(uptime);
-        let mut drain = Drain::new(&limits(), start, ms(0), false, true);
+        let mut drain = Drain::new(&LIMITS, start, ms(0), false, true);
         let mut now = start;
         let outcome = loop {
             match drain.next(now, true) {
@@ -500,8 +481,8 @@ fn an_envoy_that_never_answered_is_given_the_time_that_it_has_been_up() {
 
 /// An Envoy without an admin interface, of which the kernel says this.
 fn blind(kernel: impl Fn(Time) -> Option<Answer>) -> (Option<Outcome>, Time) {
-    let mut play = Play::new(&limits(), true);
-    play.drain = Drain::new(&limits(), ms(3_000), ms(0), false, true);
+    let mut play = Play::new(&LIMITS, true);
+    play.drain = Drain::new(&LIMITS, ms(3_000), ms(0), false, true);
     play.now = ms(3_000);
     let outcome = play.until(ms(60_000), |now, ask| match ask {
         Ask::Sockets => kernel(now),
@@ -530,7 +511,7 @@ fn an_envoy_that_never_answers_is_waited_for_by_what_the_kernel_tells() {
 
 #[test]
 fn an_admin_that_stops_answering_costs_nothing_when_the_kernel_tells_that_nothing_is_left() {
-    let mut play = Play::new(&limits(), true);
+    let mut play = Play::new(&LIMITS, true);
     let outcome = play.until(ms(60_000), |now, ask| match ask {
         Ask::Sockets => Some(load(u64::from(now < ms(4_000)), 0, 1, 0)),
         _ => None,
@@ -553,14 +534,14 @@ fn nothing_left_is_not_believed_while_something_is_hidden_from_everybody() {
             sight,
             ..load.clone()
         });
-        let mut play = Play::new(&limits(), true);
+        let mut play = Play::new(&LIMITS, true);
         assert_eq!(play.until(ms(60_000), envoy_with(&answer)), Some(outcome));
     }
 }
 
 #[test]
 fn connections_on_which_requests_come_and_go_between_two_looks_are_not_idle() {
-    let mut play = Play::new(&limits(), true);
+    let mut play = Play::new(&LIMITS, true);
     let mut answered = 0;
     let outcome = play.until(ms(60_000), |now, ask| match ask {
         // One more each time, until 9 s.
@@ -581,7 +562,7 @@ fn connections_on_which_requests_come_and_go_between_two_looks_are_not_idle() {
 
 #[test]
 fn counters_that_are_hidden_make_nothing_idle() {
-    let mut play = Play::new(&limits(), true);
+    let mut play = Play::new(&LIMITS, true);
     let outcome = play.until(ms(60_000), |now, ask| match ask {
         Ask::Activity => None,
         ask => envoy_with(&load(1, 0, 0, 0))(now, ask),
@@ -592,7 +573,7 @@ fn counters_that_are_hidden_make_nothing_idle() {
 #[test]
 fn one_slow_answer_does_not_slow_the_polls_down() {
     for slow in [ms(250), ms(1_200), ms(2_900)] {
-        let mut drain = Drain::new(&limits(), ms(0), ms(0), true, true);
+        let mut drain = Drain::new(&LIMITS, ms(0), ms(0), true, true);
         let (mut now, mut polls) = (ms(0), 0);
         while now < ms(6_000) {
             match drain.next(now, true) {
@@ -613,8 +594,8 @@ fn one_slow_answer_does_not_slow_the_polls_down() {
 
 #[test]
 fn an_envoy_that_turns_out_to_be_live_is_drained() {
-    let mut play = Play::new(&limits(), true);
-    play.drain = Drain::new(&limits(), ms(0), ms(0), false, true);
+    let mut play = Play::new(&LIMITS, true);
+    play.drain = Drain::new(&LIMITS, ms(0), ms(0), false, true);
     assert_eq!(play.until(ms(1_000), envoy_with(&load(1, 1, 0, 0))), None);
     assert_eq!(play.asked.first(), Some(&Ask::Ready));
     assert_eq!(play.asked.get(1), Some(&Ask::FailHealthCheck));

@@ -213,6 +213,8 @@ mod tests {
     use super::*;
     use std::io::Write;
 
+    use crate::testing::TempDir;
+
     #[test]
     fn what_is_written_to_the_pipes_path_is_the_address() {
         let mut pipe = Pipe::new().unwrap();
@@ -242,7 +244,8 @@ mod tests {
 
     #[test]
     fn a_file_of_an_earlier_envoy_is_not_believed() {
-        let path = std::env::temp_dir().join(format!("drainit-address-{}", std::process::id()));
+        let dir = TempDir::new();
+        let path = dir.join("address");
         fs::write(&path, "127.0.0.1:1\n").unwrap();
         let find = |place: &Place| place.find(None, &Pulse::default());
         let place = Place::File(Arc::new(AddressFile::new(path.clone())));

@@ -156,11 +156,11 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::testing::TempDir;
 
     #[test]
     fn a_relative_path_is_found_in_the_directory_of_whoever_has_it() {
-        let dir = std::env::temp_dir().join(format!("drainit-kin-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
+        let dir = TempDir::new();
         let socket_path = dir.join("a.sock");
         let _listener = UnixListener::bind(&socket_path).unwrap();
         let script = format!("(cd {}; echo; read _); :", dir.display());
@@ -185,7 +185,6 @@ mod tests {
         assert_eq!(with_watchdog(pid, &process::descendants_of(pid)), None);
         drop(shell.stdin.take());
         shell.wait().unwrap();
-        fs::remove_dir_all(&dir).unwrap();
     }
 
     /// Of processes with pid, parent and command line, below a script with the pid 2.

@@ -360,11 +360,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
 
-    fn scratch(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("drainit-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
-        path
-    }
+    use crate::testing::TempDir;
 
     #[test]
     fn addresses_are_read_and_written_alike() {
@@ -423,7 +419,8 @@ mod tests {
 
     #[test]
     fn a_stale_socket_is_replaced_and_a_live_one_or_a_file_is_not() {
-        let path = scratch("stale");
+        let dir = TempDir::new();
+        let path = dir.join("stale");
         let address = Listen::Unix(path.clone());
         drop(UnixListener::bind(&path).unwrap());
         let live = bind(&address).unwrap().unwrap();
@@ -437,19 +434,18 @@ mod tests {
         let error = bind(&address).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
-        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
     fn a_file_that_has_taken_the_sockets_place_is_left_alone() {
-        let path = scratch("moved");
+        let dir = TempDir::new();
+        let path = dir.join("moved");
         let listener = bind(&Listen::Unix(path.clone())).unwrap();
         std::fs::remove_file(&path).unwrap();
         let another = UnixListener::bind(&path).unwrap();
         drop(listener);
         UnixStream::connect(&path).unwrap();
         drop(another);
-        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

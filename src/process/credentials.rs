@@ -133,6 +133,8 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
 
+    use crate::testing::Sleeper;
+
     fn ours() -> u32 {
         geteuid().as_raw()
     }
@@ -162,11 +164,8 @@ mod tests {
 
     #[test]
     fn who_listens_is_believed_for_itself_alone() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("1000")
-            .spawn()
-            .unwrap();
-        let pid = child.id().try_into().unwrap();
+        let child = Sleeper::start();
+        let pid = child.pid();
         let peer = Credentials { pid, uid: ours() };
         assert_eq!(peer.believe(Some(pid)), Ok(Place::Here(pid)));
         assert_eq!(peer.believe(None), Ok(Place::Here(pid)));
@@ -177,7 +176,5 @@ mod tests {
         let gone = Credentials { pid, uid: 4711 };
         assert!(gone.believe(Some(pid)).is_err());
         assert!(gone.authorize().is_err());
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 }

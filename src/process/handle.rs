@@ -89,12 +89,13 @@ impl Handle {
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;
-    use std::process::Command;
+
+    use crate::testing::Sleeper;
 
     #[test]
     fn a_signal_reaches_the_process_and_nobody_once_that_is_gone() {
-        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let handle = Handle::open(child.id().try_into().unwrap()).unwrap();
+        let mut child = Sleeper::start();
+        let handle = Handle::open(child.pid()).unwrap();
         assert!(handle.fd.is_some());
         handle.signal(0).unwrap();
         handle.signal(libc::SIGKILL).unwrap();
@@ -107,8 +108,8 @@ mod tests {
 
     #[test]
     fn without_a_pidfd_the_pid_does() {
-        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = child.id().try_into().unwrap();
+        let mut child = Sleeper::start();
+        let pid = child.pid();
         let handle = Handle { pid, fd: None };
         handle.signal(libc::SIGTERM).unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));

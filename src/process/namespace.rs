@@ -60,14 +60,15 @@ mod tests {
     use super::*;
     use std::process::{Command, Stdio};
 
+    use crate::testing::Sleeper;
+
     #[test]
     fn a_child_is_of_our_pid_namespace_and_nobody_is_not() {
-        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = child.id().try_into().unwrap();
+        let child = Sleeper::start();
+        let pid = child.pid();
         assert!(shares_pid_namespace(pid));
         assert_eq!(owner(pid), Some(nix::unistd::geteuid().as_raw()));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(child);
         for nobody in [pid, 0, -1, i32::MAX] {
             assert!(!shares_pid_namespace(nobody), "{nobody}");
         }

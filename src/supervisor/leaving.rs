@@ -78,10 +78,7 @@ impl Leaving {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const fn ms(milliseconds: u64) -> Time {
-        Duration::from_millis(milliseconds)
-    }
+    use crate::testing::ms;
 
     const TIMEOUT: Duration = ms(2_000);
 

@@ -243,15 +243,11 @@ mod tests {
 
     use super::*;
     use crate::drain::Outcome;
-    use crate::envoy::load::{Client, Listener};
+    use crate::envoy::load::Client;
+    use crate::testing;
 
     fn load(listeners: u64, udp_sessions: u64) -> Load {
-        let listener = |number| Listener {
-            name: format!("l{number}"),
-            address: None,
-            connections: number,
-            excluded: false,
-        };
+        let listener = |number| testing::listener(format!("l{number}"), number);
         Load {
             listeners: (1..=listeners).map(listener).collect(),
             udp_sessions,

@@ -119,9 +119,9 @@ mod tests {
 
     use super::*;
     use crate::drain::Outcome;
-    use crate::envoy::load::Listener;
     use crate::process::ExitClass;
     use crate::status::{Drain, State};
+    use crate::testing::load;
 
     const fn end(exit: Exit, class: Option<ExitClass>) -> End {
         End {
@@ -137,19 +137,6 @@ mod tests {
         ran: true,
         stopped: true,
     };
-
-    fn load(connections: u64) -> Load {
-        Load {
-            listeners: vec![Listener {
-                name: "https".into(),
-                address: None,
-                connections,
-                excluded: false,
-            }],
-            requests: connections,
-            ..Load::default()
-        }
-    }
 
     fn drained(outcome: Outcome, first: Option<Load>, last: Option<Load>) -> Snapshot {
         let now = Instant::now();

@@ -26,6 +26,7 @@ use crate::drain::{Answer, FLUSH, Limits, MinDrain, Outcome, Readiness, SILENCE_
 use crate::envoy::load::{self, Counters, Listener, Load};
 use crate::process::Exit;
 use crate::supervisor::backoff::Backoff;
+use crate::testing::ms;
 use events::{COMMAND_NOT_FOUND, Event, Says};
 use rules::must;
 use witness::{DrainSeen, Witness};
@@ -33,10 +34,6 @@ use world::World;
 
 /// The present, in every state that is kept.
 const BASE: Time = Duration::from_secs(1_000);
-
-const fn ms(milliseconds: u64) -> Time {
-    Duration::from_millis(milliseconds)
-}
 
 /// Time passes in steps of this, and up to whenever the core wants to be woken.
 const STEP: Duration = ms(500);

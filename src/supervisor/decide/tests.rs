@@ -5,17 +5,10 @@ use super::life::JUDGEMENT;
 use super::life::KILL_PATIENCE;
 use super::orders::SAME_ORDER;
 use super::*;
-use crate::drain::{Answer, Limits, MinDrain, Outcome, Readiness};
-use crate::envoy::load::{Listener, Load};
+use crate::drain::{Answer, Limits, Outcome, Readiness};
+use crate::envoy::load::Load;
 use crate::process::Exit;
-
-const fn ms(milliseconds: u64) -> Time {
-    Duration::from_millis(milliseconds)
-}
-
-const fn s(seconds: u64) -> Time {
-    Duration::from_secs(seconds)
-}
+use crate::testing::{self, LIMITS, ms, s};
 
 const CODE_0: Exit = Exit::Code(0);
 const CODE_1: Exit = Exit::Code(1);
@@ -23,14 +16,7 @@ const KILLED: Exit = Exit::Signal(9);
 
 pub(super) fn rules() -> Rules {
     Rules {
-        limits: Limits {
-            delay: ms(0),
-            timeout: s(25),
-            min: MinDrain::For(ms(0)),
-            settle: s(5),
-            open_connections: 0,
-            check_interval: ms(250),
-        },
+        limits: LIMITS,
         kill_timeout: s(2),
         restart: false,
         gated: false,
@@ -47,15 +33,8 @@ fn restarting() -> Rules {
 
 fn load(connections: u64) -> Answer {
     Answer::Stats(Load {
-        listeners: vec![Listener {
-            name: "a".into(),
-            address: None,
-            connections,
-            excluded: false,
-        }],
-        requests: connections,
         health_failed: true,
-        ..Load::default()
+        ..testing::load(connections)
     })
 }
 
