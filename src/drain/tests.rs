@@ -99,7 +99,7 @@ fn an_idle_envoy_is_drained_at_once_and_stops_accepting_before_the_last_look() {
 fn word_of_an_end_brings_the_next_poll_forward_and_no_further_than_its_rest() {
     let limits = Limits {
         check_interval: ms(10_000),
-        ..limits()
+        ..LIMITS
     };
     let mut play = Play::new(&limits, true);
     play.until(ms(1), envoy_with(&load(1, 1, 0, 0)));
