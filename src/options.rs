@@ -39,8 +39,8 @@ pub enum Command {
     Health(Box<Options>, Probe),
     /// `drainit status`
     Status(Box<Options>, Look),
-    /// `drainit reload`
-    Reload(Box<Options>),
+    /// `drainit reload`, and whether it waits for the reload's end
+    Reload(Box<Options>, bool),
     /// `drainit bootstrap`, which has options of its own
     Bootstrap(Box<Bootstrap>),
     /// `drainit install PATH`

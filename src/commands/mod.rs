@@ -82,7 +82,7 @@ pub fn run(command: Command) -> u8 {
         Command::Health(options, probe) => health::run(&options, probe),
         Command::Status(options, look) => status::run(&options, look),
         Command::Install(path) => install::run(&path),
-        Command::Reload(options) => reload::run(&options),
+        Command::Reload(options, waits) => reload::run(&options, waits),
         Command::Bootstrap(options) => match bootstrap::run(&options) {
             Ok(()) => 0,
             Err(why) => {

@@ -91,7 +91,10 @@ pub fn work(
             (Ask::Sockets, _) if job.retired => asker.witnesses.look_at_retired(job.pid),
             (Ask::Sockets, found) => asker.witnesses.look(job.pid, found.ok().as_ref()),
             (Ask::Activity, Ok(address)) => asker.witnesses.ask_counters(&address, peer),
-            (Ask::Stats, Ok(address)) => asker.witnesses.ask(&address, peer, job.pid),
+            (Ask::Stats, Ok(address)) => {
+                let old = job.pid != job.owner;
+                asker.witnesses.ask(&address, peer, job.pid, old)
+            }
             (Ask::Ready, Ok(address)) => asker.ask_ready(&address, peer, job.owner),
             (question, Ok(address)) => ask(question, &address, peer),
             (_, Err(why)) => Err(why),

@@ -80,6 +80,8 @@ impl Family {
         let parent = parent.unwrap_or_else(|| {
             drain.map_or(timeout, |drain| timeout.max(drain + Duration::from_secs(5)))
         });
+        // Envoy takes whole seconds, and 0 ends the old generation at once.
+        let parent = Duration::from_secs(parent.as_secs() + u64::from(parent.subsec_nanos() > 0));
         let drain = drain.unwrap_or_else(|| flags::drain_time(timeout.max(parent)));
         let base_id = match given("--base-id")? {
             Some(id) => id,
@@ -153,6 +155,15 @@ impl Family {
         {
             let _ = fs::set_permissions(dir, Permissions::from_mode(0o700));
         }
+    }
+
+    /// Where the generation after `epoch` asks it; none where the operator says where that is.
+    pub fn socket_of(&self, epoch: u32) -> Option<PathBuf> {
+        let path = self.sockets.as_ref()?;
+        let number = u64::from(self.base_id) * 10 + u64::from(epoch % 3);
+        let mut path = path.clone().into_os_string();
+        path.push(format!("_parent_{number}"));
+        Some(path.into())
     }
 
     /// The directory of the sockets, and the paths that they may have in it: Envoy adds whose a

@@ -72,6 +72,13 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// How many connections there may be in all; none where that is not known, because a UDP listener
+    /// has any number of sessions.
+    pub fn all_connections(&self) -> Option<u64> {
+        let open = self.load.connections().saturating_add(self.elsewhere);
+        (self.load.udp_sessions == 0).then_some(open)
+    }
+
     /// The load where nobody else tells: what belongs to no known listener may be a client's, too.
     pub fn alone(mut self) -> Load {
         if self.elsewhere > 0 {

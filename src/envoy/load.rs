@@ -68,6 +68,9 @@ pub struct Load {
     /// Connections of an old generation that hands over. Its own gauges are hidden: Envoy adds
     /// them to the newest one's, but does not mark those as used (seen on 1.40.0).
     pub old_connections: u64,
+    /// The same by the kernel's word: connections that count. None where there is no old generation,
+    /// or the kernel does not tell of all that it may have, as where it has a UDP listener.
+    pub old_sockets: Option<u64>,
     /// Envoy's uptime in seconds when it last flushed its statistics: only then does it look at
     /// how many connections the old generation has. None where it is not told.
     pub uptime: Option<u64>,

@@ -12,6 +12,7 @@ pub mod listeners;
 pub mod load;
 pub mod question;
 pub mod roll_call;
+pub mod stand_in;
 pub mod stats;
 pub mod titles;
 pub mod watch;

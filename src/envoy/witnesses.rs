@@ -81,7 +81,8 @@ impl<'a> Witnesses<'a> {
         kernel::look(pid, admin, self.measure, roll, &mut self.known)
     }
 
-    /// What both say.
+    /// What both say. The process whose sockets to look at may be an `old` generation beside the one
+    /// that is asked.
     ///
     /// # Errors
     /// One line that says why there is no answer of Envoy's, or none that can be believed.
@@ -90,6 +91,7 @@ impl<'a> Witnesses<'a> {
         address: &Address,
         peer: Peer,
         pid: Option<i32>,
+        old: bool,
     ) -> Result<Answer, String> {
         self.watch.begin();
         let mut page = stats::Page::default();
@@ -114,11 +116,12 @@ impl<'a> Witnesses<'a> {
             }
             Err(why) => log::debug!("{why}"),
         }
-        Ok(Answer::Stats(self.weigh(
-            told,
-            seen.ok(),
-            figures.shows_itself(),
-        )))
+        let seen = seen.ok();
+        let left = seen.as_ref().filter(|_| old);
+        let left = left.and_then(Seen::all_connections);
+        let mut load = self.weigh(told, seen, figures.shows_itself());
+        load.old_sockets = left;
+        Ok(Answer::Stats(load))
     }
 
     /// What Envoy's counters say.

@@ -81,13 +81,20 @@ pub const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "reload",
-        arguments: "",
+        arguments: "[--no-wait]",
         brief: "read certificates or the configuration again",
         doc: "Asks the running drainit (SIGHUP) to read the certificates again and, where it was started \
-              with --hot-restart, to bring up a new Envoy with the configuration as it is now. It waits, and \
-              exits with 0, or with 1 and why. Where there is nothing that could be reloaded, it exits with 1 \
-              and says what to add. For systemd's ExecReload.",
-        switches: &[PID],
+              with --hot-restart, to bring up a new Envoy with the configuration as it is now. While an old \
+              Envoy drains, that is kept until it has ended. The command waits, says what for, and exits \
+              with 0, or with 1 and why. Where there is nothing that could be reloaded, it exits with 1 and \
+              says what to add. For systemd's ExecReload.",
+        switches: &[
+            (
+                "no-wait",
+                "Return as soon as it has begun, or is kept: 0, or 1 where it was refused at once.",
+            ),
+            PID,
+        ],
         takes: WHICH,
     },
     Entry {

@@ -112,11 +112,13 @@ fn command(
     }
     let mut words = Vec::new();
     let mut look = Look::default();
+    let mut waits = true;
     while let Some(arg) = parser.next().map_err(explain)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help(Topic::Of(entry))),
             Arg::Long("watch") if entry.name == "status" => look.watch = true,
             Arg::Long("json") if entry.name == "status" => look.json = true,
+            Arg::Long("no-wait") if entry.name == "reload" => waits = false,
             Arg::Long("pid") if entry.own_options().any(|name| name == "pid") => {
                 given.options.pid = Some(pid(&flag::value(parser, "--pid")?)?);
             }
@@ -152,7 +154,7 @@ fn command(
         ),
         "shutdown" => Command::Shutdown(options),
         "status" => Command::Status(options, look),
-        "reload" => Command::Reload(options),
+        "reload" => Command::Reload(options, waits),
         _ => Command::Help(topic(words.next())?),
     };
     match words.next() {

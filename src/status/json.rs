@@ -49,6 +49,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
             "restarts": snapshot.restarts,
             "epoch": snapshot.epoch,
             "old_generation_pid": snapshot.old,
+            "old_generation_left_seconds": snapshot.old_until.map(|at| clock.until(at)),
             "last_end": snapshot.last_end.map(|last| last_end(last, &clock)),
             "next_start_seconds": snapshot.next_start.map(|at| clock.until(at)),
         },
@@ -79,6 +80,8 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
             "failed": snapshot.hot_restarts.failed,
         },
         "reloading": snapshot.reloading,
+        "reload_kept": snapshot.reload_kept,
+        "reloads_asked": snapshot.reloads_asked,
         "reload": snapshot.reload.as_ref().map(|reload| json!({
             "number": reload.number,
             "ended_seconds_ago": clock.age(reload.at),

@@ -239,10 +239,16 @@ pub struct Snapshot {
     pub reload: Option<Reload>,
     /// Whether a reload with a hot restart is under way: there is one at a time.
     pub reloading: bool,
+    /// Whether another one is kept until nothing stands in its way.
+    pub reload_kept: bool,
+    /// How many reloads were asked for.
+    pub reloads_asked: u64,
     /// The newest generation's number (`--restart-epoch`).
     pub epoch: u32,
     /// The old generation's pid, while it drains beside the newest.
     pub old: Option<i32>,
+    /// When its time ends it.
+    pub old_until: Option<Instant>,
     /// What one generation has handed over to the next.
     pub handover: Handover,
     /// The reloads by hot restart.
@@ -286,8 +292,11 @@ impl Snapshot {
             certificates_hang: None,
             reload: None,
             reloading: false,
+            reload_kept: false,
+            reloads_asked: 0,
             epoch: 0,
             old: None,
+            old_until: None,
             handover: Handover::default(),
             hot_restarts: HotRestarts::default(),
             verdict: None,

@@ -47,6 +47,12 @@ impl Turn {
         self.actions.push(action);
     }
 
+    /// Tells now how the reload under way ended, before another begins or ends.
+    fn tell_reloaded(&mut self) {
+        self.actions
+            .extend(self.reloaded.take().map(Action::Reloaded));
+    }
+
     fn ask(&mut self, ask: Ask, asker: Asker) -> Question {
         self.questions += 1;
         self.act(Action::Ask(ask));
@@ -156,7 +162,7 @@ impl Core {
         self.generations.settle(&mut self.life, &mut turn);
         self.wake_at = self.advance(&mut turn);
         self.questions = turn.questions;
-        turn.actions.extend(turn.reloaded.map(Action::Reloaded));
+        turn.tell_reloaded();
         turn.actions
     }
 
@@ -183,10 +189,11 @@ impl Core {
             return None;
         }
         let view = self.generations.view(&self.life);
-        let due = [
-            self.life.advance(turn, view),
-            self.generations.advance(&mut self.life, turn),
-        ];
+        let life = self.life.advance(turn, view);
+        if let Phase::Over(_) = self.life.phase {
+            return None;
+        }
+        let due = [life, self.generations.advance(&mut self.life, turn)];
         due.into_iter().flatten().min()
     }
 }

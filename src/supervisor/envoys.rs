@@ -15,6 +15,7 @@ use crate::envoy::address::{AddressFile, Pipe, Place};
 use crate::envoy::flags;
 use crate::envoy::hot_restart::Family;
 use crate::envoy::kin;
+use crate::envoy::stand_in::StandIn;
 use crate::options::Options;
 use crate::process::{self, Process, Spawn};
 
@@ -57,6 +58,8 @@ pub struct Envoys {
     epoch: u32,
     newest: Option<Child>,
     old: Option<Child>,
+    /// Whoever answers the newest in the place of the one before.
+    stand_in: Option<StandIn>,
     /// What the newest was last started with.
     started_with: Vec<OsString>,
     /// Whether what was run last is an Envoy, and no script or another program that starts one.
@@ -84,6 +87,7 @@ impl Envoys {
             epoch: 0,
             newest: None,
             old: None,
+            stand_in: None,
             started_with: Vec::new(),
             envoy_itself: false,
             hands_on: false,
@@ -251,6 +255,7 @@ impl Envoys {
         if self.old.is_none() {
             self.end_gone(libc::SIGKILL);
             self.epoch = 0;
+            self.stand_in = None;
         } else {
             self.mend();
         }
@@ -323,6 +328,46 @@ impl Envoys {
     /// Sends the old generation SIGTERM.
     pub fn terminate_old(&mut self) {
         self.old.iter_mut().for_each(Child::terminate);
+    }
+
+    /// Sees to it that the newest Envoy is answered when the old generation is gone; whether it is.
+    pub fn relieve_old(&mut self) -> bool {
+        let path = self
+            .family
+            .as_ref()
+            .and_then(|family| family.socket_of(self.epoch.checked_sub(1)?));
+        let (Some(path), Some(pid)) = (path, self.old()) else {
+            return false;
+        };
+        match StandIn::at(&path) {
+            Ok(stand_in) => {
+                log::info!("the old generation, pid {pid}, has nothing left: it is ended");
+                self.stand_in = Some(stand_in);
+                true
+            }
+            Err(error) => {
+                log::debug!("the old generation is ended when its time has come: {error}");
+                false
+            }
+        }
+    }
+
+    /// Answers the newest Envoy in the place of the one before.
+    pub fn answer_for_old(&mut self) {
+        self.stand_in.take_if(|stand_in| !stand_in.answer());
+    }
+
+    /// What is polled for its questions.
+    pub fn stand_in(&self) -> Option<&StandIn> {
+        self.stand_in.as_ref()
+    }
+
+    /// Sends the old generation SIGKILL, and forgets it.
+    pub fn kill_old(&mut self) {
+        if let Some(old) = self.old.take() {
+            log::warn!("the old generation is ended by SIGKILL");
+            old.kill();
+        }
     }
 
     /// Has every Envoy reopen its logs, behind a start script, too: that would die of the signal.

@@ -192,6 +192,7 @@ impl Supervisor {
         while let Some(event) = self.events.take() {
             self.on_event(event);
         }
+        self.envoys.answer_for_old();
         if self.envoys.read_address() {
             self.handle(Input::AdminKnown);
         }
@@ -238,11 +239,10 @@ impl Supervisor {
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
             });
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        fds.extend(
-            self.envoys
-                .pipe()
-                .map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)),
-        );
+        let pipe = self.envoys.pipe().map(AsFd::as_fd);
+        let stand_in = self.envoys.stand_in().map(AsFd::as_fd);
+        let others = pipe.into_iter().chain(stand_in);
+        fds.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         // EINTR is a signal, which is looked for anyway.
         let _ = poll(&mut fds, timeout);
     }
@@ -270,7 +270,16 @@ impl Supervisor {
                 Action::Try => self.try_next(),
                 Action::SpawnNext => self.spawn_next(),
                 Action::KillNewest => self.envoys.kill_newest(),
+                Action::RelieveOld => {
+                    let relieved = self.envoys.relieve_old();
+                    self.handle(Input::OldRelieved(relieved));
+                }
                 Action::TerminateOld => self.envoys.terminate_old(),
+                Action::KillOld => {
+                    self.envoys.kill_old();
+                    self.note_generations();
+                }
+                Action::Keep => self.keep_reload(),
                 Action::Reloaded(how) => self.on_reloaded(how),
             }
         }
@@ -361,8 +370,11 @@ impl Supervisor {
         let backs_off = state == State::Restarting && !self.trials.asks_of_start();
         let next = self.core.wake_at().filter(|_| backs_off);
         let next = next.map(|at| self.born + at);
-        self.board
-            .update_quietly(|snapshot| snapshot.next_start = next);
+        let old = self.core.generations().old_ends_at();
+        self.board.update_quietly(|snapshot| {
+            snapshot.next_start = next;
+            snapshot.old_until = old.map(|at| self.born + at);
+        });
         let drain = self.core.drain();
         let code = self.leaving.as_ref().map(|leaving| leaving.code);
         self.reporter

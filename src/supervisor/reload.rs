@@ -34,6 +34,9 @@ pub(super) struct Reloading {
     generation: bool,
     /// What became of it.
     rose: Option<Result<String, String>>,
+    /// How many reloads were asked for, and the number of the one under way, or of the last.
+    asked: u64,
+    current: u64,
 }
 
 impl Reloading {
@@ -71,24 +74,28 @@ impl Supervisor {
     /// SIGHUP: somebody changed a file, and wants it read now.
     pub(super) fn reload(&mut self) {
         log::info!("SIGHUP");
-        let hot = self.options.hot_restart;
-        if hot && self.reloading.is_under_way() {
-            // Whoever looks for a reload's end looks for that one's.
-            log::warn!("not reloaded: another reload is under way");
-            self.helpers.tell(Command::CheckNow(self.reloading.number));
-            self.count(|counts| counts.refused += 1);
-            return;
+        self.reloading.asked += 1;
+        let asked = self.reloading.asked;
+        self.board.update(|snapshot| snapshot.reloads_asked = asked);
+        self.reporter.begin_reload();
+        if self.options.hot_restart {
+            self.handle(Input::Reload);
+        } else {
+            self.begin_reload();
+            self.end_reload();
         }
+    }
+
+    /// The reload that was asked for last begins: with the certificates.
+    fn begin_reload(&mut self) {
+        let hot = self.options.hot_restart;
         if hot {
-            let envoy = self.board.read().envoy.clone();
-            let warning = envoy.and_then(|it| hot_restart::warning(&it.version?, it.pid));
-            if let Some(warning) = warning {
-                log::warn!("{warning}");
-            }
+            // One whose generation is live, and has been taken over from by now.
+            self.end_reading(Ok("the next reload tells of the certificates".into()));
         }
         self.refusal.clear();
         self.trials.forget_reload();
-        self.reporter.begin_reload();
+        self.reloading.current = self.reloading.asked;
         if !self.read_certificates() {
             self.reloading.read = if self.options.has_certificates() {
                 let why = "the certificate thread is not there; it is being started again";
@@ -99,12 +106,24 @@ impl Supervisor {
                 Some(Err(NOTHING.into()))
             };
         }
-        if hot {
-            self.reloading.generation = true;
-            self.board.update(|snapshot| snapshot.reloading = true);
-            self.handle(Input::Reload);
-        }
-        self.end_reload();
+        self.reloading.generation = hot;
+        self.board.update(|snapshot| {
+            snapshot.reloading = hot;
+            snapshot.reload_kept = false;
+        });
+    }
+
+    /// The reload that was asked for just now is done later.
+    pub(super) fn keep_reload(&mut self) {
+        let waits_for = match self.envoys.old() {
+            Some(pid) if self.core.generations().old_ends_at().is_some() => {
+                format!("until the generation before, pid {pid}, has ended")
+            }
+            _ => "until the reload under way has ended".into(),
+        };
+        log::info!("the reload is kept {waits_for}");
+        self.helpers.tell(Command::CheckNow(self.reloading.number));
+        self.board.update(|snapshot| snapshot.reload_kept = true);
     }
 
     /// Has the certificates read again, if there is somebody to do that.
@@ -155,13 +174,15 @@ impl Supervisor {
         if !self.options.hot_restart {
             result = result.map(certificates_alone);
         }
-        self.reporter.end_reload();
+        if !self.core.generations().keeps_reload() {
+            self.reporter.end_reload();
+        }
         match &result {
             Ok(line) => log::info!("reloaded: {line}"),
             Err(why) => log::warn!("reload failed: {why}"),
         }
+        let number = self.reloading.current;
         self.board.update(|snapshot| {
-            let number = snapshot.reload.as_ref().map_or(0, |reload| reload.number) + 1;
             snapshot.reload = Some(Reload {
                 number,
                 at: Instant::now(),
@@ -178,6 +199,12 @@ impl Supervisor {
 
     /// Has Envoy look at the configuration as it is now: the Envoy that the path leads to now.
     pub(super) fn try_next(&mut self) {
+        self.begin_reload();
+        let envoy = self.board.read().envoy.clone();
+        let warning = envoy.and_then(|it| hot_restart::warning(&it.version?, it.pid));
+        if let Some(warning) = warning {
+            log::warn!("{warning}");
+        }
         let mut line = self.envoys.line().to_vec();
         line.extend(["--mode", "validate"].map(Into::into));
         self.trials.ask(Purpose::Configuration, line);
@@ -302,6 +329,10 @@ impl Supervisor {
             Reloaded::Failed => |counts| counts.failed += 1,
             _ => |counts| counts.refused += 1,
         });
+        if !self.reloading.generation {
+            // Refused before it began.
+            self.begin_reload();
+        }
         let epoch = self.envoys.epoch();
         let result = match how {
             Reloaded::Live => {
@@ -323,16 +354,6 @@ impl Supervisor {
                 } else {
                     why
                 })
-            }
-            Reloaded::UnderWay => Err("another reload is under way".into()),
-            Reloaded::OldDrains => {
-                let left = self.core.generations().old_drains_for(self.now());
-                let left = left.unwrap_or_default();
-                Err(format!(
-                    "the generation before, pid {}, still drains, and a reload would cut it: try again in {}",
-                    self.envoys.old().unwrap_or_default(),
-                    show(Duration::from_secs(left.as_secs() + 1))
-                ))
             }
             Reloaded::NotLive => Err("envoy is not live".into()),
             Reloaded::Draining => Err("a drain was asked for".into()),

@@ -4,6 +4,7 @@ mod certificates;
 mod container;
 mod degraded;
 mod http3;
+mod kept;
 mod kills;
 mod refusals;
 mod rig;

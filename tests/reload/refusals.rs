@@ -5,7 +5,6 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -120,27 +119,6 @@ fn an_address_that_cannot_be_bound_leaves_the_old_generation_serving() {
     assert_eq!(connections.finish().failures, Vec::<String>::new());
     rig.drainit.signal(Signal::SIGTERM);
     assert_eq!(rig.drainit.wait_exit(PATIENCE), 0);
-}
-
-#[test]
-fn one_reload_at_a_time() {
-    let rig = Rig::start();
-    let (first, second) = thread::scope(|scope| {
-        let first = scope.spawn(|| rig.reload());
-        wait_for("a reload under way", PATIENCE, || {
-            rig.status()["reloading"] == true
-        });
-        let second = rig.reload();
-        rig.drainit.signal(Signal::SIGHUP);
-        (first.join().unwrap(), second)
-    });
-    assert_eq!(first.0, 0, "{}", first.1);
-    assert_eq!(second.0, 1, "{}", second.1);
-    assert!(second.1.contains("under way"), "{}", second.1);
-    assert_eq!(rig.epoch(), 1);
-    // The old generation still drains, and Envoy would end it.
-    rig.reload_badly("still drains, and a reload would cut it: try again in ");
-    rig.reload_well();
 }
 
 #[test]

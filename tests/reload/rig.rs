@@ -92,11 +92,16 @@ impl Rig {
 
     /// `drainit reload`: exit code and what it says.
     pub fn reload(&self) -> (i32, String) {
+        self.reload_with(&[])
+    }
+
+    pub fn reload_with(&self, options: &[&str]) -> (i32, String) {
         let mut command = Command::new(drainit());
         let crate::support::http::Address::Unix(path) = &self.drainit.health else {
             panic!("a unix socket");
         };
         command.args(["reload", "--listen", &format!("unix:{}", path.display())]);
+        command.args(options);
         let (code, out, err) = run_command(&mut command);
         (code, format!("{out}{err}"))
     }

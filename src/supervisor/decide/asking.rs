@@ -143,6 +143,15 @@ impl Asking {
         self.next = Some(Look { due, figures });
     }
 
+    /// What is open is looked at again and again, as long as an old Envoy may have something.
+    pub fn look_for_old(&mut self, now: Time) -> Option<Time> {
+        if self.asked.is_some() || self.next.is_some() {
+            return None;
+        }
+        self.figures_at(now + PROBE_REST);
+        Some(now + PROBE_REST)
+    }
+
     /// Envoy is looked at again after a pause, each longer than the one before, up to `rest`.
     pub fn look_again(&mut self, now: Time, rest: Duration) {
         self.look_at(now + self.pause);

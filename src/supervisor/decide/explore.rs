@@ -18,7 +18,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::asking::{Asking, PROBE_REST};
-use super::generations::{Admin, Beside, SEEN_LATE, START_LIMIT};
+use super::generations::{Admin, Beside, Left, MOMENT, SEEN_LATE, START_LIMIT};
 use super::life::{AfterStop, HANDLERS_READY, KILL_PATIENCE};
 use super::orders::SAME_ORDER;
 use super::*;
@@ -91,6 +91,8 @@ impl Search {
             [Event::Spawned, Event::SpawnFailed]
         } else if actions.contains(&Action::SpawnNext) {
             [true, false].map(Event::NextSpawned)
+        } else if actions.contains(&Action::RelieveOld) {
+            [true, false].map(Event::OldRelieved)
         } else {
             return self.keep(path, from, to, now, event);
         };

@@ -4,6 +4,7 @@
 //! is gone and the new one's knows nothing of it. A drain waits for that, with the deadline
 //! running.
 
+mod old;
 mod orders;
 mod starting;
 
@@ -16,6 +17,9 @@ use crate::drain::{Answer, Ask, Outcome, Time};
 use crate::process::Exit;
 
 #[cfg(test)]
+pub(super) use old::MOMENT;
+pub(super) use old::{Left, Told};
+#[cfg(test)]
 pub(super) use starting::START_LIMIT;
 pub(super) use starting::Starting;
 
@@ -27,10 +31,6 @@ pub(super) const SEEN_LATE: Duration = Duration::from_secs(2);
 pub enum Reloaded {
     /// The next Envoy is live, and the old one drains.
     Live,
-    /// Not now: another reload is under way.
-    UnderWay,
-    /// Not now: the Envoy before this one still drains, and would be ended at once.
-    OldDrains,
     /// Not now: Envoy is not live.
     NotLive,
     /// A drain is asked for, or came in between.
@@ -61,6 +61,8 @@ pub(super) enum Beside {
         since: Time,
         /// What the newest has told of it.
         told: Told,
+        /// What it has left, and how far its end is.
+        left: Left,
         /// Whether the newest was spawned a second time.
         second: bool,
     },
@@ -70,31 +72,6 @@ pub(super) enum Beside {
         since: Time,
         asked: Option<Question>,
     },
-}
-
-/// What the newest Envoy has told of the connections that the old one has.
-///
-/// It learns of them at each flush of its statistics (`stats_flush_interval`, 5 s unless
-/// configured), when its uptime moves on too. Before the first one a zero means nothing; from
-/// then on it stays true, because an old Envoy accepts no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Told {
-    Nothing,
-    /// This was its uptime when it was first asked.
-    Asked(u64),
-    /// There was a flush since.
-    All,
-}
-
-impl Told {
-    /// After an answer with this uptime.
-    pub fn after(self, uptime: Option<u64>) -> Told {
-        match (self, uptime) {
-            (Told::Nothing, Some(uptime)) => Told::Asked(uptime),
-            (Told::Asked(before), Some(uptime)) if uptime != before => Told::All,
-            _ => self,
-        }
-    }
 }
 
 /// The admin interface of the Envoy that serves.
@@ -117,6 +94,9 @@ pub struct Generations {
     pub(super) admin: Admin,
     /// Whether somebody waits for a reload's end.
     pub(super) waited: bool,
+    /// Whether a reload is to be done as soon as nothing stands in its way. The last one that was
+    /// asked for counts: they are one.
+    pub(super) kept: bool,
 }
 
 impl Generations {
@@ -126,6 +106,7 @@ impl Generations {
             beside: Beside::Nobody,
             admin: Admin::Own,
             waited: false,
+            kept: false,
         }
     }
 
@@ -153,14 +134,17 @@ impl Generations {
         matches!(self.beside, Beside::Starting(next) if next.accepts_nothing)
     }
 
-    /// How long the old Envoy still drains, if there is one.
-    pub fn old_drains_for(&self, now: Time) -> Option<Duration> {
+    /// When its time ends the old Envoy that drains, if there is one.
+    pub fn old_ends_at(&self) -> Option<Time> {
         match self.beside {
-            Beside::Old { since, .. } | Beside::Last { since, .. } => {
-                Some((since + self.old_time?).saturating_sub(now))
-            }
+            Beside::Old { since, .. } | Beside::Last { since, .. } => Some(since + self.old_time?),
             _ => None,
         }
+    }
+
+    /// Whether a reload is kept until nothing stands in its way.
+    pub fn keeps_reload(&self) -> bool {
+        self.kept
     }
 
     /// What was asked on behalf of a second Envoy.
@@ -204,6 +188,7 @@ impl Generations {
             (Input::NextSpawned(spawned), Beside::Spawning { .. }) => {
                 self.on_next_spawned(life, turn, spawned);
             }
+            (Input::OldRelieved(relieved), _) => self.on_relieved(turn.now, relieved),
             (Input::OldExited(exit), _) => self.on_old_exit(life, turn, exit),
             (Input::Order(order, from), _) => {
                 if self.on_order(life, turn, order, &from) {
@@ -250,7 +235,7 @@ impl Generations {
     pub(super) fn settle(&mut self, life: &mut Life, turn: &mut Turn) {
         let goes_on = life.is_running() && life.drain.is_none();
         if goes_on {
-            return;
+            return self.begin_kept(life, turn);
         }
         match &mut self.beside {
             Beside::Trying => self.beside = Beside::Nobody,
@@ -258,24 +243,31 @@ impl Generations {
             Beside::Starting(next) if !life.is_running() => next.asking.rest(),
             _ => {}
         }
-        self.tell(
-            turn,
-            match life.phase {
-                _ if life.drain.is_some() => Reloaded::Draining,
-                Phase::Stopping { .. } => Reloaded::NotLive,
-                _ => Reloaded::Failed,
-            },
-        );
+        let how = match life.phase {
+            _ if life.drain.is_some() => Reloaded::Draining,
+            Phase::Stopping { .. } => Reloaded::NotLive,
+            _ => Reloaded::Failed,
+        };
+        self.tell(turn, how);
+        if std::mem::take(&mut self.kept) {
+            turn.tell_reloaded();
+            turn.reloaded = Some(how);
+        }
     }
 
     /// The newest Envoy is live, spawned anew beside an old one: the old one's time begins again,
     /// and so does what is not known of it.
     pub(super) fn on_live(&mut self, life: &mut Life, now: Time) {
-        if let (Beside::Old { since, told, .. }, Phase::Running(envoy)) =
-            (&mut self.beside, &mut life.phase)
+        if let (
+            Beside::Old {
+                since, told, left, ..
+            },
+            Phase::Running(envoy),
+        ) = (&mut self.beside, &mut life.phase)
         {
             *since = now;
             *told = Told::Nothing;
+            *left = Left::Something;
             envoy.asking.figures_at(now + PROBE_REST);
         }
     }
@@ -307,8 +299,8 @@ impl Generations {
         let Some(question) = life.asked().filter(|asked| asked.number == number) else {
             return false;
         };
-        if let (Beside::Old { told, .. }, Some(Answer::Stats(load))) = (&mut self.beside, answer) {
-            *told = told.after(load.uptime);
+        if let Some(Answer::Stats(load)) = answer {
+            self.note_old(life, turn, load);
         }
         if question.ask != Ask::Sockets {
             self.admin = match self.admin {
@@ -337,6 +329,11 @@ impl Generations {
                 return false;
             }
             Beside::Trying | Beside::Spawning { .. } => self.beside = Beside::Nobody,
+            Beside::Old { left, .. } if left.is_relieved() => {
+                // Nobody could start beside it: whoever answers in its place has no sockets.
+                self.beside = Beside::Nobody;
+                turn.act(Action::KillOld);
+            }
             Beside::Old { second, .. } if !*second && life.is_live() && life.drain.is_none() => {
                 // The listeners are closed now; the same Envoy, started again, finds the old one.
                 // Once: one that keeps ending is subject to the rules.
@@ -356,7 +353,7 @@ impl Generations {
                 self.beside = Beside::Nobody;
                 self.lose_everything(life, turn, exit);
             }
-            Beside::Old { since, .. } => {
+            Beside::Old { since, left, .. } => {
                 self.beside = Beside::Nobody;
                 let time = self.old_time.unwrap_or_default();
                 let is_its_time = life.is_live() && turn.now + SEEN_LATE >= since + time;
@@ -366,7 +363,9 @@ impl Generations {
                         ..
                     } => life.phase = Phase::Over(exit.code()),
                     Phase::Running(_)
-                        if life.drain.is_none() && (exit != Exit::Code(0) || !is_its_time) =>
+                        if life.drain.is_none()
+                            && !left.is_relieved()
+                            && (exit != Exit::Code(0) || !is_its_time) =>
                     {
                         // The newest still serves, but its main thread hangs when it would talk to
                         // the old one: for ten seconds, then it aborts. SIGTERM makes it do so at
@@ -424,6 +423,7 @@ impl Generations {
     pub(super) fn advance(&mut self, life: &mut Life, turn: &mut Turn) -> Option<Time> {
         match &mut self.beside {
             Beside::Starting(next) if life.is_running() => next.advance(turn),
+            Beside::Old { .. } => self.advance_old(life, turn),
             Beside::Last { .. } => self.advance_last(life, turn),
             _ => None,
         }

@@ -1,7 +1,7 @@
 //! The rules of a hot restart, one by one.
 
 use super::asking::PROBE_REST;
-use super::generations::START_LIMIT;
+use super::generations::{MOMENT, START_LIMIT};
 use super::orders::SAME_ORDER;
 use super::tests::{Play, rules, with};
 use super::*;
@@ -59,8 +59,6 @@ fn two(rules: Rules) -> Play {
 fn a_reload_is_refused_when_it_would_do_harm() {
     for (mut play, why) in [
         (Play::started(hot()), Reloaded::NotLive),
-        (rising(hot()), Reloaded::UnderWay),
-        (two(hot()), Reloaded::OldDrains),
         (
             {
                 let mut play = rising(hot());
@@ -447,11 +445,121 @@ fn it_is_seen_that_the_old_one_accepts_no_more_while_another_attempt_rises() {
 #[test]
 fn it_is_known_how_long_an_old_generation_drains() {
     let mut play = two(hot());
+    let until = play.now + Duration::from_secs(25);
     play.now += Duration::from_secs(7);
-    let left = |play: &Play| play.core.generations.old_drains_for(play.now);
-    assert_eq!(left(&play), Some(Duration::from_secs(18)));
-    play.now += Duration::from_secs(30);
-    assert_eq!(left(&play), Some(Duration::ZERO));
+    assert_eq!(play.core.generations.old_ends_at(), Some(until));
     play.put(Input::OldExited(Exit::Code(0)));
-    assert_eq!(left(&play), None);
+    assert_eq!(play.core.generations.old_ends_at(), None);
+}
+
+#[test]
+fn a_reload_is_kept_until_nothing_stands_in_its_way_and_many_are_one() {
+    let mut play = rising(hot());
+    for _ in 0..2 {
+        play.put(Input::Reload);
+    }
+    assert_eq!(play.done, [Action::Keep, Action::Keep]);
+    play.done.clear();
+    play.answer(Answer::Ready(Readiness::Live));
+    assert!(play.did(Action::Reloaded(Reloaded::Live)) && !play.did(Action::Try));
+    play.now += Duration::from_secs(25);
+    play.put(Input::OldExited(Exit::Code(0)));
+    assert!(play.did(Action::Try));
+    play.done.clear();
+    play.put(Input::Tried(false));
+    assert_eq!(play.done, [Action::Reloaded(Reloaded::Refused)]);
+
+    // One that is refused lets the next try at once, and is told of first.
+    let mut play = Play::live(hot());
+    play.put(Input::Reload);
+    play.put(Input::Reload);
+    play.done.clear();
+    play.put(Input::Tried(false));
+    assert_eq!(
+        play.done,
+        [Action::Reloaded(Reloaded::Refused), Action::Try]
+    );
+
+    // A drain ends both.
+    let mut play = rising(hot());
+    play.put(Input::Reload);
+    play.done.clear();
+    play.order(Order::Drain);
+    let told = |action: &&Action| **action == Action::Reloaded(Reloaded::Draining);
+    assert_eq!(play.done.iter().filter(told).count(), 2);
+}
+
+/// What the newest tells when it was up so long at its last flush, and what the kernel sees of the
+/// old one.
+fn beside(uptime: u64, old_sockets: Option<u64>) -> impl FnMut(Ask) -> Option<Answer> {
+    let mut answers = idle(uptime);
+    move |ask| {
+        answers(ask).map(|answer| match answer {
+            Answer::Stats(load) => Answer::Stats(Load {
+                old_sockets,
+                health_failed: false,
+                ..load
+            }),
+            answer => answer,
+        })
+    }
+}
+
+#[test]
+fn an_old_generation_with_nothing_left_is_relieved_and_ended() {
+    let mut play = two(hot());
+    let pass = |play: &mut Play, seconds, uptime, left| {
+        let end = play.now + Duration::from_secs(seconds);
+        play.until(end, beside(uptime, left));
+    };
+    pass(&mut play, 3, 60, Some(0));
+    assert!(!play.did(Action::RelieveOld), "its own word is not known");
+    for left in [Some(1), None] {
+        pass(&mut play, 3, 65, left);
+        assert!(!play.did(Action::RelieveOld), "{left:?}");
+    }
+    while !play.did(Action::RelieveOld) {
+        pass(&mut play, 1, 65, Some(0));
+    }
+    play.put(Input::Reload);
+    play.put(Input::OldRelieved(true));
+    assert!(!play.did(Action::TerminateOld));
+    play.now += MOMENT;
+    play.put(Input::Tick);
+    assert!(play.did(Action::TerminateOld) && !play.did(Action::Try));
+    play.done.clear();
+    play.put(Input::OldExited(Exit::Code(0)));
+    assert_eq!(play.done, [Action::Try], "and the newest lives on");
+}
+
+#[test]
+fn an_old_generation_that_nobody_can_answer_for_keeps_its_time() {
+    let mut play = two(hot());
+    let end = play.now + Duration::from_secs(3);
+    play.until(end, beside(60, Some(0)));
+    let end = play.now + Duration::from_secs(3);
+    play.until(end, beside(65, Some(0)));
+    assert!(play.did(Action::RelieveOld));
+    play.put(Input::OldRelieved(false));
+    play.done.clear();
+    let end = play.now + Duration::from_secs(9);
+    play.until(end, beside(70, Some(0)));
+    assert!(!play.did(Action::TerminateOld) && !play.did(Action::RelieveOld));
+}
+
+#[test]
+fn a_newest_that_ends_with_a_relieved_one_beside_it_is_alone() {
+    let mut play = two(Rules {
+        restart: true,
+        ..hot()
+    });
+    let end = play.now + Duration::from_secs(2);
+    play.until(end, beside(60, Some(0)));
+    let end = play.now + Duration::from_secs(3);
+    play.until(end, beside(65, Some(0)));
+    play.put(Input::OldRelieved(true));
+    play.done.clear();
+    play.put(Input::Exited(KILLED));
+    assert_eq!(play.done, [Action::KillOld]);
+    assert_eq!(play.state(), State::Restarting);
 }

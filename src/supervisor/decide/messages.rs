@@ -76,6 +76,8 @@ pub enum Input {
     Tried(bool),
     /// The next Envoy was spawned, or could not be.
     NextSpawned(bool),
+    /// Somebody answers in the old Envoy's place from now on, or nobody can.
+    OldRelieved(bool),
     /// The old Envoy, which another has taken over from, is gone.
     OldExited(Exit),
 }
@@ -106,8 +108,14 @@ pub enum Action {
     SpawnNext,
     /// Send the newest Envoy SIGKILL: it starts for too long, or is useless without the one before.
     KillNewest,
+    /// Answer the newest Envoy in the old one's place: it asks until its parent shutdown time.
+    RelieveOld,
     /// Send the old Envoy SIGTERM.
     TerminateOld,
-    /// Tell whoever asked for a reload how it ended.
+    /// Send an old Envoy that has nothing left SIGKILL. It counts as gone from now on.
+    KillOld,
+    /// The reload that somebody asked for just now is done as soon as nothing stands in its way.
+    Keep,
+    /// Tell whoever asked for a reload how it ended: the one under way, or else the kept one.
     Reloaded(Reloaded),
 }

@@ -66,6 +66,7 @@ impl Says {
                 }],
                 requests,
                 udp_sessions,
+                old_sockets: Some(connections),
                 uptime: Some(u64::from(self == Says::Flushed)),
                 health_failed,
                 sends_logs: self == Says::Logs,
@@ -120,6 +121,7 @@ pub(super) enum Event {
     Reload,
     Tried(bool),
     NextSpawned(bool),
+    OldRelieved(bool),
     OldExited(Exit),
 }
 
@@ -148,6 +150,7 @@ impl Event {
             Event::Reload => Input::Reload,
             Event::Tried(passed) => Input::Tried(passed),
             Event::NextSpawned(spawned) => Input::NextSpawned(spawned),
+            Event::OldRelieved(relieved) => Input::OldRelieved(relieved),
             Event::OldExited(exit) => Input::OldExited(exit),
         }
     }

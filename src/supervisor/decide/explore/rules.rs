@@ -15,23 +15,41 @@ pub(super) fn must(holds: bool, what: &str) -> Verdict {
 impl World {
     /// Whether whoever wants a reload hears of its end, and once.
     pub(super) fn judge_reload(&mut self, event: Event, actions: &[Action]) -> Verdict {
-        let told = actions
-            .iter()
-            .filter(|a| matches!(a, Action::Reloaded(_)))
-            .count();
-        let tried = actions.contains(&Action::Try);
-        if event == Event::Reload {
-            must(told + usize::from(tried) == 1, "not one answer to a reload")?;
-            must(!(tried && self.witness.waiting), "two reloads at once")?;
-            self.witness.waiting |= tried;
-        } else {
-            must(!tried, "a reload that nobody wants")?;
-            must(told <= usize::from(self.witness.waiting), "told to nobody")?;
-            self.witness.waiting &= told == 0;
+        let witness = &mut self.witness;
+        let mut answered = false;
+        for action in actions {
+            match action {
+                Action::Try => {
+                    let wanted = witness.kept || event == Event::Reload;
+                    must(wanted, "a reload that nobody wants")?;
+                    must(!witness.waiting, "two reloads at once")?;
+                    (witness.waiting, witness.kept, answered) = (true, false, true);
+                }
+                Action::Keep => {
+                    must(event == Event::Reload, "kept for nobody")?;
+                    (witness.kept, answered) = (true, true);
+                }
+                // The one that was asked for just now is refused.
+                Action::Reloaded(_) if event == Event::Reload => answered = true,
+                Action::Reloaded(_) if witness.waiting => witness.waiting = false,
+                Action::Reloaded(_) => {
+                    must(witness.kept, "told to nobody")?;
+                    witness.kept = false;
+                }
+                _ => {}
+            }
         }
+        must(
+            answered == (event == Event::Reload) || actions.contains(&Action::Try),
+            "a reload without an answer",
+        )?;
         must(
             !self.witness.waiting || self.core.is_reloading(),
             "somebody waits for a reload in vain",
+        )?;
+        must(
+            !self.witness.kept || self.core.generations.beside != Beside::Nobody,
+            "a kept reload is forgotten",
         )
     }
 
@@ -183,6 +201,10 @@ impl World {
             Action::KillNewest => {
                 if let Event::OldExited(_) = event {
                     self.witness.killed = Some(now);
+                    must(
+                        !matches!(before.generations.beside, Beside::Old { left, .. } if left.is_relieved()),
+                        "killed for an end that was meant",
+                    )?;
                     return must(running && self.witness.newest, "SIGKILL to nobody");
                 }
                 let Beside::Starting(next) = before.generations.beside else {
@@ -191,12 +213,45 @@ impl World {
                 let late = now >= next.since + START_LIMIT;
                 must(late && !next.given_up, "given up early")
             }
+            Action::Keep => Ok(()),
+            Action::RelieveOld => {
+                must(
+                    self.witness.old && self.witness.newest && core.life.drain.is_none(),
+                    "nobody to relieve, or for nobody",
+                )?;
+                must(self.witness.empty, "relieved with something left")
+            }
+            Action::TerminateOld if self.witness.newest => {
+                must(
+                    self.witness.old && self.witness.old_ended.is_none(),
+                    "SIGTERM to no old generation, or twice",
+                )?;
+                self.witness.old_ended = Some(now);
+                let relieved = self.witness.relieved;
+                let Beside::Old { since, .. } = before.generations.beside else {
+                    return Err("SIGTERM to nobody".into());
+                };
+                must(
+                    relieved.is_some_and(|at| now >= (at + MOMENT).min(since + PARENT_TIME)),
+                    "SIGTERM to an old generation that is asked, or has something left",
+                )
+            }
+            Action::KillOld => {
+                let ended = self.witness.old_ended;
+                let patience = core.life.rules.kill_timeout.max(KILL_PATIENCE);
+                must(
+                    self.witness.old && self.witness.relieved.is_some(),
+                    "SIGKILL to an old generation that is asked",
+                )?;
+                self.witness.lose_old();
+                must(
+                    matches!(event, Event::Exited(_))
+                        || ended.is_some_and(|at| now >= at + patience),
+                    "SIGKILL to an old generation too early",
+                )
+            }
             Action::TerminateOld => {
                 must(self.witness.old, "SIGTERM to no old generation")?;
-                must(
-                    !self.witness.newest,
-                    "SIGTERM to an old generation with a new one",
-                )?;
                 self.witness.terminated.get_or_insert(now);
                 Ok(())
             }
@@ -413,6 +468,12 @@ impl World {
                 )?;
             }
             _ => {}
+        }
+        if let Some(at) = self.witness.old_ended.filter(|_| !over) {
+            let patience = core.life.rules.kill_timeout.max(KILL_PATIENCE);
+            wakes_by(at + patience, "the old generation's SIGKILL")?;
+        } else if let Some(at) = self.witness.relieved.filter(|_| !over) {
+            wakes_by(at + MOMENT, "the old generation's end")?;
         }
         let running = matches!(core.life.phase, Phase::Running(_));
         let accepts = core.life.is_live() && !self.witness.spent;

@@ -49,8 +49,14 @@ pub(super) struct Witness {
     /// told of the old one.
     pub(super) uptime: Option<u64>,
     pub(super) told: bool,
-    /// Whether somebody waits for a reload.
+    /// Whether nothing is left of the old one, by both witnesses; since when nothing was left and
+    /// somebody answers in its place; when it was sent SIGTERM for that.
+    pub(super) empty: bool,
+    pub(super) relieved: Option<Time>,
+    pub(super) old_ended: Option<Time>,
+    /// Whether somebody waits for a reload that is under way, and for one that is kept.
     pub(super) waiting: bool,
+    pub(super) kept: bool,
     /// Whether the one that serves may have handed over, to one that ended, its admin interface
     /// and its listeners.
     pub(super) spent: bool,
@@ -65,6 +71,12 @@ impl Witness {
         {
             (drain.word, drain.kernel) = (true, None);
         }
+    }
+
+    /// The old one is gone.
+    pub(super) fn lose_old(&mut self) {
+        self.old = false;
+        (self.relieved, self.old_ended) = (None, None);
     }
 
     pub(super) fn note(&mut self, now: Time, event: Event, before: &Core) {
@@ -177,6 +189,10 @@ impl Witness {
                 if let (true, Some(Answer::Stats(load))) = (self.old, says.answer()) {
                     let first = *self.uptime.get_or_insert(load.uptime.unwrap());
                     self.told |= load.uptime != Some(first);
+                    self.empty = self.told && load.old_sockets == Some(0);
+                    if !self.empty {
+                        self.relieved = self.relieved.map(|_| now);
+                    }
                 }
                 if let (Some(drain), Some(Answer::Stats(load))) = (&mut self.drain, says.answer()) {
                     if load.in_flight() > 0 || load.connections() == 0 {
@@ -190,11 +206,13 @@ impl Witness {
                 self.live = self.old;
                 self.newest = true;
                 (self.uptime, self.told) = (None, false);
+                self.empty = false;
                 (self.terminated, self.killed, self.rest) = (None, None, false);
                 (self.spent, self.refused) = (false, false);
             }
             Event::NextSpawned(true) => self.old = true,
-            Event::OldExited(_) => self.old = false,
+            Event::OldRelieved(true) => self.relieved = Some(now),
+            Event::OldExited(_) => self.lose_old(),
             // While one rises it is that one, and the one before is the newest again.
             Event::Exited(_) if before.generations.is_starting() && self.old => {
                 (self.old, self.spent, self.refused) = (false, true, false);

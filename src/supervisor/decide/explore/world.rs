@@ -82,9 +82,20 @@ impl World {
                 next.asking = Asking::from_start(BASE);
                 next.asking.rest();
             }
-            Beside::Old { since, .. } if !drains => *since = past(*since, PARENT_TIME - SEEN_LATE),
+            Beside::Old { since, left, .. } if !drains => {
+                *since = past(*since, PARENT_TIME - SEEN_LATE);
+                *left = leveled(*left, &past);
+            }
             // When its time is, and whether the newest is spawned again, makes no difference now.
-            Beside::Old { since, second, .. } => (*since, *second) = (BASE, true),
+            Beside::Old {
+                since,
+                second,
+                left,
+                ..
+            } => {
+                (*since, *second) = (BASE, true);
+                *left = leveled(*left, &past);
+            }
             Beside::Last { since, asked } => {
                 *since = BASE;
                 if let Some(asked) = asked {
@@ -94,6 +105,9 @@ impl World {
             _ => {}
         }
         let witness = &mut self.witness;
+        witness.empty &= witness.old && !drains;
+        witness.relieved = witness.relieved.map(|at| past(at, MOMENT));
+        witness.old_ended = witness.old_ended.map(|at| past(at, KILL_PATIENCE));
         witness.stops = witness.stops.min(3);
         witness.ordered = counts(witness.ordered);
         witness.terminated = witness.terminated.map(|at| past(at, LONG));
@@ -216,6 +230,14 @@ impl World {
         self.judge_looks(now, event, from)?;
         self.judge_rest(now, &actions)?;
         Ok(actions)
+    }
+}
+
+fn leveled(left: Left, past: &impl Fn(Time, Duration) -> Time) -> Left {
+    match left {
+        Left::Relieved(at) => Left::Relieved(past(at, MOMENT)),
+        Left::Terminated(at) => Left::Terminated(past(at, KILL_PATIENCE)),
+        left => left,
     }
 }
 

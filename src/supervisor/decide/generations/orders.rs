@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::asking::Asker;
 use super::super::life::{Life, Phase};
 use super::super::{Order, Turn};
-use super::{Beside, Generations, Told};
+use super::{Beside, Generations, Left, Told};
 use crate::drain::{self, Answer, Ask, Drain, Limits, Outcome, Time};
 use crate::process::Exit;
 
@@ -73,6 +73,7 @@ impl Generations {
         self.beside = Beside::Old {
             since: *since,
             told: Told::Nothing,
+            left: Left::Something,
             second: true,
         };
         if !stops {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::asking::{Asking, PROBE_REST};
 use super::super::life::{Life, Phase, serves};
 use super::super::{Action, Turn};
-use super::{Admin, Beside, Generations, Reloaded, Told, newest};
+use super::{Admin, Beside, Generations, Left, Reloaded, Told, newest};
 use crate::drain::{Answer, Ask, Time};
 use crate::duration::show;
 use crate::process::Exit;
@@ -48,20 +48,32 @@ impl Starting {
 
 impl Generations {
     pub(super) fn on_reload(&mut self, life: &Life, turn: &mut Turn) {
-        let refusal = match self.beside {
-            _ if life.drain.is_some() => Reloaded::Draining,
-            Beside::Trying | Beside::Spawning { .. } | Beside::Starting(_) => Reloaded::UnderWay,
-            _ if !life.is_live() => Reloaded::NotLive,
-            Beside::Old { .. } | Beside::Last { .. } => Reloaded::OldDrains,
-            Beside::Nobody => {
-                self.beside = Beside::Trying;
-                self.waited = true;
-                turn.act(Action::Try);
-                return;
-            }
-        };
-        // Another reload's own end is told to those who wait for that.
-        turn.act(Action::Reloaded(refusal));
+        if life.drain.is_some() {
+            turn.act(Action::Reloaded(Reloaded::Draining));
+        } else if self.beside != Beside::Nobody && life.is_running() {
+            // It would cut what the old Envoy has, or come too late for the one that starts.
+            self.kept = true;
+            turn.act(Action::Keep);
+        } else if life.is_live() {
+            self.begin(turn);
+        } else {
+            turn.act(Action::Reloaded(Reloaded::NotLive));
+        }
+    }
+
+    fn begin(&mut self, turn: &mut Turn) {
+        self.beside = Beside::Trying;
+        self.waited = true;
+        turn.act(Action::Try);
+    }
+
+    /// Begins the reload that was kept, where nothing stands in its way any more.
+    pub(super) fn begin_kept(&mut self, life: &Life, turn: &mut Turn) {
+        let free = self.beside == Beside::Nobody && life.is_live() && life.drain.is_none();
+        if free && std::mem::take(&mut self.kept) {
+            turn.tell_reloaded();
+            self.begin(turn);
+        }
     }
 
     pub(super) fn on_tried(&mut self, turn: &mut Turn, passed: bool) {
@@ -138,6 +150,7 @@ impl Generations {
         self.beside = Beside::Old {
             since: turn.now,
             told: Told::Nothing,
+            left: Left::Something,
             second: false,
         };
         self.admin = Admin::Own;

@@ -1,0 +1,144 @@
+//! The old Envoy beside the newest: what it has left, and its end.
+
+use std::time::Duration;
+
+use super::super::life::KILL_PATIENCE;
+use super::super::life::{Life, Phase};
+use super::super::{Action, Turn};
+use super::{Beside, Generations};
+use crate::drain::Time;
+use crate::envoy::load::Load;
+
+/// How long an old Envoy has had nothing left, and somebody has answered in its place, before it is
+/// ended: an answer of its own that was on the way has come by then, and the last entry of an access
+/// log that it sends elsewhere has gone (within 1 s by default).
+pub(in super::super) const MOMENT: Duration =
+    Duration::from_millis(if cfg!(test) { 500 } else { 1_200 });
+
+/// What the newest Envoy has told of the connections that the old one has.
+///
+/// It learns of them at each flush of its statistics (`stats_flush_interval`, 5 s unless
+/// configured), when its uptime moves on too. Before the first one a zero means nothing; from
+/// then on it stays true, because an old Envoy accepts no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in super::super) enum Told {
+    Nothing,
+    /// This was its uptime when it was first asked.
+    Asked(u64),
+    /// There was a flush since.
+    All,
+}
+
+impl Told {
+    /// After an answer with this uptime.
+    pub fn after(self, uptime: Option<u64>) -> Told {
+        match (self, uptime) {
+            (Told::Nothing, Some(uptime)) => Told::Asked(uptime),
+            (Told::Asked(before), Some(uptime)) if uptime != before => Told::All,
+            _ => self,
+        }
+    }
+}
+
+/// What the old Envoy has left, and how far its end is.
+///
+/// An Envoy that has told the one before it to drain asks it for its statistics until its parent
+/// shutdown time, and aborts where nobody is there to answer (`sendHotRestartMessage` in Envoy's
+/// source/server/hot_restarting_base.cc). So the old one is relieved first: somebody else answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in super::super) enum Left {
+    /// Something, or that is not known.
+    Something,
+    /// Nothing, by both witnesses: the newest Envoy's word, since a flush of its statistics, and the
+    /// kernel's. Somebody is asked to answer in its place.
+    Relieving,
+    /// Nothing, and nobody can answer in its place: its time ends it.
+    Unrelieved,
+    /// Nothing, since then, and somebody answers in its place.
+    Relieved(Time),
+    /// It was sent SIGTERM then.
+    Terminated(Time),
+}
+
+impl Left {
+    /// Whether somebody answers in its place.
+    pub fn is_relieved(self) -> bool {
+        matches!(self, Left::Relieved(_) | Left::Terminated(_))
+    }
+}
+
+impl Generations {
+    /// Somebody has looked at what is open.
+    pub(super) fn note_old(&mut self, life: &mut Life, turn: &mut Turn, load: &Load) {
+        let now = turn.now;
+        let Beside::Old { told, left, .. } = &mut self.beside else {
+            return;
+        };
+        *told = told.after(load.uptime);
+        let nothing =
+            *told == Told::All && load.old_connections == 0 && load.old_sockets == Some(0);
+        match left {
+            Left::Something if nothing && life.drain.is_none() => {
+                *left = Left::Relieving;
+                turn.act(Action::RelieveOld);
+            }
+            // It accepts nothing, so that this is a look that failed.
+            Left::Relieved(since) if !nothing => *since = now,
+            _ => {}
+        }
+    }
+
+    /// Somebody answers in the old Envoy's place, or nobody can.
+    pub(super) fn on_relieved(&mut self, now: Time, relieved: bool) {
+        if let Beside::Old { left, .. } = &mut self.beside
+            && *left == Left::Relieving
+        {
+            *left = match relieved {
+                true => Left::Relieved(now),
+                false => Left::Unrelieved,
+            };
+        }
+    }
+
+    /// Ends an old Envoy that has nothing left; until then, sees to it that somebody looks.
+    pub(super) fn advance_old(&mut self, life: &mut Life, turn: &mut Turn) -> Option<Time> {
+        let Beside::Old { since, left, .. } = &mut self.beside else {
+            return None;
+        };
+        let look = match &mut life.phase {
+            Phase::Running(envoy)
+                if envoy.live.is_some()
+                    && life.drain.is_none()
+                    && matches!(left, Left::Something | Left::Relieved(_)) =>
+            {
+                envoy.asking.look_for_old(turn.now)
+            }
+            _ => None,
+        };
+        let patience = life.rules.kill_timeout.max(KILL_PATIENCE);
+        let due = match *left {
+            // When its time has come, the newest tells it to end, and whoever answers in its
+            // place hears that.
+            Left::Relieved(at) => {
+                Some((at + MOMENT).min(*since + self.old_time.unwrap_or_default()))
+            }
+            Left::Terminated(at) => Some(at + patience),
+            Left::Something | Left::Relieving | Left::Unrelieved => None,
+        };
+        let due = match *left {
+            Left::Relieved(_) if due <= Some(turn.now) => {
+                *left = Left::Terminated(turn.now);
+                turn.act(Action::TerminateOld);
+                Some(turn.now + patience)
+            }
+            Left::Terminated(_) if due <= Some(turn.now) => {
+                self.beside = Beside::Nobody;
+                turn.act(Action::KillOld);
+                self.begin_kept(life, turn);
+                None
+            }
+            _ => due,
+        };
+        [due, look].into_iter().flatten().min()
+    }
+}
