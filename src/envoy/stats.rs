@@ -284,7 +284,9 @@ impl Figures {
         }
         listeners.sort_by(|a, b| a.name.cmp(&b.name));
         let (http, all_http, requests) = self.http(roll, &mut hidden);
-        if all_http > outer.saturating_add(inner) {
+        // With those of an old generation, which Envoy adds to its own here, and not to listeners.
+        let all = outer.saturating_add(inner);
+        if all_http > all.saturating_add(self.parent_connections) {
             hidden.push(Hidden::Connections);
         }
         // Envoy has no gauge of its own for TCP proxy sessions.
