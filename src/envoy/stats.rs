@@ -296,7 +296,7 @@ impl Figures {
             listeners,
             requests,
             tcp_sessions,
-            doubtful_sessions: sessions(outer.saturating_add(inner)) - tcp_sessions,
+            doubtful_sessions: sessions(all) - tcp_sessions,
             udp_sessions: self.udp_sessions,
             old_connections: self.old_connections,
             uptime: self.uptime,
