@@ -143,13 +143,26 @@ impl Asking {
         self.next = Some(Look { due, figures });
     }
 
-    /// What is open is looked at again and again, as long as an old Envoy may have something.
-    pub fn look_for_old(&mut self, now: Time) -> Option<Time> {
-        if self.asked.is_some() || self.next.is_some() {
+    /// What is open is looked at at this time, and again and again, as long as an old Envoy may have
+    /// something, with this pause between. When to look next.
+    pub fn look_for_old(
+        &mut self,
+        turn: &mut Turn,
+        look: &mut Time,
+        pause: Duration,
+    ) -> Option<Time> {
+        if self.asked.is_some() {
             return None;
         }
-        self.figures_at(now + PROBE_REST);
-        Some(now + PROBE_REST)
+        let due = self.rested(*look);
+        if turn.now < due {
+            return Some(due);
+        }
+        *look = turn.now + pause;
+        self.looked = Some(turn.now);
+        self.forget_figures();
+        self.ask(turn, Ask::Stats, Asker::Look);
+        None
     }
 
     /// Envoy is looked at again after a pause, each longer than the one before, up to `rest`.

@@ -16,6 +16,7 @@ use super::{Action, Input, Sight, Turn, View};
 use crate::drain::{Answer, Ask, Outcome, Time};
 use crate::process::Exit;
 
+use old::LOOK;
 #[cfg(test)]
 pub(super) use old::MOMENT;
 pub(super) use old::{Left, Told};
@@ -63,6 +64,8 @@ pub(super) enum Beside {
         told: Told,
         /// What it has left, and how far its end is.
         left: Left,
+        /// When to look at that next.
+        look: Time,
         /// Whether the newest was spawned a second time.
         second: bool,
     },

@@ -82,8 +82,12 @@ impl World {
                 next.asking = Asking::from_start(BASE);
                 next.asking.rest();
             }
-            Beside::Old { since, left, .. } if !drains => {
+            Beside::Old {
+                since, left, look, ..
+            } if !drains => {
                 *since = past(*since, PARENT_TIME - SEEN_LATE);
+                let looks = running && matches!(left, Left::Something | Left::Relieved(_));
+                *look = if looks { due(*look) } else { BASE };
                 *left = leveled(*left, &past);
             }
             // When its time is, and whether the newest is spawned again, makes no difference now.
@@ -91,9 +95,10 @@ impl World {
                 since,
                 second,
                 left,
+                look,
                 ..
             } => {
-                (*since, *second) = (BASE, true);
+                (*since, *second, *look) = (BASE, true, BASE);
                 *left = leveled(*left, &past);
             }
             Beside::Last { since, asked } => {

@@ -15,6 +15,9 @@ use crate::envoy::load::Load;
 pub(in super::super) const MOMENT: Duration =
     Duration::from_millis(if cfg!(test) { 500 } else { 1_200 });
 
+/// Between two looks at what an old Envoy has left.
+pub(super) const LOOK: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 2 });
+
 /// What the newest Envoy has told of the connections that the old one has.
 ///
 /// It learns of them at each flush of its statistics (`stats_flush_interval`, 5 s unless
@@ -102,16 +105,19 @@ impl Generations {
 
     /// Ends an old Envoy that has nothing left; until then, sees to it that somebody looks.
     pub(super) fn advance_old(&mut self, life: &mut Life, turn: &mut Turn) -> Option<Time> {
-        let Beside::Old { since, left, .. } = &mut self.beside else {
+        let Beside::Old {
+            since, left, look, ..
+        } = &mut self.beside
+        else {
             return None;
         };
-        let look = match &mut life.phase {
+        let next = match &mut life.phase {
             Phase::Running(envoy)
                 if envoy.live.is_some()
                     && life.drain.is_none()
                     && matches!(left, Left::Something | Left::Relieved(_)) =>
             {
-                envoy.asking.look_for_old(turn.now)
+                envoy.asking.look_for_old(turn, look, LOOK)
             }
             _ => None,
         };
@@ -139,6 +145,6 @@ impl Generations {
             }
             _ => due,
         };
-        [due, look].into_iter().flatten().min()
+        [due, next].into_iter().flatten().min()
     }
 }

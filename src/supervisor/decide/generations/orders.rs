@@ -74,6 +74,7 @@ impl Generations {
             since: *since,
             told: Told::Nothing,
             left: Left::Something,
+            look: turn.now,
             second: true,
         };
         if !stops {

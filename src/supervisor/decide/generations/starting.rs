@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::asking::{Asking, PROBE_REST};
 use super::super::life::{Life, Phase, serves};
 use super::super::{Action, Turn};
-use super::{Admin, Beside, Generations, Left, Reloaded, Told, newest};
+use super::{Admin, Beside, Generations, LOOK, Left, Reloaded, Told, newest};
 use crate::drain::{Answer, Ask, Time};
 use crate::duration::show;
 use crate::process::Exit;
@@ -151,6 +151,7 @@ impl Generations {
             since: turn.now,
             told: Told::Nothing,
             left: Left::Something,
+            look: turn.now + LOOK,
             second: false,
         };
         self.admin = Admin::Own;
