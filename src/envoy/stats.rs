@@ -286,7 +286,7 @@ impl Figures {
         let (http, all_http, requests) = self.http(roll, &mut hidden);
         // With those of an old generation, which Envoy adds to its own here, and not to listeners.
         let all = outer.saturating_add(inner);
-        if all_http > all.saturating_add(self.parent_connections) {
+        if all_http > all.saturating_add(self.old_connections) {
             hidden.push(Hidden::Connections);
         }
         // Envoy has no gauge of its own for TCP proxy sessions.
