@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::certificates::name;
+use crate::certificates::read::Source;
 use crate::cidr::Cidr;
 use crate::client::Address;
 use crate::drain::{Limits, MinDrain};
@@ -100,17 +101,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// A listener's certificate to keep fresh.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Secret {
-    /// The SDS secret's name, and its file's.
-    pub name: String,
-    /// The chain's file.
-    pub cert: PathBuf,
-    /// The key's file.
-    pub key: PathBuf,
-}
-
 /// Every option, resolved.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -146,8 +136,10 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// Where the SDS files go.
     pub resources_dir: Option<PathBuf>,
-    /// Further secrets.
-    pub secrets: Vec<Secret>,
+    /// Certificates of listeners to keep fresh: the SDS secrets' names, and where their files are.
+    pub secrets: Vec<(String, Source)>,
+    /// The same of whom listeners believe.
+    pub validations: Vec<(String, Source)>,
     /// How often the certificate files are compared.
     pub certificate_check: Duration,
     /// Whether that was given; where not, the kernel's word may stand for most of it.
@@ -208,6 +200,7 @@ impl Options {
             ca_file: None,
             resources_dir: None,
             secrets: Vec::new(),
+            validations: Vec::new(),
             certificate_check: Duration::ZERO,
             certificate_check_given: false,
             log_format: LogFormat::Text,
@@ -273,14 +266,14 @@ impl Options {
                 "{missing} is missing: --envoy-cert-file, --envoy-key-file, --envoy-cafile and --resources-dir go together"
             ));
         }
-        check_names(
-            self.secrets
-                .iter()
-                .map(|secret| ("--secret", secret.name.as_str())),
-        )?;
-        match (&self.resources_dir, given || !self.secrets.is_empty()) {
+        let secrets = self.secrets.iter().map(|(name, _)| ("--secret", &**name));
+        let validations = self.validations.iter();
+        let validations = validations.map(|(name, _)| ("--validation", &**name));
+        check_names(secrets.chain(validations))?;
+        let given = given || !self.secrets.is_empty() || !self.validations.is_empty();
+        match (&self.resources_dir, given) {
             (None, true) => Err("--resources-dir is missing: it is where the SDS files of the certificates go".into()),
-            (Some(_), false) => Err("--resources-dir is given, but no certificates: add --envoy-cert-file, --envoy-key-file and --envoy-cafile, or --secret".into()),
+            (Some(_), false) => Err("--resources-dir is given, but no certificates: add --envoy-cert-file, --envoy-key-file and --envoy-cafile, or --secret, or --validation".into()),
             _ => Ok(()),
         }
     }

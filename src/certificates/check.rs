@@ -4,9 +4,11 @@
 use std::time::SystemTime;
 
 use super::lifetime;
+use super::ocsp::{Response, Status};
 use super::pem::{self, Block};
-use super::read::{Contents, File, Refusal};
+use super::read::{File, Material, Refusal};
 use super::secret::SecretBytes;
+use super::trust::{self, Bundle};
 use super::x509::{Certificate, Key};
 use crate::clock::rfc3339_seconds;
 
@@ -21,72 +23,195 @@ pub struct Leaf {
     pub not_after: SystemTime,
     /// Whether the key was seen to be its own; otherwise only Envoy can tell.
     pub matched: bool,
+    /// Whether Envoy refuses it without a staple.
+    pub must_staple: bool,
 }
 
-/// A CA bundle that can be used: the validity of the first of its CAs to expire.
+/// What was read of a secret that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bundle {
-    /// From when it is valid.
-    pub not_before: SystemTime,
-    /// Until when it is valid.
-    pub not_after: SystemTime,
+pub enum Checked {
+    /// A certificate of Envoy's own.
+    Leaf(Leaf),
+    /// Whom Envoy believes.
+    Bundle(Bundle),
 }
 
-/// What was read of a set that can be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
-    /// The leaf.
-    pub leaf: Leaf,
-    /// The CA bundle, in a set that has one.
-    pub bundle: Option<Bundle>,
+impl Checked {
+    /// The leaf's serial number.
+    pub fn serial(&self) -> Option<&str> {
+        match self {
+            Checked::Leaf(leaf) => Some(&leaf.serial),
+            Checked::Bundle(_) => None,
+        }
+    }
+
+    /// From when and until when it is valid.
+    pub fn validity(&self) -> [SystemTime; 2] {
+        match self {
+            Checked::Leaf(leaf) => [leaf.not_before, leaf.not_after],
+            Checked::Bundle(bundle) => [bundle.not_before, bundle.not_after],
+        }
+    }
+
+    /// Whether nothing is left of it that only Envoy can tell.
+    pub fn is_sure(&self) -> bool {
+        matches!(
+            self,
+            Checked::Bundle(_) | Checked::Leaf(Leaf { matched: true, .. })
+        )
+    }
 }
 
-/// Whether a set can be used at this time.
+/// How old what is used may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// It must be valid.
+    Valid,
+    /// It may be out of date.
+    Any,
+}
+
+/// What was found in the files of a secret.
+#[derive(Debug)]
+pub struct Found {
+    /// What was read of it.
+    pub checked: Checked,
+    /// What Envoy is given: see [`cleaned`].
+    pub material: Material,
+    /// Which of its files Envoy is not given as it is, and why.
+    pub lacks: Option<Refusal>,
+    /// When that, though nothing changes, is to be judged again.
+    pub again: Option<SystemTime>,
+}
+
+/// Whether a secret can be used at this time. Where its staple cannot, Envoy is given the one that it
+/// has `loaded` for this leaf, or none, which keeps the certificate from nobody; but for a leaf that
+/// demands one.
 ///
 /// # Errors
 /// When it cannot: which file, and why.
-pub fn check(contents: &Contents, now: SystemTime) -> Result<Checked, Refusal> {
-    let leaf = check_pair(&contents.cert, &contents.key, now)?;
-    let bundle = contents.ca.as_ref().map(|ca| check_bundle(ca, now));
-    Ok(Checked {
-        leaf,
-        bundle: bundle.transpose()?,
-    })
+pub fn check(
+    material: &Material,
+    loaded: Option<&Material>,
+    now: SystemTime,
+    age: Age,
+) -> Result<Found, Refusal> {
+    let mut clean = cleaned(material)?;
+    let found = |checked, material, lacks, again| Found {
+        checked,
+        material,
+        lacks,
+        again,
+    };
+    let (cert, key) = match material {
+        Material::Pair { cert, key, .. } => (cert, key),
+        Material::Trust { ca, crl, .. } => {
+            let (bundle, lacks) = trust::check(ca, crl.as_deref(), now, age)?;
+            return Ok(found(Checked::Bundle(bundle), clean, lacks, None));
+        }
+    };
+    let leaf = match age {
+        Age::Valid => check_pair(cert, key, now)?,
+        Age::Any => pair(cert, key)?,
+    };
+    let (mut lacks, mut again) = (None, None);
+    if let Material::Pair { cert, staple, .. } = &mut clean
+        && let Some(given) = staple
+    {
+        match check_staple(given, &leaf, now) {
+            Ok(until) => again = until,
+            Err(why) if leaf.must_staple => {
+                let why = format!("{}; the certificate demands one", why.why);
+                return Err(Refusal::of(File::Staple, why));
+            }
+            Err(why) => {
+                *staple = None;
+                again = why.until;
+                if let Some(Material::Pair {
+                    cert: of,
+                    staple: Some(has),
+                    ..
+                }) = loaded
+                    && *of == *cert
+                    && let (Ok(until), Ok(bytes)) = (check_staple(has, &leaf, now), has)
+                {
+                    *staple = Some(Ok(copy(bytes)?));
+                    again = again.into_iter().chain(until).min();
+                }
+                lacks = Some(why);
+            }
+        }
+    }
+    Ok(found(Checked::Leaf(leaf), clean, lacks, again))
 }
 
-/// Whether a set without a CA can be used but for its age.
-///
-/// # Errors
-/// When it could not be used at any time: which file, and why.
-pub fn whenever(contents: &Contents) -> Result<Checked, Refusal> {
-    Ok(Checked {
-        leaf: pair(&contents.cert, &contents.key)?,
-        bundle: None,
-    })
+/// Whether a staple can be used, and until when.
+fn check_staple(
+    staple: &Result<SecretBytes, String>,
+    leaf: &Leaf,
+    now: SystemTime,
+) -> Result<Option<SystemTime>, Refusal> {
+    let refuse = |why: String| Refusal::of(File::Staple, why);
+    let der = staple.as_ref().map_err(|why| refuse(why.clone()))?;
+    if der.is_empty() {
+        return Err(refuse("is empty".to_owned()));
+    }
+    let response = Response::parse(der).map_err(refuse)?;
+    if response.serial != leaf.serial {
+        let why = format!("is of serial {}, not of this certificate", response.serial);
+        return Err(refuse(why));
+    }
+    match (response.status, response.until) {
+        (Status::Revoked, _) => Err(refuse("says that the certificate is revoked".to_owned())),
+        (Status::Unknown, _) => Err(refuse("says that the certificate is unknown".to_owned())),
+        (Status::Good, None) => {
+            let why = "does not say until when it is valid, which Envoy takes for expired";
+            Err(refuse(why.to_owned()))
+        }
+        (Status::Good, Some(until)) => {
+            check_dates(File::Staple, [response.since, until], now)?;
+            Ok(Some(until))
+        }
+    }
 }
 
-/// A set that passed the checks, with nothing in it but what it is for: certificates in the chain
-/// and the CA bundle (and there the revocation lists, which Envoy obeys), and the key that was
-/// checked. A key that a file of certificates holds besides would be shown by Envoy's
-/// `/config_dump`.
+/// A secret with nothing in it but what it is for: certificates in the chain and the CA bundle (and
+/// there the revocation lists, which Envoy obeys), and the key that was checked. A key that a file of
+/// certificates holds besides would be shown by Envoy's `/config_dump`.
 ///
 /// # Errors
 /// When a file is no PEM, or the kernel has no memory.
-pub fn cleaned(contents: &Contents) -> Result<Contents, Refusal> {
+pub fn cleaned(material: &Material) -> Result<Material, Refusal> {
     let chosen = |file, text: &SecretBytes, most, label: Label| {
         let blocks = pem::blocks(text).map_err(|why| Refusal::of(file, why))?;
         let of_it = blocks.iter().filter(|block| label(block).is_some());
         pem::write(of_it.take(most), label).map_err(|error| Refusal::of(file, error.to_string()))
     };
     let all = usize::MAX;
-    let ca = contents.ca.as_ref();
-    Ok(Contents {
-        cert: chosen(File::Certificate, &contents.cert, all, certificate_label)?,
-        key: chosen(File::Key, &contents.key, 1, key_label)?,
-        ca: ca
-            .map(|ca| chosen(File::Ca, ca, all, ca_label))
-            .transpose()?,
+    Ok(match material {
+        Material::Pair { cert, key, staple } => Material::Pair {
+            cert: chosen(File::Certificate, cert, all, certificate_label)?,
+            key: chosen(File::Key, key, 1, key_label)?,
+            staple: match staple {
+                Some(Ok(staple)) => Some(Ok(copy(staple)?)),
+                unread => unread
+                    .as_ref()
+                    .map(|why| Err(why.as_ref().err().cloned().unwrap_or_default())),
+            },
+        },
+        Material::Trust { ca, crl, .. } => Material::Trust {
+            ca: chosen(File::Ca, ca, all, ca_label)?,
+            crl: crl
+                .as_ref()
+                .map(|crl| chosen(File::Crl, crl, all, crl_label))
+                .transpose()?,
+            leaf_only: trust::is_leaf_only(ca, crl.as_deref()),
+        },
     })
+}
+
+fn copy(staple: &[u8]) -> Result<SecretBytes, Refusal> {
+    SecretBytes::copy(staple).map_err(|error| Refusal::of(File::Staple, error.to_string()))
 }
 
 /// Under which label a block is published, if it is.
@@ -97,9 +222,12 @@ fn certificate_label(block: &Block<'_>) -> Option<&'static str> {
     matches!(block.label, "CERTIFICATE" | "X509 CERTIFICATE").then_some("CERTIFICATE")
 }
 
+pub(super) fn crl_label(block: &Block<'_>) -> Option<&'static str> {
+    (block.label == "X509 CRL").then_some("X509 CRL")
+}
+
 fn ca_label(block: &Block<'_>) -> Option<&'static str> {
-    let list = || (block.label == "X509 CRL").then_some("X509 CRL");
-    certificate_label(block).or_else(list)
+    certificate_label(block).or_else(|| crl_label(block))
 }
 
 fn key_label(block: &Block<'_>) -> Option<&'static str> {
@@ -131,38 +259,12 @@ fn pair(cert: &[u8], key: &[u8]) -> Result<Leaf, Refusal> {
         not_before: leaf.not_before,
         not_after: leaf.not_after,
         matched,
+        must_staple: leaf.must_staple,
     })
 }
 
-/// Whether a CA bundle can be used at this time: at least one of its CAs can.
-///
-/// # Errors
-/// When it cannot: why.
-pub fn check_bundle(ca: &[u8], now: SystemTime) -> Result<Bundle, Refusal> {
-    let mut refusal = None;
-    let mut first: Option<Certificate> = None;
-    for ca in certificates(File::Ca, ca)? {
-        match check_dates(File::Ca, [ca.not_before, ca.not_after], now) {
-            Err(why) => refusal = Some(why),
-            Ok(())
-                if first
-                    .as_ref()
-                    .is_some_and(|first| first.not_after <= ca.not_after) => {}
-            Ok(()) => first = Some(ca),
-        }
-    }
-    match (first, refusal) {
-        (Some(first), _) => Ok(Bundle {
-            not_before: first.not_before,
-            not_after: first.not_after,
-        }),
-        (None, Some(refusal)) => Err(refusal),
-        (None, None) => Err(holds_none(File::Ca)),
-    }
-}
-
 /// The certificates of a PEM file; at least one.
-fn certificates(file: File, text: &[u8]) -> Result<Vec<Certificate>, Refusal> {
+pub(super) fn certificates(file: File, text: &[u8]) -> Result<Vec<Certificate>, Refusal> {
     let refuse = |why: String| Refusal::of(file, why);
     if text.trim_ascii().is_empty() {
         return Err(refuse("is empty".to_owned()));
@@ -181,7 +283,7 @@ fn certificates(file: File, text: &[u8]) -> Result<Vec<Certificate>, Refusal> {
     Ok(certificates)
 }
 
-fn holds_none(file: File) -> Refusal {
+pub(super) fn holds_none(file: File) -> Refusal {
     Refusal::of(file, "holds no certificate")
 }
 
@@ -204,7 +306,7 @@ fn private_key(text: &[u8]) -> Result<Key, String> {
 }
 
 /// Whether `now` is between two dates.
-fn check_dates(
+pub(super) fn check_dates(
     file: File,
     [since, until]: [SystemTime; 2],
     now: SystemTime,

@@ -67,16 +67,24 @@ fn bad_pairs_are_refused_with_the_file_and_the_reason() {
     assert!(why(forged).starts_with("is no certificate: "));
 }
 
+/// What is wrong with a bundle of CAs, or with one of its lists.
+fn bundle(ca: &[u8]) -> Result<trust::Bundle, String> {
+    let checked = trust::check(ca, None, now(), Age::Valid);
+    checked
+        .map(|(bundle, _)| bundle)
+        .map_err(|refusal| refusal.to_string())
+}
+
 #[test]
 fn one_valid_ca_makes_a_bundle_and_none_does_not() {
-    let bundle = [
+    let two = [
         data("ca-expired.crt"),
         b"\r\n# new\r\n".to_vec(),
         data("ca.crt"),
     ]
     .concat();
-    assert!(check_bundle(&bundle, now()).is_ok());
-    let why = |ca: &[u8]| check_bundle(ca, now()).unwrap_err().to_string();
+    assert_eq!(bundle(&two).unwrap().cas, 1);
+    let why = |ca: &[u8]| bundle(ca).unwrap_err();
     assert_eq!(
         why(&data("ca-expired.crt")),
         "the CA: expired at 2024-04-01T00:00:00Z"
@@ -97,24 +105,134 @@ fn nothing_of_a_key_stays_among_the_certificates() {
         data("other.key"),
     ];
     let all = || SecretBytes::copy(&all.concat()).unwrap();
-    let one = Contents {
+    let one = Material::Pair {
         cert: all(),
         key: all(),
-        ca: Some(all()),
+        staple: None,
     };
-    check(&one, now()).unwrap();
-    let clean = cleaned(&one).unwrap();
-    assert_eq!(*clean.cert, [data("ec.crt"), data("ca.crt")].concat());
-    assert_eq!(*clean.key, data("ec.key"));
-    assert_eq!(clean.ca.as_ref(), Some(&clean.cert));
+    let clean = check(&one, None, now(), Age::Valid).unwrap().material;
     assert_eq!(cleaned(&clean).unwrap(), clean);
+    let Material::Pair { cert, key, .. } = clean else {
+        panic!("{clean:?}");
+    };
+    assert_eq!(*cert, [data("ec.crt"), data("ca.crt")].concat());
+    assert_eq!(*key, data("ec.key"));
+    let trust = Material::Trust {
+        ca: all(),
+        crl: None,
+        leaf_only: false,
+    };
+    let Material::Trust { ca, .. } = cleaned(&trust).unwrap() else {
+        panic!("{trust:?}");
+    };
+    assert_eq!(ca, cert);
+}
+
+fn with_staple(cert: &str, staple: Option<&str>) -> Material {
+    let bytes = |name: &str| SecretBytes::copy(&data(name)).unwrap();
+    let missing = || Err("x.der: is missing".to_owned());
+    Material::Pair {
+        cert: bytes(cert),
+        key: bytes("ec.key"),
+        staple: Some(staple.map_or_else(missing, |name| Ok(bytes(name)))),
+    }
+}
+
+fn staple_of(material: &Material) -> Option<&[u8]> {
+    let Material::Pair { staple, .. } = material else {
+        return None;
+    };
+    staple.as_ref().map(|staple| &**staple.as_ref().unwrap())
+}
+
+#[test]
+fn a_staple_that_cannot_be_used_is_left_out_and_told_and_keeps_the_certificate_from_nobody() {
+    let good = check(
+        &with_staple("ec.crt", Some("staple-good.der")),
+        None,
+        now(),
+        Age::Valid,
+    );
+    let good = good.unwrap();
+    assert_eq!(staple_of(&good.material), Some(&*data("staple-good.der")));
+    assert_eq!((good.lacks, good.again.is_some()), (None, true));
+    for (staple, why) in [
+        (None, "x.der: is missing"),
+        (
+            Some("staple-expired.der"),
+            "expired at 2024-04-01T00:00:00Z",
+        ),
+        (
+            Some("staple-revoked.der"),
+            "says that the certificate is revoked",
+        ),
+        (
+            Some("staple-unknown.der"),
+            "says that the certificate is unknown",
+        ),
+        (
+            Some("staple-later.der"),
+            "is no answer: its responder failed with 3",
+        ),
+        (
+            Some("staple-endless.der"),
+            "does not say until when it is valid, which Envoy takes for expired",
+        ),
+        (
+            Some("crl.der"),
+            "is no OCSP response: an element is not of the kind it should be",
+        ),
+    ] {
+        let bad = with_staple("ec.crt", staple);
+        let found = check(&bad, None, now(), Age::Valid).unwrap();
+        assert_eq!(staple_of(&found.material), None, "{why}");
+        let told = found.lacks.unwrap().to_string();
+        assert_eq!(told, format!("the OCSP staple: {why}"));
+        // The one that Envoy has of the same certificate stays.
+        let found = check(&bad, Some(&good.material), now(), Age::Valid).unwrap();
+        assert_eq!(found.material, good.material, "{why}");
+        assert!(found.lacks.is_some() && found.again == good.again);
+        // Without one Envoy does not take such a certificate at all.
+        let why = check(
+            &with_staple("must-staple.crt", staple),
+            None,
+            now(),
+            Age::Valid,
+        );
+        let why = why.unwrap_err().to_string();
+        assert!(why.ends_with("; the certificate demands one"), "{why}");
+    }
+    let demanding = with_staple("must-staple.crt", Some("staple-good.der"));
+    assert!(
+        check(&demanding, None, now(), Age::Valid)
+            .unwrap()
+            .lacks
+            .is_none()
+    );
+}
+
+#[test]
+fn a_staple_of_another_certificate_does_not_go_with_the_new_one() {
+    let cert = SecretBytes::copy(&data("other.crt")).unwrap();
+    let new = Material::Pair {
+        cert,
+        key: SecretBytes::copy(&data("other.key")).unwrap(),
+        staple: Some(Ok(SecretBytes::copy(&data("staple-good.der")).unwrap())),
+    };
+    let loaded = with_staple("ec.crt", Some("staple-good.der"));
+    let found = check(&new, Some(&loaded), now(), Age::Valid).unwrap();
+    assert_eq!(staple_of(&found.material), None);
+    assert_eq!(
+        found.lacks.unwrap().to_string(),
+        "the OCSP staple: is of serial a1b2c3, not of this certificate"
+    );
 }
 
 proptest! {
     #[test]
     fn no_input_makes_it_panic(cert: Vec<u8>, key: Vec<u8>) {
         let _ = check_pair(&cert, &key, now());
-        let _ = check_bundle(&cert, now());
+        let _ = bundle(&cert);
     }
 
     #[test]
@@ -127,6 +245,6 @@ proptest! {
             text.truncate(cut.max(1));
         }
         let _ = check_pair(&cert, &key, now());
-        let _ = check_bundle(&cert, now());
+        let _ = bundle(&cert);
     }
 }

@@ -11,19 +11,24 @@ use crate::clock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
-/// Universal and context-specific tags, as far as certificates and keys need them.
+/// Universal and context-specific tags, as far as they are needed here.
 pub mod tag {
     #![allow(missing_docs)]
+    pub const BOOLEAN: u8 = 0x01;
     pub const INTEGER: u8 = 0x02;
     pub const BIT_STRING: u8 = 0x03;
     pub const OCTET_STRING: u8 = 0x04;
     pub const OBJECT_IDENTIFIER: u8 = 0x06;
+    pub const ENUMERATED: u8 = 0x0a;
     pub const UTC_TIME: u8 = 0x17;
     pub const GENERALIZED_TIME: u8 = 0x18;
     pub const SEQUENCE: u8 = 0x30;
+    pub const PRIMITIVE_0: u8 = 0x80;
     pub const PRIMITIVE_1: u8 = 0x81;
+    pub const PRIMITIVE_2: u8 = 0x82;
     pub const CONSTRUCTED_0: u8 = 0xa0;
     pub const CONSTRUCTED_1: u8 = 0xa1;
+    pub const CONSTRUCTED_3: u8 = 0xa3;
 }
 
 /// Reads the elements of some DER in their order.
@@ -48,7 +53,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When it is of another tag, or not whole, or not DER.
     pub fn expect(&mut self, tag: u8) -> Result<&'a [u8], Malformed> {
-        match self.next()? {
+        match self.any()? {
             (found, value) if found == tag => Ok(value),
             _ => Err(Malformed("an element is not of the kind it should be")),
         }
@@ -100,7 +105,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// As [`Reader::expect`], and when it is no time in UTC.
     pub fn time(&mut self) -> Result<SystemTime, Malformed> {
-        match self.next()? {
+        match self.any()? {
             (tag::UTC_TIME, text) => {
                 // RFC 5280: years 50 to 99 are of the last century.
                 let century = if text.first() >= Some(&b'5') {
@@ -116,7 +121,19 @@ impl<'a> Reader<'a> {
         .ok_or(Malformed("a date is none"))
     }
 
-    fn next(&mut self) -> Result<(u8, &'a [u8]), Malformed> {
+    /// Whether the next element is a time.
+    pub fn is_time(&self) -> bool {
+        matches!(
+            self.rest.first(),
+            Some(&(tag::UTC_TIME | tag::GENERALIZED_TIME))
+        )
+    }
+
+    /// The next element, of whatever tag: that, and its value.
+    ///
+    /// # Errors
+    /// When there is none, or it is not whole or not DER.
+    pub fn any(&mut self) -> Result<(u8, &'a [u8]), Malformed> {
         const CUT: Malformed = Malformed("it is cut off");
         let [tag, first, rest @ ..] = self.rest else {
             return Err(CUT);
@@ -254,7 +271,7 @@ mod tests {
 
     #[test]
     fn ber_that_is_not_der_is_refused() {
-        let why = |der: &[u8]| Reader::new(der).next().unwrap_err().0;
+        let why = |der: &[u8]| Reader::new(der).any().unwrap_err().0;
         assert_eq!(
             why(&[0x30, 0x80, 0, 0]),
             "a length is indefinite (BER, not DER)"
@@ -295,7 +312,7 @@ mod tests {
         fn an_element_is_never_longer_than_what_was_given(der: Vec<u8>) {
             let mut reader = Reader::new(&der);
             let mut read = 0;
-            while let Ok((_, value)) = reader.next() {
+            while let Ok((_, value)) = reader.any() {
                 read += value.len() + 2;
             }
             prop_assert!(read <= der.len());

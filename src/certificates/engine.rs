@@ -11,15 +11,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, debug, error, info, log, warn};
 
-use super::check;
+use super::check::Age;
 use super::confirm::{Observation, Seen};
 use super::duty::Duty;
-use super::notify::Word;
 use super::pending::{Pending, Ruling, Set, Way};
-use super::read::{Contents, Refusal};
+use super::read::{Contents, Material, Refusal};
 use super::record::{Outcome, Record};
 use super::watch::Watch;
 
+mod heard;
 mod told;
 
 /// For the candidate's verdict; it takes 0.1 s. After that the running Envoy judges alone.
@@ -181,7 +181,7 @@ impl Engine {
             return;
         }
         let checked = match self.watch.seen() {
-            Some(Ok(contents)) => Set::of(contents, wall),
+            Some(Ok(contents)) => Set::of(contents, self.loaded(), wall, Age::Valid),
             Some(Err(refusal)) => Err(refusal.clone()),
             None => return,
         };
@@ -190,11 +190,12 @@ impl Engine {
             // Nothing is there yet: a whole set need not settle, a candidate Envoy tries it.
             Ok(set)
                 if settled
-                    || set.checked.leaf.matched
+                    || set.is_sure()
                         && (self.current.is_none()
-                            || self.watch.is_complete(now, self.is_less(&set))) =>
+                            || set.lacks.is_none()
+                                && self.watch.is_complete(now, self.is_less(&set))) =>
             {
-                self.watch.act(None);
+                self.watch.act(set.again);
                 self.wanted = Some(set.contents.clone());
                 self.act(set, now);
             }
@@ -204,25 +205,20 @@ impl Engine {
                 let why = refusal.to_string();
                 self.record.add(Outcome::Refused, Some(&why));
                 self.fall_back(now, wall);
-                self.make_do(now);
+                self.make_do(now, wall);
             }
             _ => {}
         }
     }
 
-    /// Whether a set has fewer certificates than the one that is published: its files may not be
-    /// whole yet.
+    /// Whether a set has fewer certificates, or lists, than the one that is published: its files may
+    /// not be whole yet.
     fn is_less(&self, set: &Set) -> bool {
-        let count = |set: &Set| {
-            let blocks = |text: &[u8]| text.windows(10).filter(|at| at == b"-----BEGIN").count();
-            let ca = set.contents.ca.as_ref();
-            (blocks(&set.contents.cert), ca.map_or(0, |ca| blocks(ca)))
-        };
-        let (cert, ca) = count(set);
-        self.current
-            .as_ref()
-            .map(count)
-            .is_some_and(|(old_cert, old_ca)| cert < old_cert || ca < old_ca)
+        let sizes = self.loaded().zip(Some(&*set.contents));
+        sizes.is_some_and(|(loaded, contents)| {
+            let [old, new] = [loaded, contents].map(|all| all.iter().flat_map(Material::blocks));
+            old.zip(new).any(|(old, new)| new < old)
+        })
     }
 
     /// Whether the last change may have to be taken back: the next one waits for that.
@@ -232,10 +228,21 @@ impl Engine {
         pending.is_some_and(|pending| !pending.is_late() && good != Some(&pending.set.contents))
     }
 
+    /// What the SDS files hold.
+    fn loaded(&self) -> Option<&Contents> {
+        self.current.as_ref().map(|set| &*set.contents)
+    }
+
     /// A set that passed the checks goes on its way.
     fn act(&mut self, set: Set, now: Instant) {
-        let current = self.current.as_ref();
-        if current.is_some_and(|current| current.contents == set.contents) {
+        if let Some(lacks) = &set.lacks {
+            let why = lacks.to_string();
+            self.record.add(Outcome::Refused, Some(&why));
+        }
+        if self.loaded() == Some(&*set.contents) {
+            if set.lacks.is_some() {
+                return;
+            }
             // The files are well; an Envoy that does not take them is another matter.
             let late = self.pending.as_ref().is_some_and(Pending::is_late);
             if !late && self.record.forget_error() {
@@ -255,24 +262,27 @@ impl Engine {
         let Some(contents) = self.kept.take() else {
             return;
         };
-        let checked = check::check(&contents, wall).or_else(|refusal| match self.duty {
+        let set = Set::of(&contents, None, wall, Age::Valid).or_else(|refusal| match self.duty {
             Duty::Gate => Err(refusal),
-            Duty::Listener => check::whenever(&contents),
+            Duty::Listener => Set::of(&contents, None, wall, Age::Any),
         });
-        if let Ok(checked) = checked {
+        if let Ok(set) = set {
             warn!("{}: going on with what was published before", self.name());
-            self.try_or_go_on(Set { contents, checked }, Way::Kept, now);
+            // But for a staple that is over.
+            let same = set.contents == contents;
+            let way = if same { Way::Kept } else { Way::Anyway };
+            self.try_or_go_on(set, way, now);
         }
     }
 
     /// Takes what is only out of date, where there is nothing else.
-    fn make_do(&mut self, now: Instant) {
+    fn make_do(&mut self, now: Instant, wall: SystemTime) {
         let nothing = self.current.is_none() && matches!(self.phase, Phase::Watching);
         let (Duty::Listener, true, Some(Ok(contents))) = (self.duty, nothing, self.watch.seen())
         else {
             return;
         };
-        if let Ok(set) = Set::whenever(contents) {
+        if let Ok(set) = Set::of(contents, None, wall, Age::Any) {
             error!(
                 "{}: giving it to Envoy all the same: there is no other",
                 self.name()
@@ -288,7 +298,7 @@ impl Engine {
     fn try_or_go_on(&mut self, set: Set, way: Way, now: Instant) {
         let replaces = way != Way::Kept && (self.kept.is_some() || self.good.is_some());
         let harmless = self.envoy_runs || self.duty == Duty::Listener && !replaces;
-        if harmless && set.checked.leaf.matched {
+        if harmless && set.is_sure() {
             self.go_on(set, way, now);
         } else {
             self.phase = Phase::Try(set, way);
@@ -441,7 +451,12 @@ impl Engine {
         match pending.way {
             Way::Back | Way::Anyway => {}
             Way::Kept => self.record.set_ok(),
-            Way::New => self.record.add(Outcome::Ok, None),
+            Way::New => {
+                self.record.add(Outcome::Ok, None);
+                if let Some(lacks) = &pending.set.lacks {
+                    self.record.set_error(lacks.to_string());
+                }
+            }
         }
         self.good = Some(pending.set);
     }
@@ -461,57 +476,6 @@ impl Engine {
             }
             _ => error!("{}: there is no good set to go back to", self.name()),
         }
-    }
-
-    /// A new Envoy runs: it reads what is published, and is asked whether it did.
-    pub fn envoy_started(&mut self, now: Instant) {
-        self.envoy_runs = true;
-        let pending = self.pending.take().or_else(|| {
-            let current = self.current.clone()?;
-            Some(Pending::new(current, Way::Kept, None, now))
-        });
-        self.pending = pending.map(|pending| pending.restarted(now));
-    }
-
-    /// Another Envoy runs in this one's place, which has read what is published: it is asked
-    /// whether it did.
-    pub fn envoy_replaced(&mut self, now: Instant) {
-        let set = match self.pending.take() {
-            Some(pending) => Some((pending.set, pending.way)),
-            None => self.current.clone().map(|current| (current, Way::Kept)),
-        };
-        self.pending = set.map(|(set, way)| Pending::new(set, way, None, now));
-    }
-
-    /// Envoy is gone: nobody is there to ask.
-    pub fn envoy_gone(&mut self) {
-        self.envoy_runs = false;
-        // A candidate judges in its place.
-        match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Before(set, way @ (Way::New | Way::Anyway))
-            | Phase::Publish(set, way @ (Way::New | Way::Anyway), ..) => {
-                self.phase = Phase::Try(set, way);
-            }
-            phase => self.phase = phase,
-        }
-        if let Some(pending) = &mut self.pending {
-            pending.suspend();
-        }
-    }
-
-    /// The kernel said this of the files.
-    pub fn hear(&mut self, now: Instant, word: Word) {
-        self.watch.hear(now, word);
-    }
-
-    /// Whether the kernel tells of every change of the files, and looks may be rare.
-    pub fn rely_on_kernel(&mut self, yes: bool) {
-        self.watch.rely_on_kernel(yes);
-    }
-
-    /// Somebody wants the files looked at now, and acted on, refused before or not.
-    pub fn check_now(&mut self, now: Instant) {
-        self.watch.check_now(now);
     }
 
     fn name(&self) -> &str {

@@ -3,6 +3,7 @@
 
 use super::super::confirm::Seen;
 use super::super::publish::version;
+use super::super::read::Material;
 use super::super::secret::SecretBytes;
 use super::*;
 use proptest::prelude::*;
@@ -28,18 +29,17 @@ enum Kind {
     Mismatched,
     Expired,
     Missing,
+    /// A certificate and its key by this name, and the OCSP response in this file.
+    Stapled(&'static str, &'static str),
 }
 
 impl Kind {
     fn files(self) -> Result<Contents, Refusal> {
-        let set = |cert: &str, key: &str, chain: Vec<&str>| Contents {
-            cert: secret(
-                &chain
-                    .into_iter()
-                    .fold(data(cert), |all, next| [all, data(next)].concat()),
-            ),
-            key: secret(&data(key)),
-            ca: Some(secret(&data("ca.crt"))),
+        let set = |cert: &str, key: &str, chain: Vec<&str>| {
+            let chain = chain
+                .into_iter()
+                .fold(data(cert), |all, next| [all, data(next)].concat());
+            whole(&chain, &data(key))
         };
         let number = |n: u8| {
             (0..5).map(move |bit| {
@@ -58,11 +58,15 @@ impl Kind {
             Kind::Ed25519 => set("ed25519.crt", "ed25519.key", Vec::new()),
             Kind::Mismatched => set("rsa.crt", "other.key", Vec::new()),
             Kind::Expired => set("expired.crt", "ec.key", Vec::new()),
-            Kind::Torn(n) => {
-                let mut torn = set("ec.crt", "ec.key", Vec::new());
-                torn.key = secret(&torn.key[..100 + usize::from(n % 50)]);
-                torn
-            }
+            Kind::Torn(n) => whole(
+                &data("ec.crt"),
+                &data("ec.key")[..100 + usize::from(n % 50)],
+            ),
+            Kind::Stapled(name, staple) => vec![Material::Pair {
+                cert: secret(&data(&format!("{name}.crt"))),
+                key: secret(&data(&format!("{name}.key"))),
+                staple: Some(Ok(secret(&data(staple)))),
+            }],
             Kind::Missing => {
                 return Err(Refusal {
                     file: None,
@@ -82,11 +86,34 @@ impl Kind {
 const POISON: &str = "ed25519.crt";
 
 fn is_poison(contents: &Contents) -> bool {
-    let poison = check::cleaned(&Contents {
-        cert: secret(&data(POISON)),
-        ..Contents::default()
-    });
-    contents.cert.ends_with(&poison.unwrap().cert) && contents.cert.len() > 2000
+    let poison = clean(&whole(&data(POISON), &data("ec.key")));
+    let (Material::Pair { cert: poison, .. }, Material::Pair { cert, .. }) =
+        (&poison[0], &contents[0])
+    else {
+        return false;
+    };
+    cert.ends_with(poison) && cert.len() > 2000
+}
+
+/// A set of this chain and key, and a CA.
+fn whole(chain: &[u8], key: &[u8]) -> Contents {
+    vec![
+        Material::Pair {
+            cert: secret(chain),
+            key: secret(key),
+            staple: None,
+        },
+        Material::Trust {
+            ca: secret(&data("ca.crt")),
+            crl: None,
+            leaf_only: false,
+        },
+    ]
+}
+
+fn clean(contents: &Contents) -> Contents {
+    let clean = contents.iter().map(super::super::check::cleaned);
+    clean.collect::<Result<_, _>>().unwrap()
 }
 
 fn secret(bytes: &[u8]) -> SecretBytes {
@@ -105,9 +132,8 @@ impl Envoy {
         if is_poison(contents) {
             self.refusals += 1;
         } else {
-            let checked = check::check(contents, wall).or_else(|_| check::whenever(contents));
-            let leaf = checked.unwrap().leaf;
-            self.taken = Some((generation, leaf.serial));
+            let set = Set::of(contents, None, wall, Age::Any).unwrap();
+            self.taken = Some((generation, set.serial().unwrap_or_default().to_owned()));
         }
     }
 }
@@ -264,11 +290,12 @@ impl World {
                     self.engine.published(self.now, Err("disk full".to_owned()));
                     return true;
                 }
-                assert!(
-                    check::check(&contents, self.wall()).is_ok()
-                        || self.duty == Duty::Listener && check::whenever(&contents).is_ok()
-                );
                 let wall = self.wall();
+                assert!(
+                    Set::of(&contents, None, wall, Age::Valid).is_ok()
+                        || self.duty == Duty::Listener
+                            && Set::of(&contents, None, wall, Age::Any).is_ok()
+                );
                 if let Some(envoy) = &mut self.envoy {
                     envoy.take(generation, &contents, wall);
                 }
@@ -308,7 +335,7 @@ impl World {
     }
 
     fn published(&self) -> Contents {
-        check::cleaned(&self.published.as_ref().unwrap().1).unwrap()
+        clean(&self.published.as_ref().unwrap().1)
     }
 
     /// The number of changes that ended so: ok, refused, rejected, unconfirmed.
@@ -317,7 +344,7 @@ impl World {
     }
 
     fn shows(&self, kind: Kind) -> bool {
-        self.published() == check::cleaned(&kind.files().unwrap()).unwrap()
+        self.published() == clean(&kind.files().unwrap())
     }
 }
 
@@ -761,7 +788,7 @@ proptest! {
                         *generation += u64::from(dies);
                     }
                     let generation = published.as_ref().map_or(0, |(generation, _)| *generation);
-                    let kept = published.as_ref().map(|(_, contents)| check::cleaned(contents).unwrap());
+                    let kept = published.as_ref().map(|(_, contents)| clean(contents));
                     let kept = kept.filter(|_| whole);
                     let envoy = world.envoy.take();
                     let (start, now, files) = (world.start, world.now, world.files);
@@ -800,4 +827,53 @@ proptest! {
         prop_assert!(world.engine.is_idle());
         prop_assert_eq!(world.engine.record.error(), None);
     }
+}
+
+#[test]
+fn a_staple_comes_and_goes_and_the_certificate_is_never_without_envoy() {
+    let published = |world: &World| {
+        let Material::Pair { cert, staple, .. } = &world.published.as_ref().unwrap().1[0] else {
+            panic!("no pair");
+        };
+        (cert.to_vec(), staple.is_some())
+    };
+    let stapled = |staple| Kind::Stapled("ec", staple);
+    let told = |world: &World| {
+        let status = &world.engine.record.status()[0];
+        (status.last_result, status.last_error.clone())
+    };
+    let mut world = World::of(Duty::Listener, stapled("staple-later.der"));
+    world.run(ms(500));
+    world.start_envoy();
+    world.run(ms(500));
+    let (ec, staple) = published(&world);
+    assert!(!staple);
+    let later = "the OCSP staple: is no answer: its responder failed with 3";
+    assert_eq!(told(&world), (Some("ok"), Some(later.to_owned())));
+    assert!(world.engine.is_stale(world.wall()));
+    assert_eq!(world.results(), [1, 1, 0, 0]);
+
+    world.write(stapled("staple-good.der"), ms(5000));
+    assert_eq!(published(&world), (ec.clone(), true));
+    assert_eq!(told(&world), (Some("ok"), None));
+    assert!(!world.engine.is_stale(world.wall()));
+
+    // One that is bad changes nothing, and is said once.
+    let before = world.publications;
+    world.write(stapled("staple-revoked.der"), ms(60_000));
+    assert_eq!(
+        (published(&world), world.publications),
+        ((ec.clone(), true), before)
+    );
+    assert_eq!(told(&world).0, Some("refused"));
+    assert_eq!(world.results(), [2, 2, 0, 0]);
+    world.write(stapled("staple-good.der"), ms(5000));
+    assert_eq!(told(&world).1, None);
+    assert_eq!(world.publications, before);
+
+    // The next certificate does not wait for its own.
+    world.write(Kind::Stapled("other", "staple-good.der"), ms(5000));
+    assert!(!published(&world).1 && published(&world).0 != ec);
+    let foreign = "the OCSP staple: is of serial a1b2c3, not of this certificate";
+    assert_eq!(told(&world), (Some("ok"), Some(foreign.to_owned())));
 }

@@ -3,11 +3,14 @@
 use std::io;
 use std::ops::Range;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use log::warn;
 use serde_json::{Map, Value};
 
 use super::directory::Sds;
-use super::publish::Secret;
+use super::publish::{Kind, LEAF_ONLY, Secret};
+use super::read::Material;
 use super::secret::SecretBytes;
 
 /// What an SDS file holds.
@@ -26,9 +29,9 @@ impl Existing {
     ///
     /// # Errors
     /// When the kernel has no memory.
-    pub fn read(sds: &Sds, secret: &Secret, kind: &str) -> io::Result<Existing> {
+    pub fn read(sds: &Sds, secret: &Secret) -> io::Result<Existing> {
         match sds.read(secret.file()) {
-            Ok(Some(text)) => Existing::parse(text, kind),
+            Ok(Some(text)) => Existing::parse(text, secret),
             Ok(None) => Ok(Existing::default()),
             Err(error) => {
                 warn!("{}: {error}", secret.name);
@@ -37,7 +40,7 @@ impl Existing {
         }
     }
 
-    fn parse(mut text: SecretBytes, kind: &str) -> io::Result<Existing> {
+    fn parse(mut text: SecretBytes, secret: &Secret) -> io::Result<Existing> {
         // The parser's own memory is nothing for a key.
         let key = take_keys(&mut text)?;
         let Ok(Value::Object(mut response)) = serde_json::from_slice(&text) else {
@@ -48,12 +51,12 @@ impl Existing {
         let generation = version.and_then(|version| version.strip_prefix("gen-")?.parse().ok());
         // Nobody gets beyond that by counting.
         let generation = generation.filter(|generation| *generation < 1 << 53);
-        let secret = match take(&mut response, "resources") {
+        let resource = match take(&mut response, "resources") {
             Some(Value::Array(resources)) => resources.into_iter().next(),
             _ => None,
         };
-        let body = match secret {
-            Some(Value::Object(mut secret)) => take(&mut secret, kind),
+        let body = match resource {
+            Some(Value::Object(mut resource)) => take(&mut resource, secret.kind.field()),
             _ => None,
         };
         Ok(Existing {
@@ -66,15 +69,51 @@ impl Existing {
         })
     }
 
-    /// The text of a data source that is inline, taken out.
+    /// What the secret is made of, taken out; none where not all of that is inline.
     ///
     /// # Errors
     /// When the kernel has no memory.
-    pub fn take(&mut self, name: &str) -> io::Result<Option<SecretBytes>> {
+    pub fn material(&mut self, kind: Kind) -> io::Result<Option<Material>> {
+        Ok(match kind {
+            Kind::Certificate => {
+                let staple = self.take("ocsp_staple", "inline_bytes")?;
+                let staple = staple.and_then(|staple| STANDARD.decode(&*staple).ok());
+                let staple = staple
+                    .map(|staple| SecretBytes::copy(&staple))
+                    .transpose()?;
+                let cert = self.take("certificate_chain", "inline_string")?;
+                cert.zip(self.key.take()).map(|(cert, key)| Material::Pair {
+                    cert,
+                    key,
+                    staple: staple.map(Ok),
+                })
+            }
+            Kind::Validation => {
+                let leaf_only = self.body.as_ref().and_then(|body| body.get(LEAF_ONLY));
+                let leaf_only = leaf_only == Some(&Value::Bool(true));
+                let crl = self.take("crl", "inline_string")?;
+                let ca = self.take("trusted_ca", "inline_string")?;
+                ca.map(|ca| Material::Trust { ca, crl, leaf_only })
+            }
+        })
+    }
+
+    /// What a validation context says besides: whom to expect.
+    pub fn context(self, kind: Kind) -> Option<Map<String, Value>> {
+        let mut body = self.body.filter(|_| kind == Kind::Validation)?;
+        // Without its files, watching their directory makes no sense.
+        for name in ["watched_directory", LEAF_ONLY] {
+            take(&mut body, name);
+        }
+        Some(body)
+    }
+
+    /// The text of a data source that is inline, taken out.
+    fn take(&mut self, name: &str, form: &str) -> io::Result<Option<SecretBytes>> {
         let source = self.body.as_mut().and_then(|body| take(body, name));
         let text = source.as_ref().and_then(|source| {
-            let text = source.get("inline_string");
-            text.or_else(|| source.get("inlineString"))?.as_str()
+            let text = source.get(form);
+            text.or_else(|| source.get(camel(form)))?.as_str()
         });
         text.map(|text| SecretBytes::copy(text.as_bytes()))
             .transpose()

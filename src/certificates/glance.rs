@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::read::Files;
+use super::read::{File, Files};
 use crate::pulse::Pulse;
 
 /// Far above the granularity of any file system's clock.
@@ -25,7 +25,7 @@ type Print = [i64; 6];
 /// The files as they were just before they were read.
 #[derive(Debug, Default)]
 pub struct Glance {
-    prints: Option<[Option<Print>; 3]>,
+    prints: Option<Vec<Option<Print>>>,
     trusted: bool,
     looks: u32,
 }
@@ -48,36 +48,39 @@ impl Glance {
             age.and_then(|changed| now.duration_since(changed).ok())
                 .is_some_and(|age| age > GRANULARITY)
         };
-        self.trusted = prints.is_some_and(|prints| prints.iter().flatten().all(old));
+        self.trusted = prints
+            .as_ref()
+            .is_some_and(|prints| prints.iter().flatten().all(old));
         self.prints = prints;
         self.looks = 0;
         true
     }
 }
 
-/// None where a file cannot be looked at: then it is for the reader to say why.
-fn prints(files: &Files, pulse: &Pulse) -> Option<[Option<Print>; 3]> {
-    let print = |path: &Path| {
-        let file = pulse.during(path, || fs::metadata(path)).ok()?;
-        // Nobody can set the change time, unlike the modification time.
-        Some([
-            file.dev().cast_signed(),
-            file.ino().cast_signed(),
-            file.nlink().cast_signed(),
-            file.size().cast_signed(),
-            file.ctime(),
-            file.ctime_nsec(),
-        ])
+/// None where a file cannot be looked at that is needed: then it is for the reader to say why.
+fn prints(files: &Files, pulse: &Pulse) -> Option<Vec<Option<Print>>> {
+    let print = |(file, path): (File, &Path)| {
+        match pulse.during(path, || fs::metadata(path)) {
+            // Nobody can set the change time, unlike the modification time.
+            Ok(metadata) => Some(Some([
+                metadata.dev().cast_signed(),
+                metadata.ino().cast_signed(),
+                metadata.nlink().cast_signed(),
+                metadata.size().cast_signed(),
+                metadata.ctime(),
+                metadata.ctime_nsec(),
+            ])),
+            // It may well be missing for long.
+            Err(_) if file == File::Staple => Some(None),
+            Err(_) => None,
+        }
     };
-    let ca = match &files.ca {
-        Some(ca) => Some(print(ca)?),
-        None => None,
-    };
-    Some([Some(print(&files.cert)?), Some(print(&files.key)?), ca])
+    files.each().map(print).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::read::Source;
     use super::*;
     use std::io::Write;
 
@@ -85,11 +88,12 @@ mod tests {
     fn only_what_may_have_changed_is_read() {
         let dir = std::env::temp_dir().join(format!("drainit-glance-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        let files = Files {
-            cert: dir.join("cert"),
-            key: dir.join("key"),
-            ca: None,
-        };
+        let (cert, key) = (dir.join("cert"), dir.join("key"));
+        let files = Files(vec![Source::Pair {
+            cert: cert.clone(),
+            key: key.clone(),
+            staple: Some(dir.join("staple")),
+        }]);
         let pulse = Pulse::default();
         let mut glance = Glance::default();
         let now = SystemTime::now();
@@ -98,8 +102,8 @@ mod tests {
             glance.must_read(&files, now, &pulse),
             "there is nothing still"
         );
-        fs::write(&files.cert, "a").unwrap();
-        fs::write(&files.key, "a").unwrap();
+        fs::write(&cert, "a").unwrap();
+        fs::write(&key, "a").unwrap();
         assert!(glance.must_read(&files, now, &pulse));
         assert!(
             glance.must_read(&files, now, &pulse),
@@ -110,14 +114,14 @@ mod tests {
         assert!(!glance.must_read(&files, later, &pulse));
         // In place, of the same size: the change time tells.
         std::thread::sleep(Duration::from_millis(20));
-        let mut file = fs::OpenOptions::new().write(true).open(&files.key).unwrap();
+        let mut file = fs::OpenOptions::new().write(true).open(&key).unwrap();
         file.write_all(b"b").unwrap();
         assert!(glance.must_read(&files, later, &pulse));
         let reads = (0..30)
             .filter(|_| glance.must_read(&files, later, &pulse))
             .count();
         assert_eq!(reads, 3, "every tenth look reads all");
-        fs::rename(&files.key, &files.cert).unwrap();
+        fs::rename(&key, &cert).unwrap();
         assert!(glance.must_read(&files, later, &pulse));
         fs::remove_dir_all(&dir).unwrap();
     }

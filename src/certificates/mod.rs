@@ -17,12 +17,14 @@ pub mod lifetime;
 mod many;
 pub mod name;
 mod notify;
+pub mod ocsp;
 pub mod pem;
 mod pending;
 pub mod publish;
 pub mod read;
 pub mod record;
 pub mod secret;
+pub mod trust;
 mod unit;
 mod watch;
 pub mod x509;
@@ -37,8 +39,8 @@ use log::{error, info};
 
 use self::duty::Duty;
 use self::notify::Notify;
-use self::publish::{CONTOUR_CA, CONTOUR_LEAF, Target};
-use self::read::Files;
+use self::publish::{CONTOUR_CA, CONTOUR_LEAF, Kind, Target};
+use self::read::{Files, Source};
 use self::unit::Unit;
 use crate::fault;
 use crate::mailbox::{Inbox, Wakeups};
@@ -59,9 +61,9 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 pub struct Config {
     /// The xDS client's certificate, key and CA.
     pub xds: Option<Files>,
-    /// Further secrets, for listeners: a name that [`name::check`] takes, a certificate
-    /// and a key. Each name once.
-    pub secrets: Vec<(String, Files)>,
+    /// Further secrets, for listeners: a name that [`name::check`] takes, and where its files are.
+    /// Each name once.
+    pub secrets: Vec<(String, Source)>,
     /// The directory in whose `sds` the SDS files go.
     pub resources: PathBuf,
     /// How often the files are looked at.
@@ -238,16 +240,15 @@ fn units(config: &Config, pulse: &Pulse) -> Vec<Unit> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => error!("{error}"),
     }
-    let xds = config
-        .xds
-        .iter()
-        .map(|files| (files, Target::contour(&config.resources), Duty::Gate));
-    let secrets = config.secrets.iter().map(|(name, files)| {
-        let target = Target::listener(&config.resources, name);
-        (files, target, Duty::Listener)
+    let xds = config.xds.iter().map(|files| {
+        let target = Target::contour(&config.resources);
+        (files.clone(), target, Duty::Gate)
     });
-    let unit = |(number, (files, target, duty)): (usize, (&Files, Target, Duty))| {
-        let files = files.clone();
+    let secrets = config.secrets.iter().map(|(name, source)| {
+        let target = Target::listener(&config.resources, name, Kind::of(source));
+        (Files(vec![source.clone()]), target, Duty::Listener)
+    });
+    let unit = |(number, (files, target, duty)): (usize, (Files, Target, Duty))| {
         Unit::new(number, files, target, duty, &config.check, start, pulse)
     };
     xds.chain(secrets).enumerate().map(unit).collect()
@@ -258,13 +259,13 @@ fn outcome(units: &[Unit]) -> Result<String, String> {
     let mut lines = Vec::new();
     let mut failed = false;
     for unit in units {
-        if let Some(leaf) = unit.engine.record.status().first() {
-            let serial = leaf.serial.as_deref().unwrap_or("none");
-            let secret = &leaf.secret;
-            failed |= leaf.last_error.is_some();
-            lines.push(match &leaf.last_error {
-                Some(why) => format!("{secret}: {why}"),
-                None => format!("{secret}: gen-{}, serial {serial}", leaf.generation),
+        if let Some(first) = unit.engine.record.status().first() {
+            let (secret, generation) = (&first.secret, first.generation);
+            failed |= first.last_error.is_some();
+            lines.push(match (&first.last_error, &first.serial) {
+                (Some(why), _) => format!("{secret}: {why}"),
+                (None, Some(serial)) => format!("{secret}: gen-{generation}, serial {serial}"),
+                (None, None) => format!("{secret}: gen-{generation}"),
             });
         }
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::mailbox::{Mailbox, Waker};
 use std::fs::{self, hard_link, rename};
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -162,8 +162,7 @@ fn words_that_were_lost_are_told_of_and_what_cannot_be_watched_is_known() {
     let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
     let file = fs::File::options().append(true).open(&scene.file).unwrap();
     for n in 0..limit.trim().parse::<u32>().unwrap() {
-        let mode =
-            fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o600 + n % 2));
+        let mode = fs::Permissions::from_mode(0o600 + n % 2);
         (&file).write_all(b"1").unwrap();
         file.set_permissions(mode).unwrap();
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::check::{self, Checked};
+use super::check::{self, Age, Checked};
 use super::confirm::{self, Expected, Observation, Seen, Verdict};
 use super::read::{Contents, Refusal};
 use crate::clock::rfc3339_seconds;
@@ -26,36 +26,71 @@ const ASK_LATE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Set {
     pub contents: Arc<Contents>,
-    pub checked: Checked,
+    /// What was read of each secret, in their order.
+    pub checked: Vec<Checked>,
+    /// Which file it has not as it is, and why.
+    pub lacks: Option<Refusal>,
+    /// When that is to be judged again.
+    pub again: Option<SystemTime>,
 }
 
 impl Set {
-    /// The set in these files, when it can be used at this time.
+    /// The set in these files, when it can be used at this time; `loaded` is what Envoy has.
     ///
     /// # Errors
     /// When it cannot: which file, and why.
-    pub fn of(files: &Contents, now: SystemTime) -> Result<Set, Refusal> {
-        let checked = check::check(files, now)?;
-        let contents = Arc::new(check::cleaned(files)?);
-        Ok(Set { contents, checked })
+    pub fn of(
+        files: &Contents,
+        loaded: Option<&Contents>,
+        now: SystemTime,
+        age: Age,
+    ) -> Result<Set, Refusal> {
+        let mut contents = Contents::with_capacity(files.len());
+        let (mut checked, mut lacks, mut again) = (Vec::new(), None, None);
+        for (at, material) in files.iter().enumerate() {
+            let loaded = loaded.and_then(|loaded| loaded.get(at));
+            let found = check::check(material, loaded, now, age)?;
+            contents.push(found.material);
+            checked.push(found.checked);
+            lacks = lacks.or(found.lacks);
+            again = again.into_iter().chain(found.again).min();
+        }
+        Ok(Set {
+            contents: Arc::new(contents),
+            checked,
+            lacks,
+            again,
+        })
     }
 
-    /// The same of a set that is good but for its age.
-    ///
-    /// # Errors
-    /// When it would not be good at any time: which file, and why.
-    pub fn whenever(files: &Contents) -> Result<Set, Refusal> {
-        let checked = check::whenever(files)?;
-        let contents = Arc::new(check::cleaned(files)?);
-        Ok(Set { contents, checked })
+    /// The leaf's serial number, in a set that has one.
+    pub fn serial(&self) -> Option<&str> {
+        self.checked.iter().find_map(Checked::serial)
+    }
+
+    /// Whether nothing is left of it that only Envoy can tell.
+    pub fn is_sure(&self) -> bool {
+        self.checked.iter().all(Checked::is_sure)
     }
 }
 
 impl fmt::Display for Set {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let leaf = &self.checked.leaf;
-        let until = rfc3339_seconds(leaf.not_after);
-        write!(out, "serial {}, valid until {until}", leaf.serial)
+        let Some(first) = self.checked.first() else {
+            return Ok(());
+        };
+        match first {
+            Checked::Leaf(leaf) => write!(out, "serial {}", leaf.serial)?,
+            Checked::Bundle(bundle) => {
+                let cas = bundle.cas;
+                write!(out, "{cas} CA{}", if cas == 1 { "" } else { "s" })?;
+                if bundle.listed > 0 {
+                    write!(out, ", {} of them with a revocation list", bundle.listed)?;
+                }
+            }
+        }
+        let [_, until] = first.validity();
+        write!(out, ", valid until {}", rfc3339_seconds(until))
     }
 }
 
@@ -168,7 +203,7 @@ impl Pending {
                 let first = self.first && !observed.secrets.iter().any(took);
                 let expected = Expected {
                     generation,
-                    serial: &self.set.checked.leaf.serial,
+                    serial: self.set.serial(),
                     names,
                     before: if first {
                         Some(nothing.as_slice())

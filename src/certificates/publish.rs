@@ -5,13 +5,15 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::check;
 use super::directory::{Access, Sds};
-use super::existing::{Existing, take};
+use super::existing::Existing;
 use super::name;
-use super::read::Contents;
+use super::read::{Contents, Material, Source};
 use super::secret::SecretBytes;
 
 /// The secret of the xDS client's certificate and key, by Contour's name.
@@ -25,11 +27,40 @@ pub(super) const CONTOUR_CA_FILE: &str = "xds-validation-context";
 
 const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
 
+/// What a secret is in Envoy's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A `tls_certificate`.
+    Certificate,
+    /// A `validation_context`.
+    Validation,
+}
+
+impl Kind {
+    /// The name of the field that holds it.
+    pub fn field(self) -> &'static str {
+        match self {
+            Kind::Certificate => "tls_certificate",
+            Kind::Validation => "validation_context",
+        }
+    }
+
+    /// What these files are made into.
+    pub fn of(source: &Source) -> Kind {
+        match source {
+            Source::Pair { .. } => Kind::Certificate,
+            Source::Trust { .. } => Kind::Validation,
+        }
+    }
+}
+
 /// One secret and its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Secret {
     /// Its name in Envoy's configuration and statistics.
     pub name: String,
+    /// What it is there.
+    pub kind: Kind,
     /// Its SDS file.
     pub path: PathBuf,
 }
@@ -44,13 +75,13 @@ impl Secret {
 /// Where a set is published.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The secret of the certificate and the key.
-    pub leaf: Secret,
-    /// The secret of the CA bundle, where there is one.
+    /// Its secret, or the one of its certificate and key.
+    pub first: Secret,
+    /// The secret of the CA bundle that belongs to that, where one does.
     pub ca: Option<Secret>,
     /// The resources directory.
     dir: PathBuf,
-    /// The validation context without its CA: whom to expect there.
+    /// The validation context without its files: whom to expect there.
     context: Map<String, Value>,
 }
 
@@ -66,23 +97,25 @@ pub struct Published {
 impl Target {
     /// The xDS client's set, below this resources directory.
     pub fn contour(dir: &Path) -> Target {
-        let secret = |name: &str, file: &str| Secret {
+        let secret = |name: &str, kind, file: &str| Secret {
             name: name.to_owned(),
+            kind,
             path: dir.join("sds").join(format!("{file}.json")),
         };
         Target {
-            leaf: secret(CONTOUR_LEAF, CONTOUR_LEAF_FILE),
-            ca: Some(secret(CONTOUR_CA, CONTOUR_CA_FILE)),
+            first: secret(CONTOUR_LEAF, Kind::Certificate, CONTOUR_LEAF_FILE),
+            ca: Some(secret(CONTOUR_CA, Kind::Validation, CONTOUR_CA_FILE)),
             dir: dir.to_owned(),
             context: contour_context(),
         }
     }
 
-    /// A listener's certificate and key, below this resources directory.
-    pub fn listener(dir: &Path, name: &str) -> Target {
+    /// A listener's secret, below this resources directory.
+    pub fn listener(dir: &Path, name: &str, kind: Kind) -> Target {
         Target {
-            leaf: Secret {
+            first: Secret {
                 name: name.to_owned(),
+                kind,
                 path: dir.join("sds").join(name::file_name(name)),
             },
             ca: None,
@@ -91,10 +124,14 @@ impl Target {
         }
     }
 
-    /// The secrets' names, the leaf's first.
+    /// The secrets, in the order of what they are made of.
+    pub fn secrets(&self) -> impl DoubleEndedIterator<Item = &Secret> {
+        std::iter::once(&self.first).chain(&self.ca)
+    }
+
+    /// Their names.
     pub fn names(&self) -> Vec<&str> {
-        let secrets = std::iter::once(&self.leaf).chain(&self.ca);
-        secrets.map(|secret| secret.name.as_str()).collect()
+        self.secrets().map(|secret| secret.name.as_str()).collect()
     }
 
     /// Looks at the files that are there: the matchers of a validation context are kept from here
@@ -107,42 +144,27 @@ impl Target {
         let Ok(sds) = Sds::open(&self.dir) else {
             return Ok(Published::default());
         };
-        let mut leaf = Existing::read(&sds, &self.leaf, "tls_certificate")?;
-        let mut ca = match &self.ca {
-            Some(ca) => Some(Existing::read(&sds, ca, "validation_context")?),
-            None => None,
-        };
-        let generations = [&leaf, ca.as_ref().unwrap_or(&leaf)].map(|file| file.generation);
-        let contents = match (leaf.take("certificate_chain")?, leaf.key.take()) {
-            (Some(cert), Some(key)) => Some(Contents {
-                cert,
-                key,
-                ca: match &mut ca {
-                    Some(ca) => ca.take("trusted_ca")?,
-                    None => None,
-                },
-            }),
-            _ => None,
-        };
-        if let Some(Existing {
-            body: Some(body), ..
-        }) = ca
-        {
-            self.context = body;
-            for name in ["trusted_ca", "watched_directory"] {
-                // Without its file, watching that file's directory makes no sense.
-                take(&mut self.context, name);
-            }
-        }
-        let [one, other] = generations;
-        let whole = |contents: &Contents| {
+        let mut generations = Vec::new();
+        let mut contents = Some(Contents::new());
+        let mut context = None;
+        for secret in self.secrets() {
+            let mut existing = Existing::read(&sds, secret)?;
+            generations.push(existing.generation);
             // An earlier version published whatever the files held: that is written anew.
-            let clean = check::cleaned(contents).is_ok_and(|clean| clean == *contents);
-            clean && contents.ca.is_some() == self.ca.is_some() && one == other && one > 0
-        };
+            let clean = |found: &Material| check::cleaned(found).is_ok_and(|clean| clean == *found);
+            let material = existing.material(secret.kind)?.filter(clean);
+            contents = contents.zip(material).map(|(mut all, material)| {
+                all.push(material);
+                all
+            });
+            context = existing.context(secret.kind).or(context);
+        }
+        self.context = context.unwrap_or(std::mem::take(&mut self.context));
+        let generation = generations.iter().copied().max().unwrap_or(0);
+        let whole = generation > 0 && generations.iter().all(|one| *one == generation);
         Ok(Published {
-            generation: one.max(other),
-            contents: contents.filter(whole),
+            generation,
+            contents: contents.filter(|_| whole),
         })
     }
 
@@ -162,14 +184,12 @@ impl Target {
     /// When a file cannot be written. The files may be of two generations then; each is whole.
     pub fn publish(&self, generation: u64, contents: &Contents) -> io::Result<()> {
         let sds = Sds::make(&self.dir, Access::Owner)?;
-        if let (Some(secret), Some(ca)) = (&self.ca, &contents.ca) {
-            let body = self.context(ca)?;
-            let text = response(generation, &secret.name, "validation_context", &body)?;
+        let secrets: Vec<_> = self.secrets().zip(contents).collect();
+        for (secret, material) in secrets.into_iter().rev() {
+            let text = response(generation, secret, &self.body(material)?)?;
             sds.replace(secret.file(), &text)?;
         }
-        let body = certificate(contents)?;
-        let text = response(generation, &self.leaf.name, "tls_certificate", &body)?;
-        sds.replace(self.leaf.file(), &text)
+        Ok(())
     }
 
     /// Publishes that there is no secret, for an Envoy that must have a file.
@@ -179,7 +199,7 @@ impl Target {
     pub fn vacate(&self, generation: u64) -> io::Result<()> {
         let sds = Sds::make(&self.dir, Access::Owner)?;
         let response = json!({ "version_info": version(generation), "resources": [] });
-        sds.replace(self.leaf.file(), response.to_string().as_bytes())
+        sds.replace(self.first.file(), response.to_string().as_bytes())
     }
 
     /// The SDS files in Contour's own form: they name the files, and Envoy reads those.
@@ -191,17 +211,17 @@ impl Target {
         let mut context = self.context.clone();
         context.insert("trusted_ca".to_owned(), json!({ "filename": ca }));
         let context = Value::Object(context);
-        let resources = |secret: &Secret, kind: &str, body: Value| {
-            let name = &secret.name;
+        let resources = |secret: &Secret| {
+            let body = match secret.kind {
+                Kind::Certificate => &certificate,
+                Kind::Validation => &context,
+            };
+            let (name, kind) = (&secret.name, secret.kind.field());
             json!({ "resources": [{ "@type": format!("{TLS}.Secret"), "name": name, kind: body }] })
         };
-        let leaf = (
-            &self.leaf,
-            resources(&self.leaf, "tls_certificate", certificate),
-        );
-        let ca = self.ca.as_ref();
-        let ca = ca.map(|ca| (ca, resources(ca, "validation_context", context)));
-        std::iter::once(leaf).chain(ca).collect()
+        self.secrets()
+            .map(|secret| (secret, resources(secret)))
+            .collect()
     }
 
     /// Writes one of the files in Contour's form, for everybody to read: an init container may run
@@ -232,26 +252,50 @@ impl Target {
                 },
             },
         }]}});
-        let certificate = certificate(contents)?;
-        let tls = match &contents.ca {
-            Some(ca) => join(&[
-                br#"{"tls_certificates":["#,
-                &certificate,
-                br#"],"validation_context":"#,
-                &*self.context(ca)?,
-                b"}",
-            ]),
-            None => join(&[br#"{"tls_certificates":["#, &certificate, b"]}"]),
-        };
-        put(&around, &tls?)
+        // A staple is nothing for a client's context, which a candidate has.
+        let mut parts: Vec<SecretBytes> = Vec::new();
+        for material in contents {
+            let body = match material {
+                Material::Pair { cert, key, .. } => certificate(cert, key, None)?,
+                Material::Trust { .. } => self.body(material)?,
+            };
+            let [before, after] = match material {
+                Material::Pair { .. } => [&b"\"tls_certificates\":["[..], b"]"],
+                Material::Trust { .. } => [&b"\"validation_context\":"[..], b""],
+            };
+            let comma: &[u8] = if parts.is_empty() { b"" } else { b"," };
+            parts.push(join(&[comma, before, &body, after])?);
+        }
+        let mut all: Vec<&[u8]> = vec![b"{"];
+        all.extend(parts.iter().map(|part| &**part));
+        all.push(b"}");
+        put(&around, &join(&all)?)
     }
 
-    fn context(&self, ca: &[u8]) -> io::Result<SecretBytes> {
+    /// What a secret is in Envoy's configuration, without its name.
+    fn body(&self, material: &Material) -> io::Result<SecretBytes> {
+        let (ca, crl, leaf_only) = match material {
+            Material::Pair { cert, key, staple } => {
+                let staple = staple.as_ref().and_then(|staple| staple.as_ref().ok());
+                return certificate(cert, key, staple.map(|staple| &**staple));
+            }
+            Material::Trust { ca, crl, leaf_only } => (ca, crl, *leaf_only),
+        };
         let mut context = self.context.clone();
+        if leaf_only {
+            context.insert(LEAF_ONLY.to_owned(), true.into());
+        }
+        if let Some(crl) = crl {
+            let text = String::from_utf8_lossy(crl);
+            context.insert("crl".to_owned(), json!({ "inline_string": text }));
+        }
         context.insert("trusted_ca".to_owned(), HERE.into());
         put(&Value::Object(context), &source(ca)?)
     }
 }
+
+/// The field of a validation context that has Envoy look for no CA in the revocation lists.
+pub(super) const LEAF_ONLY: &str = "only_verify_leaf_cert_crl";
 
 /// Whom Contour's bootstrap expects: a server that calls itself `contour`.
 fn contour_context() -> Map<String, Value> {
@@ -259,7 +303,9 @@ fn contour_context() -> Map<String, Value> {
     Map::from_iter([("match_typed_subject_alt_names".to_owned(), matcher)])
 }
 
-fn response(generation: u64, name: &str, kind: &str, body: &[u8]) -> io::Result<SecretBytes> {
+fn response(generation: u64, secret: &Secret, body: &[u8]) -> io::Result<SecretBytes> {
+    let Secret { name, kind, .. } = secret;
+    let kind = kind.field();
     let around = json!({
         "version_info": version(generation),
         "resources": [{ "@type": format!("{TLS}.Secret"), "name": name, kind: HERE }],
@@ -295,12 +341,17 @@ fn join(parts: &[&[u8]]) -> io::Result<SecretBytes> {
     Ok(joined)
 }
 
-fn certificate(contents: &Contents) -> io::Result<SecretBytes> {
+fn certificate(cert: &[u8], key: &[u8], staple: Option<&[u8]>) -> io::Result<SecretBytes> {
+    let staple = staple.map(|staple| {
+        let staple = STANDARD.encode(staple);
+        format!(r#","ocsp_staple":{{"inline_bytes":"{staple}"}}"#)
+    });
     join(&[
         br#"{"certificate_chain":"#,
-        &*source(&contents.cert)?,
+        &*source(cert)?,
         br#","private_key":"#,
-        &*source(&contents.key)?,
+        &*source(key)?,
+        staple.unwrap_or_default().as_bytes(),
         b"}",
     ])
 }

@@ -22,11 +22,18 @@ impl Drop for Dir {
 fn contents(tag: &str) -> Contents {
     let pem =
         |label: &str, what: &str| SecretBytes::copy(block(label, what, tag).as_bytes()).unwrap();
-    Contents {
-        cert: pem("CERTIFICATE", "cert"),
-        key: pem("PRIVATE KEY", "key"),
-        ca: Some(pem("CERTIFICATE", "ca")),
-    }
+    vec![
+        Material::Pair {
+            cert: pem("CERTIFICATE", "cert"),
+            key: pem("PRIVATE KEY", "key"),
+            staple: None,
+        },
+        Material::Trust {
+            ca: pem("CERTIFICATE", "ca"),
+            crl: None,
+            leaf_only: false,
+        },
+    ]
 }
 
 /// A block of these four letters and digits.
@@ -84,7 +91,7 @@ fn the_shape_is_a_response_with_one_inline_secret() {
     let dir = Dir::new("shape");
     let target = Target::contour(&dir.0);
     target.publish(7, &contents("x")).unwrap();
-    let leaf = json(&target.leaf.path);
+    let leaf = json(&target.first.path);
     assert_eq!(leaf["version_info"], "gen-7");
     assert_eq!(leaf["resources"].as_array().unwrap().len(), 1);
     let secret = &leaf["resources"][0];
@@ -138,6 +145,55 @@ fn contours_own_files_are_taken_over_with_their_matchers() {
 }
 
 #[test]
+fn staples_and_revocation_lists_are_published_and_found_again() {
+    let dir = Dir::new("parts");
+    let pem = |label, what| SecretBytes::copy(block(label, what, "x").as_bytes()).unwrap();
+    let pair = vec![Material::Pair {
+        cert: pem("CERTIFICATE", "cert"),
+        key: pem("PRIVATE KEY", "key"),
+        staple: Some(Ok(SecretBytes::copy(b"\0\xff").unwrap())),
+    }];
+    let trust = |crl, leaf_only| {
+        vec![Material::Trust {
+            ca: pem("CERTIFICATE", "ca"),
+            crl,
+            leaf_only,
+        }]
+    };
+    let web = Target::listener(&dir.0, "web", Kind::Certificate);
+    web.publish(1, &pair).unwrap();
+    let one = &json(&web.first.path)["resources"][0]["tls_certificate"];
+    assert_eq!(one["ocsp_staple"], json!({ "inline_bytes": "AP8=" }));
+    let found = web.clone().take_over().unwrap();
+    assert_eq!(found.contents, Some(pair));
+    // Another kind of the same name is nothing to go on with.
+    let mut other = Target::listener(&dir.0, "web", Kind::Validation);
+    let found = other.take_over().unwrap();
+    assert_eq!((found.generation, found.contents), (1, None));
+
+    let mut clients = Target::listener(&dir.0, "clients", Kind::Validation);
+    let matcher = json!([{ "san_type": "DNS", "matcher": { "exact": "web" } }]);
+    let theirs = json!({ "match_typed_subject_alt_names": matcher });
+    write(
+        &clients.first.path,
+        &json!({ "resources": [{ "validation_context": theirs }] }).to_string(),
+    );
+    clients.take_over().unwrap();
+    for (crl, leaf_only) in [(Some(pem("X509 CRL", "crl")), true), (None, false)] {
+        let (listed, set) = (crl.is_some(), trust(crl, leaf_only));
+        clients.publish(2, &set).unwrap();
+        let context = &json(&clients.first.path)["resources"][0]["validation_context"];
+        assert_eq!(context["match_typed_subject_alt_names"], matcher);
+        assert_eq!(context.get("crl").is_some(), listed);
+        assert_eq!(context.get(LEAF_ONLY).is_some(), leaf_only);
+    }
+    assert_eq!(
+        clients.take_over().unwrap().contents,
+        Some(trust(None, false))
+    );
+}
+
+#[test]
 fn files_of_two_generations_are_nobodys_last_good_set() {
     let dir = Dir::new("mixed");
     let mut target = Target::contour(&dir.0);
@@ -160,7 +216,7 @@ fn garbage_in_the_directory_is_as_good_as_nothing() {
         "{\"resources\": [7]}",
         "\0",
     ] {
-        write(&target.leaf.path, garbage);
+        write(&target.first.path, garbage);
         write(&target.ca.clone().unwrap().path, garbage);
         let found = target.take_over().unwrap();
         assert_eq!((found.generation, found.contents), (0, None), "{garbage}");
@@ -173,10 +229,10 @@ fn a_set_that_was_published_with_more_than_it_needs_is_published_anew() {
     let mut target = Target::contour(&dir.0);
     target.publish(3, &contents("x")).unwrap();
     let key = block("PRIVATE KEY", "key", "x").replace('\n', "\\n");
-    let text = fs::read_to_string(&target.leaf.path).unwrap();
+    let text = fs::read_to_string(&target.first.path).unwrap();
     let chain = "\"certificate_chain\":{\"inline_string\":\"";
     write(
-        &target.leaf.path,
+        &target.first.path,
         &text.replace(chain, &format!("{chain}{key}")),
     );
     let found = target.take_over().unwrap();
@@ -187,7 +243,7 @@ fn a_set_that_was_published_with_more_than_it_needs_is_published_anew() {
 fn what_is_no_file_or_no_json_of_ours_is_replaced() {
     let dir = Dir::new("fifo");
     let mut target = Target::contour(&dir.0);
-    let path = target.leaf.path.clone();
+    let path = target.first.path.clone();
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let found = target.take_over().unwrap();
@@ -225,7 +281,7 @@ fn a_reader_in_a_loop_never_sees_half_a_file_or_a_mixed_pair() {
             done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         while !done.load(std::sync::atomic::Ordering::Relaxed) {
-            let leaf = json(&target.leaf.path);
+            let leaf = json(&target.first.path);
             let pair = &leaf["resources"][0]["tls_certificate"];
             let cert = pair["certificate_chain"]["inline_string"].as_str().unwrap();
             let key = pair["private_key"]["inline_string"].as_str().unwrap();

@@ -21,8 +21,12 @@ pub enum File {
     Certificate,
     /// The leaf's private key.
     Key,
+    /// The OCSP response that is stapled to the leaf.
+    Staple,
     /// The CAs that the other side's certificate is checked against.
     Ca,
+    /// What these CAs have revoked.
+    Crl,
 }
 
 impl fmt::Display for File {
@@ -30,7 +34,9 @@ impl fmt::Display for File {
         out.write_str(match self {
             File::Certificate => "the certificate",
             File::Key => "the key",
+            File::Staple => "the OCSP staple",
             File::Ca => "the CA",
+            File::Crl => "the CRL",
         })
     }
 }
@@ -66,60 +72,134 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The bytes of a set's files. A key may be in any of them: some writers put all into one file.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Contents {
-    /// The leaf and its chain, PEM.
-    pub cert: SecretBytes,
-    /// Its key, PEM.
-    pub key: SecretBytes,
-    /// The CA bundle, PEM, in a set that has one.
-    pub ca: Option<SecretBytes>,
+/// What one SDS secret is made of. A key may be in any file of certificates: some writers put all
+/// into one.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Material {
+    /// A certificate of Envoy's own.
+    Pair {
+        /// The leaf and its chain, PEM.
+        cert: SecretBytes,
+        /// Its key, PEM.
+        key: SecretBytes,
+        /// The OCSP response for the leaf, DER, or why its file could not be read, where it has one.
+        staple: Option<Result<SecretBytes, String>>,
+    },
+    /// Whom Envoy believes.
+    Trust {
+        /// The CA bundle, PEM.
+        ca: SecretBytes,
+        /// What the CAs have revoked, PEM.
+        crl: Option<SecretBytes>,
+        /// Whether only the other side's own certificate, and no CA's, is looked for in the lists.
+        leaf_only: bool,
+    },
 }
 
-/// Where a set's files are.
-#[derive(Clone, Debug)]
-pub struct Files {
-    /// The leaf and its chain.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
-    /// The CA bundle, in a set that has one.
-    pub ca: Option<PathBuf>,
+impl Material {
+    /// How many blocks of PEM are in its files: of certificates, and of lists.
+    pub fn blocks(&self) -> [usize; 2] {
+        let (certificates, lists) = match self {
+            Material::Pair { cert, .. } => (cert, None),
+            Material::Trust { ca, crl, .. } => (ca, crl.as_ref()),
+        };
+        let blocks = |text: &[u8]| text.windows(11).filter(|at| at == b"-----BEGIN ").count();
+        [blocks(certificates), lists.map_or(0, |lists| blocks(lists))]
+    }
 }
+
+/// What a set's secrets are made of, in their order.
+pub type Contents = Vec<Material>;
+
+/// Where the files of one SDS secret are.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A certificate of Envoy's own.
+    Pair {
+        /// The leaf and its chain.
+        cert: PathBuf,
+        /// Its key.
+        key: PathBuf,
+        /// The OCSP response for the leaf.
+        staple: Option<PathBuf>,
+    },
+    /// Whom Envoy believes.
+    Trust {
+        /// The CA bundle.
+        ca: PathBuf,
+        /// What the CAs have revoked.
+        crl: Option<PathBuf>,
+    },
+}
+
+impl Source {
+    /// The files, and what they are.
+    pub fn each(&self) -> impl Iterator<Item = (File, &Path)> {
+        let files = match self {
+            Source::Pair { cert, key, staple } => [
+                Some((File::Certificate, cert)),
+                Some((File::Key, key)),
+                staple.as_ref().map(|staple| (File::Staple, staple)),
+            ],
+            Source::Trust { ca, crl } => [
+                Some((File::Ca, ca)),
+                crl.as_ref().map(|crl| (File::Crl, crl)),
+                None,
+            ],
+        };
+        let files = files.into_iter().flatten();
+        files.map(|(file, path)| (file, path.as_path()))
+    }
+}
+
+/// Where a set's files are, secret by secret.
+#[derive(Clone, Debug)]
+pub struct Files(pub Vec<Source>);
 
 impl Files {
     /// All of them.
-    pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        let pair = [&self.cert, &self.key].into_iter();
-        pair.chain(&self.ca).map(PathBuf::as_path)
+    pub fn each(&self) -> impl Iterator<Item = (File, &Path)> {
+        self.0.iter().flat_map(Source::each)
     }
 
     /// Reads all files. The answer names a file that was replaced on the host behind a bind
     /// mount, so that no change will ever be seen.
     ///
     /// # Errors
-    /// When a file is missing, not a file, too large or cannot be read. Never waits for another
-    /// process, only for the file system, as `pulse` shows.
+    /// When a file is missing, not a file, too large or cannot be read; of a staple that is told in
+    /// its place. Never waits for another process, only for the file system, as `pulse` shows.
     pub fn read(&self, pulse: &Pulse) -> Result<(Contents, Option<&Path>), Refusal> {
-        let mut stale = None;
-        let mut read = |file, path| match pulse.during(path, || read_file(path)) {
-            Ok((bytes, true)) => Ok(bytes),
-            Ok((bytes, false)) => {
-                stale = Some(path);
+        let mut replaced = None;
+        let mut read = |path| match pulse.during(path, || read_file(path)) {
+            Ok((bytes, named)) => {
+                if !named {
+                    replaced = Some(path);
+                }
                 Ok(bytes)
             }
-            Err(why) => Err(Refusal::of(file, format!("{}: {why}", path.display()))),
+            Err(why) => Err(format!("{}: {why}", path.display())),
         };
-        let contents = Contents {
-            cert: read(File::Certificate, self.cert.as_path())?,
-            key: read(File::Key, self.key.as_path())?,
-            ca: match &self.ca {
-                Some(ca) => Some(read(File::Ca, ca.as_path())?),
-                None => None,
-            },
-        };
-        Ok((contents, stale))
+        let of = |file| move |why: String| Refusal::of(file, why);
+        let mut contents = Contents::with_capacity(self.0.len());
+        for source in &self.0 {
+            contents.push(match source {
+                Source::Pair { cert, key, staple } => Material::Pair {
+                    cert: read(cert).map_err(of(File::Certificate))?,
+                    key: read(key).map_err(of(File::Key))?,
+                    staple: staple.as_ref().map(|staple| read(staple)),
+                },
+                Source::Trust { ca, crl } => Material::Trust {
+                    ca: read(ca).map_err(of(File::Ca))?,
+                    crl: crl
+                        .as_ref()
+                        .map(|crl| read(crl))
+                        .transpose()
+                        .map_err(of(File::Crl))?,
+                    leaf_only: false,
+                },
+            });
+        }
+        Ok((contents, replaced))
     }
 }
 

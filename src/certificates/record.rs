@@ -84,16 +84,12 @@ impl Record {
     }
 
     /// This set is published.
-    pub fn installed(&mut self, generation: u64, set: &Checked) {
+    pub fn installed(&mut self, generation: u64, set: &[Checked]) {
         self.left.fill(Left::Plenty);
-        for (at, status) in self.status.iter_mut().enumerate() {
+        for (status, checked) in self.status.iter_mut().zip(set) {
             status.generation = generation;
-            let (leaf, bundle) = (&set.leaf, set.bundle.as_ref());
-            let (serial, before, after) = match bundle.filter(|_| at > 0) {
-                Some(bundle) => (None, bundle.not_before, bundle.not_after),
-                None => (Some(leaf.serial.clone()), leaf.not_before, leaf.not_after),
-            };
-            status.serial = serial;
+            let [before, after] = checked.validity();
+            status.serial = checked.serial().map(str::to_owned);
             status.not_before = Some(before);
             status.not_after = Some(after);
         }

@@ -50,7 +50,7 @@ impl Unit {
         start: Instant,
         pulse: &Pulse,
     ) -> Unit {
-        let path = target.leaf.path.clone();
+        let path = target.first.path.clone();
         let published = pulse.during(&path, || target.take_over());
         let published = published.unwrap_or_else(|error| {
             error!("{}: {error}", path.display());
@@ -101,13 +101,13 @@ impl Unit {
                     self.engine.observed(now, Instant::now(), answer);
                 }
                 Step::Publish(generation, contents) => {
-                    let path = &self.target.leaf.path;
+                    let path = &self.target.first.path;
                     let result = pulse.during(path, || self.target.publish(generation, &contents));
                     let result = result.map_err(|error| error.to_string());
                     self.engine.published(Instant::now(), result);
                 }
                 Step::Vacate(generation) => {
-                    let path = &self.target.leaf.path;
+                    let path = &self.target.first.path;
                     let result = pulse.during(path, || self.target.vacate(generation));
                     let result = result.map_err(|error| error.to_string());
                     self.engine.vacated(Instant::now(), result);
@@ -178,7 +178,8 @@ impl Unit {
             return;
         }
         // Before they are read: what happens from here on is told. The way to them may be another.
-        let told = notify.watch(self.number, self.files.paths(), pulse);
+        let paths = self.files.each().map(|(_, path)| path);
+        let told = notify.watch(self.number, paths, pulse);
         self.engine.rely_on_kernel(told && self.rely_on_kernel);
         let read = self.files.read(pulse);
         if read.is_err() {

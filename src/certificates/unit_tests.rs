@@ -1,5 +1,6 @@
 //! The thread against real files and a closure for an Envoy.
 
+use super::super::read::Source;
 use super::*;
 use crate::certificates::{Check, Command, Config, Report, run};
 use crate::mailbox::{Inbox, Mailbox, Waker};
@@ -29,14 +30,18 @@ impl Thread {
         let dir = std::env::temp_dir().join(format!("drainit-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
-        let files = |ca: Option<&str>| Files {
+        let pair = Source::Pair {
             cert: dir.join("tls.crt"),
             key: dir.join("tls.key"),
-            ca: ca.map(|name| dir.join(name)),
+            staple: None,
+        };
+        let trust = Source::Trust {
+            ca: dir.join("ca.crt"),
+            crl: None,
         };
         let config = Config {
-            xds: Some(files(Some("ca.crt"))),
-            secrets: vec![("edge".to_owned(), files(None))],
+            xds: Some(Files(vec![pair.clone(), trust])),
+            secrets: vec![("edge".to_owned(), pair)],
             resources: dir.join("resources"),
             check: Check {
                 every: Duration::from_millis(50),

@@ -1,6 +1,7 @@
 //! What counts as complete, and when to look.
 
 use super::*;
+use crate::certificates::read::Material;
 use crate::certificates::secret::SecretBytes;
 
 fn ms(milliseconds: u64) -> Duration {
@@ -19,11 +20,12 @@ fn calm(kernel: bool) -> (Watch, Instant) {
 }
 
 fn look(watch: &mut Watch, now: Instant, bytes: u8) {
-    let contents = Contents {
-        cert: SecretBytes::copy(&[bytes]).unwrap(),
-        ..Contents::default()
+    let trust = Material::Trust {
+        ca: SecretBytes::copy(&[bytes]).unwrap(),
+        crl: None,
+        leaf_only: false,
     };
-    watch.see(now, Ok(contents));
+    watch.see(now, Ok(vec![trust]));
     watch.looked(now, SystemTime::now(), true);
 }
 

@@ -13,6 +13,12 @@ pub struct Certificate {
     pub not_before: SystemTime,
     /// Until when it is valid.
     pub not_after: SystemTime,
+    /// Whether it demands an OCSP staple (RFC 7633).
+    pub must_staple: bool,
+    /// Whose it is, DER.
+    subject: Vec<u8>,
+    /// How its key is called by who writes of it, where it says that.
+    key_id: Option<Vec<u8>>,
     /// What of its public key identifies it: an RSA modulus, an EC point, an Ed25519 key.
     public: Vec<u8>,
 }
@@ -37,7 +43,7 @@ impl Certificate {
         body.sequence()?; // the issuer
         let mut validity = body.sequence()?;
         let (not_before, not_after) = (validity.time()?, validity.time()?);
-        body.sequence()?; // the subject
+        let subject = body.expect(tag::SEQUENCE)?;
         let mut key = body.sequence()?;
         let algorithm = key.sequence()?.expect(tag::OBJECT_IDENTIFIER)?;
         let key = key.bit_string()?;
@@ -46,10 +52,23 @@ impl Certificate {
         } else {
             key
         };
+        body.optional(tag::PRIMITIVE_1)?; // the issuer's number
+        body.optional(tag::PRIMITIVE_2)?; // the subject's number
+        let extensions = body.optional(tag::CONSTRUCTED_3)?.unwrap_or_default();
+        let feature = extension(extensions, TLS_FEATURE).map(Reader::new);
+        let feature = feature.and_then(|mut features| features.sequence().ok());
+        let key_id = extension(extensions, SUBJECT_KEY);
+        let key_id = key_id.and_then(|id| Reader::new(id).expect(tag::OCTET_STRING).ok());
         Ok(Certificate {
             serial,
             not_before,
             not_after,
+            must_staple: feature.is_some_and(|mut features| {
+                std::iter::from_fn(|| features.integer().ok())
+                    .any(|feature| feature == [STATUS_REQUEST])
+            }),
+            subject: subject.to_vec(),
+            key_id: key_id.map(<[u8]>::to_vec),
             public: public.to_vec(),
         })
     }
@@ -63,6 +82,82 @@ impl Certificate {
             return None;
         }
         Some(self.public == public)
+    }
+}
+
+/// The value of the extension of this identifier, of all that are in `DER`; none also where they are
+/// malformed, which is for Envoy to judge.
+fn extension<'a>(extensions: &'a [u8], id: &[u8]) -> Option<&'a [u8]> {
+    let mut extensions = Reader::new(extensions).sequence().ok()?;
+    loop {
+        let mut extension = extensions.sequence().ok()?;
+        let found = extension.expect(tag::OBJECT_IDENTIFIER).ok()?;
+        extension.optional(tag::BOOLEAN).ok()?; // whether it is critical
+        let value = extension.expect(tag::OCTET_STRING).ok()?;
+        if found == id {
+            return Some(value);
+        }
+    }
+}
+
+/// The identifier of the extension with what a certificate demands of TLS, 1.3.6.1.5.5.7.1.24.
+const TLS_FEATURE: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x01, 0x18];
+/// The demand for an OCSP staple: the number of TLS's own extension for that (RFC 6066).
+const STATUS_REQUEST: u8 = 5;
+/// The identifier of the extension that names a certificate's key, 2.5.29.14.
+const SUBJECT_KEY: &[u8] = &[0x55, 0x1d, 0x0e];
+/// Of the one that names the key of who signed, 2.5.29.35.
+const AUTHORITY_KEY: &[u8] = &[0x55, 0x1d, 0x23];
+
+/// What is read of a certificate revocation list (RFC 5280, 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crl {
+    /// From when it is valid.
+    pub since: SystemTime,
+    /// Until when it is valid; none where it does not end.
+    pub until: Option<SystemTime>,
+    issuer: Vec<u8>,
+    key_id: Option<Vec<u8>>,
+}
+
+impl Crl {
+    /// Reads a list.
+    ///
+    /// # Errors
+    /// When `der` is not one list, whole and alone.
+    pub fn parse(der: &[u8]) -> Result<Crl, Malformed> {
+        let mut outer = Reader::new(der);
+        let mut list = outer.sequence()?;
+        if !outer.is_empty() {
+            return Err(Malformed("something follows the list"));
+        }
+        let mut body = list.sequence()?;
+        list.sequence()?; // the signature's algorithm
+        list.bit_string()?; // the signature
+        body.optional(tag::INTEGER)?; // the version
+        body.sequence()?; // the signature's algorithm again
+        let issuer = body.expect(tag::SEQUENCE)?;
+        let since = body.time()?;
+        let until = body.is_time().then(|| body.time()).transpose()?;
+        body.optional(tag::SEQUENCE)?; // what is revoked
+        let extensions = body.optional(tag::CONSTRUCTED_0)?.unwrap_or_default();
+        let authority = extension(extensions, AUTHORITY_KEY).map(Reader::new);
+        let key_id =
+            authority.and_then(|mut key| key.sequence().ok()?.expect(tag::PRIMITIVE_0).ok());
+        Ok(Crl {
+            since,
+            until,
+            issuer: issuer.to_vec(),
+            key_id: key_id.map(<[u8]>::to_vec),
+        })
+    }
+
+    /// Whether it is this CA's: a name may be of several keys, of which one was replaced.
+    pub fn is_of(&self, ca: &Certificate) -> bool {
+        match (&self.key_id, &ca.key_id) {
+            (Some(key), Some(of)) => key == of,
+            _ => self.issuer == ca.subject,
+        }
     }
 }
 
@@ -142,7 +237,8 @@ fn ec(der: &[u8]) -> Result<Key, Malformed> {
     })
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// A number in lower-case hex, without leading zeros.
+pub(super) fn hex(bytes: &[u8]) -> String {
     let mut text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let zeros = text.len() - text.trim_start_matches('0').len();
     text.drain(..zeros);

@@ -11,10 +11,9 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::certificates::publish::Target;
-use crate::certificates::read::Files;
 use crate::options::bootstrap::Bootstrap;
 
 /// Writes what these options ask for.
@@ -56,10 +55,8 @@ fn node_id(variable: impl Fn(&str) -> Option<OsString>) -> String {
 
 /// The SDS files, which name the certificates' files: there is no secret in them, and without
 /// `drainit` Envoy sees at least some changes by itself. `drainit` takes them over.
-fn write_secrets(target: &Target, files: &Files) -> Result<(), String> {
-    let [cert, key] = [utf8(&files.cert)?, utf8(&files.key)?];
-    let ca = files.ca.as_deref().map_or(Ok(""), utf8)?;
-    for (secret, response) in target.by_filename(cert, key, ca) {
+fn write_secrets(target: &Target, [cert, key, ca]: &[PathBuf; 3]) -> Result<(), String> {
+    for (secret, response) in target.by_filename(utf8(cert)?, utf8(key)?, utf8(ca)?) {
         let written = target.write(secret, &response);
         written.map_err(|error| io_error(&secret.path, &error))?;
     }

@@ -8,7 +8,6 @@ use lexopt::{Arg, Parser};
 
 use super::flag::{Flag, Set, Settings, Value, explain};
 use super::near::find;
-use crate::certificates::read::Files;
 
 /// What `drainit bootstrap` is to write, and where.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +21,7 @@ pub struct Bootstrap {
     /// How its name is looked up, as Envoy spells it.
     pub dns_family: &'static str,
     /// The certificates' files; none for an xDS server without TLS.
-    pub tls: Option<Files>,
+    pub tls: Option<[PathBuf; 3]>,
     /// Where the SDS files go.
     pub resources: Option<PathBuf>,
     /// Envoy's admin interface: a unix socket's path or an IP address.
@@ -229,11 +228,7 @@ fn read(
         .filter(|path| path != Path::new(""))
         .ok_or("where to? Write `drainit bootstrap PATH`; `-` is standard output")?;
     options.tls = match (&options.cert, &options.key, &options.ca) {
-        (Some(cert), Some(key), Some(ca)) => Some(Files {
-            cert: cert.clone(),
-            key: key.clone(),
-            ca: Some(ca.clone()),
-        }),
+        (Some(cert), Some(key), Some(ca)) => Some([cert, key, ca].map(PathBuf::clone)),
         (None, None, None) => None,
         files => {
             let missing: Vec<_> = [
@@ -333,8 +328,8 @@ mod tests {
         ];
         let options = options("- --envoy-key-file /c/key", &variables).unwrap();
         let tls = options.tls.unwrap();
-        assert_eq!(tls.cert, Path::new("/e/cert"));
-        assert_eq!(tls.key, Path::new("/c/key"));
+        assert_eq!(tls[0], Path::new("/e/cert"));
+        assert_eq!(tls[1], Path::new("/c/key"));
         assert_eq!(options.namespace, "here");
         assert_eq!(options.resources, None);
     }

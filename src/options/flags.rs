@@ -5,8 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::flag::{Flag, Set, Settings, Value};
-use super::{LONE, LogFormat, Options, Restart, Secret};
+use super::{LONE, LogFormat, Options, Restart};
 use crate::certificates::name;
+use crate::certificates::read::Source;
 use crate::cidr::Cidr;
 use crate::drain::MinDrain;
 use crate::duration;
@@ -16,6 +17,7 @@ impl Settings for Options {
         match name {
             "exclude-listener" => self.exclude_listeners.clear(),
             "secret" => self.secrets.clear(),
+            "validation" => self.validations.clear(),
             _ => {}
         }
     }
@@ -99,25 +101,48 @@ fn list<T: FromStr<Err = String>>(text: &str) -> Result<Vec<T>, String> {
         .collect()
 }
 
-fn secret(text: &str) -> Result<Secret, String> {
-    let parts = text
-        .split_once('=')
-        .and_then(|(name, files)| files.split_once(',').map(|(cert, key)| (name, cert, key)))
-        .filter(|(name, cert, key)| !name.is_empty() && !cert.is_empty() && !key.is_empty());
-    let Some((secret, cert, key)) = parts else {
-        return Err(format!("`{text}` is no secret: write NAME=CERT,KEY"));
-    };
-    if let Some((_, more)) = key.split_once(',') {
-        return Err(format!(
-            "`{more}` is too much: write NAME=CERT,KEY, two files"
-        ));
+/// How a secret and a validation context are written.
+const SECRET: &str = "NAME=CERT,KEY[,ocsp=FILE]";
+const VALIDATION: &str = "NAME=CA[,crl=FILE]";
+
+fn secret(text: &str) -> Result<(String, Source), String> {
+    let (name, [cert, key], staple) = files(text, "ocsp=", SECRET)?;
+    Ok((name, Source::Pair { cert, key, staple }))
+}
+
+fn validation(text: &str) -> Result<(String, Source), String> {
+    let (name, [ca], crl) = files(text, "crl=", VALIDATION)?;
+    Ok((name, Source::Trust { ca, crl }))
+}
+
+/// A secret's name, its files, and the one that may be behind them, marked by `more`.
+fn files<const N: usize>(
+    text: &str,
+    more: &str,
+    form: &str,
+) -> Result<(String, [PathBuf; N], Option<PathBuf>), String> {
+    let wrong = |why: &str| format!("`{text}` {why}: write {form}");
+    let (name, files) = text.split_once('=').ok_or_else(|| wrong("has no '='"))?;
+    let mut parts = files.split(',');
+    let mut needed = std::array::from_fn(|_| PathBuf::new());
+    for file in &mut needed {
+        let part = parts.next().unwrap_or_default();
+        if part.is_empty() || part.starts_with(more) {
+            return Err(wrong("lacks a file"));
+        }
+        *file = part.into();
     }
-    name::check(secret)?;
-    Ok(Secret {
-        name: secret.into(),
-        cert: cert.into(),
-        key: key.into(),
-    })
+    let mut last = None;
+    for part in parts {
+        match part.strip_prefix(more) {
+            Some("") => return Err(wrong(&format!("has no file behind {more}"))),
+            Some(_) if last.is_some() => return Err(wrong(&format!("has {more} twice"))),
+            Some(file) => last = Some(file.into()),
+            None => return Err(wrong(&format!("has `{part}` too much"))),
+        }
+    }
+    name::check(name)?;
+    Ok((name.into(), needed, last))
 }
 
 const fn flag(
@@ -321,15 +346,26 @@ pub const FLAGS: &[Flag<Options>] = &[
     .brief("Where the SDS files of the certificates go"),
     flag(
         "secret",
-        Each("NAME=CERT,KEY"),
+        Each(SECRET),
         "",
-        "One more SDS secret to keep fresh, for a listener: DIR/sds/NAME.json, where bytes of NAME other than letters, digits, '.', '_' and '-' are percent-encoded; repeatable.",
+        "One more SDS secret to keep fresh, for a listener: DIR/sds/NAME.json, where bytes of NAME other than letters, digits, '.', '_' and '-' are percent-encoded; FILE is an OCSP response to staple, DER; repeatable.",
         |o, v| {
             o.secrets.push(secret(v)?);
             Ok(())
         },
     )
     .brief("A listener's certificate to keep fresh"),
+    flag(
+        "validation",
+        Each(VALIDATION),
+        "",
+        "An SDS validation context to keep fresh, for a listener's client certificates, in a file as --secret has it: CA and FILE are PEM, each of one or more; repeatable.",
+        |o, v| {
+            o.validations.push(validation(v)?);
+            Ok(())
+        },
+    )
+    .brief("A listener's client CA to keep fresh"),
     flag(
         "certificate-check",
         One("DUR"),

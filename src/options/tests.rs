@@ -127,7 +127,44 @@ fn bad_input_gets_one_line_that_says_what_would_be_right() {
         ),
         (&["--admin-address", "unix:@x", "x"], "write @x"),
         (&["--listen", "8090", "x"], "write :8090"),
-        (&["--secret", "www=a,b,c", "x"], "NAME=CERT,KEY"),
+        (
+            &["--secret", "www=a,b,c", "x"],
+            "--secret: `www=a,b,c` has `c` too much: write NAME=CERT,KEY[,ocsp=FILE]",
+        ),
+        (
+            &["--secret", "www=a,ocsp=c", "x"],
+            "lacks a file: write NAME",
+        ),
+        (&["--secret", "www=a,b,ocsp=", "x"], "no file behind ocsp="),
+        (
+            &["--secret", "www=a,b,ocsp=c,ocsp=d", "x"],
+            "has ocsp= twice",
+        ),
+        (&["--secret", "www=a,b,crl=c", "x"], "has `crl=c` too much"),
+        (
+            &["--validation", "www=ca.pem,x.crl", "x"],
+            "--validation: `www=ca.pem,x.crl` has `x.crl` too much: write NAME=CA[,crl=FILE]",
+        ),
+        (
+            &["--validation", "www", "x"],
+            "`www` has no '=': write NAME=CA",
+        ),
+        (
+            &["--validation", "www=", "x"],
+            "lacks a file: write NAME=CA",
+        ),
+        (
+            &["--validation", "=ca.pem", "x"],
+            "a secret's name is not empty",
+        ),
+        (
+            &["--validation", "www=a", "x"],
+            "--resources-dir is missing",
+        ),
+        (
+            &["--secret", "www=a,b", "--validation", "www=a", "x"],
+            "--validation www is given twice",
+        ),
         (&["shutdown", "--pid", "0"], "no pid"),
         (&["shutdown", "--pid"], "--pid lacks its value"),
         (&["status", "--pid", "1", "--listen", ":1"], "give one"),

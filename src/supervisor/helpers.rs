@@ -5,14 +5,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::event::Event;
-use crate::certificates::read::Files;
+use crate::certificates::read::{Files, Source};
 use crate::certificates::{self, Check, Command};
 use crate::envoy::admin::{self, Job, Report};
 use crate::envoy::fetch;
 use crate::envoy::kernel::Measure;
 use crate::http::{self, Listen, Listeners, control};
 use crate::mailbox::{Mailbox, Waker, Wakeups};
-use crate::options::{Options, Secret};
+use crate::options::Options;
 use crate::process;
 use crate::pulse::Pulse;
 use crate::status::SharedSnapshot;
@@ -287,25 +287,22 @@ fn get(board: &SharedSnapshot, path: &str) -> Result<String, String> {
 }
 
 fn certificates_config(options: &Options) -> Option<certificates::Config> {
-    let xds = match (&options.cert_file, &options.key_file) {
-        (Some(cert), Some(key)) => Some(Files {
+    let xds = options.cert_file.as_ref().zip(options.key_file.as_ref());
+    let xds = xds.map(|(cert, key)| {
+        let pair = Source::Pair {
             cert: cert.clone(),
             key: key.clone(),
-            ca: options.ca_file.clone(),
-        }),
-        _ => None,
-    };
-    let secret = |secret: &Secret| {
-        let files = Files {
-            cert: secret.cert.clone(),
-            key: secret.key.clone(),
-            ca: None,
+            staple: None,
         };
-        (secret.name.clone(), files)
-    };
+        let trust = options
+            .ca_file
+            .clone()
+            .map(|ca| Source::Trust { ca, crl: None });
+        Files(std::iter::once(pair).chain(trust).collect())
+    });
     Some(certificates::Config {
         xds,
-        secrets: options.secrets.iter().map(secret).collect(),
+        secrets: [&*options.secrets, &options.validations].concat(),
         resources: options.resources_dir.clone()?,
         check: Check {
             every: options.certificate_check,

@@ -9,6 +9,7 @@ mod support;
 mod alone;
 mod authority;
 mod burst;
+mod clients;
 mod cold;
 mod faults;
 mod keys;
@@ -16,6 +17,7 @@ mod listener;
 mod mounts;
 mod published;
 mod refused;
+mod staple;
 mod traffic;
 mod writers;
 

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::SystemTime;
 
-use drainit::certificates::check::{check_bundle, check_pair};
+use drainit::certificates::check::{Age, check_pair};
 use drainit::certificates::publish::Target;
-use drainit::certificates::read::Contents;
+use drainit::certificates::read::Material;
 use drainit::certificates::secret::SecretBytes;
+use drainit::certificates::trust;
 use serde_json::Value;
 
 use crate::support::TempDir;
@@ -27,11 +28,18 @@ fn over_a_thousand_rotations_a_reader_sees_nothing_but_whole_sets() {
     let sets: Vec<_> = (0..8)
         .map(|_| {
             let pair = ca.leaf();
-            Contents {
-                cert: secret(&pair.cert),
-                key: secret(&pair.key),
-                ca: Some(secret(&ca.cert)),
-            }
+            vec![
+                Material::Pair {
+                    cert: secret(&pair.cert),
+                    key: secret(&pair.key),
+                    staple: None,
+                },
+                Material::Trust {
+                    ca: secret(&ca.cert),
+                    crl: None,
+                    leaf_only: false,
+                },
+            ]
         })
         .collect();
     target.publish(1, &sets[0]).unwrap();
@@ -48,7 +56,7 @@ fn over_a_thousand_rotations_a_reader_sees_nothing_but_whole_sets() {
             let now = SystemTime::now();
             let (mut reads, mut last) = (0, 0);
             while !over.load(Ordering::SeqCst) {
-                let leaf = read(&target.leaf.path);
+                let leaf = read(&target.first.path);
                 let ca = read(&target.ca.as_ref().unwrap().path);
                 let tls = &leaf["resources"][0]["tls_certificate"];
                 let pem = |body: &Value, name: &str| {
@@ -58,7 +66,8 @@ fn over_a_thousand_rotations_a_reader_sees_nothing_but_whole_sets() {
                 let pair = check_pair(cert.as_bytes(), pem(tls, "private_key").as_bytes(), now);
                 assert!(pair.unwrap().matched, "another leaf's key");
                 let context = &ca["resources"][0]["validation_context"];
-                check_bundle(pem(context, "trusted_ca").as_bytes(), now).unwrap();
+                let bundle = pem(context, "trusted_ca");
+                trust::check(bundle.as_bytes(), None, now, Age::Valid).unwrap();
                 // The CA first: whoever has the new leaf can have the new CA.
                 assert!(generation(&ca) >= generation(&leaf));
                 assert!(generation(&leaf) >= last);

@@ -24,7 +24,7 @@ pub fn watch(node: &Node, stop: &Arc<AtomicBool>) -> thread::JoinHandle<usize> {
     thread::spawn(move || {
         let mut reads = 0;
         while !stop.load(Ordering::SeqCst) {
-            let path = Target::contour(&resources).leaf.path;
+            let path = Target::contour(&resources).first.path;
             let text = fs::read(path).unwrap();
             let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
             let leaf = &json["resources"][0]["tls_certificate"];

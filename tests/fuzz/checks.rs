@@ -9,10 +9,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, UNIX_EPOCH};
 
-use drainit::certificates::check::{check_bundle, check_pair};
+use drainit::certificates::check::{Age, check_pair};
 use drainit::certificates::confirm;
+use drainit::certificates::ocsp::Response;
 use drainit::certificates::pem::blocks;
-use drainit::certificates::x509::{Certificate, Key};
+use drainit::certificates::trust;
+use drainit::certificates::x509::{Certificate, Crl, Key};
 use drainit::cidr::Cidr;
 use drainit::client::{self, Address, Limits};
 use drainit::commands::status::Style;
@@ -170,9 +172,15 @@ pub fn pem(bytes: &[u8]) {
         let dressed = [b"# a comment\r\n", &*lines, b"\r\n# the end"].concat();
         assert_eq!(check_pair(&dressed, &dressed, now), Ok(leaf));
     }
+    let trust = trust::check(bytes, Some(bytes), now, Age::Valid);
+    if let Ok((bundle, lacks)) = &trust {
+        assert!(bundle.not_before <= now && now <= bundle.not_after);
+        assert!(0 < bundle.listed && bundle.listed <= bundle.cas);
+        assert!(lacks.is_none() || bundle.listed < bundle.cas);
+    }
     let why = [
         check_pair(bytes, bytes, now).map(drop).err(),
-        check_bundle(bytes, now).map(drop).err(),
+        trust.map(drop).err(),
     ];
     for why in why.into_iter().flatten() {
         let why = why.to_string();
@@ -180,8 +188,14 @@ pub fn pem(bytes: &[u8]) {
     }
 }
 
-/// What claims to be a certificate or a key is one, or malformed.
+/// What claims to be a certificate, a key, a revocation list or an OCSP response is one, or malformed.
 pub fn der(bytes: &[u8]) {
+    let whole = |bytes: &[u8]| [Crl::parse(bytes).is_ok(), Response::parse(bytes).is_ok()];
+    if whole(bytes).contains(&true) {
+        let (_, shorter) = bytes.split_last().unwrap();
+        assert_eq!(whole(shorter), [false, false]);
+        assert_eq!(whole(&[bytes, &[0]].concat()), [false, false]);
+    }
     let key = ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"]
         .into_iter()
         .find_map(|label| Key::parse(label, bytes)?.ok());

@@ -175,6 +175,24 @@ impl EnvoyConfig {
         self.prepend("node: { id: edge, cluster: edge }\n");
     }
 
+    /// Has that listener demand a certificate of its clients, by this validation context, as the
+    /// README has it.
+    pub fn demand_clients(&self, secret: &str) {
+        let context = "          common_tls_context:\n";
+        self.replace(
+            context,
+            &format!(
+                "          require_client_certificate: true
+{context}            validation_context_sds_secret_config:
+              name: {secret}
+              sds_config: {{ path_config_source: {{ path: {}/sds/{} }}, resource_api_version: V3 }}
+",
+                self.resources().display(),
+                drainit::certificates::name::file_name(secret)
+            ),
+        );
+    }
+
     pub fn ip(&self) -> Ipv4Addr {
         self.loopback.ip
     }

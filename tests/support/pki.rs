@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 /// One of the programs in `tests/xds`.
@@ -57,8 +59,15 @@ impl Helper {
 
     /// The serial that is presented there to a TLS client, whose GET is answered.
     pub fn fetch(&mut self, address: SocketAddr) -> Result<String, String> {
+        self.fetch_as(address, None)
+    }
+
+    /// The same for a client that shows this certificate.
+    pub fn fetch_as(&mut self, address: SocketAddr, pair: Option<&Pair>) -> Result<String, String> {
         let (host, port) = (address.ip().to_string(), address.port());
-        let answer = self.ask(&json!({ "do": "fetch", "host": host, "port": port }))?;
+        let client = pair.map(Pair::both);
+        let answer =
+            self.ask(&json!({ "do": "fetch", "host": host, "port": port, "client": client }))?;
         match answer["status"].as_u64() {
             Some(200) => Ok(answer["serial"].as_str().unwrap().to_owned()),
             _ => Err(answer.to_string()),
@@ -119,6 +128,32 @@ impl Pair {
             request[name] = value.clone();
         }
         Pair::make(&request)
+    }
+
+    /// What this CA has revoked, PEM, valid until so many days from now.
+    pub fn crl(&self, revoked: &[&Pair], after: i32) -> String {
+        let revoked: Vec<_> = revoked.iter().map(|pair| &pair.cert).collect();
+        let answer = ask(
+            &json!({ "do": "crl", "ca_cert": self.cert, "ca_key": self.key,
+            "revoked": revoked, "before": -9, "after": after }),
+        );
+        answer.unwrap()["crl"].as_str().unwrap().to_owned()
+    }
+
+    /// An OCSP response of this CA for a leaf, DER, special in something.
+    pub fn staple(&self, leaf: &Pair, special: &Value) -> Vec<u8> {
+        let mut request = json!({ "do": "staple", "ca_cert": self.cert, "ca_key": self.key,
+            "cert": leaf.cert, "before": -9 });
+        for (name, value) in special.as_object().unwrap() {
+            request[name] = value.clone();
+        }
+        let answer = ask(&request).unwrap();
+        STANDARD.decode(answer["staple"].as_str().unwrap()).unwrap()
+    }
+
+    /// Both in one text, as a client's library wants it.
+    pub fn both(&self) -> String {
+        format!("{}{}", self.cert, self.key)
     }
 
     /// A server's.

@@ -9,26 +9,32 @@ What `serve` is asked, by `do`:
 
     ca      a CA called `name`
     leaf    of the CA with `ca_cert` and `ca_key`; `name`, `kind`, `bits`, `san`, `serial` (hex),
-            `before` and `after` (days from now), `password`
+            `before` and `after` (days from now), `password`, `demand_staple`
+    crl     of the CA with `ca_cert` and `ca_key`: `revoked` (certificates), `before` and `after`
+    staple  an OCSP response for `cert` of that CA, in base64: `status`, `before` and `after`
     peek    the serial that `host`:`port` presents in a TLS handshake
     fetch   the same, and the status of a GET
     open    the same, and the connection stays open: `id`
+            (`fetch` and `open` show `client`, the PEM of a certificate and its key, where they are given one)
     get     the status of a GET on the connection `id`
 
 Needs cryptography.
 """
 
 import argparse
+import base64
 import datetime
 import http.client
 import json
 import os
 import ssl
 import sys
+import tempfile
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import NameOID
 
 DAY = datetime.timedelta(days=1)
@@ -50,7 +56,8 @@ def key_pem(key, sec1=False):
     )
 
 
-def certificate(name, key, issuer, issuer_key, san=None, serial=None, before=None, after=None):
+def certificate(name, key, issuer, issuer_key, san=None, serial=None, before=None, after=None,
+                ca=False, demand_staple=False):
     now = datetime.datetime.now(datetime.timezone.utc)
     builder = (
         x509.CertificateBuilder()
@@ -60,14 +67,28 @@ def certificate(name, key, issuer, issuer_key, san=None, serial=None, before=Non
         .serial_number(serial or x509.random_serial_number())
         .not_valid_before(before or now - DAY)
         .not_valid_after(after or now + 90 * DAY)
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), True)
+        .add_extension(x509.BasicConstraints(ca=ca or issuer is None, path_length=None), True)
     )
+    if demand_staple:
+        demand = x509.TLSFeature([x509.TLSFeatureType.status_request])
+        builder = builder.add_extension(demand, False)
     if san:
         builder = builder.add_extension(
             x509.SubjectAlternativeName([x509.DNSName(san)]), False
         )
     algorithm = None if isinstance(issuer_key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     return builder.sign(issuer_key, algorithm)
+
+
+def staple(cert, ca, ca_key, status, since, until):
+    """An OCSP response, DER."""
+    status = ocsp.OCSPCertStatus[status]
+    revoked = since if status == ocsp.OCSPCertStatus.REVOKED else None
+    builder = ocsp.OCSPResponseBuilder().add_response(
+        cert=cert, issuer=ca, algorithm=hashes.SHA1(), cert_status=status, this_update=since,
+        next_update=until, revocation_time=revoked, revocation_reason=None,
+    ).responder_id(ocsp.OCSPResponderEncoding.HASH, ca)
+    return builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
 def cert_pem(cert):
@@ -105,6 +126,15 @@ def key_pem_encrypted(key, password):
     )
 
 
+def issuer(ca_cert, ca_key):
+    return (x509.load_pem_x509_certificate(ca_cert.encode()),
+            serialization.load_pem_private_key(ca_key.encode(), None))
+
+
+def days(number):
+    return datetime.datetime.now(datetime.timezone.utc) + number * DAY
+
+
 class Server:
     """What `serve` answers."""
 
@@ -116,24 +146,45 @@ class Server:
         return self.pair(certificate(name, key, None, key), key)
 
     def leaf(self, ca_cert, ca_key, name="envoy", kind="ec", bits=2048, san=None, serial=None,
-             before=-1, after=90, password=None):
-        ca = x509.load_pem_x509_certificate(ca_cert.encode())
-        ca_key = serialization.load_pem_private_key(ca_key.encode(), None)
+             before=-1, after=90, password=None, authority=False, demand_staple=False):
+        ca, ca_key = issuer(ca_cert, ca_key)
         key = new_key(kind, bits)
-        now = datetime.datetime.now(datetime.timezone.utc)
         cert = certificate(name, key, ca.subject, ca_key, san, serial and int(serial, 16),
-                           now + before * DAY, now + after * DAY)
+                           days(before), days(after), authority, demand_staple)
         return self.pair(cert, key, password)
+
+    def crl(self, ca_cert, ca_key, revoked=(), before=-1, after=30):
+        ca, ca_key = issuer(ca_cert, ca_key)
+        builder = (x509.CertificateRevocationListBuilder().issuer_name(ca.subject)
+                   .last_update(days(before)).next_update(days(after)))
+        for cert in revoked:
+            serial = x509.load_pem_x509_certificate(cert.encode()).serial_number
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder().serial_number(serial)
+                .revocation_date(days(-1)).build())
+        crl = builder.sign(ca_key, hashes.SHA256())
+        return {"crl": crl.public_bytes(serialization.Encoding.PEM).decode()}
+
+    def staple(self, ca_cert, ca_key, cert, status="GOOD", before=-1, after=7):
+        ca, ca_key = issuer(ca_cert, ca_key)
+        cert = x509.load_pem_x509_certificate(cert.encode())
+        der = staple(cert, ca, ca_key, status, days(before), days(after))
+        return {"staple": base64.b64encode(der).decode()}
 
     def pair(self, cert, key, password=None):
         pem = key_pem_encrypted(key, password) if password else key_pem(key)
         serial = format(cert.serial_number, "x")
         return {"cert": cert_pem(cert).decode(), "key": pem.decode(), "serial": serial}
 
-    def connect(self, host, port):
+    def connect(self, host, port, client=None):
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+        if client:
+            with tempfile.NamedTemporaryFile("w") as file:
+                file.write(client)
+                file.flush()
+                context.load_cert_chain(file.name)
         connection = http.client.HTTPSConnection(host, port, timeout=20, context=context)
         connection.connect()
         der = connection.sock.getpeercert(True)
@@ -144,15 +195,15 @@ class Server:
         connection.close()
         return {"serial": serial}
 
-    def fetch(self, host, port):
-        connection, serial = self.connect(host, port)
+    def fetch(self, host, port, client=None):
+        connection, serial = self.connect(host, port, client)
         connection.request("GET", "/")
         status = connection.getresponse().status
         connection.close()
         return {"serial": serial, "status": status}
 
-    def open(self, host, port):
-        connection, serial = self.connect(host, port)
+    def open(self, host, port, client=None):
+        connection, serial = self.connect(host, port, client)
         self.open_connections.append(connection)
         return {"serial": serial, "id": len(self.open_connections) - 1}
 

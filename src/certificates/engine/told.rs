@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::super::check::Checked;
 use super::super::duty::Duty;
 use super::super::lifetime;
 use super::{Engine, Pending, Phase};
@@ -30,13 +31,8 @@ impl Engine {
     pub fn is_stale(&self, wall: SystemTime) -> bool {
         let current = self.current.as_ref().zip(self.wanted.as_ref());
         let loaded = current.is_some_and(|(current, wanted)| {
-            let bundle = current.checked.bundle.as_ref();
-            let ends = [
-                Some(current.checked.leaf.not_after),
-                bundle.map(|bundle| bundle.not_after),
-            ];
-            let over = |end| lifetime::is_over(end, wall);
-            current.contents == *wanted && !ends.into_iter().flatten().any(over)
+            let mut ends = current.checked.iter().map(Checked::validity);
+            current.contents == *wanted && !ends.any(|[_, end]| lifetime::is_over(end, wall))
         });
         !loaded || self.pending.is_some() || self.watch.is_news() || self.record.error().is_some()
     }

@@ -1,12 +1,12 @@
 //! The configuration itself: Contour's, with one aggregated stream.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::utf8;
 use crate::certificates::publish::Target;
-use crate::certificates::read::Files;
 use crate::options::bootstrap::Bootstrap;
 
 const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions";
@@ -128,16 +128,15 @@ fn socket_address(address: &str, port: u16) -> Value {
 }
 
 /// TLS with the certificates' files in the configuration: they are read once.
-pub fn tls_by_file(files: &Files) -> Result<Value, String> {
-    let ca = files.ca.as_deref().map_or(Ok(""), utf8)?;
+pub fn tls_by_file([cert, key, ca]: &[PathBuf; 3]) -> Result<Value, String> {
     Ok(transport(&json!({
         "tls_params": { "tls_maximum_protocol_version": "TLSv1_3" },
         "tls_certificates": [{
-            "certificate_chain": { "filename": utf8(&files.cert)? },
-            "private_key": { "filename": utf8(&files.key)? },
+            "certificate_chain": { "filename": utf8(cert)? },
+            "private_key": { "filename": utf8(key)? },
         }],
         "validation_context": {
-            "trusted_ca": { "filename": ca },
+            "trusted_ca": { "filename": utf8(ca)? },
             "match_typed_subject_alt_names": [
                 { "san_type": "DNS", "matcher": { "exact": SERVER } },
             ],
@@ -158,7 +157,7 @@ pub fn tls_by_sds(target: &Target) -> Result<Value, String> {
     };
     Ok(transport(&json!({
         "tls_params": { "tls_maximum_protocol_version": "TLSv1_3" },
-        "tls_certificate_sds_secret_configs": [secret(&target.leaf)?],
+        "tls_certificate_sds_secret_configs": [secret(&target.first)?],
         "validation_context_sds_secret_config": target.ca.as_ref().map(secret).transpose()?,
     })))
 }

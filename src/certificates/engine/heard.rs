@@ -1,0 +1,59 @@
+//! What a set hears: that Envoy begins, is replaced and ends, that files changed, that somebody asks.
+
+use std::time::Instant;
+
+use super::super::notify::Word;
+use super::{Engine, Pending, Phase, Way};
+
+impl Engine {
+    /// A new Envoy runs: it reads what is published, and is asked whether it did.
+    pub fn envoy_started(&mut self, now: Instant) {
+        self.envoy_runs = true;
+        let pending = self.pending.take().or_else(|| {
+            let current = self.current.clone()?;
+            Some(Pending::new(current, Way::Kept, None, now))
+        });
+        self.pending = pending.map(|pending| pending.restarted(now));
+    }
+
+    /// Another Envoy runs in this one's place, which has read what is published: it is asked
+    /// whether it did.
+    pub fn envoy_replaced(&mut self, now: Instant) {
+        let set = match self.pending.take() {
+            Some(pending) => Some((pending.set, pending.way)),
+            None => self.current.clone().map(|current| (current, Way::Kept)),
+        };
+        self.pending = set.map(|(set, way)| Pending::new(set, way, None, now));
+    }
+
+    /// Envoy is gone: nobody is there to ask.
+    pub fn envoy_gone(&mut self) {
+        self.envoy_runs = false;
+        // A candidate judges in its place.
+        match std::mem::replace(&mut self.phase, Phase::Watching) {
+            Phase::Before(set, way @ (Way::New | Way::Anyway))
+            | Phase::Publish(set, way @ (Way::New | Way::Anyway), ..) => {
+                self.phase = Phase::Try(set, way);
+            }
+            phase => self.phase = phase,
+        }
+        if let Some(pending) = &mut self.pending {
+            pending.suspend();
+        }
+    }
+
+    /// The kernel said this of the files.
+    pub fn hear(&mut self, now: Instant, word: Word) {
+        self.watch.hear(now, word);
+    }
+
+    /// Whether the kernel tells of every change of the files, and looks may be rare.
+    pub fn rely_on_kernel(&mut self, yes: bool) {
+        self.watch.rely_on_kernel(yes);
+    }
+
+    /// Somebody wants the files looked at now, and acted on, refused before or not.
+    pub fn check_now(&mut self, now: Instant) {
+        self.watch.check_now(now);
+    }
+}

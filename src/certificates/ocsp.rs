@@ -1,0 +1,105 @@
+//! OCSP responses (RFC 6960), as far as Envoy 1.36 and 1.40 look at one that they staple, and as far
+//! as they should.
+
+use std::time::SystemTime;
+
+use super::der::{Malformed, Reader, tag};
+use super::x509::hex;
+
+/// What a response says of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It is not revoked.
+    Good,
+    /// It is.
+    Revoked,
+    /// The responder does not know it.
+    Unknown,
+}
+
+/// What is read of a response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The certificate's serial number, as [`super::x509::Certificate::serial`].
+    pub serial: String,
+    /// What it says of that.
+    pub status: Status,
+    /// From when it is valid.
+    pub since: SystemTime,
+    /// Until when it is valid; none where the responder always has a newer one, which Envoy takes
+    /// for expired at once.
+    pub until: Option<SystemTime>,
+}
+
+impl Response {
+    /// Reads a response.
+    ///
+    /// # Errors
+    /// In a few words, when `der` is not one response, whole and alone, on one certificate.
+    pub fn parse(der: &[u8]) -> Result<Response, String> {
+        const PEM: &[u8] = b"-----BEGIN ";
+        if der.trim_ascii().starts_with(PEM) {
+            return Err("is PEM: Envoy takes DER".to_owned());
+        }
+        let malformed = |error: Malformed| format!("is no OCSP response: {}", error.0);
+        let (status, body) = outer(der).map_err(malformed)?;
+        match (status, body) {
+            ([0], Some(body)) => inner(body).map_err(malformed),
+            // The names are RFC 6960's: internalError, tryLater, ...
+            (status, _) => Err(format!(
+                "is no answer: its responder failed with {}",
+                hex(status)
+            )),
+        }
+    }
+}
+
+/// A response's own status, and what it answers.
+fn outer(der: &[u8]) -> Result<(&[u8], Option<&[u8]>), Malformed> {
+    let mut outer = Reader::new(der);
+    let mut response = outer.sequence()?;
+    if !outer.is_empty() {
+        return Err(Malformed("something follows the response"));
+    }
+    let status = response.expect(tag::ENUMERATED)?;
+    let Some(bytes) = response.optional(tag::CONSTRUCTED_0)? else {
+        return Ok((status, None));
+    };
+    let mut bytes = Reader::new(bytes).sequence()?;
+    bytes.expect(tag::OBJECT_IDENTIFIER)?;
+    Ok((status, Some(bytes.expect(tag::OCTET_STRING)?)))
+}
+
+fn inner(der: &[u8]) -> Result<Response, Malformed> {
+    let mut data = Reader::new(der).sequence()?.sequence()?;
+    data.optional(tag::CONSTRUCTED_0)?; // the version
+    data.any()?; // who answers
+    data.time()?; // when
+    let mut answers = data.sequence()?;
+    let mut answer = answers.sequence()?;
+    if !answers.is_empty() {
+        return Err(Malformed("it is on several certificates"));
+    }
+    let mut of = answer.sequence()?;
+    of.sequence()?; // the hashes' algorithm
+    of.expect(tag::OCTET_STRING)?; // the issuer's name
+    of.expect(tag::OCTET_STRING)?; // the issuer's key
+    let serial = hex(of.integer()?);
+    let status = match answer.any()?.0 {
+        tag::PRIMITIVE_0 => Status::Good,
+        tag::CONSTRUCTED_1 => Status::Revoked,
+        _ => Status::Unknown,
+    };
+    let since = answer.time()?;
+    let until = answer.optional(tag::CONSTRUCTED_0)?;
+    Ok(Response {
+        serial,
+        status,
+        since,
+        until: until.map(|until| Reader::new(until).time()).transpose()?,
+    })
+}
+
+#[cfg(test)]
+#[path = "ocsp_tests.rs"]
+mod tests;

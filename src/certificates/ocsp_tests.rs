@@ -1,0 +1,58 @@
+use super::*;
+use proptest::prelude::*;
+use std::time::Duration;
+
+fn data(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn parse(name: &str) -> Result<Response, String> {
+    Response::parse(&data(name))
+}
+
+#[test]
+fn a_response_tells_of_which_certificate_it_is_and_until_when_it_holds() {
+    let good = parse("staple-good.der").unwrap();
+    assert_eq!(
+        (good.serial.as_str(), good.status),
+        ("a1b2c3", Status::Good)
+    );
+    let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
+    assert_eq!(
+        seconds(good.since),
+        Some(Duration::from_secs(1_704_067_200))
+    ); // 2024-01-01
+    let until = good.until.and_then(seconds);
+    assert_eq!(until, Some(Duration::from_secs(4_070_908_800))); // 2099-01-01
+    assert_eq!(parse("staple-endless.der").unwrap().until, None);
+    assert_eq!(parse("staple-revoked.der").unwrap().status, Status::Revoked);
+    assert_eq!(parse("staple-unknown.der").unwrap().status, Status::Unknown);
+}
+
+#[test]
+fn what_is_no_answer_is_refused_in_words() {
+    assert_eq!(
+        parse("staple-later.der").unwrap_err(),
+        "is no answer: its responder failed with 3"
+    );
+    assert_eq!(parse("ec.crt").unwrap_err(), "is PEM: Envoy takes DER");
+    let whole = data("staple-good.der");
+    for cut in 0..whole.len() {
+        assert!(Response::parse(&whole[..cut]).is_err(), "{cut}");
+    }
+    let more = [&whole[..], &[0]].concat();
+    assert_eq!(
+        Response::parse(&more).unwrap_err(),
+        "is no OCSP response: something follows the response"
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_flipped_byte_makes_it_panic(at in 0usize..400, with: u8) {
+        let mut der = data("staple-good.der");
+        let length = der.len();
+        der[at % length] = with;
+        let _ = Response::parse(&der);
+    }
+}

@@ -1,0 +1,141 @@
+//! Whom Envoy believes: a bundle of CAs, and what they have revoked.
+//!
+//! Envoy 1.36 and 1.40 take nearly all of it in silence, and then refuse every handshake: with a list
+//! that is not valid, of another CA, or with none for a CA in the chain. So that is judged here.
+
+use std::time::{Duration, SystemTime};
+
+use super::check::{Age, certificates, check_dates, crl_label, holds_none};
+use super::pem;
+use super::read::{File, Refusal};
+use super::x509::{Certificate, Crl};
+
+/// Some thousand years on: the end of what has none.
+const NEVER: Duration = Duration::from_secs(1 << 37);
+
+/// A CA bundle that can be used, with the revocation lists beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bundle {
+    /// From when what is the first to expire of it is valid.
+    pub not_before: SystemTime,
+    /// Until when that is valid.
+    pub not_after: SystemTime,
+    /// How many CAs it has that are valid.
+    pub cas: usize,
+    /// How many of them have a revocation list.
+    pub listed: usize,
+}
+
+/// Whether a CA bundle can be used at this time: one of its CAs can, and one of its revocation lists,
+/// where it has any. Besides, which of the lists cannot.
+///
+/// # Errors
+/// When it cannot: which file, and why.
+pub fn check(
+    ca: &[u8],
+    crl: Option<&[u8]>,
+    now: SystemTime,
+    age: Age,
+) -> Result<(Bundle, Option<Refusal>), Refusal> {
+    let all = certificates(File::Ca, ca)?;
+    let lists = lists(ca, crl)?;
+    let dates = |file, dates| match age {
+        Age::Valid => check_dates(file, dates, now),
+        Age::Any => Ok(()),
+    };
+    if let Some((file, _)) = lists.first()
+        && !lists
+            .iter()
+            .any(|(_, list)| all.iter().any(|ca| list.is_of(ca)))
+    {
+        let why = "no list in it is of a CA in the bundle: Envoy would refuse all clients; put the \
+                   certificate of the list's issuer beside the CAs";
+        return Err(Refusal::of(*file, why));
+    }
+    let (mut refusal, mut lacks) = (None, None);
+    let mut first: Option<[SystemTime; 2]> = None;
+    let mut note = |life: [SystemTime; 2]| {
+        if first.is_none_or(|[_, until]| life[1] < until) {
+            first = Some(life);
+        }
+    };
+    let never = SystemTime::UNIX_EPOCH + NEVER;
+    let (mut cas, mut listed) = (0, 0);
+    for ca in &all {
+        if let Err(why) = dates(File::Ca, [ca.not_before, ca.not_after]) {
+            refusal = Some(why);
+            continue;
+        }
+        cas += 1;
+        note([ca.not_before, ca.not_after]);
+        let mut best: Option<[SystemTime; 2]> = None;
+        let mut bad = None;
+        for (file, list) in lists.iter().filter(|(_, list)| list.is_of(ca)) {
+            let life = [list.since, list.until.unwrap_or(never)];
+            match dates(*file, life) {
+                Ok(()) if best.is_some_and(|[_, until]| life[1] <= until) => {}
+                Ok(()) => best = Some(life),
+                Err(why) => bad = Some(why),
+            }
+        }
+        match best {
+            Some(life) => {
+                listed += 1;
+                note(life);
+            }
+            None => lacks = lacks.or(bad),
+        }
+    }
+    let Some([not_before, not_after]) = first else {
+        return Err(refusal.unwrap_or_else(|| holds_none(File::Ca)));
+    };
+    match lacks {
+        Some(lacks) if listed == 0 => Err(lacks),
+        lacks => {
+            let bundle = Bundle {
+                not_before,
+                not_after,
+                cas,
+                listed,
+            };
+            Ok((bundle, lacks))
+        }
+    }
+}
+
+/// Whether Envoy is to look for the other side's own certificate alone in the lists, as one of the
+/// CAs has none: it would refuse every chain with such a CA in it.
+pub fn is_leaf_only(ca: &[u8], crl: Option<&[u8]>) -> bool {
+    let lists = lists(ca, crl).unwrap_or_default();
+    let unlisted = |ca: &Certificate| !lists.iter().any(|(_, list)| list.is_of(ca));
+    !lists.is_empty() && certificates(File::Ca, ca).is_ok_and(|cas| cas.iter().any(unlisted))
+}
+
+/// The revocation lists, and the files that they are in.
+fn lists(ca: &[u8], crl: Option<&[u8]>) -> Result<Vec<(File, Crl)>, Refusal> {
+    let mut lists = Vec::new();
+    for (file, text) in [(File::Ca, Some(ca)), (File::Crl, crl)] {
+        let Some(text) = text else { continue };
+        for block in pem::blocks(text).map_err(|why| Refusal::of(file, why))? {
+            if crl_label(&block).is_some() {
+                let list = Crl::parse(&block.der);
+                let list = list.map_err(|error| {
+                    Refusal::of(file, format!("is no revocation list: {}", error.0))
+                })?;
+                lists.push((file, list));
+            }
+        }
+        if file == File::Crl && !lists.iter().any(|(of, _)| *of == File::Crl) {
+            let why = match text {
+                [0x30, ..] => "is DER: Envoy takes PEM",
+                _ => "holds no revocation list",
+            };
+            return Err(Refusal::of(file, why));
+        }
+    }
+    Ok(lists)
+}
+
+#[cfg(test)]
+#[path = "trust_tests.rs"]
+mod tests;
