@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use support::envoy_config::{Admin, EnvoyConfig};
 use support::http::Address;
 use support::process::Process;
-use support::upstream::Upstream;
+use support::scene;
 use support::{PATIENCE, wait_for};
 
 fn start(config: &EnvoyConfig) -> Process {
@@ -92,8 +92,7 @@ const EXACT: Duration = Duration::from_millis(100);
 
 #[test]
 fn a_thousand_clients_of_three_listeners_are_counted_named_and_aged() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Tcp, &upstream);
+    let (_upstream, config) = scene::of(Admin::Tcp);
     let envoy = start(&config);
     let mut clients = Vec::new();
     for (address, name, count) in [
@@ -155,8 +154,7 @@ fn a_thousand_clients_of_three_listeners_are_counted_named_and_aged() {
 /// As in a host's network.
 #[test]
 fn two_envoys_on_the_same_ports_have_their_own_connections() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let first = start(&config);
     config.replace("admin.sock", "admin-2.sock");
     let second = Process::spawn(&mut command(&config));
@@ -187,8 +185,7 @@ fn two_envoys_on_the_same_ports_have_their_own_connections() {
 
 #[test]
 fn what_a_stopped_envoy_has_not_accepted_is_seen_waiting() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let envoy = start(&config);
     let mut lookout = lookout(&config, &envoy);
     kill(envoy.pid(), Signal::SIGSTOP).unwrap();
@@ -293,8 +290,7 @@ fn deny_netlink() {
 
 #[test]
 fn without_privilege_all_is_seen_and_without_netlink_all_but_the_silence() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Tcp, &upstream);
+    let (_upstream, config) = scene::of(Admin::Tcp);
     const NOBODY: u32 = 65_534;
     nix::unistd::chown(
         config.dir.join("").as_path(),

@@ -13,9 +13,9 @@ use nix::sys::termios::tcgetattr;
 
 use support::clients::{HttpConnection, SlowRequest};
 use support::container::{Container, Network, Spec, open_to_all, wait_text, writable_file};
-use support::envoy_config::{Admin, EnvoyConfig};
+use support::envoy_config::Admin;
 use support::http::Address;
-use support::upstream::Upstream;
+use support::scene;
 use support::{PATIENCE, TempDir, wait_for};
 
 /// As Dockerfile.scratch has it: ENTRYPOINT and CMD.
@@ -44,8 +44,7 @@ fn wait_ready(network: &Network) {
 fn a_slow_request_in_a_container_gets_its_answer_and_the_container_exits_with_0() {
     let network = Network::new();
     let (upstream, config) = network.enter(|| {
-        let upstream = Upstream::start();
-        let config = EnvoyConfig::new(Admin::Tcp, &upstream);
+        let (upstream, config) = scene::of(Admin::Tcp);
         (upstream, config)
     });
     open_to_all(config.dir.path()).unwrap();
@@ -90,8 +89,7 @@ fn a_slow_request_in_a_container_gets_its_answer_and_the_container_exits_with_0(
 fn a_ctrl_c_in_a_container_with_a_terminal_drains_and_leaves_the_terminal_as_it_was() {
     let network = Network::new();
     let (upstream, config) = network.enter(|| {
-        let upstream = Upstream::start();
-        let config = EnvoyConfig::new(Admin::Tcp, &upstream);
+        let (upstream, config) = scene::of(Admin::Tcp);
         (upstream, config)
     });
     open_to_all(config.dir.path()).unwrap();

@@ -15,6 +15,7 @@ use support::clients::{HttpConnection, SlowRequest, TcpSession, Tunnel, UdpSessi
 use support::drainit::{Drainit, Setting, run};
 use support::envoy_config::{Admin, EnvoyConfig};
 use support::load::Load;
+use support::scene;
 use support::upstream::Upstream;
 use support::{PATIENCE, holds_for, wait_for};
 
@@ -94,9 +95,7 @@ fn asked_anew_for(time: Duration, config: &EnvoyConfig) -> usize {
 
 #[test]
 fn new_connections_are_accepted_for_as_long_as_somebody_sends_them() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&[], &config);
+    let (_upstream, config, mut drainit) = scene::ready(&[]);
     asked_anew_for(Duration::from_millis(500), &config);
     drainit.signal(Signal::SIGTERM);
     assert!(asked_anew_for(Duration::from_secs(2), &config) > 10);
@@ -106,9 +105,7 @@ fn new_connections_are_accepted_for_as_long_as_somebody_sends_them() {
 
 #[test]
 fn clients_with_pools_that_are_told_to_close_are_expected_back() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&[], &config);
+    let (_upstream, config, mut drainit) = scene::ready(&[]);
     let mut pool: Vec<_> = (0..20).map(|_| HttpConnection::idle(config.http)).collect();
     drainit.signal(Signal::SIGTERM);
     drainit.wait_unready();
@@ -126,8 +123,7 @@ fn clients_with_pools_that_are_told_to_close_are_expected_back() {
 
 #[test]
 fn without_an_orchestrator_steady_traffic_keeps_it_up_for_five_seconds_and_no_longer() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     for (variables, most) in [
         (&[][..], Duration::from_secs(8)),
         (
@@ -168,8 +164,7 @@ fn without_an_orchestrator_steady_traffic_keeps_it_up_for_five_seconds_and_no_lo
 
 #[test]
 fn connections_that_had_long_been_silent_cost_nothing() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let options = [
         "--settle",
         "1s",
@@ -196,9 +191,7 @@ fn connections_that_had_long_been_silent_cost_nothing() {
 
 #[test]
 fn the_log_says_who_was_cut_and_since_when_they_were_silent() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&["--drain-timeout", "2s"], &config);
+    let (_upstream, config, mut drainit) = scene::ready(&["--drain-timeout", "2s"]);
     let session = TcpSession::open(config.tcp);
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
@@ -210,9 +203,7 @@ fn the_log_says_who_was_cut_and_since_when_they_were_silent() {
 
 #[test]
 fn idle_connections_alone_are_gone_well_before_the_deadline() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&[], &config);
+    let (_upstream, config, mut drainit) = scene::ready(&[]);
     let idle: Vec<_> = (0..5).map(|_| HttpConnection::idle(config.http)).collect();
     let start = Instant::now();
     drainit.signal(Signal::SIGTERM);
@@ -228,9 +219,7 @@ fn idle_connections_alone_are_gone_well_before_the_deadline() {
 
 #[test]
 fn a_tcp_session_is_waited_for_and_the_end_follows_its_close() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&SHORT_SETTLE, &config);
+    let (_upstream, config, mut drainit) = scene::ready(&SHORT_SETTLE);
     let mut session = TcpSession::open(config.tcp);
     // An idle connection beside it must not hide it.
     let _idle = HttpConnection::idle(config.http);
@@ -245,8 +234,7 @@ fn a_tcp_session_is_waited_for_and_the_end_follows_its_close() {
 
 #[test]
 fn a_tcp_session_is_not_hidden_by_idle_connections_on_an_excluded_listener() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let mut options = Vec::from(SHORT_SETTLE);
     options.extend(["--exclude-listener", EnvoyConfig::METRICS]);
     // The last poll comes by the kernel's word: by the clock it is far away.
@@ -266,9 +254,7 @@ fn a_tcp_session_is_not_hidden_by_idle_connections_on_an_excluded_listener() {
 
 #[test]
 fn a_web_socket_is_waited_for() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&SHORT_SETTLE, &config);
+    let (_upstream, config, mut drainit) = scene::ready(&SHORT_SETTLE);
     let mut session = WebSocket::open(config.http);
     drainit.signal(Signal::SIGTERM);
     drainit.wait_unready();
@@ -282,9 +268,7 @@ fn a_web_socket_is_waited_for() {
 
 #[test]
 fn a_udp_session_is_waited_for() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&SHORT_SETTLE, &config);
+    let (_upstream, config, mut drainit) = scene::ready(&SHORT_SETTLE);
     let session = UdpSession::open(config.udp);
     drainit.signal(Signal::SIGTERM);
     drainit.wait_unready();
@@ -300,8 +284,7 @@ fn a_udp_session_is_waited_for() {
 /// its own drain time, were that not far beyond the deadline.
 fn sessions_in_use_go_on_until_they_end(envoy: PathBuf) {
     const EACH: usize = 36;
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     config.take_connect();
     let mut command = vec![envoy.display().to_string()];
     command.extend(config.arguments());
@@ -336,8 +319,7 @@ fn web_sockets_and_tunnels_in_use_go_on_until_they_end_on_another_envoy() {
 }
 
 fn a_udp_session_is_answered_up_to_the_deadline(envoy: PathBuf) {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     config.replace("idle_timeout: 2s", "idle_timeout: 60s");
     let mut command = vec![envoy.display().to_string()];
     command.extend(config.arguments());
@@ -381,8 +363,7 @@ fn a_udp_session_is_answered_up_to_the_deadline_and_told_as_cut_on_another_envoy
 
 #[test]
 fn a_udp_session_that_the_deadline_cuts_is_a_failure_of_the_shutdown_command() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     config.replace("idle_timeout: 2s", "idle_timeout: 60s");
     let mut drainit = Drainit::ready(&["--drain-timeout", "3s"], &config);
     let _session = UdpSession::open(config.udp);
@@ -397,8 +378,7 @@ fn a_udp_session_that_the_deadline_cuts_is_a_failure_of_the_shutdown_command() {
 
 /// Of the very request, or session, that the drain waited for.
 fn the_last_entry_arrives(envoy: PathBuf, kind: &str) {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let address = SocketAddr::from((config.ip(), 18_000));
     let logs = AccessLogs::start(address);
     config.send_access_logs(kind, address);
@@ -450,8 +430,7 @@ fn the_last_requests_entry_in_an_open_telemetry_log_arrives() {
 
 #[test]
 fn connections_on_excluded_listeners_hold_nothing_up() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let tcp = config.tcp.to_string();
     let mut drainit = Drainit::ready(
         &[
@@ -475,8 +454,7 @@ fn connections_on_excluded_listeners_hold_nothing_up() {
 
 #[test]
 fn so_many_open_connections_count_as_none() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let options = ["--open-connections", "1", "--drain-timeout", "60s"];
     let mut drainit = Drainit::ready(&options, &config);
     let _session = TcpSession::open(config.tcp);
@@ -488,9 +466,7 @@ fn so_many_open_connections_count_as_none() {
 
 #[test]
 fn what_does_not_end_is_cut_at_the_deadline() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&["--drain-timeout", "2s"], &config);
+    let (_upstream, config, mut drainit) = scene::ready(&["--drain-timeout", "2s"]);
     let session = TcpSession::open(config.tcp);
     let start = Instant::now();
     drainit.signal(Signal::SIGTERM);
@@ -506,9 +482,7 @@ fn what_does_not_end_is_cut_at_the_deadline() {
 
 #[test]
 fn it_stays_ready_for_the_delay() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&["--drain-delay", "2s"], &config);
+    let (_upstream, config, mut drainit) = scene::ready(&["--drain-delay", "2s"]);
     let mut connection = HttpConnection::idle(config.http);
     drainit.signal(Signal::SIGTERM);
     holds_for("readiness and keep-alive", Duration::from_secs(1), || {
@@ -522,9 +496,7 @@ fn it_stays_ready_for_the_delay() {
 
 #[test]
 fn with_nothing_to_wait_for_it_drains_for_the_least_time_asked() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&["--min-drain", "1s"], &config);
+    let (_upstream, _config, mut drainit) = scene::ready(&["--min-drain", "1s"]);
     let start = Instant::now();
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
@@ -537,9 +509,7 @@ fn with_nothing_to_wait_for_it_drains_for_the_least_time_asked() {
 
 #[test]
 fn usr2_drains_and_stays_until_sigterm() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&[], &config);
+    let (upstream, config, mut drainit) = scene::ready(&[]);
     let slow = SlowRequest::start(config.http, Duration::from_secs(1));
     upstream.wait_in_flight(1);
     drainit.signal(Signal::SIGUSR2);
@@ -558,9 +528,7 @@ fn usr2_drains_and_stays_until_sigterm() {
 
 #[test]
 fn shutdown_blocks_until_drained_and_later_callers_join() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&[], &config);
+    let (_upstream, config, mut drainit) = scene::ready(&[]);
     let mut session = TcpSession::open(config.tcp);
     let health = drainit.health.clone();
     let callers = ["GET", "POST"].map(|method| {
@@ -582,9 +550,7 @@ fn shutdown_blocks_until_drained_and_later_callers_join() {
 
 #[test]
 fn a_caller_of_shutdown_that_hangs_up_changes_nothing() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&[], &config);
+    let (_upstream, config, mut drainit) = scene::ready(&[]);
     let session = TcpSession::open(config.tcp);
     let impatient = Duration::from_millis(300);
     assert!(drainit.request("GET", "/shutdown", impatient).is_err());
@@ -597,9 +563,7 @@ fn a_caller_of_shutdown_that_hangs_up_changes_nothing() {
 
 #[test]
 fn a_sigterm_joins_the_drain_that_shutdown_began() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&SHORT_SETTLE, &config);
+    let (_upstream, config, mut drainit) = scene::ready(&SHORT_SETTLE);
     let mut session = TcpSession::open(config.tcp);
     drainit.signal(Signal::SIGUSR2);
     drainit.wait_unready();

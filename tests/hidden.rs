@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::drainit::Drainit;
 use support::envoy_config::{Admin, EnvoyConfig};
+use support::scene;
 use support::upstream::Upstream;
 use support::{PATIENCE, TempDir, envoy, holds_for, other_envoy, wait_for};
 
@@ -109,8 +110,7 @@ fn a_listener_with_a_matcher_of_its_own_is_waited_for() {
 
 #[test]
 fn udp_sessions_that_are_hidden_are_never_believed_to_be_over() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     config.prepend(
         "stats_config: { stats_matcher: { exclusion_list: { patterns: [{ prefix: udp. }] } } }\n",
     );
@@ -125,8 +125,7 @@ fn udp_sessions_that_are_hidden_are_never_believed_to_be_over() {
 fn a_stat_prefix_that_is_anothers_name_hides_nothing() {
     each_envoy(|envoy| {
         for prefix in ["admin", "x.worker_3", "envoy_internal_x", "metrics"] {
-            let upstream = Upstream::start();
-            let config = EnvoyConfig::new(Admin::Unix, &upstream);
+            let (upstream, config) = scene::of(Admin::Unix);
             http_option(&config, &format!("stat_prefix: {prefix}"));
             let mut drainit = start(envoy, &[], &config);
             let _idle = HttpConnection::idle(config.metrics);
@@ -146,8 +145,7 @@ fn a_stat_prefix_that_is_anothers_name_hides_nothing() {
 #[test]
 fn a_connection_manager_named_as_the_admins_has_idle_connections() {
     each_envoy(|envoy| {
-        let upstream = Upstream::start();
-        let config = EnvoyConfig::new(Admin::Unix, &upstream);
+        let (_upstream, config) = scene::of(Admin::Unix);
         config.replace("stat_prefix: http\n", "stat_prefix: admin\n");
         let options = ["--settle", "1s", "--drain-timeout", "60s"];
         let mut drainit = start(envoy, &options, &config);
@@ -257,8 +255,7 @@ fn what_nobody_tells_is_told_as_unknown_and_not_as_clean() {
 
 #[test]
 fn a_client_that_asks_between_two_looks_is_not_idle() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let options = ["--settle", "1s", "--drain-timeout", "4s"];
     let mut drainit = Drainit::ready(&options, &config);
     let mut client = HttpConnection::idle(config.http);
@@ -272,9 +269,7 @@ fn a_client_that_asks_between_two_looks_is_not_idle() {
 
 #[test]
 fn one_slow_answer_of_the_admin_does_not_hold_the_drain_up() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&["--drain-timeout", "60s"], &config);
+    let (upstream, config, mut drainit) = scene::ready(&["--drain-timeout", "60s"]);
     let slow = SlowRequest::start(config.http, Duration::from_secs(3));
     upstream.wait_in_flight(1);
     drainit.signal(Signal::SIGTERM);

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 
 use support::clients::{SlowRequest, TcpSession};
 use support::drainit::{Drainit, run};
-use support::envoy_config::{Admin, EnvoyConfig};
+use support::envoy_config::Admin;
 use support::fake_envoy::{self, SharedModel};
-use support::upstream::Upstream;
+use support::scene;
 use support::{PATIENCE, TempDir, wait_for};
 
 /// As RFC 3339 has it, in UTC and to the millisecond.
@@ -41,8 +41,7 @@ fn objects(drainit: &Drainit) -> Vec<Value> {
 
 #[test]
 fn a_drain_tells_its_progress_when_something_changed_and_every_five_seconds() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let options = ["--log-format", "json", "--drain-timeout", "50s"];
     let mut drainit = Drainit::ready(&options, &config);
     let slow = SlowRequest::start(config.http, Duration::from_millis(7500));
@@ -98,8 +97,7 @@ fn a_drain_tells_its_progress_when_something_changed_and_every_five_seconds() {
 
 #[test]
 fn a_drain_that_cut_something_is_a_warning_and_names_what() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let options = ["--log-format", "json", "--drain-timeout", "2s"];
     let mut drainit = Drainit::ready(&options, &config);
     let _sessions = [TcpSession::open(config.tcp), TcpSession::open(config.tcp)];
@@ -127,9 +125,7 @@ fn a_drain_that_cut_something_is_a_warning_and_names_what() {
 
 #[test]
 fn drainit_shutdown_prints_what_is_left_and_where() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&["--drain-timeout", "3s"], &config);
+    let (_upstream, config, drainit) = scene::ready(&["--drain-timeout", "3s"]);
     let _sessions = [TcpSession::open(config.tcp), TcpSession::open(config.tcp)];
     let listen = format!("unix:{}", drainit.health.text());
     let (code, out, err) = run(&["shutdown", "--listen", &listen]);
@@ -147,9 +143,7 @@ fn drainit_shutdown_prints_what_is_left_and_where() {
 
 #[test]
 fn a_hundred_callers_of_shutdown_are_a_line_and_a_count() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&[], &config);
+    let (_upstream, config, drainit) = scene::ready(&[]);
     let session = TcpSession::open(config.tcp);
     let callers: Vec<_> = (0..100)
         .map(|_| {

@@ -15,7 +15,7 @@ use support::clients::TcpSession;
 use support::drainit::Drainit;
 use support::envoy_config::{Admin, EnvoyConfig};
 use support::fake_envoy::{self, SharedModel};
-use support::upstream::Upstream;
+use support::scene;
 use support::{PATIENCE, TempDir, holds_for, wait_for};
 
 /// What systemd heard, and when.
@@ -82,8 +82,7 @@ fn extension(message: &str) -> Option<u64> {
 }
 
 fn systemd_hears_all_of_a_life(is_abstract: bool) {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let systemd = Systemd::start(is_abstract);
     let mut drainit = systemd.run(&["--drain-timeout", "100s"], &[], &config);
     systemd.wait("READY=1");
@@ -148,8 +147,7 @@ fn systemd_hears_all_of_a_life_at_an_abstract_name() {
 
 #[test]
 fn a_drain_that_stays_does_not_say_stopping() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let systemd = Systemd::start(true);
     let drainit = systemd.run(&[], &[], &config);
     systemd.wait("READY=1");

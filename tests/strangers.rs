@@ -14,9 +14,9 @@ use nix::unistd::Pid;
 
 use support::clients::SlowRequest;
 use support::drainit::Drainit;
-use support::envoy_config::{Admin, EnvoyConfig};
+use support::envoy_config::Admin;
 use support::http::Address;
-use support::upstream::Upstream;
+use support::scene;
 use support::{PATIENCE, wait_for};
 
 const IDLE: usize = 2_000;
@@ -72,8 +72,7 @@ fn strangers_change_nothing(wrapper: &[&str]) {
         "the test itself needs 4,000 descriptors, and may have {most}"
     );
 
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let address = SocketAddr::from((config.ip(), 8090));
     let mut command = vec![support::envoy().display().to_string()];
     command.extend(config.arguments());

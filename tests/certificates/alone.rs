@@ -10,6 +10,7 @@ use crate::support::clients::HttpConnection;
 use crate::support::drainit::Drainit;
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::pki::{Pair, presented};
+use crate::support::scene;
 use crate::support::upstream::Upstream;
 use crate::support::xds::{Node, secret};
 use crate::support::{PATIENCE, wait_for};
@@ -26,8 +27,7 @@ struct Edge {
 
 impl Edge {
     fn new() -> Edge {
-        let upstream = Upstream::start();
-        let config = EnvoyConfig::new(Admin::Unix, &upstream);
+        let (upstream, config) = scene::of(Admin::Unix);
         config.serve_tls(NAME);
         let files = ["live/edge.crt", "live/edge.key"].map(|name| config.dir.join(name));
         Edge {

@@ -14,6 +14,7 @@ use crate::put;
 use crate::support::drainit::Drainit;
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::pki::{Pair, presented};
+use crate::support::scene;
 use crate::support::upstream::Upstream;
 use crate::support::xds::{LEAF, Node, reloads, secret};
 use crate::support::{PATIENCE, TempDir, wait_for};
@@ -40,8 +41,7 @@ struct Edge {
 
 impl Edge {
     fn new() -> Edge {
-        let upstream = Upstream::start();
-        let config = EnvoyConfig::new(Admin::Unix, &upstream);
+        let (upstream, config) = scene::of(Admin::Unix);
         config.serve_tls("edge");
         Edge {
             config,

@@ -8,16 +8,15 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 
 use crate::support::drainit::{Drainit, run};
-use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::envoy_config::Admin;
 use crate::support::pki::{Pair, ask, presented};
-use crate::support::upstream::Upstream;
+use crate::support::scene;
 use crate::support::xds::{LEAF, Node, secret};
 use crate::support::{PATIENCE, wait_for, wait_for_some};
 
 #[test]
 fn a_static_listener_has_its_new_certificate_within_a_second_and_keeps_its_connections() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     config.serve_tls("edge");
     let ca = Pair::ca("edge");
     let (cert, key) = (config.dir.join("edge.crt"), config.dir.join("edge.key"));

@@ -9,9 +9,9 @@ use nix::sys::signal::Signal;
 
 use crate::put;
 use crate::support::drainit::{Drainit, Setting};
-use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::envoy_config::Admin;
 use crate::support::process::children;
-use crate::support::upstream::Upstream;
+use crate::support::scene;
 use crate::support::xds::{LEAF, Node, secret};
 use crate::support::{PATIENCE, holds_for, wait_for};
 
@@ -220,8 +220,7 @@ fn is_told(node: &Node, drainit: &Drainit, file: &str, name: &str) {
 /// Everything that drainit is told to look at, on a file system that does not answer.
 #[test]
 fn whatever_hangs_a_sigterm_is_obeyed_at_once() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let node = Node::new();
     for (options, of_envoy) in [
         (

@@ -14,6 +14,7 @@ use crate::support::clients::{HttpConnection, SlowRequest, TcpSession};
 use crate::support::drainit::{Drainit, Setting};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::http::Address;
+use crate::support::scene;
 use crate::support::upstream::Upstream;
 use crate::support::{PATIENCE, wait_for};
 use crate::{envoy_is_at_least, terminate_within};
@@ -39,17 +40,14 @@ fn is_bounded_by_the_deadline(mut drainit: Drainit, config: &EnvoyConfig, upstre
 
 #[test]
 fn its_socket_is_deleted() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&BOUND, &config);
+    let (upstream, config, drainit) = scene::ready(&BOUND);
     fs::remove_file(socket(&config)).unwrap();
     is_bounded_by_the_deadline(drainit, &config, &upstream);
 }
 
 #[test]
 fn its_sockets_permissions_are_taken_away() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     // The superuser may open anything, unless that right is taken from it.
     let drainit = Setting::default()
         .behind(&[
@@ -64,8 +62,7 @@ fn its_sockets_permissions_are_taken_away() {
 
 #[test]
 fn its_sockets_permissions_come_back_in_time() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let mut drainit = Setting::default()
         .behind(&[
             "setpriv",
@@ -119,8 +116,7 @@ fn its_socket_is_replaced_by_another_envoys_which_is_left_alone() {
 
 #[test]
 fn it_is_behind_a_slow_link() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Tcp, &upstream);
+    let (upstream, config) = scene::of(Admin::Tcp);
     let Some(Address::Tcp(admin)) = config.admin else {
         unreachable!()
     };

@@ -5,10 +5,10 @@ use std::fs;
 
 use crate::support::clients::HttpConnection;
 use crate::support::drainit::{Drainit, Setting};
-use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::envoy_config::Admin;
 use crate::support::fake_envoy::shell;
 use crate::support::http::Address;
-use crate::support::upstream::Upstream;
+use crate::support::scene;
 use crate::support::{PATIENCE, envoy, wait_for};
 
 /// The only warning, which comes while nobody has asked for anything.
@@ -30,16 +30,14 @@ fn only_warning(drainit: &Drainit) -> String {
 
 #[test]
 fn without_an_admin_interface_the_one_warning_says_what_to_add() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::None, &upstream);
+    let (_upstream, config) = scene::of(Admin::None);
     let warning = only_warning(&Drainit::envoy(&[], &config));
     assert!(warning.contains("admin: { address:"), "{warning}");
 }
 
 #[test]
 fn a_start_script_that_drops_its_arguments_is_told_by_what_it_should_do() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let arguments = config.arguments().join(" ");
     let script = format!(
         "exec {} --disable-hot-restart {arguments}",
@@ -51,8 +49,7 @@ fn a_start_script_that_drops_its_arguments_is_told_by_what_it_should_do() {
 
 #[test]
 fn a_script_that_takes_its_time_before_envoy_is_no_cause_for_a_warning() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let mut command = shell("sleep 3; exec \"$@\"");
     command.extend(["sh".into(), envoy().display().to_string()]);
     command.extend(config.arguments());
@@ -63,8 +60,7 @@ fn a_script_that_takes_its_time_before_envoy_is_no_cause_for_a_warning() {
 
 #[test]
 fn an_admin_socket_with_a_relative_path_is_found_in_envoys_directory() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let Some(Address::Unix(path)) = &config.admin else {
         panic!("a unix socket");
     };
@@ -85,8 +81,7 @@ fn an_admin_socket_with_a_relative_path_is_found_in_envoys_directory() {
 
 #[test]
 fn a_kernel_that_refuses_fchmod_on_a_pipe_does_no_harm() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     // As gVisor does. The program: load the call's number; is it fchmod, then fail with EPERM.
     let script = "import ctypes, os, platform, struct, sys
 number = {'x86_64': 91, 'aarch64': 52}[platform.machine()]

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::support::clients::SlowRequest;
 use crate::support::drainit::{Drainit, Setting};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
-use crate::support::upstream::Upstream;
+use crate::support::scene;
 use crate::support::{PATIENCE, TempDir, wait_for, wait_for_some};
 
 pub fn data(name: &str) -> PathBuf {
@@ -64,8 +64,7 @@ fn fill(place: &Path) {
 
 #[test]
 fn a_full_disk_leaves_the_certificate_that_is_there_until_there_is_space_again() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let dir = TempDir::new();
     put(&dir, "ec");
     let (mut drainit, place) = with_little_space(&dir, "", &config);
@@ -94,8 +93,7 @@ fn a_full_disk_leaves_the_certificate_that_is_there_until_there_is_space_again()
 
 #[test]
 fn a_disk_that_is_full_from_the_start_is_waited_for() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let dir = TempDir::new();
     put(&dir, "ec");
     let full = format!(

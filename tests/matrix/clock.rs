@@ -9,8 +9,8 @@ use nix::sys::signal::Signal;
 
 use crate::support::clients::SlowRequest;
 use crate::support::drainit::Setting;
-use crate::support::envoy_config::{Admin, EnvoyConfig};
-use crate::support::upstream::Upstream;
+use crate::support::envoy_config::Admin;
+use crate::support::scene;
 use crate::support::{PATIENCE, TempDir, wait_for};
 
 /// Shifts CLOCK_REALTIME by the length of the file that the environment names, in minutes, minus
@@ -72,8 +72,7 @@ fn an_hours_step_changes_nothing(minutes: i64) {
     };
     set(0);
 
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let mut drainit = Setting::default()
         .debug_build()
         .variable("LD_PRELOAD", library.display())

@@ -12,7 +12,7 @@ use crate::support::clients::{HttpConnection, SlowRequest, TcpSession};
 use crate::support::drainit::{Drainit, Setting};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::fake_envoy::shell;
-use crate::support::upstream::Upstream;
+use crate::support::scene;
 use crate::support::{PATIENCE, holds_for, wait_for};
 use crate::terminate_within;
 
@@ -50,9 +50,7 @@ impl Drop for Wedge {
 
 #[test]
 fn a_killed_envoy_is_the_end_with_137_and_a_waiter_is_told() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&[], &config);
+    let (_upstream, config, mut drainit) = scene::ready(&[]);
     let _session = TcpSession::open(config.tcp);
     let health = drainit.health.clone();
     let waiter = std::thread::spawn(move || health.request("POST", "/shutdown", PATIENCE * 2));
@@ -69,9 +67,7 @@ fn a_killed_envoy_is_the_end_with_137_and_a_waiter_is_told() {
 
 #[test]
 fn a_stopped_envoy_is_not_ready_and_ends_with_the_deadline() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&BOUNDS, &config);
+    let (_upstream, _config, mut drainit) = scene::ready(&BOUNDS);
     kill(drainit.envoy_pid(), Signal::SIGSTOP).unwrap();
     drainit.wait_unready();
     // It may come back: a minute long, that is no reason to kill it.
@@ -83,9 +79,7 @@ fn a_stopped_envoy_is_not_ready_and_ends_with_the_deadline() {
 
 #[test]
 fn an_envoy_that_was_stopped_for_a_while_loses_nothing() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&[], &config);
+    let (upstream, config, mut drainit) = scene::ready(&[]);
     let slow = SlowRequest::start(config.http, Duration::from_millis(500));
     upstream.wait_in_flight(1);
     let envoy = drainit.envoy_pid();
@@ -100,9 +94,7 @@ fn an_envoy_that_was_stopped_for_a_while_loses_nothing() {
 
 #[test]
 fn a_wedged_main_thread_is_no_reason_to_cut_what_the_workers_carry() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&BOUNDS, &config);
+    let (upstream, config, mut drainit) = scene::ready(&BOUNDS);
     let wedge = Wedge::new(drainit.envoy_pid());
     drainit.wait_unready();
     assert_eq!(drainit.get("/healthz").0, 200);
@@ -117,8 +109,7 @@ fn a_wedged_main_thread_is_no_reason_to_cut_what_the_workers_carry() {
 
 #[test]
 fn a_main_thread_that_was_wedged_for_a_while_drains_after_all() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Tcp, &upstream);
+    let (_upstream, config) = scene::of(Admin::Tcp);
     let mut drainit = Drainit::ready(&[], &config);
     let mut session = TcpSession::open(config.tcp);
     let wedge = Wedge::new(drainit.envoy_pid());
@@ -135,9 +126,7 @@ fn a_main_thread_that_was_wedged_for_a_while_drains_after_all() {
 
 #[test]
 fn a_main_thread_that_is_wedged_for_a_minute_fails_the_liveness_probe_and_then_not() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&[], &config);
+    let (_upstream, _config, drainit) = scene::ready(&[]);
     let wedge = Wedge::new(drainit.envoy_pid());
     let start = Instant::now();
     wait_for(
@@ -167,8 +156,7 @@ fn a_main_thread_that_is_wedged_for_a_minute_fails_the_liveness_probe_and_then_n
 
 #[test]
 fn a_refused_configuration_is_the_end_with_1_and_is_not_tried_again() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     config.replace("static_resources:", "static_ressources:");
     for options in [&[][..], &RESTART] {
         let mut drainit = Drainit::envoy(options, &config);
@@ -197,8 +185,7 @@ fn starts(drainit: &Drainit) -> usize {
 
 #[test]
 fn a_refused_command_line_is_the_end_with_its_reason() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let mut command = vec![crate::support::envoy().display().to_string()];
     command.extend(config.arguments());
     command.push("--bogus".into());
@@ -216,8 +203,7 @@ fn squatter(config: &EnvoyConfig) -> std::net::TcpListener {
 
 #[test]
 fn an_address_that_is_taken_for_a_while_is_no_refused_configuration() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let taken = squatter(&config);
     let mut drainit = Drainit::envoy(&RESTART, &config);
     wait_for("two more starts", PATIENCE, || starts(&drainit) >= 3);
@@ -237,8 +223,7 @@ fn an_address_that_is_taken_for_a_while_is_no_refused_configuration() {
 
 #[test]
 fn a_script_that_drops_its_arguments_is_never_asked_and_one_that_hands_them_on_is() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let envoy = crate::support::envoy().display().to_string();
     let lives = config.dir.join("lives");
     // Asked whether it refuses its configuration, it would start an Envoy that serves.
@@ -272,8 +257,7 @@ fn a_script_that_drops_its_arguments_is_never_asked_and_one_that_hands_them_on_i
 
 #[test]
 fn an_end_that_nobody_here_asked_for_is_a_failure_and_a_warning() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let quit = |drainit: &Drainit| {
         let admin = config.admin.as_ref().unwrap();
         let _ = admin.request("POST", "/quitquitquit", PATIENCE);
@@ -365,9 +349,7 @@ fn restarts(drainit: &Drainit) -> u64 {
 
 #[test]
 fn a_killed_envoy_is_started_again_where_that_is_asked_for() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&RESTART, &config);
+    let (upstream, config, mut drainit) = scene::ready(&RESTART);
     for round in 1..=3 {
         let envoy = drainit.envoy_pid();
         kill(envoy, Signal::SIGKILL).unwrap();
@@ -396,9 +378,7 @@ fn a_killed_envoy_is_started_again_where_that_is_asked_for() {
 
 #[test]
 fn a_killed_envoy_is_not_started_again_while_it_drains() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&RESTART, &config);
+    let (_upstream, config, mut drainit) = scene::ready(&RESTART);
     let _session = TcpSession::open(config.tcp);
     drainit.signal(Signal::SIGTERM);
     drainit.wait_unready();
@@ -443,8 +423,7 @@ impl Drop for MemoryLimit {
 
 #[test]
 fn an_envoy_that_the_kernel_kills_for_its_memory_is_137() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let limit = MemoryLimit::new("oom", 8 << 20);
     // As in a container: drainit, which needs little, is in it too.
     let enter = || Setting::default().behind_script(&format!("{}; exec \"$@\"", limit.enter()));

@@ -11,16 +11,15 @@ use nix::unistd::Pid;
 use crate::envoy::MemoryLimit;
 use crate::support::clients::SlowRequest;
 use crate::support::drainit::{Drainit, Setting};
-use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::envoy_config::Admin;
 use crate::support::fake_envoy::{self, SharedModel, child, shell};
 use crate::support::http::Address;
-use crate::support::upstream::Upstream;
+use crate::support::scene;
 use crate::support::{PATIENCE, TempDir, drainit, holds_for, wait_for};
 
 #[test]
 fn sixty_four_descriptors_are_enough() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let health = (config.ip(), 8090).into();
     let mut drainit = Setting::default()
         .behind(&["prlimit", "--nofile=64", "--"])
@@ -191,8 +190,7 @@ fn fake_envoy_on_tcp(model: &fake_envoy::SharedModel) -> crate::support::fake_ad
 #[test]
 fn sixteen_megabytes_are_enough() {
     let limit = MemoryLimit::new("small", 16 << 20);
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let health = (config.ip(), 8090).into();
     // Envoy leaves it again before it begins.
     let leave = "for file in /sys/fs/cgroup/memory /sys/fs/cgroup; do \

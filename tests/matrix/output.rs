@@ -11,13 +11,12 @@ use nix::unistd::pipe;
 
 use crate::support::clients::SlowRequest;
 use crate::support::drainit::Setting;
-use crate::support::envoy_config::{Admin, EnvoyConfig};
-use crate::support::upstream::Upstream;
+use crate::support::envoy_config::Admin;
+use crate::support::scene;
 
 /// The whole life of a drainit in this setting: nothing waits for the log.
 fn lives_and_drains(setting: Setting) {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     // At debug level there is more to say than a pipe and the queue hold.
     let mut drainit = setting.ready(&["--log-level", "trace"], &config);
     for _ in 0..300 {

@@ -11,8 +11,8 @@ use nix::sys::signal::Signal;
 use crate::certificates::data;
 use crate::support::clients::{SlowRequest, TcpSession};
 use crate::support::drainit::{Drainit, Setting};
-use crate::support::envoy_config::{Admin, EnvoyConfig};
-use crate::support::upstream::Upstream;
+use crate::support::envoy_config::Admin;
+use crate::support::scene;
 use crate::support::{PATIENCE, TempDir, wait_for};
 
 /// Panics a thread so many times in a row; whatever wakes it is tried.
@@ -33,8 +33,7 @@ fn panic(drainit: &Drainit, file: &Path, thread: &str, times: usize) {
 }
 
 fn survives(thread: &str) {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let dir = TempDir::new();
     let file = dir.join("panic");
     let resources = dir.path().display().to_string();

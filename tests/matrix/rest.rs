@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::certificates::data;
 use crate::support::drainit::Drainit;
-use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::envoy_config::Admin;
 use crate::support::process::Process;
-use crate::support::upstream::Upstream;
+use crate::support::scene;
 use crate::support::{PATIENCE, TempDir, holds_for, wait_for};
 
 /// The system calls of each thread of a drainit.
@@ -58,9 +58,7 @@ impl Trace {
 
 #[test]
 fn at_rest_no_thread_makes_a_system_call() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&[], &config);
+    let (_upstream, _config, drainit) = scene::ready(&[]);
     drainit.wait_log("envoy's version is");
     let trace = Trace::of(&drainit);
     let before = trace.calls();
@@ -77,8 +75,7 @@ fn at_rest_no_thread_makes_a_system_call() {
 
 #[test]
 fn with_certificates_only_the_thread_that_checks_them_does() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     config.serve_tls("edge");
     let secret = ["ec.crt", "ec.key"].map(|name| data(name).display().to_string());
     let secret = format!("edge={}", secret.join(","));

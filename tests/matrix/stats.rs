@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use crate::support::clients::{HttpConnection, SlowRequest, TcpSession};
 use crate::support::drainit::Drainit;
 use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::scene;
 use crate::support::upstream::Upstream;
 use crate::support::{PATIENCE, wait_for};
 use crate::terminate_within;
@@ -76,8 +77,7 @@ fn peak_memory(drainit: &Drainit) -> u64 {
 #[test]
 fn ten_thousand_clusters_are_read_past() {
     const CLUSTERS: usize = 10_000;
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let mut clusters = String::from("  clusters:\n");
     for number in 0..CLUSTERS {
         writeln!(

@@ -4,14 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use crate::rig::{OPTIONS, Rig};
-use crate::support::envoy_config::{Admin, EnvoyConfig};
-use crate::support::upstream::Upstream;
+use crate::support::envoy_config::Admin;
+use crate::support::scene;
 use crate::support::{PATIENCE, TempDir, wait_for};
 
 #[test]
 fn a_reload_tells_what_came_of_the_certificates_and_waits_for_neither_with_the_other() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     config.serve_tls("edge");
     let dir = TempDir::new();
     let [cert, key] = ["tls.crt", "tls.key"].map(|name| dir.join(name));

@@ -15,6 +15,7 @@ use crate::support::kubelet::write_volume;
 use crate::support::load::Load;
 use crate::support::pki::{Helper, Pair};
 use crate::support::process::in_pid_namespace;
+use crate::support::scene;
 use crate::support::upstream::Upstream;
 use crate::support::watch::Watch;
 use crate::support::{PATIENCE, wait_for};
@@ -46,8 +47,7 @@ fn wait_ready(container: &Container) {
 fn pid_1_reloads_while_certificates_rotate_and_refuses_nobody() {
     let network = Network::new();
     let (upstream, config) = network.enter(|| {
-        let upstream = Upstream::start();
-        let config = EnvoyConfig::new(Admin::Unix, &upstream);
+        let (upstream, config) = scene::of(Admin::Unix);
         (upstream, config)
     });
     config.serve_tls("edge");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::rig::{OPTIONS, Rig};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
-use crate::support::upstream::Upstream;
+use crate::support::scene;
 use crate::support::{self, PATIENCE, pki};
 
 /// scripts/bench.d/http3.py, which goes on until its input ends.
@@ -62,8 +62,7 @@ impl Drop for Client {
 }
 
 fn fails_nothing(program: PathBuf) {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     config.serve_http3();
     let options = [&OPTIONS[..], &["--min-drain", "3s"]].concat();
     let mut rig = Rig::of_program(program, &options, config, upstream);

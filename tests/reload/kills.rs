@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 
 use crate::rig::Rig;
 use crate::support::clients::TcpSession;
-use crate::support::envoy_config::{Admin, EnvoyConfig};
-use crate::support::upstream::Upstream;
+use crate::support::envoy_config::Admin;
+use crate::support::scene;
 use crate::support::watch::Watch;
 use crate::support::{PATIENCE, holds_for, wait_for};
 
@@ -136,8 +136,7 @@ fn a_sigterm_with_a_kill_ends_in_time() {
 
 #[test]
 fn an_old_generation_is_waited_for_while_the_newest_waits_to_be_started_again() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let options = ["--hot-restart", "--restart", "on-failure"];
     let mut rig = Rig::with_times(&options, config, upstream, ["1", "60"]);
     let mut session = TcpSession::open(rig.config.tcp);

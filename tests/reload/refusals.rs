@@ -12,9 +12,8 @@ use nix::sys::signal::Signal;
 use crate::add_route;
 use crate::rig::Rig;
 use crate::support::clients::{HttpConnection, SlowRequest, TcpSession};
-use crate::support::drainit::{Drainit, run, run_command};
-use crate::support::envoy_config::{Admin, EnvoyConfig};
-use crate::support::upstream::Upstream;
+use crate::support::drainit::{run, run_command};
+use crate::support::scene;
 use crate::support::watch::Watch;
 use crate::support::{PATIENCE, TempDir, drainit, envoy, wait_for};
 
@@ -135,9 +134,7 @@ fn none_during_a_drain() {
 
 #[test]
 fn without_hot_restart_and_certificates_a_reload_fails_and_touches_nothing() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&[], &config);
+    let (_upstream, _config, drainit) = scene::ready(&[]);
     let crate::support::http::Address::Unix(path) = &drainit.health else {
         panic!("a unix socket");
     };

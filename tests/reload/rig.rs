@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::support::clients::HttpConnection;
 use crate::support::drainit::{Drainit, Setting, run_command};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::scene;
 use crate::support::upstream::Upstream;
 use crate::support::{PATIENCE, TempDir, drainit, envoy, process, wait_for, wait_for_some};
 
@@ -35,8 +36,7 @@ impl Rig {
     }
 
     pub fn start_with(options: &[&str], prepare: impl FnOnce(&EnvoyConfig)) -> Rig {
-        let upstream = Upstream::start();
-        let config = EnvoyConfig::new(Admin::Unix, &upstream);
+        let (upstream, config) = scene::of(Admin::Unix);
         prepare(&config);
         Rig::of(options, config, upstream)
     }

@@ -13,16 +13,15 @@ use nix::unistd::{Pid, tcgetpgrp};
 use crate::PATIENT;
 use crate::support::clients::{SlowRequest, TcpSession};
 use crate::support::drainit::{Drainit, Setting};
-use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::envoy_config::Admin;
 use crate::support::process::has_ended;
-use crate::support::upstream::Upstream;
+use crate::support::scene;
 use crate::support::{PATIENCE, wait_for};
 
 /// Has somebody signal with a request of three seconds in flight, which gets its answer.
 #[track_caller]
 fn drains_when(setting: Setting, signal: impl FnOnce(&Drainit)) {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let mut drainit = setting.ready(&PATIENT, &config);
     let slow = SlowRequest::start(config.http, Duration::from_secs(3));
     upstream.wait_in_flight(1);
@@ -100,8 +99,7 @@ fn a_ctrl_c_in_a_terminal_drains_and_leaves_the_terminal_as_it_was() {
 
 #[test]
 fn a_second_ctrl_c_stops_once_a_second_has_passed() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let (terminal, setting) = Terminal::open();
     let mut drainit = setting.ready(&PATIENT, &config);
     let session = TcpSession::open(config.tcp);
@@ -122,9 +120,7 @@ fn a_second_ctrl_c_stops_once_a_second_has_passed() {
 /// As with systemd's KillMode=control-group. Both have happened when drainit looks.
 #[test]
 fn an_envoy_that_somebody_else_signals_is_worth_a_warning_and_the_order_is_the_cause() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let (_upstream, _config, mut drainit) = scene::ready(&PATIENT);
     let envoy = drainit.envoy_pid();
     drainit.signal(Signal::SIGSTOP);
     drainit.signal(Signal::SIGTERM);

@@ -14,9 +14,9 @@ use nix::sys::signal::{Signal, kill};
 
 use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::drainit::Drainit;
-use support::envoy_config::{Admin, EnvoyConfig};
+use support::envoy_config::Admin;
 use support::fake_envoy::shell;
-use support::upstream::Upstream;
+use support::scene;
 use support::{PATIENCE, wait_for};
 
 /// So long that a test which ends did not wait for it.
@@ -24,9 +24,7 @@ const PATIENT: [&str; 4] = ["--drain-timeout", "5m", "--kill-timeout", "5m"];
 
 #[test]
 fn a_second_sigterm_stops_envoy_now() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let (_upstream, config, mut drainit) = scene::ready(&PATIENT);
     let session = TcpSession::open(config.tcp);
     drainit.signal(Signal::SIGTERM);
     drainit.wait_unready();
@@ -50,9 +48,7 @@ fn signal_until_heard(drainit: &mut Drainit, signal: Signal) {
 /// `timeout` sends two; a terminal and a supervisor before drainit may send one each.
 #[test]
 fn two_signals_to_stop_at_once_are_one_order() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let (upstream, config, mut drainit) = scene::ready(&PATIENT);
     let slow = SlowRequest::start(config.http, Duration::from_secs(1));
     upstream.wait_in_flight(1);
     drainit.signal(Signal::SIGINT);
@@ -65,9 +61,7 @@ fn two_signals_to_stop_at_once_are_one_order() {
 
 #[test]
 fn a_quit_during_a_drain_is_not_delayed() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let (_upstream, config, mut drainit) = scene::ready(&PATIENT);
     let session = TcpSession::open(config.tcp);
     drainit.signal(Signal::SIGTERM);
     drainit.signal(Signal::SIGQUIT);
@@ -77,9 +71,7 @@ fn a_quit_during_a_drain_is_not_delayed() {
 
 #[test]
 fn an_interrupt_drains_as_a_sigterm_does() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let (upstream, config, mut drainit) = scene::ready(&PATIENT);
     let slow = SlowRequest::start(config.http, Duration::from_secs(1));
     upstream.wait_in_flight(1);
     drainit.signal(Signal::SIGINT);
@@ -89,9 +81,7 @@ fn an_interrupt_drains_as_a_sigterm_does() {
 
 #[test]
 fn a_third_sigterm_kills_an_envoy_that_hangs() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let (_upstream, _config, mut drainit) = scene::ready(&PATIENT);
     kill(drainit.envoy_pid(), Signal::SIGSTOP).unwrap();
     drainit.signal(Signal::SIGTERM);
     drainit.wait_unready();
@@ -101,9 +91,7 @@ fn a_third_sigterm_kills_an_envoy_that_hangs() {
 
 #[test]
 fn a_quit_stops_envoy_without_a_drain() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let (upstream, config, mut drainit) = scene::ready(&PATIENT);
     let slow = SlowRequest::start(config.http, Duration::from_secs(30));
     upstream.wait_in_flight(1);
     drainit.signal(Signal::SIGQUIT);
@@ -113,9 +101,7 @@ fn a_quit_stops_envoy_without_a_drain() {
 
 #[test]
 fn usr1_makes_envoy_reopen_its_access_log() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&PATIENT, &config);
+    let (_upstream, config, drainit) = scene::ready(&PATIENT);
     let mut connection = HttpConnection::idle(config.http);
     let written = || fs::metadata(&config.access_log).is_ok_and(|file| file.len() > 0);
     wait_for("the access log", PATIENCE, written);
@@ -147,9 +133,7 @@ fn usr1_reaches_a_child_as_soon_as_it_has_a_handler() {
 
 #[test]
 fn a_signal_that_would_kill_envoy_is_not_forwarded() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let (_upstream, config, mut drainit) = scene::ready(&PATIENT);
     let envoy = drainit.envoy_pid();
     for signal in [
         Signal::SIGALRM,
@@ -178,9 +162,7 @@ fn a_signal_that_would_kill_envoy_is_not_forwarded() {
 /// A helper's stack has no room for the frames of so many handlers.
 #[test]
 fn signals_that_come_at_once_are_the_main_threads() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&PATIENT, &config);
+    let (_upstream, _config, drainit) = scene::ready(&PATIENT);
     let pid = drainit.pid().as_raw();
     drainit.signal(Signal::SIGSTOP);
     for thread in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
@@ -210,9 +192,7 @@ fn signals_that_come_at_once_are_the_main_threads() {
 
 #[test]
 fn the_end_of_envoy_is_ours_with_its_code() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let (_upstream, _config, mut drainit) = scene::ready(&PATIENT);
     kill(drainit.envoy_pid(), Signal::SIGKILL).unwrap();
     assert_eq!(drainit.wait_exit(PATIENCE), 137);
     drainit.wait_log("killed by SIGKILL");
@@ -220,9 +200,7 @@ fn the_end_of_envoy_is_ours_with_its_code() {
 
 #[test]
 fn the_end_of_envoy_ends_a_drain() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&PATIENT, &config);
+    let (_upstream, config, mut drainit) = scene::ready(&PATIENT);
     let _session = TcpSession::open(config.tcp);
     drainit.signal(Signal::SIGTERM);
     drainit.wait_unready();
@@ -233,9 +211,8 @@ fn the_end_of_envoy_ends_a_drain() {
 
 #[test]
 fn a_stopped_envoy_is_bounded_by_the_deadline() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&["--drain-timeout", "2s", "--kill-timeout", "1s"], &config);
+    let (_upstream, _config, mut drainit) =
+        scene::ready(&["--drain-timeout", "2s", "--kill-timeout", "1s"]);
     kill(drainit.envoy_pid(), Signal::SIGSTOP).unwrap();
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 137);
@@ -244,8 +221,7 @@ fn a_stopped_envoy_is_bounded_by_the_deadline() {
 
 #[test]
 fn an_envoy_without_an_admin_interface_is_stopped_all_the_same() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::None, &upstream);
+    let (_upstream, config) = scene::of(Admin::None);
     let mut drainit = Drainit::envoy(&["--drain-timeout", "2s"], &config);
     wait_for("Envoy to serve", PATIENCE, || {
         HttpConnection::open(config.http).is_ok_and(|mut open| open.get("/fast").is_ok())
@@ -256,8 +232,7 @@ fn an_envoy_without_an_admin_interface_is_stopped_all_the_same() {
 
 #[test]
 fn a_sigterm_at_any_moment_of_the_start_ends_in_an_orderly_exit() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     for moment in (0..100).step_by(5) {
         let mut drainit = Drainit::envoy(&["--drain-timeout", "5s"], &config);
         thread::sleep(Duration::from_millis(moment));
@@ -270,8 +245,7 @@ fn a_sigterm_at_any_moment_of_the_start_ends_in_an_orderly_exit() {
 
 #[test]
 fn envoy_gets_the_flags_it_lacks_and_no_others() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let given = config.arguments();
     let arguments = |options: &[&str], more: &[&str]| {
         let mut command = vec![support::envoy().display().to_string()];

@@ -15,6 +15,7 @@ use crate::support::clients::{HttpConnection, SlowRequest};
 use crate::support::drainit::{Drainit, Setting};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::process::{children, has_ended};
+use crate::support::scene;
 use crate::support::upstream::Upstream;
 use crate::support::{PATIENCE, envoy, wait_for};
 
@@ -29,8 +30,7 @@ impl Rig {
     /// The script is a shell's, told Envoy's command line as its arguments; or, with `file`, a
     /// file of its own.
     fn start(options: &[&str], script: &str, file: bool) -> Rig {
-        let upstream = Upstream::start();
-        let config = EnvoyConfig::new(Admin::Unix, &upstream);
+        let (upstream, config) = scene::of(Admin::Unix);
         let mut command: Vec<_> = if file {
             let path = config.dir.join("start.sh");
             fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -181,8 +181,7 @@ fn with_restarts_an_envoy_whose_script_is_killed_serves_on() {
 /// Kills drainit, in whatever way it was started, and waits for Envoy's end.
 #[track_caller]
 fn ends_with_drainit(setting: Setting, options: &[&str], prepare: impl FnOnce(Pid)) {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let drainit = setting.ready(options, &config);
     let envoy = drainit.envoy_pid();
     prepare(envoy);
@@ -220,8 +219,7 @@ fn an_envoy_with_ambient_capabilities_ends_when_drainit_is_killed() {
         &inherited,
         &ambient,
     ];
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Tcp, &upstream);
+    let (_upstream, config) = scene::of(Admin::Tcp);
     config.replace(&config.access_log.display().to_string(), "/dev/null");
     let mut line = vec![envoy().display().to_string()];
     line.extend(config.arguments());
@@ -245,8 +243,7 @@ fn an_envoy_with_ambient_capabilities_ends_when_drainit_is_killed() {
 /// As under `unshare --pid --fork` without `--mount-proc`: a pid in /proc is another process's.
 #[test]
 fn a_proc_of_another_pid_namespace_is_told_and_takes_no_drain() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let unshare = ["unshare", "--pid", "--fork", "--kill-child"];
     let mut unshare = Setting::default().behind(&unshare).ready(&PATIENT, &config);
     unshare.wait_log("/proc is not that of this pid namespace");

@@ -16,7 +16,7 @@ use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::drainit::{self, Drainit};
 use support::envoy_config::{Admin, EnvoyConfig};
 use support::process::{Process, wait_gone};
-use support::upstream::Upstream;
+use support::scene;
 use support::{PATIENCE, TempDir, holds_for, wait_for};
 use terminal::{Terminal, command};
 
@@ -31,8 +31,7 @@ fn bar(screen: &str) -> Option<(usize, usize, &str)> {
 
 #[test]
 fn a_watch_shows_a_drain_as_it_goes_and_ends_with_it() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let options = [
         "--drain-timeout",
         "60s",
@@ -126,9 +125,7 @@ fn a_watch_shows_a_drain_as_it_goes_and_ends_with_it() {
 
 #[test]
 fn a_watch_that_is_interrupted_gives_the_terminal_back() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&[], &config);
+    let (_upstream, _config, mut drainit) = scene::ready(&[]);
     let terminal = Terminal::start();
     for end in ["C-c", "C-\\", "TERM", "HUP", "q"] {
         terminal.types(&["clear", "Enter"]);
@@ -149,9 +146,7 @@ fn a_watch_that_is_interrupted_gives_the_terminal_back() {
 
 #[test]
 fn a_watch_that_panics_gives_the_terminal_back() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&[], &config);
+    let (_upstream, config, drainit) = scene::ready(&[]);
     let file = config.dir.join("panic");
     let terminal = Terminal::start();
     let program = env!("CARGO_BIN_EXE_drainit");
@@ -169,9 +164,7 @@ fn a_watch_that_panics_gives_the_terminal_back() {
 
 #[test]
 fn a_watch_that_is_stopped_gives_the_terminal_back_until_it_goes_on() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&[], &config);
+    let (_upstream, _config, drainit) = scene::ready(&[]);
     let terminal = Terminal::start();
     terminal.types(&[&command(&drainit, "--watch"), "Enter"]);
     terminal.wait_picture();
@@ -203,9 +196,7 @@ fn a_watch_that_is_stopped_gives_the_terminal_back_until_it_goes_on() {
 
 #[test]
 fn who_looks_right_after_a_probe_sees_what_is_open() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&[], &config);
+    let (_upstream, config, drainit) = scene::ready(&[]);
     let _session = TcpSession::open(config.tcp);
     // Envoy was asked a moment ago how it is, and nobody has asked yet what is open.
     drainit.wait_ready();
@@ -215,9 +206,7 @@ fn who_looks_right_after_a_probe_sees_what_is_open() {
 
 #[test]
 fn a_drain_has_its_first_steps_however_soon_envoy_answers() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&[], &config);
+    let (_upstream, config, drainit) = scene::ready(&[]);
     let _session = TcpSession::open(config.tcp);
     // The main thread rests whenever it has woken another, so that an answer is there before it
     // goes on, as on a single processor.
@@ -240,9 +229,7 @@ fn a_drain_has_its_first_steps_however_soon_envoy_answers() {
 
 #[test]
 fn a_drain_that_is_over_has_a_whole_timeline_in_its_order() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&[], &config);
+    let (_upstream, config, drainit) = scene::ready(&[]);
     let session = TcpSession::open(config.tcp);
     drainit.signal(Signal::SIGUSR2);
     drainit.wait_log("draining: 1 of 1");
@@ -270,9 +257,7 @@ fn a_drain_that_is_over_has_a_whole_timeline_in_its_order() {
 
 #[test]
 fn colours_are_for_terminals_and_for_those_who_want_them() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&[], &config);
+    let (_upstream, _config, drainit) = scene::ready(&[]);
     let listen = format!("unix:{}", drainit.health.text());
     let (code, table, _) = drainit::run(&["status", "--listen", &listen]);
     assert_eq!(code, 0);
@@ -304,9 +289,7 @@ fn colours_are_for_terminals_and_for_those_who_want_them() {
 
 #[test]
 fn a_watch_in_a_pipe_is_a_line_for_each_change() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&[], &config);
+    let (_upstream, config, mut drainit) = scene::ready(&[]);
     let session = TcpSession::open(config.tcp);
     let program = support::drainit();
     let listen = format!("unix:{}", drainit.health.text());
@@ -356,9 +339,7 @@ fn a_watch_in_a_pipe_is_a_line_for_each_change() {
 
 #[test]
 fn the_json_is_one_line_and_nothing_that_runs_is_an_error() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&[], &config);
+    let (_upstream, _config, drainit) = scene::ready(&[]);
     let listen = format!("unix:{}", drainit.health.text());
     let (code, out, _) = drainit::run(&["status", "--json", "--listen", &listen]);
     assert_eq!((code, out.lines().count()), (0, 1));

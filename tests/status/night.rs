@@ -14,7 +14,7 @@ use crate::support::drainit::{self, Drainit};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::pki::Pair;
 use crate::support::process::{Process, wait_gone};
-use crate::support::upstream::Upstream;
+use crate::support::scene;
 use crate::support::{self, PATIENCE, wait_for};
 use crate::terminal::{Terminal, command};
 
@@ -50,8 +50,7 @@ fn watch(drainit: &Drainit) -> Terminal {
 
 #[test]
 fn a_certificate_that_is_refused_is_told_first_with_why_and_what_is_served() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     config.serve_tls("edge");
     let ca = Pair::ca("edge");
     let (cert, key) = (config.dir.join("tls.crt"), config.dir.join("tls.key"));
@@ -83,9 +82,7 @@ fn a_certificate_that_is_refused_is_told_first_with_why_and_what_is_served() {
 
 #[test]
 fn an_envoy_that_crashes_again_and_again_is_told_with_its_end_and_the_next_try() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&["--restart", "on-failure"], &config);
+    let (_upstream, config, mut drainit) = scene::ready(&["--restart", "on-failure"]);
     let _session = TcpSession::open(config.tcp);
     let terminal = watch(&drainit);
     terminal.wait("  tcp  1  ");
@@ -131,9 +128,7 @@ fn an_envoy_that_crashes_again_and_again_is_told_with_its_end_and_the_next_try()
 
 #[test]
 fn a_reload_that_failed_is_told_with_its_cause_until_the_next_that_does_not() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&["--hot-restart"], &config);
+    let (_upstream, config, drainit) = scene::ready(&["--hot-restart"]);
     let good = fs::read_to_string(&config.file).unwrap();
     let terminal = watch(&drainit);
     config.replace("stat_prefix: tcp", "no_such_field: tcp");
@@ -156,9 +151,7 @@ fn a_reload_that_failed_is_told_with_its_cause_until_the_next_that_does_not() {
 
 #[test]
 fn a_drain_that_was_cut_is_not_called_drained_and_the_watch_ends_with_the_verdict() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&["--drain-timeout", "2s"], &config);
+    let (_upstream, config, mut drainit) = scene::ready(&["--drain-timeout", "2s"]);
     let _session = TcpSession::open(config.tcp);
     let terminal = watch(&drainit);
     drainit.signal(Signal::SIGUSR2);
@@ -179,9 +172,7 @@ fn a_drain_that_was_cut_is_not_called_drained_and_the_watch_ends_with_the_verdic
 
 #[test]
 fn a_watch_ends_with_who_reads_it() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let drainit = Drainit::ready(&[], &config);
+    let (_upstream, _config, drainit) = scene::ready(&[]);
     let listen = format!("unix:{}", drainit.health.text());
     for more in [&[][..], &["--json"]] {
         let (mut reader, writer) = std::io::pipe().unwrap();
@@ -211,8 +202,7 @@ fn a_watch_ends_with_who_reads_it() {
 
 #[test]
 fn a_listener_is_excluded_by_any_of_its_names_and_a_name_of_none_is_a_warning() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     // Its own name is another than its stat prefix.
     config.replace("- name: metrics", "- name: probes");
     let address = config.metrics.to_string();
@@ -256,8 +246,7 @@ fn a_listener_is_excluded_by_any_of_its_names_and_a_name_of_none_is_a_warning() 
 /// Envoy behind a script that lives a little.
 #[test]
 fn a_picture_of_an_envoy_that_starts_says_what_it_waits_for() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let (script, gate) = (config.dir.join("start"), config.dir.join("gate"));
     let text = format!(
         "#!/bin/sh\nwhile [ ! -e {} ]; do sleep 0.1; done\nexec {} \"$@\"\n",

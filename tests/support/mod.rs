@@ -21,6 +21,7 @@ pub mod load;
 pub mod manifest;
 pub mod pki;
 pub mod process;
+pub mod scene;
 pub mod upstream;
 pub mod watch;
 pub mod xds;
