@@ -3,14 +3,13 @@
 
 use std::time::SystemTime;
 
-use super::lifetime;
 use super::ocsp::{Response, Status};
 use super::pem::{self, Block};
 use super::read::{File, Material, Refusal};
 use super::secret::SecretBytes;
 use super::trust::{self, Bundle};
-use super::x509::{Certificate, Key};
-use crate::clock::rfc3339_seconds;
+use super::usable::{Age, certificate_label, certificates, check_dates, crl_label, holds_none};
+use super::x509::Key;
 
 /// A leaf that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,15 +59,6 @@ impl Checked {
             Checked::Bundle(_) | Checked::Leaf(Leaf { matched: true, .. })
         )
     }
-}
-
-/// How old what is used may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Age {
-    /// It must be valid.
-    Valid,
-    /// It may be out of date.
-    Any,
 }
 
 /// What was found in the files of a secret.
@@ -217,15 +207,6 @@ fn copy(staple: &[u8]) -> Result<SecretBytes, Refusal> {
 /// Under which label a block is published, if it is.
 type Label = fn(&Block<'_>) -> Option<&'static str>;
 
-fn certificate_label(block: &Block<'_>) -> Option<&'static str> {
-    // OpenSSL's old name for the same.
-    matches!(block.label, "CERTIFICATE" | "X509 CERTIFICATE").then_some("CERTIFICATE")
-}
-
-pub(super) fn crl_label(block: &Block<'_>) -> Option<&'static str> {
-    (block.label == "X509 CRL").then_some("X509 CRL")
-}
-
 fn ca_label(block: &Block<'_>) -> Option<&'static str> {
     certificate_label(block).or_else(|| crl_label(block))
 }
@@ -263,30 +244,6 @@ fn pair(cert: &[u8], key: &[u8]) -> Result<Leaf, Refusal> {
     })
 }
 
-/// The certificates of a PEM file; at least one.
-pub(super) fn certificates(file: File, text: &[u8]) -> Result<Vec<Certificate>, Refusal> {
-    let refuse = |why: String| Refusal::of(file, why);
-    if text.trim_ascii().is_empty() {
-        return Err(refuse("is empty".to_owned()));
-    }
-    let mut certificates = Vec::new();
-    for block in pem::blocks(text).map_err(refuse)? {
-        if certificate_label(&block).is_some() {
-            let certificate = Certificate::parse(&block.der)
-                .map_err(|error| refuse(format!("is no certificate: {}", error.0)))?;
-            certificates.push(certificate);
-        }
-    }
-    if certificates.is_empty() {
-        return Err(holds_none(file));
-    }
-    Ok(certificates)
-}
-
-pub(super) fn holds_none(file: File) -> Refusal {
-    Refusal::of(file, "holds no certificate")
-}
-
 /// The first private key of a PEM file, as Envoy takes it.
 fn private_key(text: &[u8]) -> Result<Key, String> {
     if text.trim_ascii().is_empty() {
@@ -303,28 +260,6 @@ fn private_key(text: &[u8]) -> Result<Key, String> {
     let blocks = pem::blocks(text)?;
     let found = blocks.iter().find_map(key);
     found.unwrap_or_else(|| Err("holds no private key".to_owned()))
-}
-
-/// Whether `now` is between two dates.
-pub(super) fn check_dates(
-    file: File,
-    [since, until]: [SystemTime; 2],
-    now: SystemTime,
-) -> Result<(), Refusal> {
-    if since > now {
-        return Err(Refusal {
-            until: Some(since),
-            ..Refusal::of(
-                file,
-                format!("is not valid before {}", rfc3339_seconds(since)),
-            )
-        });
-    }
-    if lifetime::is_over(until, now) {
-        let until = rfc3339_seconds(until);
-        return Err(Refusal::of(file, format!("expired at {until}")));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

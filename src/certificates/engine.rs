@@ -11,12 +11,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, debug, error, info, log, warn};
 
-use super::check::Age;
 use super::confirm::{Observation, Seen};
 use super::duty::Duty;
 use super::pending::{Pending, Ruling, Set, Way};
 use super::read::{Contents, Material, Refusal};
 use super::record::{Outcome, Record};
+use super::usable::Age;
 use super::watch::Watch;
 
 mod heard;

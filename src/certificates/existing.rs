@@ -9,8 +9,8 @@ use log::warn;
 use serde_json::{Map, Value};
 
 use super::directory::Sds;
-use super::publish::{Kind, LEAF_ONLY, Secret};
 use super::read::Material;
+use super::sds::{Kind, LEAF_ONLY, Secret};
 use super::secret::SecretBytes;
 
 /// What an SDS file holds.

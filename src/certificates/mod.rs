@@ -23,9 +23,11 @@ mod pending;
 pub mod publish;
 pub mod read;
 pub mod record;
+pub mod sds;
 pub mod secret;
 pub mod trust;
 mod unit;
+pub mod usable;
 mod watch;
 pub mod x509;
 
@@ -38,9 +40,11 @@ use std::time::{Duration, Instant};
 use log::{error, info};
 
 use self::duty::Duty;
+use self::name::{CONTOUR_CA, CONTOUR_LEAF};
 use self::notify::Notify;
-use self::publish::{CONTOUR_CA, CONTOUR_LEAF, Kind, Target};
+use self::publish::Target;
 use self::read::{Files, Source};
+use self::sds::Kind;
 use self::unit::Unit;
 use crate::fault;
 use crate::mailbox::{Inbox, Wakeups};

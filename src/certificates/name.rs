@@ -3,7 +3,14 @@
 
 use std::fmt::Write;
 
-use super::publish::{CONTOUR_CA, CONTOUR_CA_FILE, CONTOUR_LEAF, CONTOUR_LEAF_FILE};
+/// The secret of the xDS client's certificate and key, by Contour's name.
+pub const CONTOUR_LEAF: &str = "contour_xds_tls_certificate";
+/// The secret of the CA that the xDS server is checked against, by Contour's name.
+pub const CONTOUR_CA: &str = "contour_xds_tls_validation_context";
+/// Where Contour's bootstrap has the one, below its resources directory, without `.json`.
+pub(super) const CONTOUR_LEAF_FILE: &str = "xds-tls-certificate";
+/// Where it has the other.
+pub(super) const CONTOUR_CA_FILE: &str = "xds-validation-context";
 
 /// The longest name of a file, in bytes (NAME_MAX of limits.h), less what its temporary file has
 /// around it: a dot, `.json` and `.tmp`.

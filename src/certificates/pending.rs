@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::check::{self, Age, Checked};
+use super::check::{self, Checked};
 use super::confirm::{self, Expected, Observation, Seen, Verdict};
 use super::read::{Contents, Refusal};
+use super::usable::Age;
 use crate::clock::rfc3339_seconds;
 
 /// For Envoy to take what was published; it takes 1 to 40 ms.

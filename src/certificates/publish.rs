@@ -1,7 +1,6 @@
 //! Writes the SDS files that Envoy watches: each a `DiscoveryResponse` with exactly one secret,
 //! its PEM inline, so that a certificate and its key cannot be mixed.
 
-use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,65 +11,12 @@ use serde_json::{Map, Value, json};
 use super::check;
 use super::directory::{Access, Sds};
 use super::existing::Existing;
-use super::name;
-use super::read::{Contents, Material, Source};
+use super::name::{self, CONTOUR_CA, CONTOUR_CA_FILE, CONTOUR_LEAF, CONTOUR_LEAF_FILE};
+use super::read::{Contents, Material};
+use super::sds::{Kind, LEAF_ONLY, Secret};
 use super::secret::SecretBytes;
 
-/// The secret of the xDS client's certificate and key, by Contour's name.
-pub const CONTOUR_LEAF: &str = "contour_xds_tls_certificate";
-/// The secret of the CA that the xDS server is checked against, by Contour's name.
-pub const CONTOUR_CA: &str = "contour_xds_tls_validation_context";
-/// Where Contour's bootstrap has the one, below its resources directory, without `.json`.
-pub(super) const CONTOUR_LEAF_FILE: &str = "xds-tls-certificate";
-/// Where it has the other.
-pub(super) const CONTOUR_CA_FILE: &str = "xds-validation-context";
-
 const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
-
-/// What a secret is in Envoy's configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A `tls_certificate`.
-    Certificate,
-    /// A `validation_context`.
-    Validation,
-}
-
-impl Kind {
-    /// The name of the field that holds it.
-    pub fn field(self) -> &'static str {
-        match self {
-            Kind::Certificate => "tls_certificate",
-            Kind::Validation => "validation_context",
-        }
-    }
-
-    /// What these files are made into.
-    pub fn of(source: &Source) -> Kind {
-        match source {
-            Source::Pair { .. } => Kind::Certificate,
-            Source::Trust { .. } => Kind::Validation,
-        }
-    }
-}
-
-/// One secret and its file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Secret {
-    /// Its name in Envoy's configuration and statistics.
-    pub name: String,
-    /// What it is there.
-    pub kind: Kind,
-    /// Its SDS file.
-    pub path: PathBuf,
-}
-
-impl Secret {
-    /// The file's name.
-    pub fn file(&self) -> &OsStr {
-        self.path.file_name().unwrap_or_default()
-    }
-}
 
 /// Where a set is published.
 #[derive(Clone, Debug)]
@@ -293,9 +239,6 @@ impl Target {
         put(&Value::Object(context), &source(ca)?)
     }
 }
-
-/// The field of a validation context that has Envoy look for no CA in the revocation lists.
-pub(super) const LEAF_ONLY: &str = "only_verify_leaf_cert_crl";
 
 /// Whom Contour's bootstrap expects: a server that calls itself `contour`.
 fn contour_context() -> Map<String, Value> {

@@ -5,9 +5,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::check::{Age, certificates, check_dates, crl_label, holds_none};
 use super::pem;
 use super::read::{File, Refusal};
+use super::usable::{Age, certificates, check_dates, crl_label, holds_none};
 use super::x509::{Certificate, Crl};
 
 /// Some thousand years on: the end of what has none.

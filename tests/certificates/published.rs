@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::SystemTime;
 
-use drainit::certificates::check::{Age, check_pair};
+use drainit::certificates::check::check_pair;
 use drainit::certificates::publish::Target;
 use drainit::certificates::read::Material;
 use drainit::certificates::secret::SecretBytes;
 use drainit::certificates::trust;
+use drainit::certificates::usable::Age;
 use serde_json::Value;
 
 use crate::support::TempDir;

@@ -196,6 +196,48 @@ fn the_drain_names_nothing_that_does_io() {
     }
 }
 
+/// Between the files of a folder, a parent's aside: a child says `super` for what the parent has,
+/// and the parent names its children.
+#[test]
+fn no_files_of_a_folder_name_each_other_in_a_circle() {
+    let arrows = arrows();
+    let mut siblings = BTreeMap::<Module, BTreeSet<Module>>::new();
+    for (module, named) in &arrows {
+        for other in named {
+            let same = module
+                .iter()
+                .zip(other)
+                .take_while(|(one, other)| one == other);
+            let same = same.count();
+            if let (Some(from), Some(to)) = (module.get(..=same), other.get(..=same)) {
+                siblings
+                    .entry(from.to_vec())
+                    .or_default()
+                    .insert(to.to_vec());
+            }
+        }
+    }
+    let mut circles = Vec::new();
+    for start in siblings.keys() {
+        let mut reached = BTreeSet::new();
+        let mut open = vec![start];
+        while let Some(at) = open.pop() {
+            for next in siblings.get(at).into_iter().flatten() {
+                if reached.insert(next) {
+                    open.push(next);
+                }
+            }
+        }
+        if reached.contains(start) {
+            circles.push(start.join("::"));
+        }
+    }
+    assert!(
+        circles.is_empty(),
+        "these are part of a circle: {circles:#?}"
+    );
+}
+
 #[test]
 fn what_a_text_names_is_found() {
     let text = "use crate::a::{self, b::{C, d}, E};\nuse super::f;\nfn g(x: crate::h::I) {}";

@@ -9,11 +9,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, UNIX_EPOCH};
 
-use drainit::certificates::check::{Age, check_pair};
+use drainit::certificates::check::check_pair;
 use drainit::certificates::confirm;
 use drainit::certificates::ocsp::Response;
 use drainit::certificates::pem::blocks;
 use drainit::certificates::trust;
+use drainit::certificates::usable::Age;
 use drainit::certificates::x509::{Certificate, Crl, Key};
 use drainit::cidr::Cidr;
 use drainit::client::{self, Address, Limits};

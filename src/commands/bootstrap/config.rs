@@ -146,7 +146,7 @@ pub fn tls_by_file([cert, key, ca]: &[PathBuf; 3]) -> Result<Value, String> {
 
 /// TLS with SDS files: what is renamed there is taken.
 pub fn tls_by_sds(target: &Target) -> Result<Value, String> {
-    let secret = |secret: &crate::certificates::publish::Secret| {
+    let secret = |secret: &crate::certificates::sds::Secret| {
         Ok::<_, String>(json!({
             "name": secret.name,
             "sds_config": {

@@ -1,0 +1,54 @@
+//! One secret of Envoy's, and the SDS file that it is published in.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use super::read::Source;
+
+/// What a secret is in Envoy's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A `tls_certificate`.
+    Certificate,
+    /// A `validation_context`.
+    Validation,
+}
+
+impl Kind {
+    /// The name of the field that holds it.
+    pub fn field(self) -> &'static str {
+        match self {
+            Kind::Certificate => "tls_certificate",
+            Kind::Validation => "validation_context",
+        }
+    }
+
+    /// What these files are made into.
+    pub fn of(source: &Source) -> Kind {
+        match source {
+            Source::Pair { .. } => Kind::Certificate,
+            Source::Trust { .. } => Kind::Validation,
+        }
+    }
+}
+
+/// One secret and its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// Its name in Envoy's configuration and statistics.
+    pub name: String,
+    /// What it is there.
+    pub kind: Kind,
+    /// Its SDS file.
+    pub path: PathBuf,
+}
+
+impl Secret {
+    /// The file's name.
+    pub fn file(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
+    }
+}
+
+/// The field of a validation context that has Envoy look for no CA in the revocation lists.
+pub(super) const LEAF_ONLY: &str = "only_verify_leaf_cert_crl";
