@@ -12,6 +12,7 @@ mod burst;
 mod clients;
 mod cold;
 mod faults;
+mod five;
 mod keys;
 mod listener;
 mod mounts;

@@ -304,7 +304,7 @@ fn the_static_tls_listener_serves_the_certificate_that_drainit_keeps_fresh() {
     spec.mounts = vec![
         (certs.clone(), "/certs".into(), true),
         (resources, "/run/envoy".into(), false),
-        (config, "/etc/envoy".into(), true),
+        (config.clone(), "/etc/envoy".into(), true),
     ];
     let mut container = Container::start(&spec, &network);
     let mut client = network.enter(Helper::start);
@@ -318,6 +318,37 @@ fn the_static_tls_listener_serves_the_certificate_that_drainit_keeps_fresh() {
     let second = ca.leaf();
     write(&second);
     serves(&second);
+    container.kill("TERM");
+    assert_eq!(container.wait_exit(PATIENCE), 0);
+
+    // The same with certificates of the clients, by the README's option and its three lines.
+    let clients = readme
+        .split("**A listener's client certificates.** Add `")
+        .nth(1)
+        .unwrap();
+    let (option, rest) = clients.split_once('`').unwrap();
+    let lines = rest.split("\n\n").nth(1).unwrap();
+    let lines: Vec<_> = lines.lines().map(str::trim).collect();
+    let [demand, context, validation] = lines[..] else {
+        panic!("{lines:?}");
+    };
+    let context = format!("          {context}\n");
+    assert!(yaml.contains(&context), "{context}");
+    let both = format!("          {demand}\n{context}            {validation}\n");
+    fs::write(config.join("envoy.yaml"), yaml.replace(&context, &both)).unwrap();
+    fs::write(certs.join("clients.pem"), &ca.cert).unwrap();
+    fs::write(certs.join("clients.crl"), ca.crl(&[&first], 30)).unwrap();
+    let words = option.split(' ').map(str::to_owned);
+    spec.args.splice(1..1, words);
+    let mut container = Container::start(&spec, &network);
+    wait_for("a client that shows its certificate", PATIENCE, || {
+        client.fetch_as(https, Some(&second)).as_ref() == Ok(&second.serial)
+    });
+    assert!(client.fetch(https).is_err());
+    assert!(
+        client.fetch_as(https, Some(&first)).is_err(),
+        "it is revoked"
+    );
     container.kill("TERM");
     assert_eq!(container.wait_exit(PATIENCE), 0);
 }
