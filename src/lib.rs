@@ -87,6 +87,7 @@ pub mod duration;
 pub mod envoy;
 pub mod fault;
 pub mod http;
+mod json;
 pub mod logging;
 pub mod mailbox;
 pub mod notify;

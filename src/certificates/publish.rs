@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::check;
 use super::directory::{Access, Sds};
@@ -15,6 +15,7 @@ use super::name::{self, CONTOUR_CA, CONTOUR_CA_FILE, CONTOUR_LEAF, CONTOUR_LEAF_
 use super::read::{Contents, Material};
 use super::sds::{Kind, LEAF_ONLY, Secret};
 use super::secret::SecretBytes;
+use crate::json::json;
 
 const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
 

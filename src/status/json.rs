@@ -5,13 +5,14 @@
 
 use std::time::{Instant, SystemTime};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Admin, Certificate, Drain, LastEnd, Snapshot};
 use crate::client::Address;
 use crate::clock::{rfc3339, seconds, unix_seconds, wall_at};
 use crate::envoy::listeners::Listeners;
 use crate::envoy::load::{Client, Listener, Load};
+use crate::json::json;
 use crate::process::{self, ExitClass};
 
 /// The JSON of `snapshot`, looked at `now`, when the wall clock shows `wall`; with clients' addresses, or

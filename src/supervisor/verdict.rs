@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use log::Level;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::sentences;
 use crate::clock::seconds;
 use crate::envoy::load::Load;
+use crate::json;
 use crate::process::{End, Exit};
 use crate::status::Snapshot;
 
@@ -99,12 +100,12 @@ fn fields(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Map<String, Valu
         ("seconds", ended.and_then(span).into()),
         ("connections_at_start", first.map(Load::connections).into()),
         ("connections_at_end", last.map(Load::connections).into()),
-        ("cut_by_listener", json!(cut)),
+        ("cut_by_listener", json::value(&cut)),
         ("requests", known.map(|load| load.requests).into()),
         ("exit_code", code.into()),
         (
             "exit_class",
-            class.map_or(json!(null), |class| class.name().into()),
+            class.map_or(Value::Null, |class| class.name().into()),
         ),
     ];
     fields
@@ -119,6 +120,7 @@ mod tests {
 
     use super::*;
     use crate::drain::Outcome;
+    use crate::json::json;
     use crate::process::ExitClass;
     use crate::status::{Drain, State};
     use crate::testing::load;
@@ -178,7 +180,7 @@ mod tests {
                 "cut_by_listener": { "https": 2 },
                 "requests": 2,
                 "exit_code": 0,
-                "exit_class": null,
+                "exit_class": Value::Null,
             })
         );
     }

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::utf8;
 use crate::certificates::publish::Target;
+use crate::json::json;
 use crate::options::bootstrap::Bootstrap;
 
 const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions";
