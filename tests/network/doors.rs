@@ -302,3 +302,27 @@ fn root_from_outside_and_beside_reaches_a_drainit_without_privilege() {
     assert!(start.elapsed() < PATIENCE);
     says(&outside(&["shutdown"]), 0, "drained after");
 }
+
+#[test]
+fn a_rootless_container_is_probed_and_drained_from_inside_and_by_the_hosts_root() {
+    let mut world = World::rootless();
+    world.serve(ROOT, &["--listen", "off"]);
+    says(&world.run(ROOT, &["health", "ready"]), 0, "LIVE");
+    says(&world.run(ROOT, &["status"]), 0, "live");
+    // Its user's other processes are in none of its namespaces: they find nothing to move.
+    let init = world.init().to_string();
+    let outside = |uid: u32, enter: &[&str], arguments: &[&str]| {
+        let mut command = std::process::Command::new("nsenter");
+        command.args(["-t", &init, "-n"]).args(enter);
+        command.args(["--", "setpriv", "--reuid", &uid.to_string()]);
+        command.args(["--clear-groups", &world.program()]);
+        super::support::drainit::run_command(command.args(arguments).env_remove("MAINPID"))
+    };
+    let door = format!("unix:@{}", world.name(1));
+    let order = ["shutdown", "--listen", &door];
+    says(&outside(super::world::STRANGER, &[], &order), 1, "403");
+    assert!(world.log.find("/shutdown from").is_none());
+    // The host's root, in its pid namespace and not in its user namespace.
+    says(&outside(ROOT, &["-p"], &["health", "ready"]), 0, "LIVE");
+    says(&world.run(ROOT, &["shutdown"]), 0, "drained after");
+}

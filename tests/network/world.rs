@@ -26,12 +26,18 @@ pub struct World {
     pub log: Log,
     admin: FakeAdmin,
     dir: TempDir,
+    is_rootless: bool,
 }
 
 impl World {
     /// A world of its own, in which nothing runs yet but a pid 1 that waits.
     pub fn new() -> World {
         World::start(&["--net"], None)
+    }
+
+    /// As a user who is not root makes one: with a user namespace, whose root that user is.
+    pub fn rootless() -> World {
+        World::start(&["--net", "--user", "--map-root-user"], None)
     }
 
     /// Another one in the same network.
@@ -41,6 +47,10 @@ impl World {
 
     fn start(options: &[&str], network: Option<Pid>) -> World {
         let mut line: Vec<String> = Vec::new();
+        let is_rootless = options.contains(&"--user");
+        if is_rootless {
+            line = user(STRANGER);
+        }
         if let Some(pid) = network {
             line.extend(["nsenter".into(), format!("--net=/proc/{pid}/ns/net")]);
         }
@@ -71,6 +81,7 @@ impl World {
             log,
             admin,
             dir,
+            is_rootless,
         };
         wait_for("the world's own /proc", PATIENCE, || {
             let ours = std::fs::metadata("/proc/self/ns/mnt").unwrap().ino();
@@ -94,13 +105,22 @@ impl World {
     /// The command line of a drainit over an Envoy that is not real.
     pub fn drainit(&self, uid: u32, options: &[&str]) -> Vec<String> {
         let admin = self.admin.address.text();
-        let mut line = user(uid);
+        let mut line = self.user(uid);
         line.push(self.program());
         line.extend(["--envoy-flags", "keep", "--admin-address", &admin].map(String::from));
         line.extend(options.iter().map(ToString::to_string));
         line.push("--".into());
         line.extend(fake_envoy::child());
         line
+    }
+
+    /// What makes a command this user's. A user namespace here has no user but root.
+    fn user(&self, uid: u32) -> Vec<String> {
+        if self.is_rootless {
+            Vec::new()
+        } else {
+            user(uid)
+        }
     }
 
     /// Lets pid 1 become this.
@@ -134,7 +154,11 @@ impl World {
 
     fn enter(&self, line: &[String]) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.init.to_string(), "-n", "-p", "-m", "--"]);
+        command.args(["-t", &self.init.to_string(), "-n", "-p", "-m"]);
+        if self.is_rootless {
+            command.arg("-U");
+        }
+        command.arg("--");
         command.args(line);
         command.env_remove("MAINPID");
         command
@@ -151,7 +175,7 @@ impl World {
         variables: &[(&str, &str)],
         arguments: &[&str],
     ) -> (i32, String, String) {
-        let mut line = user(uid);
+        let mut line = self.user(uid);
         line.push(self.program());
         line.extend(arguments.iter().map(ToString::to_string));
         run_command(self.enter(&line).envs(variables.iter().copied()))
