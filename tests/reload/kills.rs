@@ -13,6 +13,7 @@ use crate::support::envoy_config::Admin;
 use crate::support::scene;
 use crate::support::watch::Watch;
 use crate::support::{PATIENCE, holds_for, wait_for};
+use crate::two_at_a_time;
 
 /// From the spawn of the next generation, which is live after 60 to 80.
 const MOMENTS: [u64; 7] = [0, 20, 40, 60, 80, 100, 200];
@@ -54,7 +55,7 @@ fn recovers(mut rig: Rig, over: &[Pid], what: &str, watch: Watch) {
 
 #[test]
 fn the_rising_generation_is_killed() {
-    for moment in MOMENTS {
+    two_at_a_time(MOMENTS, |moment| {
         let rig = Rig::start();
         let old = rig.newest();
         let watch = Watch::connections(rig.config.http);
@@ -68,7 +69,7 @@ fn the_rising_generation_is_killed() {
             &format!("new one killed {moment} ms after its spawn"),
             watch,
         );
-    }
+    });
 }
 
 #[test]
@@ -85,7 +86,7 @@ fn the_new_generation_is_killed_once_it_is_live() {
 
 #[test]
 fn the_old_generation_is_killed() {
-    for moment in MOMENTS {
+    two_at_a_time(MOMENTS, |moment| {
         let rig = Rig::start();
         let old = rig.newest();
         let watch = Watch::connections(rig.config.http);
@@ -99,7 +100,7 @@ fn the_old_generation_is_killed() {
             &format!("old one killed {moment} ms after the new one's spawn"),
             watch,
         );
-    }
+    });
 }
 
 #[test]
@@ -115,8 +116,8 @@ fn the_old_generation_is_told_to_go_before_its_time() {
 
 #[test]
 fn a_sigterm_with_a_kill_ends_in_time() {
-    let moments = MOMENTS.into_iter();
-    for (moment, victim) in moments.flat_map(|moment| [(moment, "new"), (moment, "old")]) {
+    let cases = MOMENTS.map(|moment| [(moment, "new"), (moment, "old")]);
+    two_at_a_time(cases.concat(), |(moment, victim)| {
         let mut rig = Rig::start();
         let old = rig.newest();
         rig.drainit.signal(Signal::SIGHUP);
@@ -131,7 +132,7 @@ fn a_sigterm_with_a_kill_ends_in_time() {
             "SIGTERM and the {victim} one killed after {moment} ms: exit code {code} in {:?}",
             start.elapsed()
         );
-    }
+    });
 }
 
 #[test]
