@@ -36,8 +36,8 @@
 //! - Where a SIGTERM is decided: `src/supervisor/decide`. What a drain does next: `src/drain.rs`.
 //! - Where a drain's figures come from: [`envoy`] (statistics, listeners, what Envoy hides) and
 //!   [`connections`] (the kernel's word on Envoy's sockets).
-//! - Where a certificate is refused: [`certificates`], in `read.rs` and `pem.rs`; where Envoy is asked
-//!   whether it took it: `confirm.rs`.
+//! - Where a certificate is refused: [`certificates`], in `read.rs`, `check.rs` and `trust.rs`; where
+//!   Envoy is asked whether it took it: `confirm.rs`.
 //! - Who may order a shutdown: `src/process/credentials.rs` and `src/http/listen.rs`.
 //! - How a command finds the drainit that runs: `src/commands/find.rs`.
 //! - What the last line of the log says: `src/supervisor/verdict.rs`.
