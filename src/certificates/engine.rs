@@ -75,6 +75,8 @@ pub struct Engine {
     kept: Option<Arc<Contents>>,
     /// What the files held when they were last good, and were acted on; none since they were bad.
     wanted: Option<Arc<Contents>>,
+    /// Whether a set could not be published after it: a file may be of a later generation.
+    in_vain: bool,
     /// Whether there is an SDS file, with or without a set in it.
     holds: bool,
     /// Why the one without could not be written, and when to try again.
@@ -105,6 +107,7 @@ impl Engine {
             generation,
             current: None,
             good: None,
+            in_vain: false,
             holds: kept.is_some(),
             cannot_vacate: None,
             kept: kept.map(Arc::new),
@@ -116,7 +119,13 @@ impl Engine {
     /// What to do next.
     pub fn next(&mut self, now: Instant) -> Step {
         match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Watching => return self.watch(now),
+            Phase::Watching => match &self.current {
+                Some(current) if self.in_vain => {
+                    // What was to come after it is given up.
+                    self.phase = Phase::Publish(current.clone(), Way::Back, None, now);
+                }
+                _ => return self.watch(now),
+            },
             Phase::Try(set, way) => {
                 let contents = set.contents.clone();
                 self.phase = Phase::Trying(set, way, now + VALIDATE_WITHIN);
@@ -349,8 +358,15 @@ impl Engine {
         self.generation = self.generation.saturating_add(1);
         match std::mem::replace(&mut self.phase, Phase::Watching) {
             Phase::Publish(set, way, before, _) => match result {
-                Ok(()) => self.installed(set, way, before, now),
+                Ok(()) => {
+                    let failed = |why: &str| why.starts_with("cannot publish");
+                    if self.record.error().is_some_and(failed) {
+                        self.record.forget_error();
+                    }
+                    self.installed(set, way, before, now);
+                }
                 Err(why) => {
+                    self.in_vain = true;
                     error!("{}: cannot publish: {why}", self.name());
                     self.record.set_error(format!("cannot publish: {why}"));
                     self.phase = Phase::Publish(set, way, before, now + self.watch.interval());
@@ -394,6 +410,7 @@ impl Engine {
         let level = self.record.level(Level::Info);
         log!(level, "{}: published gen-{generation}, {set}", self.name());
         self.current = Some(set.clone());
+        self.in_vain = false;
         self.kept = None;
         self.holds = true;
         self.cannot_vacate = None;

@@ -469,6 +469,23 @@ fn asked_for_it_looks_at_once_and_says_what_it_thinks() {
 }
 
 #[test]
+fn what_could_not_be_published_and_is_given_up_leaves_files_that_envoy_confirms() {
+    let mut world = World::of(Duty::Listener, Kind::Other);
+    world.run(ms(10));
+    world.disk_full = true;
+    world.write(Kind::Poison(0), ms(1000));
+    // A candidate is asked in the place of the Envoy that is gone, and refuses it.
+    world.stop_envoy();
+    world.run(ms(10));
+    world.disk_full = false;
+    world.write(Kind::Other, ms(3000));
+    assert_eq!(world.engine.record.error(), None);
+    world.start_envoy();
+    world.run(ms(2000));
+    assert!(world.engine.is_idle() && world.shows(Kind::Other));
+}
+
+#[test]
 fn a_silent_admin_is_no_reason_to_go_back() {
     let mut world = World::live(Kind::Ec(0));
     world.admin_answers = false;
@@ -792,7 +809,12 @@ proptest! {
                     let kept = kept.filter(|_| whole);
                     let envoy = world.envoy.take();
                     let (start, now, files) = (world.start, world.now, world.files);
-                    let generation = generation.max(world.attempted);
+                    // What was tried in vain left no file, unless the thread died of it.
+                    let generation = if whole && published.is_some() {
+                        generation
+                    } else {
+                        generation.max(world.attempted)
+                    };
                     let vacant = world.vacant;
                     world = World::going_on(duty, files, start, now, generation, kept);
                     world.vacant = vacant;

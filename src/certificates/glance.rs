@@ -16,8 +16,9 @@ use crate::pulse::Pulse;
 
 /// Far above the granularity of any file system's clock.
 const GRANULARITY: Duration = Duration::from_secs(2);
-/// All is read at every so manieth look.
+/// All is read at every so manieth look, and so long after the last time.
 const READ_EVERY: u32 = 10;
+const READ_AFTER: Duration = Duration::from_secs(10);
 
 /// What a file system says of a file: device, inode, links, size, and when it changed.
 type Print = [i64; 6];
@@ -28,6 +29,8 @@ pub struct Glance {
     prints: Option<Vec<Option<Print>>>,
     trusted: bool,
     looks: u32,
+    read: Option<SystemTime>,
+    new: bool,
 }
 
 impl Glance {
@@ -35,7 +38,10 @@ impl Glance {
     pub fn must_read(&mut self, files: &Files, now: SystemTime, pulse: &Pulse) -> bool {
         let prints = prints(files, pulse);
         self.looks = self.looks.saturating_add(1);
-        if self.trusted && self.looks < READ_EVERY && prints == self.prints {
+        self.new = !self.trusted || prints != self.prints;
+        let age = self.read.and_then(|read| now.duration_since(read).ok());
+        let fresh = self.looks < READ_EVERY && age.is_some_and(|age| age < READ_AFTER);
+        if fresh && !self.new {
             return false;
         }
         let old = |print: &Print| {
@@ -53,7 +59,13 @@ impl Glance {
             .is_some_and(|prints| prints.iter().flatten().all(old));
         self.prints = prints;
         self.looks = 0;
+        self.read = Some(now);
         true
+    }
+
+    /// Whether the last look found other files than the one before, as far as is known.
+    pub fn is_new(&self) -> bool {
+        self.new
     }
 }
 

@@ -93,7 +93,9 @@ struct Kernel {
     inotify: Inotify,
     /// In an exceptional state for whoever polls it once something was mounted or unmounted.
     mounts: File,
+    /// What is to be asked for words.
     mounted: bool,
+    spoke: bool,
     watched: Vec<Watched>,
     /// Why something could not be watched, as it was said last.
     told: Option<Errno>,
@@ -137,13 +139,21 @@ impl Notify {
             fds.push(PollFd::new(kernel.inotify.as_fd(), PollFlags::POLLIN));
             fds.push(PollFd::new(kernel.mounts.as_fd(), PollFlags::POLLPRI));
         }
-        // Whatever ends it, all is looked at.
+        // Whatever else ends it, nothing is to be done.
         let polled = ppoll(&mut fds, Some(TimeSpec::from_duration(limit)), None);
-        let mounted = polled.is_ok() && fds.get(2).is_some_and(|fd| fd.any().unwrap_or(true));
-        wakeups.clear();
+        let came = |at: usize| {
+            let fd = fds.get(at).filter(|_| polled.is_ok());
+            fd.is_some_and(|fd| fd.any().unwrap_or(true))
+        };
+        let [command, spoke, mounted] = [0, 1, 2].map(came);
         if let Some(kernel) = &mut self.kernel {
+            kernel.spoke |= spoke;
             kernel.mounted |= mounted;
         }
+        if !command {
+            return None;
+        }
+        wakeups.clear();
         commands.take()
     }
 
@@ -189,6 +199,7 @@ impl Kernel {
             mounts: File::open("/proc/self/mountinfo")?,
             inotify: Inotify::init(flags)?,
             mounted: false,
+            spoke: false,
             watched: Vec::new(),
             told: None,
         })
@@ -199,11 +210,18 @@ impl Kernel {
         if std::mem::take(&mut self.mounted) {
             words.push((None, Word::Unknown));
         }
+        // What is left is told by the next poll.
         for _ in 0..BATCHES {
+            if !std::mem::take(&mut self.spoke) {
+                break;
+            }
             match self.inotify.read_events() {
-                Ok(events) => events.iter().for_each(|event| self.tell(event, &mut words)),
-                Err(Errno::EINTR) => {}
-                Err(_) => break,
+                Ok(events) => {
+                    self.spoke = true;
+                    events.iter().for_each(|event| self.tell(event, &mut words));
+                }
+                Err(Errno::EINTR) => self.spoke = true,
+                Err(_) => {}
             }
         }
         words

@@ -30,6 +30,8 @@ pub struct Unit {
     number: usize,
     /// Whether looks may be rare where the kernel tells of every change.
     rely_on_kernel: bool,
+    /// Whether they are.
+    told: bool,
     files: Files,
     target: Target,
     names: Vec<String>,
@@ -69,6 +71,7 @@ impl Unit {
             ),
             number,
             rely_on_kernel: !check.given,
+            told: false,
             files,
             target,
             names,
@@ -177,10 +180,14 @@ impl Unit {
             self.engine.unchanged(Instant::now(), wall);
             return;
         }
-        // Before they are read: what happens from here on is told. The way to them may be another.
-        let paths = self.files.each().map(|(_, path)| path);
-        let told = notify.watch(self.number, paths, pulse);
-        self.engine.rely_on_kernel(told && self.rely_on_kernel);
+        if self.glance.is_new() || self.told {
+            // Before they are read: what happens from here on is told. The way to them may be
+            // another.
+            let paths = self.files.each().map(|(_, path)| path);
+            let all = notify.watch(self.number, paths, pulse);
+            self.told = all && self.rely_on_kernel;
+            self.engine.rely_on_kernel(self.told);
+        }
         let read = self.files.read(pulse);
         if read.is_err() {
             // Whatever it was may be over without a sign: the next look reads again.
