@@ -13,6 +13,7 @@ use log::{Level, debug, error, info, log, warn};
 
 use super::confirm::{Observation, Seen};
 use super::duty::Duty;
+use super::lifetime;
 use super::pending::{Pending, Ruling, Set, Way};
 use super::read::{Contents, Material, Refusal};
 use super::record::{Outcome, Record};
@@ -184,7 +185,10 @@ impl Engine {
         self.record.warn_of_end(wall);
         // An Envoy that waits for its configuration makes haste.
         let calm = self.current.is_some() || self.duty == Duty::Listener && self.envoy_runs;
-        self.watch.looked(now, wall, calm);
+        // Of what is published: from then on it is stale.
+        let current = self.current.iter().flat_map(|set| &set.checked);
+        let ends = current.filter_map(|checked| lifetime::over_at(checked.validity()[1], wall));
+        self.watch.looked(now, wall, calm, ends.min());
         let unused = self.pending.as_ref().is_some_and(Pending::is_unused);
         if !self.watch.is_news() || self.awaits_word() && !unused {
             return;

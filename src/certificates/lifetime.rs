@@ -39,9 +39,14 @@ impl Left {
 
 /// Whether a certificate's last second is over.
 pub fn is_over(not_after: SystemTime, now: SystemTime) -> bool {
+    over_at(not_after, now).is_none()
+}
+
+/// When its last second will be over, where it is not yet.
+pub fn over_at(not_after: SystemTime, now: SystemTime) -> Option<SystemTime> {
     // `notAfter` belongs to the validity (RFC 5280), and is a whole second.
-    now.duration_since(not_after)
-        .is_ok_and(|over| over >= Duration::from_secs(1))
+    let end = not_after.checked_add(Duration::from_secs(1))?;
+    (end > now).then_some(end)
 }
 
 #[cfg(test)]

@@ -159,8 +159,8 @@ impl Watch {
     }
 
     /// They were looked at, whether they had to be read for that or not; `calm` when there is no
-    /// hurry to look again.
-    pub fn looked(&mut self, now: Instant, wall: SystemTime, calm: bool) {
+    /// hurry to look again, but by `end`.
+    pub fn looked(&mut self, now: Instant, wall: SystemTime, calm: bool, end: Option<SystemTime>) {
         if self.again.is_some_and(|again| again <= wall) {
             self.again = None;
             self.acted = None;
@@ -178,8 +178,8 @@ impl Watch {
         } else {
             QUICK.min(self.check)
         };
-        if let Some(again) = self.again {
-            pause = pause.min(again.duration_since(wall).unwrap_or(Duration::ZERO));
+        for due in self.again.into_iter().chain(end) {
+            pause = pause.min(due.duration_since(wall).unwrap_or(pause));
         }
         self.look = now + pause;
     }

@@ -15,7 +15,7 @@ fn calm(kernel: bool) -> (Watch, Instant) {
     watch.rely_on_kernel(kernel);
     look(&mut watch, now, 1);
     watch.act(None);
-    watch.looked(now, SystemTime::now(), true);
+    watch.looked(now, SystemTime::now(), true, None);
     (watch, now)
 }
 
@@ -26,7 +26,7 @@ fn look(watch: &mut Watch, now: Instant, bytes: u8) {
         leaf_only: false,
     };
     watch.see(now, Ok(vec![trust]));
-    watch.looked(now, SystemTime::now(), true);
+    watch.looked(now, SystemTime::now(), true, None);
 }
 
 #[test]
@@ -114,6 +114,12 @@ fn looks_are_rare_where_the_kernel_tells_and_news_of_the_same_bytes_is_none() {
     // A certificate that is not valid yet is looked at when it is.
     let wall = SystemTime::now();
     watch.act(Some(wall + ms(5000)));
-    watch.looked(due, wall, true);
+    watch.looked(due, wall, true, None);
+    assert_eq!(watch.due(), due + ms(5000));
+    // So is one when it expires.
+    let end = wall + ms(3000);
+    watch.looked(due, wall, true, Some(end));
+    assert_eq!(watch.due(), due + ms(3000));
+    watch.looked(due + ms(3000), end, true, Some(end + ms(9000)));
     assert_eq!(watch.due(), due + ms(5000));
 }
