@@ -57,6 +57,8 @@ pub struct Reply {
 }
 
 /// What the thread has to say.
+// Nearly always a reply, and a few at a time: a box would save nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub enum Report {
     /// What became of a job.
