@@ -15,9 +15,18 @@ import latency
 import protocols
 import report
 import rollout
+import rotation
 from instance import HERE, WORK
 
-PARTS = {"rollout": rollout, "lag": lag, "protocols": protocols, "change": change, "latency": latency, "cost": cost}
+PARTS = {
+    "rollout": rollout,
+    "lag": lag,
+    "protocols": protocols,
+    "change": change,
+    "latency": latency,
+    "cost": cost,
+    "rotation": rotation,
+}
 
 
 def machine():

@@ -11,7 +11,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 WORK = ROOT / "target/bench"
-DRAINIT = ROOT / f"target/{os.uname().machine}-unknown-linux-musl/release/drainit"
+# BENCH_DRAINIT names another one, to compare.
+DRAINIT = Path(os.environ.get("BENCH_DRAINIT", ROOT / f"target/{os.uname().machine}-unknown-linux-musl/release/drainit"))
 
 HTTP, TCP, ADMIN, SUPERVISOR = 21080, 21081, 21901, 21090
 GRACE = 30.0  # seconds; then an orchestrator's patience ends with SIGKILL
