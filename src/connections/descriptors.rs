@@ -15,8 +15,10 @@ use nix::fcntl::readlinkat;
 use crate::process;
 
 /// How long a listening socket that the process had not is taken for another's: a new generation of
-/// a hot restart is handed those of the old one.
+/// a hot restart is handed those of the old one. This at first, doubling up to
+/// [`TAKEN_FOR_FOREIGN_LAST`]: to look for it in 10,000 descriptors takes 15 ms and more.
 const TAKEN_FOR_FOREIGN: Duration = Duration::from_secs(5);
+const TAKEN_FOR_FOREIGN_LAST: Duration = Duration::from_secs(60);
 
 /// Why the sockets of a process are not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +49,8 @@ struct Foreign {
     /// Whether it was seen twice: between an accept's giving a socket its inode and its descriptor
     /// lies a moment.
     twice: bool,
+    /// For how long to believe that; none of a connection, which does not change hands.
+    patience: Option<Duration>,
 }
 
 impl Descriptors {
@@ -99,7 +103,9 @@ impl Descriptors {
                 .ok()
                 .and_then(|at| self.foreign.get(at))
                 .is_some_and(|it| {
-                    it.twice && (!has(anew, inode) || now - it.at < TAKEN_FOR_FOREIGN)
+                    // While connections are not in `seen`, each descriptor would have to be read.
+                    let is_over = |patience| anew.is_empty() && now - it.at >= patience;
+                    it.twice && !it.patience.is_some_and(is_over)
                 })
         };
         let mut missing: Vec<u64> = seen
@@ -151,18 +157,25 @@ impl Descriptors {
         }
         missing.retain(|inode| !has(&self.own, inode));
         for inode in missing {
-            let foreign = |twice| Foreign {
-                inode,
-                at: now,
-                twice,
-            };
             match self.place(inode) {
                 Ok(at) => {
                     if let Some(it) = self.foreign.get_mut(at) {
-                        *it = foreign(true);
+                        let longer = |time: Duration| (time * 2).min(TAKEN_FOR_FOREIGN_LAST);
+                        it.patience = it
+                            .patience
+                            .map(|time| if it.twice { longer(time) } else { time });
+                        (it.at, it.twice) = (now, true);
                     }
                 }
-                Err(at) => self.foreign.insert(at, foreign(false)),
+                Err(at) => self.foreign.insert(
+                    at,
+                    Foreign {
+                        inode,
+                        at: now,
+                        twice: false,
+                        patience: has(anew, &inode).then_some(TAKEN_FOR_FOREIGN),
+                    },
+                ),
             }
         }
         Ok(())

@@ -93,3 +93,22 @@ fn another_process_sockets_are_looked_for_twice_and_then_believed() {
     descriptors.forget_others(&seen[..1]);
     assert!(descriptors.foreign.is_empty());
 }
+
+#[test]
+fn another_process_listener_is_looked_for_again_with_the_connections_and_ever_more_seldom() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let seen = [inode(&listener), u64::MAX];
+    let mut descriptors = Descriptors::new(own_pid());
+    descriptors.update(&seen, &seen, soon()).unwrap();
+    let past = Instant::now() - Duration::from_secs(1);
+    let mut pauses = Vec::new();
+    for _ in 0..6 {
+        descriptors.update(&seen, &[], soon()).unwrap();
+        let it = &mut descriptors.foreign[0];
+        pauses.push(it.patience.unwrap().as_secs());
+        it.at -= it.patience.unwrap();
+        // Not before the connections are known, too.
+        descriptors.update(&seen, &seen, past).unwrap();
+    }
+    assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
+}
