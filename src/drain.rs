@@ -81,6 +81,8 @@ pub struct Drain {
     min_until: Time,
     /// Whether new connections still come, where `--min-drain` is auto; none once they do not.
     arrivals: Option<Arrivals>,
+    /// How many came until nobody was expected any more.
+    came: Option<u64>,
     /// Whether a look shows all that is in flight: an old generation may not have told yet.
     known: bool,
     closing_at: Time,
@@ -137,6 +139,7 @@ impl Drain {
                 MinDrain::Auto(cap) if live => Some(Arrivals::new(serving_until, cap)),
                 _ => None,
             },
+            came: None,
             known: true,
             closing_at: deadline - (limits.timeout / 10).min(Duration::from_secs(1)),
             settle: limits.settle,
@@ -172,6 +175,17 @@ impl Drain {
             cause: cause.into(),
             ..self
         }
+    }
+
+    /// How many new connections still come in a second, where the drain waits for that to end; none
+    /// before that was counted.
+    pub fn arrival_rate(&self) -> Option<u64> {
+        self.arrivals.as_ref()?.rate()
+    }
+
+    /// How many new connections came during the drain; none where they were not counted.
+    pub fn came(&self) -> Option<u64> {
+        self.arrivals.as_ref().map(Arrivals::count).or(self.came)
     }
 
     /// Who or what asked for the drain. What ended it is its [`Drain::outcome`].

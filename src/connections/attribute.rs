@@ -179,9 +179,14 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
             }
         }
     }
-    let mut elsewhere = Vec::new();
+    let (mut elsewhere, mut closing) = (Vec::new(), 0);
     for row in &rows.tcp {
-        take(row, &mut slots, &mut elsewhere, known);
+        if row.kind == Kind::Open(State::EnvoyClosed) && row.inode == 0 {
+            // The kernel alone is left: it needs no Envoy to send the rest.
+            closing += u64::from(slots.best(row).is_some());
+        } else {
+            take(row, &mut slots, &mut elsewhere, known);
+        }
     }
     let tcp = slots.0.into_iter().map(|(_, slot)| slot.listener);
     let mut listeners: Vec<Listener> = tcp.chain(unix(&rows.unix, known)).collect();
@@ -200,6 +205,7 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
         why: None,
         listeners,
         elsewhere,
+        closing,
         udp,
     }
 }
@@ -209,8 +215,7 @@ fn take(row: &InetRow, slots: &mut Slots, elsewhere: &mut Vec<Connection>, known
         return;
     };
     let accepted = row.inode != 0;
-    // The kernel alone is left: it needs no Envoy to send the rest.
-    if known.is_admins(row.local) || !accepted && state == State::EnvoyClosed {
+    if known.is_admins(row.local) {
         return;
     }
     let connection = Connection {

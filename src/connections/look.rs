@@ -1,6 +1,7 @@
 //! Looks at the kernel's tables and at Envoy's descriptors: all the I/O of a snapshot.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -60,6 +61,39 @@ impl Lookout {
         self.names.retain(|old| !is_told(old));
         self.names.extend(names);
         self.names.truncate(REMEMBERED);
+    }
+
+    /// The addresses of Envoy's TCP listeners, its `admin` interface's and those apart that a word in
+    /// `excluded` means. It looks at no connection.
+    ///
+    /// # Errors
+    /// One line, when not all can be seen.
+    pub fn doors(
+        &mut self,
+        admin: Option<&Address>,
+        excluded: &[String],
+    ) -> Result<Vec<SocketAddr>, String> {
+        let until = Instant::now() + TIME;
+        let rows = Source::new(self.pid, until).listeners()?;
+        let listening = inodes(&rows);
+        if let Some(why) = self.find_owner(&listening, &listening, until)? {
+            return Err(why);
+        }
+        let admin = admin.and_then(Admin::new);
+        let is_out = |local: &Local| {
+            let named = self.names.iter().find(|one| one.locals.contains(local));
+            let means = |word: &String| {
+                local.is_called(word) || named.is_some_and(|one| one.is_called(word))
+            };
+            excluded.iter().any(means)
+        };
+        let own = |row: &&InetRow| {
+            row.kind == Kind::Listening
+                && self.descriptors.own().binary_search(&row.inode).is_ok()
+                && !admin.as_ref().is_some_and(|admin| admin.has_ip(row.local))
+                && !is_out(&Local::Ip(row.local))
+        };
+        Ok(rows.tcp.iter().filter(own).map(|row| row.local).collect())
     }
 
     /// Looks at all that the Envoy has open. Connections to its `admin` interface do not count.

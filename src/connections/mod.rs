@@ -192,6 +192,8 @@ pub struct Connections {
     pub listeners: Vec<Listener>,
     /// Clients' connections that belong to no listener that is known.
     pub elsewhere: Vec<Connection>,
+    /// How many connections Envoy is done with, and the kernel not yet: they count nowhere.
+    pub closing: u64,
     /// The addresses of UDP listeners, sorted. Each may have any number of sessions.
     pub udp: Vec<Listener>,
 }
@@ -220,31 +222,6 @@ impl Connections {
             self.iter().filter(|one| !one.accepted).count() as u64,
             u64::saturating_add,
         )
-    }
-
-    /// Whether Envoy accepts connections at any address.
-    pub fn is_listening(&self) -> bool {
-        self.listeners.iter().any(|listener| listener.listening)
-    }
-
-    /// The shortest silence of all connections; none where that of any is not known, or where there
-    /// is no connection.
-    pub fn newest_silence(&self) -> Option<Duration> {
-        if self.count() != self.iter().count() as u64 {
-            return None;
-        }
-        let mut newest = Duration::MAX;
-        for one in self.iter() {
-            newest = newest.min(one.activity?.silence());
-        }
-        (self.count() > 0).then_some(newest)
-    }
-
-    /// How many connections are not known to have been silent for this long.
-    pub fn awake(&self, settle: Duration) -> u64 {
-        let silent = |one: &&Connection| one.activity.is_some_and(|a| a.silence() >= settle);
-        let silent = self.iter().filter(silent).count() as u64;
-        self.count().saturating_sub(silent)
     }
 }
 

@@ -156,11 +156,11 @@ fn a_connection_counts_for_as_long_as_envoy_may_have_something_to_do_with_it() {
 
 #[test]
 fn an_envoy_without_a_listener_is_listening_nowhere() {
-    assert!(!World::new().see(&Rows::default()).is_listening());
+    assert!(World::new().see(&Rows::default()).listeners.is_empty());
     // Its admin interface is none, and an old generation keeps its UDP sockets without reading them.
     let admin = UNIX.lines().take(2).collect::<Vec<_>>().join("\n");
     let seen = World::new().see(&rows("", UDP, &admin));
-    assert!(!seen.is_listening() && seen.listeners.is_empty());
+    assert!(seen.listeners.is_empty());
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn a_listener_that_was_closed_keeps_its_connections() {
     });
     let seen = world.see(&all);
     assert_eq!(counts(&seen), pairs(&[("0.0.0.0:40000", 1), ("/run/a", 1)]));
-    assert!(!seen.is_listening());
+    assert!(!seen.listeners.iter().any(|one| one.listening));
 }
 
 #[test]
@@ -370,12 +370,11 @@ fn unix_connections_that_wait_count_whether_they_are_shown_or_not() {
             (connections, waiting),
             "{rows:?}"
         );
-        assert_eq!(seen.newest_silence(), None);
     }
 }
 
 #[test]
-fn a_silence_that_is_not_known_is_none() {
+fn a_connection_whose_silence_is_not_known_is_awake() {
     let quiet = |received_ago, sent_ago| {
         let activity = Activity {
             received_ago,
@@ -389,21 +388,18 @@ fn a_silence_that_is_not_known_is_none() {
         }
     };
     let listener = listening(false, "0.0.0.0:80", 901);
-    let see = |rows: &[InetRow]| World::new().see(&tcp(rows));
-    let ms = Duration::from_millis;
-    let seen = see(&[listener, quiet(9000, 7000), quiet(4000, 5000)]);
-    assert_eq!(seen.newest_silence(), Some(ms(4000)));
+    let awake = |rows: &[InetRow], silence| {
+        let seen = World::new().see(&tcp(rows));
+        seen.listeners[0].awake(Duration::from_millis(silence))
+    };
+    let rows = [listener, quiet(9000, 7000), quiet(4000, 5000)];
     assert_eq!(
-        [
-            seen.awake(ms(4000)),
-            seen.awake(ms(4001)),
-            seen.awake(ms(9000))
-        ],
+        [4000, 4001, 9000].map(|silence| awake(&rows, silence)),
         [0, 1, 2]
     );
-    let seen = see(&[listener, quiet(9000, 7000), open(false, "10.0.0.9:80", 902)]);
-    assert_eq!((seen.newest_silence(), seen.awake(ms(1))), (None, 1));
-    assert_eq!(see(&[listener]).newest_silence(), None);
+    let unknown = open(false, "10.0.0.9:80", 902);
+    assert_eq!(awake(&[listener, quiet(9000, 7000), unknown], 1), 1);
+    assert_eq!(awake(&[listener], 1), 0);
 }
 
 fn some_row() -> impl Strategy<Value = InetRow> {

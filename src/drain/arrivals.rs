@@ -4,9 +4,9 @@
 //! Those who send connections learn late that this Envoy goes away: a load balancer, a proxy, a
 //! client with a pool. Their connections would be refused. So Envoy accepts until none has come
 //! for as long as ten of them took on average. With Poisson arrivals at five a second and more,
-//! that loses a connection in at most 0.4 % of drains for lags of 0.2 to 20 s (simulated). A
-//! connection that ends was told to close, so that its client comes back: an end is awaited as an
-//! arrival is.
+//! that loses a connection in at most 0.4 % of drains for lags of 0.2 to 20 s (simulated). An HTTP
+//! connection that ends was told to close, so that its client comes back: its end is awaited as an
+//! arrival is. Where nothing happened for ten seconds, nobody is expected.
 
 use std::time::Duration;
 
@@ -37,6 +37,9 @@ const LEAST: Duration = Duration::from_secs(1);
 /// Nobody is waited for that comes less often.
 const MOST: Duration = Duration::from_secs(5);
 
+/// What comes is counted for so long.
+const SECOND: Duration = Duration::from_secs(1);
+
 /// So many arrivals might have been expected.
 const EXPECTED: u32 = 10;
 
@@ -53,10 +56,13 @@ pub(super) struct Arrivals {
     first: Option<u64>,
     /// What they said last, and how many connections were open then.
     arrivals: u64,
-    open: u64,
+    open: Option<u64>,
+    /// When it began to count what comes in a second, from how many on, and what it counted last.
+    window: (Time, u64),
+    rate: Option<u64>,
     /// When a connection last came or went, as far as was seen.
     last: Time,
-    /// Whether nothing ever came.
+    /// Whether nothing ever came, or nothing happened for a while.
     unused: bool,
     /// Whether nobody tells what comes.
     blind: bool,
@@ -70,7 +76,9 @@ impl Arrivals {
             end: since + cap,
             first: None,
             arrivals: 0,
-            open: 0,
+            open: None,
+            window: (since, 0),
+            rate: None,
             last: since,
             unused: false,
             blind: false,
@@ -82,12 +90,14 @@ impl Arrivals {
         self.blind = true;
     }
 
-    /// So many connections are open.
-    pub fn on_open(&mut self, now: Time, open: u64) {
-        if open < self.open {
-            self.last = now;
+    /// So many connections are open that are told to close; whether nothing has happened for a while.
+    pub fn on_open(&mut self, now: Time, open: u64, quiet: bool) {
+        match self.open {
+            None => self.unused = quiet,
+            Some(before) if open < before => self.last = now,
+            Some(_) => {}
         }
-        self.open = open;
+        self.open = Some(open);
     }
 
     /// The counters say this.
@@ -96,7 +106,8 @@ impl Arrivals {
         match self.first {
             None => {
                 self.first = Some(counters.arrivals);
-                self.unused = counters == Counters::default() && self.open == 0;
+                self.unused |= counters == Counters::default() && self.open == Some(0);
+                self.window = (now, counters.arrivals);
             }
             Some(_) if counters.arrivals == self.arrivals => {}
             Some(_) => {
@@ -105,10 +116,22 @@ impl Arrivals {
             }
         }
         self.arrivals = counters.arrivals;
+        let time = now.saturating_sub(self.window.0);
+        if time >= SECOND {
+            let came = self.arrivals.saturating_sub(self.window.1);
+            let rate = Duration::from_secs(came).div_duration_f64(time);
+            self.rate = Some(rate.round() as u64);
+            self.window = (now, self.arrivals);
+        }
+    }
+
+    /// How many came in a second, when that was last counted.
+    pub fn rate(&self) -> Option<u64> {
+        self.rate
     }
 
     /// How many came since the counters were first asked.
-    fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.arrivals.saturating_sub(self.first.unwrap_or_default())
     }
 
@@ -139,7 +162,8 @@ impl Arrivals {
         self.since = self.last;
         self.arrivals = u64::from(gap > LEAST);
         self.first = self.first.map(|_| 0);
-        self.open = self.open.min(1);
+        self.open = self.open.map(|open| open.min(1));
+        (self.window, self.rate) = ((base, 0), None);
     }
 }
 
@@ -161,7 +185,7 @@ mod tests {
         let mut watch = Arrivals::new(ms(0), ms(cap));
         let mut now = 0;
         loop {
-            watch.on_open(ms(now), open(now));
+            watch.on_open(ms(now), open(now), false);
             watch.on_counters(ms(now), counters(arrivals(now)));
             if watch.until() <= ms(now) {
                 return now;
@@ -173,6 +197,32 @@ mod tests {
     #[test]
     fn an_envoy_that_nobody_ever_used_waits_for_nobody() {
         assert_eq!(over(5_000, |_| 0, |_| 0), 0);
+    }
+
+    #[test]
+    fn an_envoy_at_which_nothing_happened_for_a_while_waits_for_nobody_unless_somebody_comes() {
+        let mut watch = Arrivals::new(ms(0), ms(5_000));
+        watch.on_open(ms(0), 3, true);
+        assert_eq!(watch.until(), ms(0));
+        watch.on_counters(ms(0), counters(700));
+        assert_eq!(watch.until(), ms(0));
+        watch.on_open(ms(250), 3, false);
+        watch.on_counters(ms(250), counters(701));
+        assert_eq!(watch.until(), ms(250 + 5_000).min(ms(5_000)));
+    }
+
+    #[test]
+    fn what_comes_is_counted_by_the_second() {
+        let mut watch = Arrivals::new(ms(0), ms(20_000));
+        let mut rates = Vec::new();
+        for now in (0..=3_000).step_by(250) {
+            watch.on_counters(ms(now), counters(9 + now.min(2_000) * 12 / 1_000));
+            rates.push(watch.rate());
+        }
+        assert_eq!(
+            [rates[3], rates[4], rates[8], rates[12]],
+            [None, Some(12), Some(12), Some(0)]
+        );
     }
 
     #[test]

@@ -46,6 +46,7 @@ impl Drain {
         self.poll.due = due(self.poll.due);
         self.costs = [Duration::ZERO; USUAL];
         self.poll_failures = MANY;
+        self.came = None;
         if let Some((_, at)) = &mut self.asked {
             *at = past(*at, HANGING);
         }

@@ -141,7 +141,7 @@ impl Drain {
 
     /// A connection has ended, as the kernel tells: the last one, perhaps. Whoever tells that tells
     /// it again after an answer that shows nothing of it.
-    pub fn take_end(&mut self) {
+    pub fn on_end(&mut self) {
         if self.asked.is_none() && !self.failing && self.poll.ask == Ask::Stats {
             let early = self.pace() - self.rest();
             self.poll.due = self.poll.due.saturating_sub(early);
@@ -184,7 +184,7 @@ impl Drain {
         self.entries_since = settled.then(|| self.entries_since.unwrap_or(now));
         self.would_end_as = None;
         if let Some(arrivals) = &mut self.arrivals {
-            arrivals.on_open(now, load.connections());
+            arrivals.on_open(now, load.told_to_close(), load.quiet);
         }
         if load.connections() <= self.open_connections && load.udp_sessions == 0 {
             self.idle = Idle::No;
@@ -256,7 +256,11 @@ impl Drain {
         if !self.known || now < from {
             return;
         }
-        self.arrivals = None;
+        self.came = self
+            .arrivals
+            .take()
+            .map(|arrivals| arrivals.count())
+            .or(self.came);
         if !self.has_looked_last() {
             self.closing = Closing::Wanted;
         } else if !self.may_lose_entries(now) {

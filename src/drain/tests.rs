@@ -108,10 +108,10 @@ fn word_of_an_end_brings_the_next_poll_forward_and_no_further_than_its_rest() {
     assert_eq!(play.drain.next(ms(1), true), Next::Wait(ms(10_000)));
     // A question that shows nothing of it is in flight: it is told again.
     play.drain.asked = Some((Ask::Activity, ms(1)));
-    play.drain.take_end();
+    play.drain.on_end();
     play.drain.asked = None;
     assert_eq!(play.drain.next(ms(1), true), Next::Wait(ms(10_000)));
-    play.drain.take_end();
+    play.drain.on_end();
     assert_eq!(
         play.until(ms(2), envoy_with(&load(0, 0, 0, 0))),
         Some(Outcome::Drained)
@@ -121,7 +121,7 @@ fn word_of_an_end_brings_the_next_poll_forward_and_no_further_than_its_rest() {
     play.until(ms(1), envoy_with(&load(1, 1, 0, 0)));
     play.drain.costs = [ms(100); USUAL];
     play.drain.poll.due = ms(1) + play.drain.pace();
-    play.drain.take_end();
+    play.drain.on_end();
     assert_eq!(play.drain.next(ms(1), true), Next::Wait(ms(2_001)));
 }
 

@@ -62,7 +62,7 @@ pub struct Reply {
 #[derive(Debug)]
 pub enum Report {
     /// What became of a job.
-    Reply(Reply),
+    Reply(Box<Reply>),
     /// A connection of Envoy's has ended during a drain: the last one, perhaps.
     ConnectionEnded,
 }
@@ -102,17 +102,20 @@ pub fn work(
             (_, Err(why)) => Err(why),
         };
         let checkable = address.clone().filter(|_| job.ask == Ask::Ready);
-        report(Report::Reply(Reply {
+        report(Report::Reply(Box::new(Reply {
             number: job.number,
             ask: job.ask,
             address,
             peer,
             answer,
             listeners: asker.census.told(),
-        }));
+        })));
         if let Some(address) = checkable {
             // Nobody waits for that.
             asker.check_excluded(&address, peer, job.owner);
+            if asker.was_live && !job.drains {
+                asker.witnesses.rest(job.pid, &address);
+            }
         }
     }
 }

@@ -3,9 +3,10 @@
 //!
 //! Whether a request is in flight on a connection cannot be known, so each counts as one.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::load::{Client, Listener, Load, Sight};
+use super::load::{Client, Listener, Load, QUIET, Sight};
 use super::roll_call::RollCall;
 use crate::client::Address;
 use crate::connections::{self, Connections, Local, Lookout};
@@ -29,6 +30,19 @@ pub struct Known {
 }
 
 impl Known {
+    /// The addresses of the listeners that count, of the Envoy with this pid.
+    ///
+    /// # Errors
+    /// One line, when not all can be seen.
+    pub fn doors(
+        &mut self,
+        pid: i32,
+        admin: Option<&Address>,
+        excluded: &[String],
+    ) -> Result<Vec<SocketAddr>, String> {
+        self.of(pid, None).doors(admin, excluded)
+    }
+
     /// The lookout for the Envoy with this pid, with the names that it told last.
     fn of(&mut self, pid: i32, roll: Option<&RollCall>) -> &mut Lookout {
         if self.lookout.take_if(|(of, _)| *of != pid).is_some() {
@@ -65,8 +79,11 @@ pub struct Seen {
     pub elsewhere: u64,
     /// Whether Envoy accepts connections, or was seen to.
     pub accepts: bool,
-    /// The local ports of the connections that count, sorted, where they are [`FEW`] at the most.
-    pub ports: Vec<u16>,
+    /// The addresses of the listeners that count and have connections, sorted, where they are [`FEW`] at the most.
+    pub doors: Vec<SocketAddr>,
+    /// The addresses of the listeners that count, if nothing went over any connection for [`QUIET`]
+    /// and the kernel's table has all there are.
+    pub quiet: Option<Vec<SocketAddr>>,
     /// Whether each name of an excluded listener could be told to mean a listener here.
     pub knows_excluded: bool,
 }
@@ -121,9 +138,9 @@ fn scope(listener: &connections::Listener) -> String {
     listener.local.to_string().replace(':', "_")
 }
 
-fn port(listener: &connections::Listener) -> Option<u16> {
+fn address(listener: &connections::Listener) -> Option<SocketAddr> {
     match listener.local {
-        Local::Ip(address) => Some(address.port()),
+        Local::Ip(address) => Some(address),
         Local::Unix(_) => None,
     }
 }
@@ -157,14 +174,19 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
             || odd.as_deref() == Some(&scope(listener))
     };
     let mut awake = 0_u64;
-    let (mut clients, mut ports) = (Vec::new(), Vec::new());
+    let mut quiet = Some(Vec::new());
+    let (mut clients, mut doors) = (Vec::new(), Vec::new());
     let listeners = merge(&connections.listeners, is_out, |listener| {
         awake = awake.saturating_add(listener.awake(measure.settle));
         clients.extend(heard_last(listener));
-        ports.extend(port(listener).filter(|_| listener.count() > 0));
+        let door = address(listener).filter(|_| listener.awake(QUIET) == 0);
+        quiet = quiet.take().zip(door).map(|(mut quiet, door)| {
+            quiet.push(door);
+            quiet
+        });
+        doors.extend(address(listener).filter(|_| listener.count() > 0));
     });
-    ports.sort_unstable();
-    ports.dedup();
+    doors.sort_unstable();
     clients.sort_by_key(|client: &Client| client.silent);
     clients.truncate(CLIENTS);
     let udp = connections.udp.iter().filter(|listener| !is_out(listener));
@@ -178,15 +200,18 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
     };
     load.tcp_sessions = load.connections();
     if load.tcp_sessions > FEW {
-        ports.clear();
+        doors.clear();
     }
     Seen {
-        load,
         elsewhere: connections.elsewhere.len() as u64,
         // Of UDP sockets alone nothing follows: an old generation that has been told to drain keeps
         // its own, and does not read them (seen on 1.40.0).
+        quiet: quiet.filter(|_| {
+            connections.closing == 0 && connections.elsewhere.is_empty() && load.udp_sessions == 0
+        }),
+        load,
         accepts: !connections.listeners.is_empty(),
-        ports,
+        doors,
         knows_excluded,
     }
 }

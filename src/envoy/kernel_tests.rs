@@ -24,6 +24,7 @@ fn seen(listeners: Vec<connections::Listener>, udp: Vec<connections::Listener>) 
         why: None,
         listeners,
         elsewhere: Vec::new(),
+        closing: 0,
         udp,
     }
 }

@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// Who sent nothing for so long is not expected to (`--min-drain auto`).
+pub const QUIET: Duration = Duration::from_secs(10);
+
 /// The connections of one listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
@@ -63,6 +66,9 @@ pub struct Load {
     /// Connections that may be no HTTP, because internal listeners hide what they carry: they are
     /// in flight unless nothing moves on any TCP session.
     pub doubtful_sessions: u64,
+    /// HTTP/1.1 connections that were upgraded, as for a WebSocket or by CONNECT; 0 where others
+    /// could be among them.
+    pub upgraded: u64,
     /// UDP sessions, which have no connection.
     pub udp_sessions: u64,
     /// Connections of an old generation that hands over. Its own gauges are hidden: Envoy adds
@@ -81,6 +87,8 @@ pub struct Load {
     /// Connections that count and on which a byte went within the settle time, or may have; None
     /// where the kernel does not tell of all.
     pub awake: Option<u64>,
+    /// Whether surely nothing came in, ended, or went over any connection for [`QUIET`].
+    pub quiet: bool,
     /// Who has the connections that count, those first that were heard of last: some of them, as
     /// far as the kernel tells.
     pub clients: Vec<Client>,
@@ -98,6 +106,16 @@ impl Load {
             .filter(|listener| !listener.excluded)
             .map(|listener| listener.connections)
             .fold(self.old_connections, u64::saturating_add)
+    }
+
+    /// Connections that Envoy tells to close with their next answer, so that their clients come back:
+    /// no TCP sessions, no upgraded ones. All of them, where that is not known.
+    pub fn told_to_close(&self) -> u64 {
+        let told = match self.sight {
+            Sight::Whole => self.tcp_sessions.saturating_add(self.upgraded),
+            Sight::Kernel | Sight::Partial => 0,
+        };
+        self.connections().saturating_sub(told)
     }
 
     /// Whatever would surely be lost if Envoy ended now: requests, TCP and UDP sessions.

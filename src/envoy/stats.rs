@@ -15,7 +15,7 @@ use super::titles::Titles;
 pub const QUERY: &str = concat!(
     "/stats?usedonly&type=Gauges&filter=",
     "%5E(listener%5C..*%5C.downstream_(pre_)%3Fcx_active",
-    "%7Chttp%5C..*%5C.downstream_(cx%7Crq)_active",
+    "%7Chttp%5C..*%5C.downstream_(cx%7Crq%7Ccx_http1%7Ccx_upgrades)_active",
     "%7Cudp%5C..*%5C.downstream_sess_active",
     "%7Clistener_manager%5C.total_listeners_.*",
     "%7Cserver%5C.live%7Cserver%5C.parent_connections%7Cserver%5C.uptime)%24",
@@ -158,6 +158,9 @@ pub struct Figures {
     scopes: HashMap<String, Scope>,
     managers: HashMap<String, Manager>,
     udp_sessions: u64,
+    /// HTTP/1.1 connections, and upgraded ones of any protocol, the admin interface's apart.
+    http1: u64,
+    upgraded: u64,
     old_connections: u64,
     uptime: Option<u64>,
     live: Option<bool>,
@@ -213,7 +216,12 @@ impl Figures {
     }
 
     fn add_manager(&mut self, name: &str, value: u64) {
-        if let Some(name) = name.strip_suffix(".downstream_cx_active") {
+        let of_others = |suffix: &str| name.strip_suffix(suffix).is_some_and(|of| of != ADMIN);
+        if of_others(".downstream_cx_http1_active") {
+            self.http1 = self.http1.saturating_add(value);
+        } else if of_others(".downstream_cx_upgrades_active") {
+            self.upgraded = self.upgraded.saturating_add(value);
+        } else if let Some(name) = name.strip_suffix(".downstream_cx_active") {
             self.managers.entry(name.into()).or_default().connections = value;
         } else if let Some(name) = name.strip_suffix(".downstream_rq_active") {
             self.managers.entry(name.into()).or_default().requests = Some(value);
@@ -297,6 +305,12 @@ impl Figures {
             requests,
             tcp_sessions,
             doubtful_sessions: sessions(all) - tcp_sessions,
+            // Several may share a connection of another protocol.
+            upgraded: if all_http == self.http1 {
+                self.upgraded
+            } else {
+                0
+            },
             udp_sessions: self.udp_sessions,
             old_connections: self.old_connections,
             uptime: self.uptime,

@@ -1,13 +1,20 @@
-//! Word of the end of one of the last connections, so that a drain need not wait for its next poll by
-//! the clock.
+//! Word of the end of connections, which the kernel gives.
 //!
-//! One word follows each look at most, and none while many connections are left: a drain that
-//! many come and go in is polled by the clock.
+//! In a drain that is the end of one of the last connections, so that the drain need not wait for its
+//! next poll by the clock. One word follows each look at most, and none while many connections
+//! are left: a drain that many come and go in is polled by the clock.
+//!
+//! At rest nobody reads it: that there is none tells later that Envoy was not used. After some the
+//! kernel is asked to be silent for a while, so that a busy Envoy costs a few system calls a
+//! second at the most.
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::load::QUIET;
 use crate::connections::ends::Ends;
 use crate::mailbox::{Inbox, Wakeups};
 
@@ -30,39 +37,133 @@ enum Word {
     Behind(u8),
 }
 
+/// After an end at rest: this at first, doubling up to [`PAUSE_LAST`] while they come.
+const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE_LAST: Duration = Duration::from_secs(2);
+
+/// Between two looks which listeners there are.
+const DOORS_LAST: Duration = Duration::from_secs(10);
+
+/// The memory of an Envoy at rest.
+#[derive(Debug)]
+struct Rest {
+    pid: i32,
+    /// The addresses of its listeners, and when they were looked at.
+    doors: Vec<SocketAddr>,
+    looked: Instant,
+    /// Since when no connection has ended there; none while nobody watches.
+    since: Option<Instant>,
+    /// When to watch again.
+    again: Option<Instant>,
+    pause: Duration,
+}
+
+impl Rest {
+    fn heard(&mut self, now: Instant) {
+        let long = self
+            .since
+            .take()
+            .is_some_and(|since| now - since >= PAUSE_LAST);
+        self.pause = match long {
+            true => PAUSE,
+            false => (self.pause * 2).min(PAUSE_LAST),
+        };
+        self.again = Some(now + self.pause);
+    }
+}
+
 /// Watches while jobs are waited for.
 #[derive(Debug, Default)]
 pub struct Watch {
     is_on: bool,
-    ends: Option<(Ends, Vec<u16>)>,
+    ends: Option<(Ends, Vec<SocketAddr>)>,
     word: Word,
+    rest: Option<Rest>,
 }
 
 impl Watch {
     /// Whether there is a drain that wants to know.
     pub fn set_on(&mut self, is_on: bool) {
-        self.is_on = is_on;
-        if !is_on {
+        if self.is_on && !is_on {
             *self = Watch::default();
         }
+        self.is_on = is_on;
+    }
+
+    /// Whether it is time to look which listeners the Envoy with this pid has.
+    pub fn is_idle(&self, pid: i32) -> bool {
+        let fresh = |rest: &Rest| rest.pid == pid && rest.looked.elapsed() < DOORS_LAST;
+        !self.is_on && !self.rest.as_ref().is_some_and(fresh)
+    }
+
+    /// Has the kernel remember whether a connection ends at these addresses, from now on.
+    pub fn rest(&mut self, pid: i32, mut doors: Vec<SocketAddr>) {
+        doors.sort_unstable();
+        doors.dedup();
+        let looked = Instant::now();
+        match &mut self.rest {
+            Some(rest) if rest.doors == doors => (rest.pid, rest.looked) = (pid, looked),
+            _ => {
+                self.rest = Some(Rest {
+                    pid,
+                    doors,
+                    looked,
+                    since: None,
+                    again: None,
+                    pause: PAUSE,
+                });
+                self.watch_rest();
+            }
+        }
+    }
+
+    fn watch_rest(&mut self) {
+        if let Some(rest) = &mut self.rest {
+            self.ends = Ends::new(&rest.doors).map(|ends| (ends, rest.doors.clone()));
+            rest.since = self.ends.as_ref().map(|_| Instant::now());
+            rest.again = None;
+        }
+    }
+
+    /// Whether no connection has ended for [`QUIET`] at any of these addresses.
+    pub fn is_quiet(&self, doors: Option<&[SocketAddr]>) -> bool {
+        let (Some(rest), Some(doors)) = (&self.rest, doors) else {
+            return false;
+        };
+        let known = |door: &SocketAddr| rest.doors.binary_search(door).is_ok();
+        rest.since.is_some_and(|since| since.elapsed() >= QUIET) && doors.iter().all(known)
     }
 
     /// A look begins, which shows whatever has ended before.
-    pub fn begin(&self) {
-        if let Some((ends, _)) = &self.ends {
-            ends.drain();
+    pub fn begin(&mut self) {
+        let ended = self.ends.as_ref().is_some_and(|(ends, _)| ends.drain());
+        if ended {
+            self.hear();
         }
     }
 
-    /// It showed connections that may be the last ones, at these ports; Envoy counted more of them
+    fn hear(&mut self) {
+        if let Some(rest) = &mut self.rest {
+            rest.heard(Instant::now());
+            if !self.is_on {
+                self.ends = None;
+            }
+        }
+    }
+
+    /// It showed connections that may be the last ones, at these addresses; Envoy counted more of them
     /// than the kernel if it is `behind`.
-    pub fn aim(&mut self, ports: &[u16], behind: bool) {
-        let is_wanted = self.is_on && !ports.is_empty();
+    pub fn aim(&mut self, doors: &[SocketAddr], behind: bool) {
+        if !self.is_on {
+            return;
+        }
+        self.rest = None;
+        let is_wanted = !doors.is_empty();
         match &mut self.ends {
             _ if !is_wanted => self.ends = None,
-            Some((_, before)) if before == ports => {}
-            Some((ends, before)) if ends.listen(ports).is_ok() => *before = ports.to_vec(),
-            _ => self.ends = Ends::new(ports).map(|ends| (ends, ports.to_vec())),
+            Some((_, before)) if before == doors => {}
+            Some((ends, before)) if ends.listen(doors).is_ok() => *before = doors.to_vec(),
+            _ => self.ends = Ends::new(doors).map(|ends| (ends, doors.to_vec())),
         }
         self.word = match self.word {
             Word::Told(times) if behind && times < BEHIND => Word::Behind(times + 1),
@@ -78,21 +179,40 @@ impl Watch {
         }
         loop {
             wakeups.clear();
+            let now = Instant::now();
+            let again = self.rest.as_ref().filter(|_| !self.is_on);
+            let again = again.and_then(|rest| rest.again);
+            if again.is_some_and(|again| again <= now) {
+                self.watch_rest();
+                continue;
+            }
             if let Some(job) = jobs.take() {
                 return job;
             }
             let mut fds = vec![PollFd::new(wakeups.as_fd(), PollFlags::POLLIN)];
+            let rest = self.rest.as_ref().filter(|_| !self.is_on);
+            let remembers = rest.is_some_and(|rest| rest.since.is_some());
             let ends = match self.word {
                 Word::Wanted | Word::Behind(_) => self.ends.as_ref(),
-                Word::Unwanted | Word::Told(_) => None,
+                Word::Unwanted | Word::Told(_) => self.ends.as_ref().filter(|_| remembers),
             };
             fds.extend(ends.map(|(ends, _)| PollFd::new(ends.as_fd(), PollFlags::POLLIN)));
             let timeout = match self.word {
                 Word::Behind(_) => PollTimeout::from(BEHIND_PAUSE),
-                _ => PollTimeout::NONE,
+                // Rounded up: it would spin.
+                _ => again.map_or(PollTimeout::NONE, |again| {
+                    let left = again - now + Duration::from_millis(1);
+                    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+                }),
             };
             let is_over = poll(&mut fds, timeout) == Ok(0);
             let ended = ends.is_some_and(|(ends, _)| ends.drain());
+            if !self.is_on {
+                if ended {
+                    self.hear();
+                }
+                continue;
+            }
             self.word = match self.word {
                 Word::Behind(times) if is_over => Word::Told(times),
                 _ if ended => Word::Told(0),
@@ -140,20 +260,71 @@ mod tests {
     #[test]
     fn an_end_is_told_once_for_each_look_and_again_after_a_job_that_was_none() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let ports = [listener.local_addr().unwrap().port()];
+        let doors = [listener.local_addr().unwrap()];
         let mut watch = Watch::default();
         watch.set_on(true);
         watch.begin();
-        watch.aim(&ports, false);
+        watch.aim(&doors, false);
         let once = |_| true;
         assert_eq!(next(&mut watch, once, || end(&listener)), 1);
         // Another job was asked meanwhile.
         assert_eq!(next(&mut watch, once, || end(&listener)), 1);
         watch.begin();
-        watch.aim(&ports, false);
+        watch.aim(&doors, false);
         assert_eq!(watch.word, Word::Wanted);
         watch.set_on(false);
         assert_eq!((watch.word, watch.ends.is_none()), (Word::Unwanted, true));
+    }
+
+    #[test]
+    fn at_rest_only_an_end_at_one_of_the_ports_is_use_and_what_is_not_known_is_use_too() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let door = |of: &TcpListener| of.local_addr().unwrap();
+        let long_ago = |watch: &mut Watch| {
+            if let Some(rest) = &mut watch.rest {
+                rest.since = rest.since.map(|since| since - QUIET);
+            }
+        };
+        let mut watch = Watch::default();
+        assert!(!watch.is_quiet(Some(&[])));
+        watch.rest(1, vec![door(&listener)]);
+        assert!(!watch.is_quiet(Some(&[door(&listener)])));
+        long_ago(&mut watch);
+        end(&other);
+        watch.set_on(true);
+        watch.begin();
+        assert!(watch.is_quiet(Some(&[door(&listener)])));
+        assert!(!watch.is_quiet(Some(&[door(&listener), door(&other)])));
+        assert!(!watch.is_quiet(None));
+        end(&listener);
+        wait_for_end(&watch);
+        watch.begin();
+        assert!(!watch.is_quiet(Some(&[door(&listener)])));
+    }
+
+    fn wait_for_end(watch: &Watch) {
+        let (ends, _) = watch.ends.as_ref().unwrap();
+        let mut fds = [PollFd::new(ends.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::MAX), Ok(1));
+    }
+
+    #[test]
+    fn after_an_end_at_rest_the_kernel_is_silent_for_a_while() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut watch = Watch::default();
+        watch.rest(1, vec![listener.local_addr().unwrap()]);
+        assert!(watch.ends.is_some());
+        end(&listener);
+        wait_for_end(&watch);
+        watch.begin();
+        assert!(watch.ends.is_none());
+        let (_, wakeups) = Waker::new().unwrap();
+        let (mailbox, jobs) = Mailbox::new(None);
+        mailbox.send(());
+        watch.rest.as_mut().unwrap().again = Some(Instant::now());
+        watch.next((&jobs, &wakeups), || panic!("no drain"));
+        assert!(watch.ends.is_some());
     }
 
     #[test]
@@ -161,8 +332,8 @@ mod tests {
         let (sender, told) = mpsc::channel();
         let mut watch = Watch {
             is_on: true,
-            ends: None,
             word: Word::Told(0),
+            ..Watch::default()
         };
         std::thread::spawn(move || {
             let mut all = 0;

@@ -56,9 +56,15 @@ impl<'a> Witnesses<'a> {
     pub fn look(&mut self, pid: Option<i32>, admin: Option<&Address>) -> Result<Answer, String> {
         self.watch.begin();
         let seen = self.see(pid, admin)?;
-        self.watch.aim(&seen.ports, false);
-        Ok(if seen.accepts {
-            Answer::Stats(seen.alone())
+        let quiet = self.watch.is_quiet(seen.quiet.as_deref());
+        self.watch.aim(&seen.doors, false);
+        let accepts = seen.accepts;
+        let load = Load {
+            quiet,
+            ..seen.alone()
+        };
+        Ok(if accepts {
+            Answer::Stats(load)
         } else {
             Answer::Closed
         })
@@ -109,10 +115,14 @@ impl<'a> Witnesses<'a> {
             status => return Err(refused(status, "to /stats")),
         };
         let seen = self.see(pid, Some(address));
+        let mut told = told;
         match &seen {
             Ok(seen) => {
+                told.load.quiet = self.watch.is_quiet(seen.quiet.as_deref())
+                    && told.load.old_connections == 0
+                    && told.load.udp_sessions == 0;
                 let behind = told.load.connections() > seen.load.connections();
-                self.watch.aim(&seen.ports, behind);
+                self.watch.aim(&seen.doors, behind);
             }
             Err(why) => log::debug!("{why}"),
         }
@@ -122,6 +132,17 @@ impl<'a> Witnesses<'a> {
         let mut load = self.weigh(told, seen, figures.shows_itself());
         load.old_sockets = left;
         Ok(Answer::Stats(load))
+    }
+
+    /// Has the kernel remember whether a connection of the Envoy with this pid ends, from now on.
+    pub fn rest(&mut self, pid: Option<i32>, admin: &Address) {
+        let Some(pid) = pid.filter(|pid| self.watch.is_idle(*pid)) else {
+            return;
+        };
+        match self.known.doors(pid, Some(admin), self.measure.excluded) {
+            Ok(doors) => self.watch.rest(pid, doors),
+            Err(why) => log::debug!("envoy's listeners are not known: {why}"),
+        }
     }
 
     /// What Envoy's counters say.

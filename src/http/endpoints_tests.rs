@@ -215,6 +215,7 @@ fn shutdown_is_answered_once_the_drain_is_over_or_envoy_gone() {
             health_failed: None,
             listeners_draining: None,
             last_connection: None,
+            came: None,
             first: None,
             ended: None,
             verdict: None,

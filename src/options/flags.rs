@@ -217,7 +217,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "min-drain",
         One("auto|DUR"),
         "auto",
-        "How long Envoy accepts connections at the least. auto: until nobody sends new ones any more, as far as their rate tells; at once where nobody ever did; 5 s at the most, and under an orchestrator up to --drain-timeout less 5 s.",
+        "How long Envoy accepts connections at the least. auto: until nobody sends new ones any more, as far as their rate tells; at once where nobody used Envoy for 10 s; 5 s at the most, and under an orchestrator up to --drain-timeout less 5 s.",
         |o, v| set(&mut o.limits.min, min_drain(v)),
     )
     .brief("Accept connections at least this long")

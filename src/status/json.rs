@@ -328,6 +328,7 @@ mod tests {
             health_failed: Some(born + 11 * second),
             listeners_draining: Some(born + 10 * second + second / 2),
             last_connection: None,
+            came: None,
             first: None,
             ended: None,
             verdict: None,

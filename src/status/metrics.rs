@@ -331,6 +331,7 @@ pub(crate) mod tests {
                 health_failed: Some(born + 11 * second),
                 listeners_draining: Some(born + 12 * second),
                 last_connection: Some(born + 13 * second),
+                came: None,
                 first: Some(load),
                 ended: Some((born + 13 * second + second / 2, Outcome::Drained)),
                 verdict: Some("drained".into()),

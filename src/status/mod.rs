@@ -129,6 +129,8 @@ pub struct Drain {
     pub last_connection: Option<Instant>,
     /// What was open when the drain began.
     pub first: Option<Load>,
+    /// How many new connections came meanwhile; none where they were not counted.
+    pub came: Option<u64>,
     /// How and when it ended.
     pub ended: Option<(Instant, Outcome)>,
     /// How it ended in one line, with what was left.

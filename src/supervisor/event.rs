@@ -10,7 +10,7 @@ pub enum Event {
     /// A request over HTTP wishes for something that this thread alone can do.
     Http(Wish),
     /// Envoy's admin interface answered, or did not.
-    Admin(Reply),
+    Admin(Box<Reply>),
     /// A connection of Envoy's has ended, as the kernel tells: the last one, perhaps.
     ConnectionEnded,
     /// The certificate thread has something to tell.

@@ -62,7 +62,7 @@ impl Supervisor {
                 // It may be the answer to what was asked in this very turn: what was decided is
                 // told before what came of it, or a drain would lose its first steps.
                 self.publish(Instant::now());
-                self.on_reply(reply);
+                self.on_reply(*reply);
             }
             Event::ConnectionEnded => self.handle(Input::ConnectionEnded),
             Event::Certificates(report) => self.on_certificates(report),

@@ -26,8 +26,9 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Logs a line if it is due, and returns it.
-    pub fn tell(&mut self, now: Instant, snapshot: &Snapshot) -> Option<String> {
+    /// Logs a line if it is due, and returns it. `rate` is how many new connections still come in a
+    /// second, where that keeps Envoy up.
+    pub fn tell(&mut self, now: Instant, snapshot: &Snapshot, rate: Option<u64>) -> Option<String> {
         let drain = snapshot.drain.as_ref()?;
         let current = drain.first.as_ref().and(snapshot.load.as_ref());
         let left = sentences::left(drain, current);
@@ -39,7 +40,10 @@ impl Progress {
                 passed >= MAX || passed >= MIN && *said != left
             }
         };
-        let line = due.then(|| format!("{left}{}", sentences::elapsed(now, drain)));
+        let line = due.then(|| {
+            let arriving = sentences::arriving(rate);
+            format!("{left}{arriving}{}", sentences::elapsed(now, drain))
+        });
         if let Some(line) = &line {
             let clients = self.clients(now, snapshot, current);
             log::info!(

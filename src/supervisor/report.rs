@@ -277,8 +277,9 @@ impl Reporter {
             self.want(now, state, drain);
         }
         if state == State::Draining {
+            let rate = drain.and_then(drain::Drain::arrival_rate);
             // Looked at, not copied: there may be thousands of listeners, and this is every turn.
-            if let Some(line) = self.progress.tell(now, &board.read()) {
+            if let Some(line) = self.progress.tell(now, &board.read(), rate) {
                 self.wanted.status = line;
             }
         } else {
@@ -316,6 +317,7 @@ impl Reporter {
         shown.stops = drain.stops();
         if let (None, Some(outcome)) = (shown.ended, drain.outcome()) {
             shown.ended = Some((now, outcome));
+            shown.came = drain.came();
             let drains = &mut snapshot.drains;
             match outcome {
                 Outcome::EnvoyExited => drains.exited += 1,
@@ -340,6 +342,7 @@ impl Reporter {
             health_failed: None,
             listeners_draining: None,
             last_connection: None,
+            came: None,
             first: None,
             ended: None,
             verdict: None,

@@ -72,6 +72,14 @@ pub fn left(drain: &Drain, load: Option<&Load>) -> String {
     line
 }
 
+/// `, still 12 new connections a second`; empty where none comes.
+pub fn arriving(rate: Option<u64>) -> String {
+    let some = rate.filter(|rate| *rate > 0);
+    some.map_or_else(String::new, |rate| {
+        format!(", still {} a second", plural(rate, "new connection"))
+    })
+}
+
 /// `, 4.2 s of 25 s`
 pub fn elapsed(now: Instant, drain: &Drain) -> String {
     let elapsed = now.saturating_duration_since(drain.started);
@@ -152,6 +160,9 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
             };
             let _ = write!(line, " ({cut}: {left}; {requests})");
         }
+    }
+    if let Some(came) = drain.came.filter(|came| *came > 0) {
+        let _ = write!(line, "; {} came meanwhile", plural(came, "new connection"));
     }
     match &snapshot.load {
         _ if outcome == Outcome::Unknown => line.push_str(
@@ -264,6 +275,7 @@ mod tests {
             health_failed: None,
             listeners_draining: None,
             last_connection: None,
+            came: None,
             first: Some(first),
             ended: Some((now, Outcome::Deadline)),
             verdict: None,

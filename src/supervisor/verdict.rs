@@ -153,6 +153,7 @@ mod tests {
             health_failed: None,
             listeners_draining: None,
             last_connection: None,
+            came: None,
             first,
             ended: Some((now + Duration::from_millis(20_040), outcome)),
             verdict: None,

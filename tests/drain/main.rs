@@ -165,6 +165,39 @@ fn without_an_orchestrator_steady_traffic_keeps_it_up_for_five_seconds_and_no_lo
 }
 
 #[test]
+fn an_envoy_that_nobody_used_for_ten_seconds_goes_at_once() {
+    let mut instances = [support::envoy(), support::other_envoy()].map(|envoy| {
+        let (upstream, config) = scene::of(Admin::Tcp);
+        // Nobody but Envoy knows who comes there.
+        config.leave_udp_out();
+        let mut command = vec![envoy.display().to_string()];
+        command.extend(config.arguments());
+        let drainit = Drainit::start(&[], &command);
+        drainit.wait_ready();
+        assert_eq!(
+            HttpConnection::open(config.http)
+                .unwrap()
+                .get("/fast")
+                .unwrap()
+                .status,
+            200
+        );
+        let idle = HttpConnection::idle(config.http);
+        (upstream, config, drainit, idle)
+    });
+    thread::sleep(Duration::from_millis(11_500));
+    let took = instances.iter_mut().map(|(_, _, drainit, _)| {
+        let start = Instant::now();
+        drainit.signal(Signal::SIGTERM);
+        assert_eq!(drainit.wait_exit(PATIENCE), 0);
+        start.elapsed()
+    });
+    // Whoever might come is waited for a second at the least.
+    let fastest = took.min().unwrap();
+    assert!(fastest < Duration::from_secs(1), "{fastest:?}");
+}
+
+#[test]
 fn connections_that_had_long_been_silent_cost_nothing() {
     let (_upstream, config) = scene::of(Admin::Unix);
     let options = [

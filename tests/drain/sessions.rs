@@ -86,9 +86,9 @@ fn sessions_in_use_go_on_until_they_end(envoy: PathBuf) {
     drop((sockets, tunnels));
     let ended = Instant::now();
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    // The deadline is 7 s away.
+    // The deadline is 7 s away. Nobody told them to close, so that nobody is expected back.
     let took = ended.elapsed();
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
     println!("over {took:?} after the last session");
     drainit.wait_log("drained after");
 }

@@ -192,6 +192,7 @@ impl Rig {
                 health_failed: None,
                 listeners_draining: None,
                 last_connection: None,
+                came: None,
                 first: None,
                 ended: ended.map(|outcome| (now, outcome)),
                 verdict: None,

@@ -168,7 +168,7 @@ impl Life {
         match (input, &mut self.phase) {
             (Input::Order(order, from), _) => self.on_order(turn, view, order, &from),
             (Input::Exited(exit), _) => self.on_exit(turn, view, exit),
-            (Input::ConnectionEnded, _) => self.drain.iter_mut().for_each(Drain::take_end),
+            (Input::ConnectionEnded, _) => self.drain.iter_mut().for_each(Drain::on_end),
             (Input::CertificatesMissing(which), Phase::Waiting) => self.reason = which,
             (Input::CertificatesReady, Phase::Waiting) => self.phase = Phase::Spawning,
             (Input::Spawned, Phase::Spawning) => {
