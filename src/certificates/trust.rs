@@ -43,15 +43,6 @@ pub fn check(
         Age::Valid => check_dates(file, dates, now),
         Age::Any => Ok(()),
     };
-    if let Some((file, _)) = lists.first()
-        && !lists
-            .iter()
-            .any(|(_, list)| all.iter().any(|ca| list.is_of(ca)))
-    {
-        let why = "no list in it is of a CA in the bundle: Envoy would refuse all clients; put the \
-                   certificate of the list's issuer beside the CAs";
-        return Err(Refusal::of(*file, why));
-    }
     let (mut refusal, mut lacks) = (None, None);
     let mut first: Option<[SystemTime; 2]> = None;
     let mut note = |life: [SystemTime; 2]| {
@@ -89,18 +80,18 @@ pub fn check(
     let Some([not_before, not_after]) = first else {
         return Err(refusal.unwrap_or_else(|| holds_none(File::Ca)));
     };
-    match lacks {
-        Some(lacks) if listed == 0 => Err(lacks),
-        lacks => {
-            let bundle = Bundle {
-                not_before,
-                not_after,
-                cas,
-                listed,
-            };
-            Ok((bundle, lacks))
-        }
+    if let (0, Some((file, _))) = (listed, lists.first()) {
+        let why = "no list in it is of a CA in the bundle: Envoy would refuse all clients; put the \
+                   certificate of the list's issuer beside the CAs";
+        return Err(lacks.unwrap_or_else(|| Refusal::of(*file, why)));
     }
+    let bundle = Bundle {
+        not_before,
+        not_after,
+        cas,
+        listed,
+    };
+    Ok((bundle, lacks))
 }
 
 /// Whether Envoy is to look for the other side's own certificate alone in the lists, as one of the

@@ -55,6 +55,11 @@ fn what_would_have_envoy_refuse_every_client_is_refused() {
     let foreign = "the CRL: no list in it is of a CA in the bundle: Envoy would refuse all clients; \
                    put the certificate of the list's issuer beside the CAs";
     assert_eq!(why(&["ca.crt"], &["crl-other.pem"]), foreign);
+    // Of a CA that has expired is of none.
+    assert_eq!(
+        why(&["ca-expired.crt", "ca.crt"], &["crl-other.pem"]),
+        foreign
+    );
     assert_eq!(
         why(&["ca.crt"], &["crl.der"]),
         "the CRL: is DER: Envoy takes PEM"
