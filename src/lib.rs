@@ -77,6 +77,7 @@
 //! writes the README's captures anew.
 
 pub mod certificates;
+pub mod check;
 pub mod cidr;
 pub mod client;
 pub mod clock;

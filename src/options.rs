@@ -27,7 +27,7 @@ pub use entries::{BOOTSTRAP, ENTRIES, Entry};
 pub use flag::{Flag, Settings, Value};
 pub use flags::FLAGS;
 pub use near::stray_variables;
-pub use parse::parse;
+pub use parse::{ORCHESTRATOR, parse};
 
 /// What the user wants.
 #[derive(Debug)]
@@ -42,6 +42,9 @@ pub enum Command {
     Status(Box<Options>, Look),
     /// `drainit reload`, and whether it waits for the reload's end
     Reload(Box<Options>, bool),
+    /// `drainit check`: of this command line or, where it is empty, of the drainit of `--pid`; as
+    /// JSON, if so.
+    Check(Box<Options>, Vec<OsString>, bool),
     /// `drainit bootstrap`, which has options of its own
     Bootstrap(Box<Bootstrap>),
     /// `drainit install PATH`

@@ -1,6 +1,8 @@
 //! As people have it: the configurations and start scripts that are met in the field, and what a
 //! drain of each is to be.
 
+#[path = "shapes/check.rs"]
+mod check;
 mod support;
 
 use std::fs;

@@ -16,7 +16,7 @@ const NAMED: usize = 5;
 
 /// How many inotify instances a user may have, in the whole system and in the user namespace
 /// (inotify(7), and namespaces of users in Linux's kernel/ucount.c).
-const LIMITS: [&str; 2] = [
+pub const LIMITS: [&str; 2] = [
     "/proc/sys/fs/inotify/max_user_instances",
     "/proc/sys/user/max_inotify_instances",
 ];

@@ -14,7 +14,7 @@ pub mod engine;
 mod existing;
 mod glance;
 pub mod lifetime;
-mod many;
+pub mod many;
 pub mod name;
 mod notify;
 pub mod ocsp;

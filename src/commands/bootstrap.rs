@@ -100,7 +100,7 @@ mod tests {
             let found = variables.iter().find(|(variable, _)| *variable == name);
             found.map(|(_, value)| OsString::from(value))
         };
-        parse(args, variable).unwrap().unwrap()
+        parse(args, &variable).unwrap().unwrap()
     }
 
     fn bootstrap(args: &str) -> Value {

@@ -1,6 +1,7 @@
 //! The clients of a running drainit.
 
 pub mod bootstrap;
+pub mod check;
 pub mod find;
 pub mod health;
 pub mod help;
@@ -83,6 +84,7 @@ pub fn run(command: Command) -> u8 {
         Command::Status(options, look) => status::run(&options, look),
         Command::Install(path) => install::run(&path),
         Command::Reload(options, waits) => reload::run(&options, waits),
+        Command::Check(options, line, json) => check::run(*options, &line, json),
         Command::Bootstrap(options) => match bootstrap::run(&options) {
             Ok(()) => 0,
             Err(why) => {

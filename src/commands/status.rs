@@ -2,7 +2,7 @@
 
 mod keys;
 mod listeners;
-mod paint;
+pub(super) mod paint;
 mod screen;
 mod table;
 mod trouble;
@@ -60,14 +60,16 @@ fn show(status: &Value, json: bool) {
         let _ = writeln!(std::io::stdout(), "{}", json_line(status));
         return;
     }
-    let on_terminal = std::io::stdout().is_terminal();
-    let style = Style {
-        color: on_terminal && screen::colors(),
-        // It scrolls: no line is left out, whatever the window's height.
+    let _ = write!(std::io::stdout(), "{}", render(status, scrolling()));
+}
+
+/// How a picture is drawn once: it scrolls, and no line is left out, whatever the window's height.
+pub(super) fn scrolling() -> Style {
+    Style {
+        color: std::io::stdout().is_terminal() && screen::colors(),
         width: screen::size().map_or(usize::MAX, |(width, _)| width),
         height: usize::MAX,
-    };
-    let _ = write!(std::io::stdout(), "{}", render(status, style));
+    }
 }
 
 /// The JSON in one line. What a terminal would obey is escaped in it, as serde_json does with a

@@ -17,6 +17,10 @@ use super::kin;
 use crate::client::{Address, Peer};
 use crate::pulse::Pulse;
 
+/// What gives an Envoy an admin interface, in its configuration.
+pub const ADMIN_BLOCK: &str =
+    "`admin: { address: { socket_address: { address: 127.0.0.1, port_value: 9901 } } }`";
+
 /// What is wrong with an Envoy that has told nothing.
 pub const NOT_TOLD: &str = "envoy has not told its admin address";
 

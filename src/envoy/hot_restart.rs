@@ -35,6 +35,13 @@ const LAYOUT: u64 = 11;
 /// The bit that an Envoy sets while it starts, and that keeps every other from starting.
 const INITIALIZING: u64 = 1;
 
+/// A flag among these that `--hot-restart` cannot go with.
+pub fn contradiction(args: &[OsString]) -> Option<&'static str> {
+    CONTRADICTIONS
+        .into_iter()
+        .find(|flag| flags::has(args, flag))
+}
+
 /// What all generations of an Envoy have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Family {
@@ -57,7 +64,7 @@ impl Family {
     /// # Errors
     /// One line, when it cannot work: contradicting flags, or /dev/shm is missing or read-only.
     pub fn new(args: &[OsString], timeout: Duration) -> Result<Family, String> {
-        if let Some(flag) = CONTRADICTIONS.iter().find(|flag| flags::has(args, flag)) {
+        if let Some(flag) = contradiction(args) {
             return Err(format!(
                 "--hot-restart contradicts Envoy's {flag}: leave that out"
             ));

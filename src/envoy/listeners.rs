@@ -134,7 +134,8 @@ fn split(line: &str) -> Option<(&str, &str)> {
     Some((line.get(..at)?, line.get(at + 2..)?))
 }
 
-fn is_excluded(name: &str, address: &str, excluded: &[String]) -> bool {
+/// Whether one of the words of `--exclude-listener` means the listener with this name and address.
+pub fn is_excluded(name: &str, address: &str, excluded: &[String]) -> bool {
     excluded.iter().any(|other| {
         other == name
             || other.replace(':', "_") == address.replace(':', "_")

@@ -11,6 +11,7 @@ pub mod lines;
 pub mod listeners;
 pub mod load;
 pub mod question;
+pub mod refusal;
 pub mod roll_call;
 pub mod stand_in;
 pub mod stats;

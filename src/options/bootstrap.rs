@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use lexopt::{Arg, Parser};
 
-use super::flag::{Flag, Set, Settings, Value, explain};
+use super::flag::{Env, Flag, Set, Settings, Value, explain};
 use super::near::find;
 
 /// What `drainit bootstrap` is to write, and where.
@@ -200,19 +200,16 @@ fn parsed<T: FromStr>(text: &str, most: &str) -> Result<T, String> {
 /// One line that says what is wrong and what would be right.
 pub fn parse(
     args: impl Iterator<Item = OsString>,
-    env: impl Fn(&str) -> Option<OsString>,
+    env: Env<'_>,
 ) -> Result<Option<Bootstrap>, String> {
     read(args, env).map_err(|why| format!("bootstrap: {why}"))
 }
 
-fn read(
-    args: impl Iterator<Item = OsString>,
-    env: impl Fn(&str) -> Option<OsString>,
-) -> Result<Option<Bootstrap>, String> {
+fn read(args: impl Iterator<Item = OsString>, env: Env<'_>) -> Result<Option<Bootstrap>, String> {
     let mut options = Bootstrap::default();
     for flag in FLAGS {
         flag.take_default(&mut options)?;
-        flag.take_env(&mut options, &env)?;
+        flag.take_env(&mut options, env)?;
     }
     let mut seen = Vec::new();
     let mut to = None;
@@ -258,7 +255,7 @@ mod tests {
             let found = variables.iter().find(|(variable, _)| *variable == name);
             found.map(|(_, value)| OsString::from(value))
         };
-        parse(args, variable).map(Option::unwrap)
+        parse(args, &variable).map(Option::unwrap)
     }
 
     #[test]

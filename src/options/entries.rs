@@ -43,6 +43,9 @@ const PID: (&str, &str) = ("pid N", "The drainit with this pid, and no other.");
 /// The name of the command that writes a bootstrap, which has options of its own.
 pub const BOOTSTRAP: &str = "bootstrap";
 
+/// The name of the command that takes what the main one takes.
+pub const CHECK: &str = "check";
+
 /// Every command but the main one.
 pub const ENTRIES: &[Entry] = &[
     Entry {
@@ -96,6 +99,25 @@ pub const ENTRIES: &[Entry] = &[
             PID,
         ],
         takes: WHICH,
+    },
+    Entry {
+        name: CHECK,
+        arguments: "[OPTIONS] [--] ENVOY [ARGS]...",
+        brief: "what a SIGTERM will do, and what is wrong",
+        doc: "Says what a SIGTERM will do to this Envoy, listener by listener, and what is wrong with its \
+              configuration, its command line, the environment and the limits. It takes the options that \
+              the Envoy is to be run with. It starts nothing that serves: Envoy is run for moments, behind \
+              a filter of system calls that lets it open no address and reach nobody; a start script is \
+              not run. `drainit check --pid N` says the same of the Envoy that runs there. It exits with 0 \
+              when nothing is wrong, with 1 and the findings, and with 2 on a wrong command line.",
+        switches: &[
+            (
+                "pid N",
+                "The drainit with this pid or, with --admin-address, any Envoy.",
+            ),
+            ("json", "Print one JSON object, for programs."),
+        ],
+        takes: &["admin-address"],
     },
     Entry {
         name: BOOTSTRAP,

@@ -40,6 +40,9 @@ pub struct Flag<T: 'static> {
 /// Sets an option's value, or says what is wrong with it.
 pub type Set<T> = fn(&mut T, &str) -> Result<(), String>;
 
+/// The value of a variable, as the environment has it.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
 /// A variable of somebody else's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Foreign {
@@ -192,11 +195,7 @@ impl<T: Settings> Flag<T> {
     }
 
     /// Takes it from the environment; whether it is set there.
-    pub(crate) fn take_env(
-        &self,
-        options: &mut T,
-        env: &impl Fn(&str) -> Option<OsString>,
-    ) -> Result<bool, String> {
+    pub(crate) fn take_env(&self, options: &mut T, env: Env<'_>) -> Result<bool, String> {
         for name in self.variables() {
             let Some(value) = env(&name).filter(|value| !value.is_empty()) else {
                 continue;

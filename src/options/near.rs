@@ -70,7 +70,7 @@ fn distance(one: &str, other: &str) -> usize {
 }
 
 /// What there is to say about variables that look like ours and are none: a sentence for each.
-pub fn stray_variables(names: impl IntoIterator<Item = String>) -> Vec<String> {
+pub fn stray_variables(names: Vec<String>) -> Vec<String> {
     let known = || FLAGS.iter().flat_map(|flag| flag.own_variables());
     let strays: BTreeSet<String> = names
         .into_iter()
@@ -175,7 +175,7 @@ mod tests {
             "DRAINIT_METRICS_PORT",
             "DRAINIT_PORT_PORT_1_TCP",
         ];
-        assert_eq!(stray_variables(made.map(str::to_owned)), [""; 0]);
+        assert_eq!(stray_variables(made.map(str::to_owned).to_vec()), [""; 0]);
         for (stray, meant) in [
             ("DRAINIT_DRAIN_TIMOT", Some("DRAINIT_DRAIN_TIMEOUT")),
             ("DRAINIT_TIMEOUT", Some("DRAINIT_")),
@@ -183,7 +183,7 @@ mod tests {
             ("DRAINIT_PORT_8090_TCQ", None),
             ("DRAINIT_FROBNICATE", None),
         ] {
-            let [told] = &stray_variables([stray.to_owned()])[..] else {
+            let [told] = &stray_variables(vec![stray.to_owned()])[..] else {
                 panic!("{stray}");
             };
             assert!(told.contains(stray), "{told}");
@@ -197,6 +197,6 @@ mod tests {
     #[test]
     fn every_variable_of_the_table_is_known() {
         let all = FLAGS.iter().flat_map(|flag| flag.own_variables());
-        assert_eq!(stray_variables(all), [""; 0]);
+        assert_eq!(stray_variables(all.collect()), [""; 0]);
     }
 }

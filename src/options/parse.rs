@@ -5,8 +5,8 @@ use std::ffi::{OsStr, OsString};
 use lexopt::{Arg, Parser};
 
 use super::bootstrap;
-use super::entries::{self, ENTRIES};
-use super::flag::{self, explain};
+use super::entries::{self, ENTRIES, Entry};
+use super::flag::{self, Env, explain};
 use super::flags::FLAGS;
 use super::near::{self, find};
 use super::{Command, Look, Options, Probe, Topic};
@@ -19,12 +19,17 @@ pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     env: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, String> {
+    // Once in the program, and not once for each kind of environment.
+    parse_all(args.into_iter().collect(), &env)
+}
+
+fn parse_all(args: Vec<OsString>, env: Env<'_>) -> Result<Command, String> {
     let mut given = Given {
         orchestrator: env(ORCHESTRATOR).is_some_and(|host| !host.is_empty()),
         ..Given::default()
     };
     for flag in FLAGS {
-        match flag.take_env(&mut given.options, &env) {
+        match flag.take_env(&mut given.options, env) {
             Ok(true) => given.from_env.push(flag.name),
             Ok(false) => {}
             Err(why) => given.unread.push((flag.name, why)),
@@ -73,13 +78,58 @@ impl Given {
     }
 }
 
-/// Kubernetes sets this in every container.
-const ORCHESTRATOR: &str = "KUBERNETES_SERVICE_HOST";
+/// Kubernetes sets this variable in every container.
+pub const ORCHESTRATOR: &str = "KUBERNETES_SERVICE_HOST";
 
 const MISSING: &str =
     "which Envoy? Write `drainit -- envoy -c envoy.yaml`; `drainit help` tells all";
 
-fn run(mut given: Given, program: OsString, parser: &mut Parser) -> Result<Command, String> {
+const NOTHING_TO_CHECK: &str = "check which Envoy? Write `drainit check -- envoy -c envoy.yaml`, or \
+    --pid N for one that runs";
+
+fn run(given: Given, program: OsString, parser: &mut Parser) -> Result<Command, String> {
+    let (options, line) = whole(given, program, parser)?;
+    Ok(Command::Run(options, line))
+}
+
+/// `check`, which takes what the main command takes.
+fn check(mut given: Given, entry: &'static Entry, parser: &mut Parser) -> Result<Command, String> {
+    let mut json = false;
+    while let Some(arg) = parser.next().map_err(explain)? {
+        match arg {
+            Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help(Topic::Of(entry))),
+            Arg::Long("json") => json = true,
+            Arg::Long("pid") => given.options.pid = Some(pid(&flag::value(parser, "--pid")?)?),
+            Arg::Value(word) if given.options.pid.is_none() => {
+                let (options, line) = whole(given, word, parser)?;
+                return Ok(Command::Check(options, line, json));
+            }
+            Arg::Value(_) => {
+                return Err("--pid and ENVOY both say what is checked: give one".into());
+            }
+            arg => {
+                let switches: Vec<_> = entry.own_options().collect();
+                find(FLAGS, &arg, &switches)?.take(&mut given.options, parser, &mut given.seen)?;
+            }
+        }
+    }
+    if given.options.pid.is_none() {
+        return Err(NOTHING_TO_CHECK.into());
+    }
+    match given.seen.iter().find(|name| !entry.takes.contains(name)) {
+        Some(name) => Err(format!(
+            "--pid reads the options of the drainit that runs there: leave --{name} out"
+        )),
+        None => Ok(Command::Check(Box::new(given.options), Vec::new(), json)),
+    }
+}
+
+/// All options, and a command line that begins with this word.
+fn whole(
+    mut given: Given,
+    program: OsString,
+    parser: &mut Parser,
+) -> Result<(Box<Options>, Vec<OsString>), String> {
     if let Some(why) = given.unread_of(|_| true) {
         return Err(why);
     }
@@ -89,14 +139,14 @@ fn run(mut given: Given, program: OsString, parser: &mut Parser) -> Result<Comma
     given.options.check()?;
     let mut line = vec![program];
     line.extend(parser.raw_args().map_err(explain)?);
-    Ok(Command::Run(Box::new(given.options), line))
+    Ok((Box::new(given.options), line))
 }
 
 fn command(
     mut given: Given,
     word: OsString,
     parser: &mut Parser,
-    env: impl Fn(&str) -> Option<OsString>,
+    env: Env<'_>,
 ) -> Result<Command, String> {
     let Some(entry) = word.to_str().and_then(entries::entry) else {
         return match word.to_str().and_then(near_command) {
@@ -109,6 +159,9 @@ fn command(
         return Ok(read.map_or(Command::Help(Topic::Of(entry)), |options| {
             Command::Bootstrap(Box::new(options))
         }));
+    }
+    if entry.name == entries::CHECK {
+        return check(given, entry, parser);
     }
     let mut words = Vec::new();
     let mut look = Look::default();

@@ -4,6 +4,7 @@ pub mod cgroup;
 mod credentials;
 mod exit;
 mod handle;
+pub mod mute;
 mod namespace;
 pub mod relro;
 mod signals;

@@ -15,6 +15,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, dup2_stderr, dup2_stdout, getppid, setpgid};
 
+use super::mute::Mute;
 use super::signals::{self, without_signals};
 
 /// A child to be.
@@ -30,6 +31,8 @@ pub struct Spawn<'a> {
     pub inherit: Option<&'a OwnedFd>,
     /// Where its stdout and stderr go, if not to ours.
     pub output: Option<&'a File>,
+    /// What it may not do.
+    pub mute: Option<&'a Mute>,
 }
 
 /// Spawns a child, and returns its pid as soon as it has become `program`.
@@ -84,6 +87,7 @@ struct Plan<'a> {
     env: Strings,
     inherit: Option<&'a OwnedFd>,
     output: Option<&'a File>,
+    mute: Option<&'a Mute>,
 }
 
 impl Plan<'_> {
@@ -103,6 +107,7 @@ impl Plan<'_> {
             env: Strings::new(env.collect::<io::Result<_>>()?),
             inherit: spawn.inherit,
             output: spawn.output,
+            mute: spawn.mute,
         })
     }
 
@@ -129,6 +134,9 @@ impl Plan<'_> {
         }
         if let Some(fd) = self.inherit {
             fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        }
+        if let Some(mute) = self.mute {
+            mute.apply()?;
         }
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
     }
@@ -251,6 +259,7 @@ mod tests {
             without: &["HOME"],
             inherit: None,
             output,
+            mute: None,
         })
         .map(Pid::from_raw)
     }

@@ -11,7 +11,7 @@ use nix::libc;
 use super::OURS;
 use super::child::Child;
 use crate::client::Address;
-use crate::envoy::address::{AddressFile, Pipe, Place};
+use crate::envoy::address::{ADMIN_BLOCK, AddressFile, Pipe, Place};
 use crate::envoy::flags;
 use crate::envoy::hot_restart::Family;
 use crate::envoy::kin;
@@ -193,10 +193,7 @@ impl Envoys {
             return Advice::Wait;
         };
         if flags::has(&kin::arguments(envoy), "--admin-address-path") {
-            change(
-                "add to its configuration \
-                 `admin: { address: { socket_address: { address: 127.0.0.1, port_value: 9901 } } }`",
-            )
+            change(&format!("add to its configuration {ADMIN_BLOCK}"))
         } else {
             change("let the start script hand its arguments on, as in `exec envoy ... \"$@\"`")
         }
@@ -441,6 +438,7 @@ impl Envoys {
             without: &OURS,
             inherit: pipe.as_ref().and_then(Pipe::write_end),
             output: None,
+            mute: None,
         })?;
         if let Some(pipe) = &mut pipe {
             pipe.close_write_end();

@@ -70,7 +70,7 @@ const FAREWELL: Duration = Duration::from_millis(300);
 pub fn run(options: Options, line: Vec<OsString>, signals: Signals, waker: Waker) -> u8 {
     logging::start(&options);
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for stray in options::stray_variables(names) {
+    for stray in options::stray_variables(names.collect()) {
         log::warn!("{stray}");
     }
     process::become_subreaper();

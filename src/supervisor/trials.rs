@@ -11,6 +11,7 @@ use nix::libc::SIGKILL;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::OURS;
+use crate::envoy::refusal;
 use crate::process::{self, Exit, Spawn};
 
 /// A trial takes 40 to 80 ms; nobody waits longer than this.
@@ -18,13 +19,6 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// How much of what it says is read: the reason is in the last lines.
 const OUTPUT: u64 = 64 * 1024;
-
-/// The longest reason that is told, in characters: the cause of an error in the configuration stands
-/// behind the path to it.
-const REASON: usize = 800;
-
-/// What an Envoy that refuses a configuration says, and nobody else.
-const REFUSAL: &str = "initializing config";
 
 /// What it says of a command line that it refuses.
 const PARSER: &str = "PARSE ERROR";
@@ -67,12 +61,8 @@ impl Verdict {
     /// Why Envoy refuses what it was tried with, if it does: a process that is no Envoy, or that
     /// could not be started, has refused nothing.
     pub fn refusal(&self) -> Option<String> {
-        let line = self
-            .said
-            .lines()
-            .rev()
-            .find(|line| line.contains(REFUSAL))?;
-        (self.exit == Some(Exit::Code(1))).then(|| reason(line, &self.said))
+        let reason = refusal::of_configuration(&self.said)?;
+        (self.exit == Some(Exit::Code(1))).then_some(reason)
     }
 }
 
@@ -82,14 +72,10 @@ impl Verdict {
     /// is whether drainit has added flags to that command line.
     pub fn refusal_of_start(&self, certain: bool, added: bool) -> Option<String> {
         let refused = self.exit == Some(Exit::Code(1));
-        let last = self
-            .said
-            .lines()
-            .map(str::trim)
-            .rfind(|line| !line.is_empty());
         self.refusal().or_else(|| {
             let refused = refused && (certain || self.said.contains(PARSER));
-            let mut why: String = last.unwrap_or("exit code 1").chars().take(REASON).collect();
+            let last = refusal::last_word(&self.said);
+            let mut why = last.unwrap_or_else(|| "exit code 1".to_owned());
             if added && why.ends_with(TWICE) {
                 why.push_str(ONCE);
             }
@@ -233,6 +219,7 @@ fn start(line: &[OsString], config: Option<&OwnedFd>) -> io::Result<(i32, File)>
         without: &OURS,
         inherit: config,
         output: Some(&output),
+        mute: None,
     })?;
     Ok((pid, output))
 }
@@ -243,26 +230,6 @@ fn read(mut output: File) -> io::Result<String> {
     let mut said = Vec::new();
     output.take(OUTPUT).read_to_end(&mut said)?;
     Ok(String::from_utf8_lossy(&said).into_owned())
-}
-
-/// The reason alone, without Envoy's log prefix. It says `error initializing configuration 'FILE':
-/// WHY`, or, with reasons of several lines, ``error `WHY` initializing config ...``.
-fn reason(line: &str, said: &str) -> String {
-    let quoted = line
-        .split_once("error `")
-        .and_then(|(_, rest)| rest.split_once('`'));
-    let named = line.split_once("': ").map(|(_, reason)| reason);
-    let last = said
-        .lines()
-        .rev()
-        .map(str::trim)
-        .find(|line| !line.is_empty());
-    let reason = quoted
-        .map(|(reason, _)| reason)
-        .or(named)
-        .or(last)
-        .unwrap_or(line);
-    reason.chars().take(REASON).collect()
 }
 
 #[cfg(test)]

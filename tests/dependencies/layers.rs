@@ -9,6 +9,7 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["commands", "supervisor"],
+    &["check"],
     &["logging", "notify"],
     &["options"],
     &["certificates", "http"],

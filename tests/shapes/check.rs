@@ -1,0 +1,189 @@
+//! What `drainit check` says of an Envoy before it runs, and that it leaves no trace.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::drainit::{Drainit, run_command};
+use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::manifest::example_path;
+use crate::support::pki::Pair;
+use crate::support::upstream::Upstream;
+use crate::support::{self, TempDir};
+
+/// The kernel may give a namespace, or none.
+const APART: &[&str] = &[];
+const HERE: &[&str] = &[
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "sh",
+    "-c",
+    "echo 0 >/proc/sys/user/max_net_namespaces; exec \"$0\" \"$@\"",
+];
+
+/// `WRAPPER drainit check --json ARGUMENTS`: the exit code, and the answer.
+fn check<S: AsRef<std::ffi::OsStr>>(wrapper: &[&str], arguments: &[S]) -> (i32, Value) {
+    let mut words = wrapper.iter().map(|word| (*word).to_owned());
+    let drainit = support::drainit().display().to_string();
+    let mut command = Command::new(words.next().unwrap_or_else(|| drainit.clone()));
+    command.args(words);
+    if !wrapper.is_empty() {
+        command.arg(&drainit);
+    }
+    command.args(["check", "--json", "--grace-period", "60s"]);
+    let (code, out, err) = run_command(command.args(arguments));
+    let answer = serde_json::from_str(&out);
+    (
+        code,
+        answer.unwrap_or_else(|why| panic!("{why}: {out}{err}")),
+    )
+}
+
+/// The rules that found something, each with its places.
+fn found(answer: &Value) -> Vec<String> {
+    let findings = answer["findings"].as_array().unwrap();
+    let line = |one: &Value| format!("{} {}", one["rule"], one["where"]).replace('"', "");
+    findings.iter().map(line).collect()
+}
+
+/// The configuration of the tests, whose faults are known.
+struct Known {
+    config: EnvoyConfig,
+    /// Without the one that Envoy has a word for since 1.39.
+    old: Vec<String>,
+    new: Vec<String>,
+}
+
+impl Known {
+    fn new() -> Known {
+        let config = EnvoyConfig::new(Admin::Unix, &Upstream::start());
+        let [http, tcp, metrics] = [config.http, config.tcp, config.metrics];
+        let old = vec![
+            format!("timeout [http ({http}),metrics ({metrics})]"),
+            format!("exclude [metrics ({metrics})]"),
+        ];
+        let told = format!("tcp-drain [tcp ({tcp})]");
+        let new = vec![old[0].clone(), told, old[1].clone()];
+        Known { config, old, new }
+    }
+
+    fn line(&self, envoy: &Path) -> Vec<String> {
+        let mut line = vec!["--".to_owned(), envoy.display().to_string()];
+        line.extend(self.config.arguments());
+        line
+    }
+}
+
+#[test]
+fn a_check_finds_each_fault_once_and_opens_no_configured_address() {
+    let known = Known::new();
+    let config = &known.config;
+    // Without SO_REUSEPORT: whoever binds one of them now fails.
+    let taken = [config.http, config.tcp, config.metrics].map(TcpListener::bind);
+    assert!(taken.iter().all(Result::is_ok));
+    // Envoy removes what is at a socket's path before it binds it.
+    let admin = config.dir.join("admin.sock");
+    let _listener = UnixListener::bind(&admin).unwrap();
+    for (envoy, expected) in [
+        (support::envoy(), &known.new),
+        (support::other_envoy(), &known.old),
+    ] {
+        for wrapper in [APART, HERE] {
+            let (code, answer) = check(wrapper, &known.line(&envoy));
+            assert_eq!(found(&answer), *expected, "{answer:#}");
+            assert_eq!(code, 1);
+            assert_eq!(answer["not_looked_at"], Value::Array(Vec::new()));
+            let kinds = answer["listeners"].as_array().unwrap().iter();
+            let kinds: Vec<_> = kinds.map(|one| one["kind"].as_str().unwrap()).collect();
+            assert_eq!(kinds, ["http", "tcp", "udp", "http"]);
+            UnixStream::connect(&admin).expect("the admin interface that runs");
+        }
+    }
+}
+
+#[test]
+fn a_check_of_the_examples_finds_nothing() {
+    let dir = TempDir::new();
+    let pair = Pair::ca("check").leaf();
+    let [cert, key] = ["tls.crt", "tls.key"].map(|name| dir.join(name));
+    fs::write(&cert, &pair.cert).unwrap();
+    fs::write(&key, &pair.key).unwrap();
+    let secret = format!("www={},{}", cert.display(), key.display());
+    let bootstrap = dir.join("envoy.json").display().to_string();
+    let mut write = Command::new(support::drainit());
+    write.args(["bootstrap", &bootstrap, "--xds-address=contour"]);
+    assert_eq!(run_command(&mut write).0, 0);
+    let example = |name| example_path(name).display().to_string();
+    for envoy in [support::envoy(), support::other_envoy()] {
+        let envoy = envoy.display().to_string();
+        let tls = ["--resources-dir", "/run/envoy", "--secret", &secret];
+        let contour = ["--exclude-listener", "0.0.0.0:8002"];
+        for (options, file, unseen) in [
+            (&[][..], example("envoy.yaml"), 0),
+            (&tls, example("tls.yaml"), 0),
+            (&contour, bootstrap.clone(), 1),
+        ] {
+            let mut arguments = Vec::from(options);
+            arguments.extend(["--", &envoy, "-c", &file]);
+            let (code, answer) = check(APART, &arguments);
+            assert_eq!(
+                (code, found(&answer)),
+                (0, Vec::new()),
+                "{file}: {answer:#}"
+            );
+            assert_eq!(answer["not_looked_at"].as_array().unwrap().len(), unseen);
+        }
+    }
+    assert!(!Path::new("/run/envoy/sds").exists());
+}
+
+#[test]
+fn a_check_runs_no_start_script_and_tells_what_envoy_refuses() {
+    let known = Known::new();
+    let dir = &known.config.dir;
+    let script = dir.join("start.sh");
+    let trace = dir.join("was-run");
+    fs::write(&script, format!("#!/bin/sh\ntouch {}\n", trace.display())).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let (_, answer) = check(APART, &known.line(&script));
+    assert!(!trace.exists());
+    let unseen = answer["not_looked_at"].to_string();
+    assert!(
+        unseen.contains("start.sh is a start script, and was not run"),
+        "{unseen}"
+    );
+    known.config.replace("connect_timeout", "connect_timout");
+    let (code, answer) = check(APART, &known.line(&support::envoy()));
+    assert_eq!(
+        (code, &answer["findings"][0]["rule"]),
+        (1, &"refused".into())
+    );
+    let why = answer["findings"][0]["what"].as_str().unwrap();
+    assert!(why.contains("connect_timout"), "{why}");
+}
+
+#[test]
+fn a_check_of_a_running_one_says_the_same() {
+    let known = Known::new();
+    let drainit = Drainit::ready(&["--exclude-listener", "metrics"], &known.config);
+    let expected = [
+        format!("timeout [http ({})]", known.config.http),
+        format!("tcp-drain [tcp ({})]", known.config.tcp),
+    ];
+    for pid in [drainit.pid(), drainit.envoy_pid()] {
+        let mut command = Command::new(support::drainit());
+        command.args(["check", "--json", "--pid", &pid.to_string()]);
+        let (code, out, err) = run_command(&mut command);
+        let answer: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{err}"));
+        assert_eq!((code, found(&answer)), (1, expected.to_vec()), "{answer:#}");
+        assert_eq!(answer["listeners"][3]["excluded"], true);
+    }
+    let usage = run_command(Command::new(support::drainit()).arg("check"));
+    assert_eq!((usage.0, usage.2.lines().count()), (2, 1));
+}
