@@ -189,11 +189,17 @@ impl Core {
             return None;
         }
         let view = self.generations.view(&self.life);
-        let life = self.life.advance(turn, view);
+        let mut life = self.life.advance(turn, view);
         if let Phase::Over(_) = self.life.phase {
             return None;
         }
-        let due = [life, self.generations.advance(&mut self.life, turn)];
+        let questions = turn.questions;
+        let beside = self.generations.advance(&mut self.life, turn);
+        if turn.questions > questions {
+            // What the life has planned waits for that answer.
+            life = self.life.advance(turn, self.generations.view(&self.life));
+        }
+        let due = [life, beside];
         due.into_iter().flatten().min()
     }
 }

@@ -111,16 +111,6 @@ impl Generations {
         else {
             return None;
         };
-        let next = match &mut life.phase {
-            Phase::Running(envoy)
-                if envoy.live.is_some()
-                    && life.drain.is_none()
-                    && matches!(left, Left::Something | Left::Relieved(_)) =>
-            {
-                envoy.asking.look_for_old(turn, look, LOOK)
-            }
-            _ => None,
-        };
         let patience = life.rules.kill_timeout.max(KILL_PATIENCE);
         let due = match *left {
             // When its time has come, the newest tells it to end, and whoever answers in its
@@ -141,9 +131,19 @@ impl Generations {
                 self.beside = Beside::Nobody;
                 turn.act(Action::KillOld);
                 self.begin_kept(life, turn);
-                None
+                return None;
             }
             _ => due,
+        };
+        let next = match &mut life.phase {
+            Phase::Running(envoy)
+                if envoy.live.is_some()
+                    && life.drain.is_none()
+                    && matches!(left, Left::Something | Left::Relieved(_)) =>
+            {
+                envoy.asking.look_for_old(turn, look, LOOK)
+            }
+            _ => None,
         };
         [due, next].into_iter().flatten().min()
     }
