@@ -31,6 +31,7 @@ pub use closing::FLUSH;
 use looks::{Idle, Kernel, Poll, USUAL};
 pub use outcome::Outcome;
 use step::Step;
+pub(crate) use step::pause;
 
 /// A moment, as the time since drainit started, on the monotonic clock.
 pub type Time = Duration;
@@ -71,6 +72,17 @@ const HANGING: Duration = Duration::from_secs(2);
 /// signal handler before its admin interface answers, and would die of SIGTERM rather than stop.
 pub(crate) const SILENCE_MIN: Duration = Duration::from_secs(1);
 
+/// What a drain is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Aim {
+    /// Envoy is held: it goes on accepting, and somebody else sees to its health check.
+    Hold,
+    /// Envoy is out of service, and stays until it is told to stop.
+    Stay,
+    /// Envoy is stopped when the drain is over.
+    Stop,
+}
+
 /// One drain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Drain {
@@ -89,8 +101,7 @@ pub struct Drain {
     settle: Duration,
     open_connections: u64,
     check_interval: Duration,
-    /// Whether Envoy is stopped when the drain is over.
-    stops: bool,
+    aim: Aim,
     /// Whether Envoy has been live; if not, until when to wait for word from it.
     live: bool,
     wait_for_word_until: Time,
@@ -145,7 +156,7 @@ impl Drain {
             settle: limits.settle,
             open_connections: limits.open_connections,
             check_interval: limits.check_interval,
-            stops,
+            aim: if stops { Aim::Stop } else { Aim::Stay },
             live,
             wait_for_word_until: deadline.min(now + uptime),
             ready: Step::new(now),
@@ -167,6 +178,21 @@ impl Drain {
             idle: Idle::No,
             outcome: None,
         }
+    }
+
+    /// The wait of a hold: a drain that goes by what is left alone. It tells Envoy nothing, closes
+    /// nothing and has no delay, and it believes that nothing is left only while
+    /// [`Drain::set_known`] says so.
+    pub fn hold(limits: &Limits, now: Time, spawned: Time, live: bool) -> Drain {
+        let limits = Limits {
+            delay: Duration::ZERO,
+            ..limits.clone()
+        };
+        let mut drain = Drain::new(&limits, now, spawned, live, false);
+        drain.aim = Aim::Hold;
+        drain.health.done = true;
+        drain.listeners.done = true;
+        drain
     }
 
     /// The same drain, with who or what asked for it: `SIGTERM`.
@@ -210,12 +236,12 @@ impl Drain {
 
     /// Whether Envoy is stopped when the drain is over.
     pub fn stops(&self) -> bool {
-        self.stops
+        self.aim == Aim::Stop
     }
 
     /// From now on, Envoy is stopped when the drain is over.
     pub fn join_stop(&mut self) {
-        self.stops = true;
+        self.aim = Aim::Stop;
     }
 
     /// Whether a look shows all that is in flight. If not, nothing left is not believed.
@@ -226,6 +252,11 @@ impl Drain {
     /// How it ended, once it has.
     pub fn outcome(&self) -> Option<Outcome> {
         self.outcome
+    }
+
+    /// The question that the drain has asked gets no answer: the one to ask is another now.
+    pub fn forget_question(&mut self) {
+        self.asked = None;
     }
 
     /// Ends the drain from outside, unless it has ended already.

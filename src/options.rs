@@ -36,6 +36,10 @@ pub enum Command {
     Run(Box<Options>, Vec<OsString>),
     /// `drainit shutdown`
     Shutdown(Box<Options>),
+    /// `drainit hold`
+    Hold(Box<Options>),
+    /// `drainit resume`
+    Resume(Box<Options>),
     /// `drainit health [live|ready]`
     Health(Box<Options>, Probe),
     /// `drainit status`

@@ -5,6 +5,7 @@ pub mod check;
 pub mod find;
 pub mod health;
 pub mod help;
+pub mod hold;
 pub mod install;
 mod progress;
 pub mod reload;
@@ -80,6 +81,8 @@ pub fn is_obeyed(c: char) -> bool {
 pub fn run(command: Command) -> u8 {
     match command {
         Command::Shutdown(options) => shutdown::run(&options),
+        Command::Hold(options) => hold::hold(&options),
+        Command::Resume(options) => hold::resume(&options),
         Command::Health(options, probe) => health::run(&options, probe),
         Command::Status(options, look) => status::run(&options, look),
         Command::Install(path) => install::run(&path),

@@ -1,4 +1,4 @@
-//! What a drain that somebody waits for has left, and where: a line whenever that changes.
+//! What a drain or a hold that somebody waits for has left, and where: a line whenever that changes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use super::find::Target;
 use super::status::view::View;
-use super::{read_status, say};
+use super::{BODY, FOREVER, read_status, say};
+use crate::client::{Head, Limits, Method, exchange_with};
+use crate::duration::show;
 use crate::status::plural;
 
 /// Between two looks.
@@ -38,7 +40,81 @@ impl LastSeen {
     }
 }
 
-/// Prints what is left while it drains, until the process ends.
+/// An order that was answered, as far as somebody saw who waited for it.
+pub struct Over {
+    /// How it ended: `drained`.
+    pub result: String,
+    took: Duration,
+    last: LastSeen,
+}
+
+impl Over {
+    /// Whether nothing was left that counts.
+    pub fn is_clean(&self) -> bool {
+        matches!(self.result.as_str(), "drained" | "idle" | "never live")
+    }
+
+    /// `drained after 3.2 s`, or `CUT after 20.0 s: deadline; last seen: 2 connections (tcp 2)`:
+    /// `cut` is the word for what was not clean.
+    pub fn line(&self, cut: &str) -> String {
+        let took = show(self.took);
+        if self.is_clean() {
+            return format!("{} after {took}", self.result);
+        }
+        let left = match self.last.left() {
+            Some(left) => format!("; last seen: {left}"),
+            None => String::new(),
+        };
+        format!("{cut} after {took}: {}{left}", self.result)
+    }
+}
+
+/// An order that waits for its answer, however long that takes.
+pub struct Waiting {
+    start: Instant,
+    last: LastSeen,
+}
+
+impl Waiting {
+    /// From now on, what is left is printed.
+    pub fn begin(target: &Target) -> Waiting {
+        let (watched, last) = (target.clone(), LastSeen::default());
+        let seen = last.clone();
+        // Without a thread, it waits in silence.
+        let _ = thread::Builder::new().spawn(move || tell(&watched, &seen));
+        Waiting {
+            start: Instant::now(),
+            last,
+        }
+    }
+
+    /// It ended so.
+    pub fn end(self, result: String) -> Over {
+        Over {
+            result,
+            took: self.start.elapsed(),
+            last: self.last,
+        }
+    }
+}
+
+/// Posts an order, and waits for the answer for as long as drainit takes.
+///
+/// # Errors
+/// One line: the connection ended before.
+pub fn order(target: &Target, path: &str) -> Result<(Head, String), String> {
+    let limits = Limits {
+        time: FOREVER,
+        body: BODY,
+    };
+    let (peer, address) = target.door();
+    let mut body = Vec::new();
+    let sink = |piece: &[u8]| body.extend_from_slice(piece);
+    let head = exchange_with(peer, address, Method::Post, path, limits, sink)?;
+    Ok((head, String::from_utf8_lossy(&body).trim().to_owned()))
+}
+
+/// Prints what is left while it drains or is held, until the process ends.
 pub fn tell(target: &Target, last: &LastSeen) {
     let mut said: Option<(String, Instant)> = None;
     loop {
@@ -63,24 +139,25 @@ pub fn tell(target: &Target, last: &LastSeen) {
 /// What the drain is at, and how far its time has come.
 fn line(status: &Value) -> (String, String) {
     let view = View(status);
+    let wait = view.wait();
     let state = view.text("/state").unwrap_or_default();
     let what = match (state.as_str(), left(status)) {
         ("delaying", _) => "delaying: envoy serves on for the drain delay".into(),
-        ("draining", Some(left)) => {
-            let first = view.count("/drain/first/connections").unwrap_or(0);
-            format!("draining: {left} left of {first}")
+        ("draining" | "held", Some(left)) => {
+            let first = wait.and_then(|wait| wait.count("/first/connections"));
+            format!("{state}: {left} left of {}", first.unwrap_or(0))
         }
-        ("draining", None) => "draining: envoy has not told what is left".into(),
+        ("draining" | "held", None) => format!("{state}: envoy has not told what is left"),
         (state, _) => state.to_owned(),
     };
-    let time = match view.span("/drain/elapsed_seconds") {
-        Some(_) => format!(
-            ", {} of {}",
-            view.shown("/drain/elapsed_seconds"),
-            view.shown("/drain/timeout_seconds")
-        ),
-        None => String::new(),
-    };
+    let time = wait.map(|wait| {
+        let (elapsed, timeout) = (
+            wait.shown("/elapsed_seconds"),
+            wait.shown("/timeout_seconds"),
+        );
+        format!(", {elapsed} of {timeout}")
+    });
+    let time = time.unwrap_or_default();
     (what, time)
 }
 

@@ -1,16 +1,14 @@
 //! `drainit shutdown`: an exec hook, and systemd's ExecStop.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::libc::{ESRCH, SIGUSR2};
 use serde_json::Value;
 
 use super::find::{self, Target};
-use super::progress::{self, LastSeen};
-use super::{BODY, FOREVER, complain, read_status, say};
-use crate::client::{Head, Limits, Method, exchange_with};
-use crate::duration::show;
+use super::progress::{self, Over, Waiting};
+use super::{complain, read_status, say};
 use crate::options::Options;
 use crate::process::Handle;
 
@@ -21,39 +19,13 @@ const LOOK: Duration = Duration::from_millis(100);
 pub fn run(options: &Options) -> u8 {
     match drain(options) {
         Ok(over) => {
-            say(&over.line());
+            say(&over.line("CUT"));
             u8::from(!over.is_clean())
         }
         Err((code, why)) => {
             complain(&why);
             code
         }
-    }
-}
-
-/// A drain that is over, as far as somebody saw who waited for it.
-struct Over {
-    result: String,
-    took: Duration,
-    last: LastSeen,
-}
-
-impl Over {
-    fn is_clean(&self) -> bool {
-        matches!(self.result.as_str(), "drained" | "idle" | "never live")
-    }
-
-    /// `drained after 3.2 s`, or `CUT after 20.0 s: deadline; last seen: 2 connections (tcp 2)`
-    fn line(&self) -> String {
-        let took = show(self.took);
-        if self.is_clean() {
-            return format!("{} after {took}", self.result);
-        }
-        let left = match self.last.left() {
-            Some(left) => format!("; last seen: {left}"),
-            None => String::new(),
-        };
-        format!("CUT after {took}: {}{left}", self.result)
     }
 }
 
@@ -70,33 +42,16 @@ fn drain(options: &Options) -> Result<Over, (u8, String)> {
         signalled => matches!(signalled, Some(Ok(()))),
     };
     say("draining: asked for");
-    let watched = target.clone();
-    // Without a thread, it waits in silence.
-    let last = LastSeen::default();
-    let seen = last.clone();
-    let start = Instant::now();
-    let _ = thread::Builder::new().spawn(move || progress::tell(&watched, &seen));
-    let over = |result| Over {
-        result,
-        took: start.elapsed(),
-        last,
-    };
-    let limits = Limits {
-        time: FOREVER,
-        body: BODY,
-    };
-    let (peer, address) = target.door();
-    match exchange_with(peer, address, Method::Post, "/shutdown", limits, |_| {}) {
-        Ok(Head {
-            status: 200,
-            drain_result,
-            ..
-        }) => Ok(over(drain_result.unwrap_or_else(|| "envoy exited".into()))),
-        // Who comes from another user namespace may have the right to signal it, and no name here.
-        Ok(Head { status: 403, .. }) if signalled => {
-            await_end(&target).map(over).map_err(|why| (1, why))
+    let waiting = Waiting::begin(&target);
+    match progress::order(&target, "/shutdown") {
+        Ok((head, _)) if head.status == 200 => {
+            Ok(waiting.end(head.drain_result.unwrap_or_else(|| "envoy exited".into())))
         }
-        Ok(head) => Err((1, format!("/shutdown was answered with {}", head.status))),
+        // Who comes from another user namespace may have the right to signal it, and no name here.
+        Ok((head, _)) if head.status == 403 && signalled => await_end(&target)
+            .map(|result| waiting.end(result))
+            .map_err(|why| (1, why)),
+        Ok((head, _)) => Err((1, format!("/shutdown was answered with {}", head.status))),
         Err(why) => Err((
             1,
             format!("it ended before it told how the drain went: {why}"),

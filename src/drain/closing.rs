@@ -21,17 +21,17 @@ pub(super) enum Closing {
 impl Drain {
     /// Whether Envoy is to stop accepting at `closing_at`: what comes later is refused, not cut.
     pub(super) fn closes_early(&self) -> bool {
-        self.stops && self.closing == Closing::Not && !self.has_udp_sessions
+        self.stops() && self.closing == Closing::Not && !self.has_udp_sessions
     }
 
     /// Whether SIGTERM might cost the last entries of an access log.
     pub(super) fn may_lose_entries(&self, now: Time) -> bool {
-        self.stops && self.entries_since.is_some_and(|since| now < since + FLUSH)
+        self.stops() && self.entries_since.is_some_and(|since| now < since + FLUSH)
     }
 
     /// An Envoy that stays must go on accepting; one that is stopped must not accept what it would
     /// then cut, and is asked once more after it has stopped to.
     pub(super) fn has_looked_last(&self) -> bool {
-        !self.stops || !self.live || self.closing == Closing::Tried
+        !self.stops() || !self.live || self.closing == Closing::Tried
     }
 }

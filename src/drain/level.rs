@@ -16,13 +16,18 @@ impl Drain {
         self.started = base;
         self.cause.clear();
         if self.outcome.is_some() {
-            let over = Drain::new(&OVER, base, base, true, self.stops);
+            let over = Drain::new(&OVER, base, base, true, false);
             *self = Drain {
+                aim: self.aim,
                 settle: self.settle,
                 open_connections: self.open_connections,
                 check_interval: self.check_interval,
                 known: self.known,
-                outcome: self.outcome,
+                outcome: match self.aim {
+                    // It was told to whoever asked.
+                    Aim::Hold => Some(Outcome::Drained),
+                    Aim::Stay | Aim::Stop => self.outcome,
+                },
                 ..over
             };
             return;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::arrivals::Arrivals;
 use super::step::{Step, pause};
-use super::{Answer, Ask, Closing, Drain, Outcome, Readiness, SILENCE_MIN, Time};
+use super::{Aim, Answer, Ask, Closing, Drain, Outcome, Readiness, SILENCE_MIN, Time};
 use crate::envoy::load::{Counters, Load, Sight};
 
 /// A poll may take this share of Envoy's main thread: one in so many parts.
@@ -120,7 +120,7 @@ impl Drain {
                 self.on_silence(now, took);
                 self.poll_at(now, Ask::Sockets);
             }
-            (Ask::ServerInfo, _) => {}
+            (Ask::ServerInfo | Ask::PassHealthCheck, _) => {}
         }
     }
 
@@ -158,7 +158,7 @@ impl Drain {
     }
 
     fn on_readiness(&mut self, now: Time, readiness: Readiness) {
-        if self.stops && readiness.is_starting() {
+        if self.stops() && readiness.is_starting() {
             // Its listeners are not open yet.
             self.end(Outcome::NeverLive);
         } else {
@@ -175,7 +175,7 @@ impl Drain {
     }
 
     fn on_load(&mut self, now: Time, load: &Load) {
-        if !load.health_failed && self.health.done {
+        if !load.health_failed && self.health.done && self.aim != Aim::Hold {
             // Somebody has reverted it (`/healthcheck/ok`).
             self.health = Step::new(now);
         }

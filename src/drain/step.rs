@@ -37,6 +37,6 @@ impl Step {
 }
 
 /// How long to wait after so many failures in a row: 100 ms, doubling up to 1 s.
-pub(super) fn pause(failures: u32) -> Duration {
+pub(crate) fn pause(failures: u32) -> Duration {
     Duration::from_millis(100 << failures.min(4)).min(Duration::from_secs(1))
 }

@@ -86,6 +86,8 @@ pub fn work(
         let job = watch.next(jobs, || report(Report::ConnectionEnded));
         watch.set_on(job.drains);
         fault::point("admin");
+        // What it said of that before is worth nothing now.
+        asker.was_live &= job.ask != Ask::FailHealthCheck;
         let found = job.place.find(job.owner, pulse);
         let address = found.as_ref().ok().cloned();
         let peer = job.place.peer();
@@ -184,6 +186,7 @@ fn ask(ask: Ask, address: &Address, peer: Peer) -> Result<Answer, String> {
         Ask::ServerInfo => short(Method::Get, "/server_info", PROBE)
             .and_then(|(status, body)| version(status, &body)),
         Ask::FailHealthCheck => done(short(Method::Post, "/healthcheck/fail", STEP)?),
+        Ask::PassHealthCheck => done(short(Method::Post, "/healthcheck/ok", STEP)?),
         Ask::DrainListeners => done(short(
             Method::Post,
             "/drain_listeners?graceful&skip_exit",

@@ -13,6 +13,8 @@ pub enum Ask {
     ServerInfo,
     /// `POST /healthcheck/fail`
     FailHealthCheck,
+    /// `POST /healthcheck/ok`
+    PassHealthCheck,
     /// `POST /drain_listeners?graceful&skip_exit`
     DrainListeners,
     /// `POST /drain_listeners`, which ends UDP sessions and no connections

@@ -6,7 +6,7 @@ use super::reply::Reply;
 use super::request::{Method, Request};
 use crate::envoy::listeners::Listeners;
 use crate::envoy::question::Readiness;
-use crate::status::{Snapshot, State, json, metrics};
+use crate::status::{OrderNumber, Snapshot, State, json, metrics};
 
 /// How long `/status` and `/metrics` wait for the word on what is open; then they tell the last.
 /// Above the second for which Envoy has its rest after a probe: who looks right after one gets
@@ -15,6 +15,8 @@ const LOOK_WAIT: Duration = Duration::from_millis(1_100);
 /// How long `/ready` waits for Envoy's admin interface: below the 1 s that a kubelet's probe
 /// waits by default.
 const READY_WAIT: Duration = Duration::from_millis(900);
+/// How long `/resume` waits for Envoy's word: longer than three attempts of drainit's take.
+const RESUME_WAIT: Duration = Duration::from_secs(10);
 /// How old an answer of Envoy's `/ready` may be. drainit asks no more than once a second.
 const READY_FRESH: Duration = Duration::from_secs(1);
 /// How long Envoy's admin interface may fail before that is more than a bad moment.
@@ -29,10 +31,25 @@ pub enum Endpoint {
     Ready,
     /// `/shutdown`: drain, and answer when that is over.
     Shutdown,
+    /// `/hold`: Envoy is to be out of service; answered when what was in flight is gone. The number
+    /// tells one order from another.
+    Hold(OrderNumber),
+    /// `/resume`: Envoy is to be in service again; answered when it is.
+    Resume(OrderNumber),
     /// `/status`: the snapshot as JSON.
     Status(When),
     /// `/metrics`: the snapshot for Prometheus.
     Metrics,
+}
+
+impl Endpoint {
+    /// Whether it changes anything, and is for those alone who may.
+    pub fn is_order(self) -> bool {
+        matches!(
+            self,
+            Endpoint::Shutdown | Endpoint::Hold(_) | Endpoint::Resume(_)
+        )
+    }
 }
 
 /// The moment whose snapshot `/status` tells.
@@ -55,15 +72,17 @@ pub enum Answer {
     Later(Option<Instant>),
 }
 
-/// Finds the endpoint that `request` asks for.
+/// Finds the endpoint that `request` asks for; `local` if by a unix socket, where there are more.
 ///
 /// # Errors
 /// The answer, 404 or 405, when there is none.
-pub fn route(request: &Request) -> Result<Endpoint, Reply> {
+pub fn route(request: &Request, local: bool) -> Result<Endpoint, Reply> {
     let endpoint = match request.path.as_str() {
         "/healthz" => Endpoint::Health,
         "/ready" => Endpoint::Ready,
         "/shutdown" => Endpoint::Shutdown,
+        "/hold" if local => Endpoint::Hold(0),
+        "/resume" if local => Endpoint::Resume(0),
         "/status" => Endpoint::Status(match request.query.as_str() {
             "now" => When::Now,
             "end" => When::End,
@@ -78,6 +97,7 @@ pub fn route(request: &Request) -> Result<Endpoint, Reply> {
     let (allowed, allow) = match endpoint {
         // HEAD changes nothing anywhere (RFC 9110, 9.2.1).
         Endpoint::Shutdown => (&[Method::Get, Method::Post][..], "GET, POST"),
+        Endpoint::Hold(_) | Endpoint::Resume(_) => (&[Method::Post][..], "POST"),
         _ => (&[Method::Get, Method::Head][..], "GET, HEAD"),
     };
     if allowed.contains(&request.method) {
@@ -102,6 +122,14 @@ pub fn answer(
         Endpoint::Health => Answer::Now(health(snapshot, now)),
         Endpoint::Ready => ready(snapshot, asked, now),
         Endpoint::Shutdown => shutdown(snapshot),
+        Endpoint::Hold(number) => order(snapshot, number).unwrap_or(Answer::Later(None)),
+        Endpoint::Resume(number) => order(snapshot, number).unwrap_or_else(|| {
+            let until = asked.checked_add(RESUME_WAIT);
+            match until.filter(|until| now < *until) {
+                Some(until) => Answer::Later(Some(until)),
+                None => Answer::Now(Reply::text(503, UNHEARD)),
+            }
+        }),
         Endpoint::Status(When::End) if snapshot.verdict.is_none() => Answer::Later(None),
         Endpoint::Status(When::Fresh) | Endpoint::Metrics
             if is_worth_a_look(snapshot, asked, now) =>
@@ -122,7 +150,7 @@ pub fn answer(
 /// Whether what is open is worth waiting for: a drain asks for that by itself, and elsewhere Envoy
 /// is asked when somebody wants to know.
 fn is_worth_a_look(snapshot: &Snapshot, asked: Instant, now: Instant) -> bool {
-    let at_rest = matches!(snapshot.state, State::Live | State::Delaying);
+    let at_rest = matches!(snapshot.state, State::Live | State::Held | State::Delaying);
     let answers = snapshot.handover.degraded
         || !snapshot.handover.admin_away
             && snapshot.admin.answered.is_some()
@@ -165,6 +193,9 @@ fn health(snapshot: &Snapshot, now: Instant) -> Reply {
 
 fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
     let refusal = match snapshot.state {
+        State::Held => Some(HELD.to_owned()),
+        // It has not heard of that yet, or is just hearing of it.
+        State::Starting if snapshot.hold.is_some() => Some(HELD.to_owned()),
         State::Starting | State::Live | State::Delaying => None,
         State::Waiting => Some(waiting(snapshot)),
         State::Draining | State::Drained | State::Stopping => Some("DRAINING".to_owned()),
@@ -218,6 +249,25 @@ fn shutdown(snapshot: &Snapshot) -> Answer {
         Answer::Later(None)
     }
 }
+
+/// What became of the order of this number, if that is known by now.
+fn order(snapshot: &Snapshot, number: OrderNumber) -> Option<Answer> {
+    let found = snapshot.orders.iter().find(|(order, _)| *order == number);
+    match found {
+        Some((_, Ok(how))) => Some(Answer::Now(Reply {
+            drain_result: Some(*how),
+            ..Reply::text(200, "OK")
+        })),
+        Some((_, Err(why))) => Some(Answer::Now(Reply::text(409, why.as_str()))),
+        None if snapshot.state == State::Gone => Some(Answer::Now(Reply::text(409, GONE))),
+        None => None,
+    }
+}
+
+const HELD: &str = "HELD";
+
+const UNHEARD: &str = "envoy's admin interface does not answer: its health check is still failed, and \
+                       drainit goes on telling it to pass";
 
 const GONE: &str = "envoy is gone";
 

@@ -51,17 +51,20 @@ fn paths_are_exact_and_methods_are_those_of_the_contract() {
         ("/status?now", Endpoint::Status(When::Now)),
         ("/metrics", Endpoint::Metrics),
     ] {
-        assert_eq!(route(&request(Method::Get, path)), Ok(endpoint));
-        assert_eq!(route(&request(Method::Head, path)), Ok(endpoint));
+        assert_eq!(route(&request(Method::Get, path), false), Ok(endpoint));
+        assert_eq!(route(&request(Method::Head, path), false), Ok(endpoint));
         for method in [Method::Post, Method::Other] {
-            let reply = route(&request(method, path)).unwrap_err();
+            let reply = route(&request(method, path), false).unwrap_err();
             assert_eq!((reply.status, reply.allow), (405, Some("GET, HEAD")));
         }
     }
     for method in [Method::Get, Method::Post] {
-        assert_eq!(route(&request(method, "/shutdown")), Ok(Endpoint::Shutdown));
+        assert_eq!(
+            route(&request(method, "/shutdown"), false),
+            Ok(Endpoint::Shutdown)
+        );
     }
-    let reply = route(&request(Method::Other, "/shutdown")).unwrap_err();
+    let reply = route(&request(Method::Other, "/shutdown"), false).unwrap_err();
     assert_eq!((reply.status, reply.allow), (405, Some("GET, POST")));
     for path in [
         "/",
@@ -73,8 +76,67 @@ fn paths_are_exact_and_methods_are_those_of_the_contract() {
         "/ready%20",
         "/quitquitquit",
     ] {
-        assert_eq!(route(&request(Method::Get, path)).unwrap_err().status, 404);
+        assert_eq!(
+            route(&request(Method::Get, path), false)
+                .unwrap_err()
+                .status,
+            404
+        );
     }
+}
+
+#[test]
+fn a_hold_and_a_resume_are_posted_to_a_unix_socket_and_elsewhere_there_is_no_such_path() {
+    let orders = [
+        ("/hold", Endpoint::Hold(0)),
+        ("/resume", Endpoint::Resume(0)),
+    ];
+    for (path, endpoint) in orders {
+        assert_eq!(route(&request(Method::Post, path), true), Ok(endpoint));
+        for method in [Method::Get, Method::Head, Method::Other] {
+            let reply = route(&request(method, path), true).unwrap_err();
+            assert_eq!((reply.status, reply.allow), (405, Some("POST")));
+        }
+        for method in [Method::Get, Method::Post] {
+            let reply = route(&request(method, path), false).unwrap_err();
+            assert_eq!(reply.status, 404, "{path}");
+        }
+    }
+}
+
+#[test]
+fn an_order_is_answered_by_its_number_and_a_resume_after_ten_seconds_at_the_latest() {
+    let (mut snapshot, asked) = snapshot(State::Held);
+    let hold = |snapshot: &Snapshot, now| ask(Endpoint::Hold(2), snapshot, asked, now);
+    let resume = |snapshot: &Snapshot, now| ask(Endpoint::Resume(3), snapshot, asked, now);
+    snapshot.orders = [(1, Ok("drained"))].into();
+    assert_eq!(hold(&snapshot, asked), Answer::Later(None));
+    assert_eq!(hold(&snapshot, asked + 1_000 * SECOND), Answer::Later(None));
+    let until = asked + 10 * SECOND;
+    assert_eq!(resume(&snapshot, asked), Answer::Later(Some(until)));
+    let Answer::Now(reply) = resume(&snapshot, until) else {
+        panic!("it waits on");
+    };
+    assert_eq!(reply.status, 503);
+    snapshot.orders.push_back((2, Ok("deadline")));
+    snapshot.orders.push_back((3, Err("no way back".into())));
+    let Answer::Now(reply) = hold(&snapshot, asked) else {
+        panic!("it waits on");
+    };
+    assert_eq!((reply.status, reply.drain_result), (200, Some("deadline")));
+    assert_eq!(resume(&snapshot, asked), says(409, "no way back"));
+    snapshot.state = State::Gone;
+    let unanswered = ask(Endpoint::Hold(4), &snapshot, asked, asked);
+    assert_eq!(unanswered, says(409, "envoy is gone"));
+}
+
+#[test]
+fn an_envoy_that_starts_while_held_is_not_ready_before_it_has_heard_of_it() {
+    let (mut snapshot, now) = snapshot(State::Starting);
+    snapshot.admin.ready = Some((now, Ok(Readiness::Live)));
+    assert_eq!(ask(Endpoint::Ready, &snapshot, now, now), says(200, "LIVE"));
+    snapshot.hold = metrics::tests::full(now).drain;
+    assert_eq!(ask(Endpoint::Ready, &snapshot, now, now), says(503, "HELD"));
 }
 
 #[test]
@@ -138,6 +200,7 @@ fn ready_says_at_once_what_it_knows() {
             State::Waiting => says(503, "waiting for certificates: because"),
             State::Restarting => says(503, "envoy is being restarted: because"),
             State::Gone => says(503, "envoy is gone"),
+            State::Held => says(503, "HELD"),
             State::Draining | State::Drained | State::Stopping => says(503, "DRAINING"),
             State::Starting | State::Live | State::Delaying => says(200, "LIVE"),
         };

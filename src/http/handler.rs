@@ -1,5 +1,6 @@
 //! What a request does: the one place where HTTP reaches the rest of drainit.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::connection::{Connection, Held};
@@ -8,7 +9,7 @@ use super::listen::Peer;
 use super::reply::Reply;
 use super::request::{Head, Method, Request};
 use crate::cidr::Cidr;
-use crate::status::SharedSnapshot;
+use crate::status::{OrderNumber, SharedSnapshot, State};
 
 /// The shortest time between two [`Wish::Probe`]s, so that a flood of requests is none of wishes.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
@@ -18,11 +19,34 @@ const PROBE_PAUSE: Duration = Duration::from_millis(50);
 pub enum Wish {
     /// This peer wishes for a drain, by `/shutdown`.
     Shutdown(String),
+    /// `/hold` was asked for: which order it is, and by whom.
+    Hold(OrderNumber, String),
+    /// `/resume` was.
+    Resume(OrderNumber, String),
     /// Somebody wants to know how Envoy is: ask its admin interface, if that was not done within
     /// the last second. The answer shows in the snapshot.
     Probe,
     /// Somebody wants to know what is open: ask that too, as seldom.
     Look,
+}
+
+/// How many orders to hold and to resume there have been.
+static ORDERS: AtomicU64 = AtomicU64::new(0);
+
+/// An order by `name`, for the main thread. It gets its number, by which its answer is found.
+fn number(endpoint: &mut Endpoint, name: String) -> Wish {
+    let next = || -> OrderNumber { ORDERS.fetch_add(1, Ordering::Relaxed) + 1 };
+    match endpoint {
+        Endpoint::Hold(number) => {
+            *number = next();
+            Wish::Hold(*number, name)
+        }
+        Endpoint::Resume(number) => {
+            *number = next();
+            Wish::Resume(*number, name)
+        }
+        _ => Wish::Shutdown(name),
+    }
 }
 
 /// Answers requests.
@@ -79,24 +103,25 @@ impl<'a> Handler<'a> {
 
     fn begin(&mut self, connection: &mut Connection, request: &Request, now: Instant) {
         let head_only = request.method == Method::Head;
-        let endpoint = match endpoints::route(request) {
+        let local = connection.peer() == Peer::Unix;
+        let mut endpoint = match endpoints::route(request, local) {
             Ok(endpoint) => endpoint,
             Err(reply) => return connection.send(reply, head_only, now),
         };
-        if endpoint == Endpoint::Shutdown {
+        if endpoint.is_order() {
             if request.from_page {
-                let text = "no web page may shut down: the request has an Origin, or a Sec-Fetch-Site other than none";
+                let text = "no web page may order that: the request has an Origin, or a Sec-Fetch-Site other than none";
                 return connection.send(Reply::text(403, text), head_only, now);
             }
             let peer = connection.peer();
             match peer.authorize(connection.socket(), self.shutdown_from) {
-                Ok(name) => (self.wish)(Wish::Shutdown(name)),
+                Ok(name) => (self.wish)(number(&mut endpoint, name)),
                 Err(name) => {
                     let who = match peer {
                         Peer::Ip(_) => "see --shutdown-from",
                         Peer::Unix => "root and drainit's own user may, from its own pid namespace",
                     };
-                    let text = format!("{name} may not shut down: {who}");
+                    let text = format!("{name} may not order that: {who}");
                     return connection.send(Reply::text(403, text), head_only, now);
                 }
             }
@@ -117,11 +142,14 @@ impl<'a> Handler<'a> {
         let waits = matches!(answer, Answer::Later(_));
         match endpoint {
             Endpoint::Health => self.probe_wanted = true,
-            Endpoint::Ready => self.probe_wanted |= waits,
+            // Somebody else may have had a held Envoy's health check pass.
+            Endpoint::Ready => {
+                self.probe_wanted |= waits || self.board.read().state == State::Held;
+            }
             Endpoint::Status(When::Fresh) | Endpoint::Metrics => self.look_wanted |= waits,
-            Endpoint::Shutdown if waits => {
+            order if order.is_order() && waits => {
                 if self.seated >= self.seats {
-                    let text = "the drain is asked for; too many wait for its end already";
+                    let text = "that is asked for; too many wait for its end already";
                     return connection.send(Reply::text(503, text), head_only, now);
                 }
                 self.seated += 1;

@@ -13,7 +13,7 @@ pub struct Reply {
     pub content_type: &'static str,
     /// The methods that would have been right, in an answer with 405.
     pub allow: Option<&'static str>,
-    /// How the drain went, in the answer to `/shutdown`.
+    /// How the drain went, in the answer to `/shutdown`; how the hold or the resume did, in theirs.
     pub drain_result: Option<&'static str>,
     /// The body.
     pub body: String,

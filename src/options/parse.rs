@@ -206,6 +206,8 @@ fn command(
                 .into(),
         ),
         "shutdown" => Command::Shutdown(options),
+        "hold" => Command::Hold(options),
+        "resume" => Command::Resume(options),
         "status" => Command::Status(options, look),
         "reload" => Command::Reload(options, waits),
         _ => Command::Help(topic(words.next())?),

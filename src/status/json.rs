@@ -67,6 +67,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
         "clients": load.filter(|_| names_clients).map(|load| clients(&load.clients)),
         "old_generation_connections": load.map(|load| load.old_connections),
         "drain": snapshot.drain.as_ref().map(|drain| self::drain(drain, &clock)),
+        "hold": snapshot.hold.as_ref().map(|hold| self::drain(hold, &clock)),
         "drains": {
             "drained": snapshot.drains.drained,
             "cut": snapshot.drains.cut,

@@ -5,6 +5,7 @@
 pub mod json;
 pub mod metrics;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,6 +26,8 @@ pub enum State {
     Starting,
     /// Envoy has been live, and nothing is draining.
     Live,
+    /// Envoy has been live, and is held out of service until a resume.
+    Held,
     /// A drain was asked for; Envoy serves and stays ready until the drain delay is over.
     Delaying,
     /// Envoy finishes what is in flight.
@@ -41,10 +44,11 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of a life.
-    pub const ALL: [State; 9] = [
+    pub const ALL: [State; 10] = [
         State::Waiting,
         State::Starting,
         State::Live,
+        State::Held,
         State::Delaying,
         State::Draining,
         State::Drained,
@@ -59,6 +63,7 @@ impl State {
             State::Waiting => "waiting",
             State::Starting => "starting",
             State::Live => "live",
+            State::Held => "held",
             State::Delaying => "delaying",
             State::Draining => "draining",
             State::Drained => "drained",
@@ -198,6 +203,12 @@ pub struct HotRestarts {
     pub failed: u64,
 }
 
+/// Which order to hold or to resume, in the order in which they came over HTTP.
+pub type OrderNumber = u64;
+
+/// What became of it: how a hold's wait ended, or `resumed`, or `not held`; or why nothing did.
+pub type OrderEnd = Result<&'static str, String>;
+
 /// Everything that is known.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -229,6 +240,10 @@ pub struct Snapshot {
     pub load_at: Option<Instant>,
     /// The drain, once one was asked for.
     pub drain: Option<Drain>,
+    /// The wait of the hold, under way or over, while Envoy is held.
+    pub hold: Option<Drain>,
+    /// What became of the last orders to hold and to resume.
+    pub orders: VecDeque<(OrderNumber, OrderEnd)>,
     /// The drains that are over.
     pub drains: Drains,
     /// How many processes were reaped, Envoy's own included.
@@ -288,6 +303,8 @@ impl Snapshot {
             load: None,
             load_at: None,
             drain: None,
+            hold: None,
+            orders: VecDeque::new(),
             drains: Drains::default(),
             reaped: 0,
             certificates: Vec::new(),
@@ -303,6 +320,16 @@ impl Snapshot {
             hot_restarts: HotRestarts::default(),
             verdict: None,
         }
+    }
+
+    /// What waits for what is in flight: a drain, or a hold.
+    pub fn wait(&self) -> Option<&Drain> {
+        self.drain.as_ref().or(self.hold.as_ref())
+    }
+
+    /// The same, to change it.
+    pub fn wait_mut(&mut self) -> Option<&mut Drain> {
+        self.drain.as_mut().or(self.hold.as_mut())
     }
 
     /// What is open, as far as it can be so now: not what an Envoy had that is gone, unless an old

@@ -11,6 +11,7 @@ mod generations;
 mod life;
 mod messages;
 mod orders;
+mod service;
 
 use crate::drain::{Ask, Drain, Time};
 use crate::status::State;
@@ -19,9 +20,11 @@ pub use asking::Question;
 pub use generations::{Generations, Reloaded};
 pub use life::KILL_PATIENCE;
 pub use messages::{Action, Input, Order, Rules};
+pub use service::{HoldEnd, ResumeEnd};
 
 use asking::Asker;
 use life::{Life, Phase};
+use service::Waiters;
 
 /// The decision core.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -103,12 +106,18 @@ impl Core {
 
     /// The drain, once one was asked for.
     pub fn drain(&self) -> Option<&Drain> {
-        self.life.drain.as_ref()
+        self.life.drain()
     }
 
-    /// Whether a drain is under way.
+    /// The wait of a hold, while Envoy is held.
+    pub fn hold(&self) -> Option<&Drain> {
+        self.life.service.hold()
+    }
+
+    /// Whether a drain is under way, or the wait of a hold.
     pub fn is_draining(&self) -> bool {
-        self.drain().is_some_and(|drain| drain.outcome().is_none())
+        let wait = self.life.service.wait();
+        wait.is_some_and(|wait| wait.outcome().is_none())
     }
 
     /// The question in flight: what Envoy was asked and has not answered yet.
@@ -124,7 +133,12 @@ impl Core {
     /// Whether an end of Envoy now would be one that nobody here asked for, of an Envoy that had
     /// been live.
     pub fn serves_unasked(&self) -> bool {
-        self.life.is_live() && self.life.drain.is_none()
+        self.life.is_live() && self.life.drain().is_none()
+    }
+
+    /// Whether Envoy is out of service by a hold, or not back yet after one.
+    pub fn is_held(&self) -> bool {
+        self.life.is_held()
     }
 
     /// When to call [`Core::handle`] with [`Input::Tick`], if nothing else happens before.
@@ -158,9 +172,12 @@ impl Core {
             questions: self.questions,
             reloaded: None,
         };
+        let (waited, asked) = (self.life.waiters(), Waiters::of(&input));
         self.on_input(&mut turn, input);
         self.generations.settle(&mut self.life, &mut turn);
+        self.life.settle_hold();
         self.wake_at = self.advance(&mut turn);
+        self.life.answer_waiters(&mut turn, waited, asked);
         self.questions = turn.questions;
         turn.tell_reloaded();
         turn.actions
@@ -208,5 +225,7 @@ impl Core {
 mod explore;
 #[cfg(test)]
 mod generations_tests;
+#[cfg(test)]
+mod service_tests;
 #[cfg(test)]
 mod tests;

@@ -56,6 +56,8 @@ impl Supervisor {
                 self.reporter.on_caller(Instant::now(), &from);
                 self.handle(Input::Order(Order::Drain, format!("/shutdown from {peer}")));
             }
+            Event::Http(Wish::Hold(number, from)) => self.on_hold(number, &from),
+            Event::Http(Wish::Resume(number, from)) => self.on_resume(number, &from),
             Event::Http(Wish::Probe) => self.handle(Input::Probe),
             Event::Http(Wish::Look) => self.handle(Input::Look),
             Event::Admin(reply) => {

@@ -13,6 +13,7 @@ mod envoys;
 mod event;
 mod hangs;
 mod helpers;
+mod holds;
 mod inputs;
 mod leaving;
 mod notes;
@@ -48,6 +49,7 @@ use envoys::Envoys;
 use event::Event;
 use hangs::Hangs;
 use helpers::Helpers;
+use holds::Holds;
 use leaving::Leaving;
 use reload::Reloading;
 use report::Reporter;
@@ -112,6 +114,7 @@ struct Supervisor {
     /// How many processes here the kernel had killed for their memory when Envoy was spawned.
     oom_kills: Option<u64>,
     reloading: Reloading,
+    holds: Holds,
     hangs: Hangs,
     /// Whether it was looked whether the newest Envoy is behind a start script.
     identified: bool,
@@ -170,6 +173,7 @@ impl Supervisor {
             refusal: String::new(),
             oom_kills: None,
             reloading: Reloading::default(),
+            holds: Holds::default(),
             hangs,
             identified: false,
             terminated: None,
@@ -213,6 +217,7 @@ impl Supervisor {
             self.reporter.advise(now, advice);
         }
         self.publish(now);
+        self.publish_answers();
         self.go_on_leaving();
     }
 
@@ -281,6 +286,8 @@ impl Supervisor {
                 }
                 Action::Keep => self.keep_reload(),
                 Action::Reloaded(how) => self.on_reloaded(how),
+                Action::HoldEnded(how) => self.answer_holders(how),
+                Action::ResumeEnded(how) => self.answer_resumers(how),
             }
         }
     }
@@ -375,10 +382,10 @@ impl Supervisor {
             snapshot.next_start = next;
             snapshot.old_until = old.map(|at| self.born + at);
         });
-        let drain = self.core.drain();
+        let wait = (self.core.drain(), self.core.hold());
         let code = self.leaving.as_ref().map(|leaving| leaving.code);
         self.reporter
-            .publish(now, &self.board, state, self.core.reason(), drain, code);
+            .publish(now, &self.board, state, self.core.reason(), wait, code);
     }
 
     /// Everybody who waits gets an answer, and the log its last line.

@@ -25,7 +25,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expecte
         Err(_) if reply.ask == Ask::ServerInfo => {}
         // The interface may answer all the same, and tell that it hides its counters.
         Err(_) if reply.ask == Ask::Activity => snapshot.admin.errors += 1,
-        Err(_) if reply.ask == Ask::Stats && snapshot.drain.is_none() => {
+        Err(_) if reply.ask == Ask::Stats && snapshot.wait().is_none() => {
             snapshot.admin.errors += 1;
         }
         Err(_) => {
@@ -46,12 +46,17 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expecte
         snapshot.admin.ready = Some((now, state));
         snapshot.admin.listeners = reply.listeners.or(snapshot.admin.listeners);
     }
-    match (reply.ask, &reply.answer, &mut snapshot.drain) {
-        (Ask::ServerInfo, Ok(Answer::Version(version)), _) => {
+    match (reply.ask, &reply.answer) {
+        (Ask::ServerInfo, Ok(Answer::Version(version))) => {
             if let Some(envoy) = &mut snapshot.envoy {
                 envoy.version = Some(version.clone());
             }
         }
+        // What it said before is true no more.
+        (Ask::PassHealthCheck, Ok(_)) => snapshot.admin.ready = None,
+        _ => {}
+    }
+    match (reply.ask, &reply.answer, snapshot.wait_mut()) {
         (Ask::FailHealthCheck, Ok(_), Some(drain)) => drain.health_failed = Some(now),
         (Ask::DrainListeners, Ok(_), Some(drain)) => drain.listeners_draining = Some(now),
         (Ask::Stats | Ask::Sockets, Ok(Answer::Stats(load)), drain) => {

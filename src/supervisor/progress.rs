@@ -26,12 +26,12 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Logs a line if it is due, and returns it. `rate` is how many new connections still come in a
-    /// second, where that keeps Envoy up.
+    /// Logs a line on what is left of a drain, or of a hold's wait, if it is due, and returns it.
+    /// `rate` is how many new connections still come in a second, where that keeps Envoy up.
     pub fn tell(&mut self, now: Instant, snapshot: &Snapshot, rate: Option<u64>) -> Option<String> {
-        let drain = snapshot.drain.as_ref()?;
+        let drain = snapshot.wait()?;
         let current = drain.first.as_ref().and(snapshot.load.as_ref());
-        let left = sentences::left(drain, current);
+        let left = sentences::left(snapshot.state, drain, current);
         let due = match &self.said {
             None if current.is_some() => true,
             None => now.saturating_duration_since(snapshot.since) >= MIN,

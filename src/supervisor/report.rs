@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 
-use crate::drain::{self, Answer, Ask, Outcome};
+use crate::drain::{self, Answer, Ask, Outcome, Time};
 use crate::envoy::address;
 use crate::envoy::admin::Reply;
 use crate::envoy::load::Load;
@@ -53,7 +53,12 @@ pub struct Reporter {
     /// When the newest Envoy was spawned.
     started: Instant,
     /// What the snapshot was last brought up to.
-    seen: (State, String, Option<(bool, Option<Outcome>)>),
+    seen: (
+        State,
+        String,
+        Option<(bool, Option<Outcome>)>,
+        Option<(Time, Option<Outcome>)>,
+    ),
     starts: u64,
     exit: Option<End>,
     failure: Option<String>,
@@ -80,7 +85,7 @@ impl Reporter {
         Reporter {
             born,
             started: born,
-            seen: (State::Starting, String::new(), None),
+            seen: (State::Starting, String::new(), None, None),
             starts: 0,
             exit: None,
             failure: None,
@@ -196,6 +201,7 @@ impl Reporter {
                 }
                 match (reply.ask, answer) {
                     (Ask::FailHealthCheck, _) => log::info!("envoy's health check is failed"),
+                    (Ask::PassHealthCheck, _) => log::info!("envoy's health check passes again"),
                     (Ask::DrainListeners, _) => log::info!("envoy's listeners drain"),
                     (Ask::StopListeners, _) => log::info!("envoy stops accepting"),
                     (_, Answer::Version(version)) => log::info!("envoy's version is {version}"),
@@ -238,13 +244,14 @@ impl Reporter {
         board: &SharedSnapshot,
         state: State,
         reason: &str,
-        drain: Option<&drain::Drain>,
+        (drain, hold): (Option<&drain::Drain>, Option<&drain::Drain>),
         code: Option<u8>,
     ) {
         let seen = (
             state,
             reason.to_owned(),
             drain.map(|drain| (drain.stops(), drain.outcome())),
+            hold.map(|hold| (hold.started(), hold.outcome())),
         );
         let over = matches!(state, State::Drained | State::Stopping | State::Gone);
         if let Some(line) = self.callers.count(now, over && self.seen.0 != state) {
@@ -261,14 +268,16 @@ impl Reporter {
                 if let Some(drain) = drain {
                     self.note_drain(snapshot, now, drain);
                 }
+                self.note_hold(snapshot, now, hold);
                 if let (State::Gone, Some(code)) = (state, code) {
                     snapshot.verdict = Some(self.verdict(snapshot, code).line);
                 }
             });
-            if (self.seen.0, self.seen.1.as_str()) != (state, reason) {
+            let held_anew = self.seen.3 != seen.3 && hold.is_some() && state == State::Held;
+            if (self.seen.0, self.seen.1.as_str()) != (state, reason) || held_anew {
                 let snapshot = board.read().clone();
                 let line = sentences::state(&snapshot);
-                if self.seen.0 != state {
+                if self.seen.0 != state || held_anew {
                     tell_state(&snapshot, &line);
                 }
                 self.wanted.status = line;
@@ -276,7 +285,8 @@ impl Reporter {
             self.seen = seen;
             self.want(now, state, drain);
         }
-        if state == State::Draining {
+        let waits = hold.is_some_and(|hold| hold.outcome().is_none());
+        if state == State::Draining || state == State::Held && waits {
             let rate = drain.and_then(drain::Drain::arrival_rate);
             // Looked at, not copied: there may be thousands of listeners, and this is every turn.
             if let Some(line) = self.progress.tell(now, &board.read(), rate) {
@@ -295,7 +305,7 @@ impl Reporter {
     fn want(&mut self, now: Instant, state: State, drain: Option<&drain::Drain>) {
         let stops = drain.is_some_and(drain::Drain::stops);
         let wanted = &mut self.wanted;
-        wanted.ready |= state == State::Live;
+        wanted.ready |= matches!(state, State::Live | State::Held);
         match state {
             State::Delaying | State::Draining => {
                 wanted.stopping |= stops;
@@ -331,6 +341,25 @@ impl Reporter {
                 drain.verdict = verdict;
             }
         }
+    }
+
+    /// The wait of a hold, of which there may be several, one after the other.
+    fn note_hold(&self, snapshot: &mut Snapshot, now: Instant, hold: Option<&drain::Drain>) {
+        let Some(hold) = hold else {
+            snapshot.hold = None;
+            return;
+        };
+        let started = self.born + hold.started();
+        let known = snapshot
+            .hold
+            .take()
+            .filter(|shown| shown.started == started);
+        let mut shown = known.unwrap_or_else(|| self.begin_drain(hold));
+        if let (None, Some(outcome)) = (shown.ended, hold.outcome()) {
+            shown.ended = Some((now, outcome));
+            shown.verdict = Some(sentences::ending(&shown, snapshot));
+        }
+        snapshot.hold = Some(shown);
     }
 
     fn begin_drain(&self, drain: &drain::Drain) -> Drain {
@@ -383,12 +412,16 @@ pub fn tell_degraded(before: bool, now: bool) {
 }
 
 fn tell_state(snapshot: &Snapshot, line: &str) {
-    let drain = snapshot.drain.as_ref();
+    let drain = snapshot.wait();
     let level = match snapshot.state {
-        State::Drained if drain.is_some_and(|drain| sentences::is_cut(drain, snapshot)) => {
+        State::Drained | State::Held
+            if drain.is_some_and(|drain| sentences::is_cut(drain, snapshot)) =>
+        {
             log::Level::Warn
         }
-        State::Live | State::Delaying | State::Draining | State::Drained => log::Level::Info,
+        State::Live | State::Held | State::Delaying | State::Draining | State::Drained => {
+            log::Level::Info
+        }
         State::Waiting | State::Restarting => log::Level::Warn,
         State::Starting | State::Stopping | State::Gone => log::Level::Debug,
     };
@@ -403,7 +436,7 @@ fn is_stuck(snapshot: &Snapshot, now: Instant) -> bool {
         .is_some_and(|since| now.saturating_duration_since(since) >= ADMIN_LOST);
     silent
         && !snapshot.handover.degraded
-        && matches!(snapshot.state, State::Live | State::Drained)
+        && matches!(snapshot.state, State::Live | State::Held | State::Drained)
         && snapshot.envoy.is_some()
 }
 

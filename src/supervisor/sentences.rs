@@ -21,6 +21,20 @@ pub fn state(snapshot: &Snapshot) -> String {
             drain.cause,
             limit(drain)
         ),
+        (State::Held, _) => match &snapshot.hold {
+            Some(hold) if hold.ended.is_none() => {
+                format!(
+                    "{}: held; waits for {} at the most",
+                    hold.cause,
+                    limit(hold)
+                )
+            }
+            Some(hold) => format!(
+                "held; {}; envoy stays out of service until a resume",
+                ending(hold, snapshot)
+            ),
+            None => "held: envoy is told that its health check passes again".into(),
+        },
         (State::Draining, Some(drain)) => {
             format!("{}: draining for {} at the most", drain.cause, limit(drain))
         }
@@ -43,8 +57,8 @@ fn limit(drain: &Drain) -> String {
 
 /// `draining: 12 of 340 connections left (3 requests in flight; https 9, tcp 3)`; where there are
 /// UDP sessions, `12 of 340 connections and 1 of 4 UDP sessions left`
-pub fn left(drain: &Drain, load: Option<&Load>) -> String {
-    let mut line = String::from("draining: ");
+pub fn left(state: State, drain: &Drain, load: Option<&Load>) -> String {
+    let mut line = format!("{}: ", state.name());
     match load {
         None => line.push_str("envoy has not told what is left"),
         Some(load) => {
@@ -317,7 +331,7 @@ mod tests {
         let now = Instant::now();
         let drain = drain(load(0, 3), now);
         assert_eq!(
-            left(&drain, Some(&load(0, 1))),
+            left(State::Draining, &drain, Some(&load(0, 1))),
             "draining: 0 of 0 connections and 1 of 3 UDP sessions left"
         );
         let mut snapshot = Snapshot::new(now);

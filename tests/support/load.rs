@@ -46,21 +46,19 @@ pub struct Load {
 }
 
 impl Load {
+    /// The same clients of one instance, whether or not that is ready.
+    pub fn steady(address: SocketAddr, keep_alive: usize, slow: usize) -> Load {
+        let mut load = Load::idle(Vec::new());
+        *load.balancer.ready.write().unwrap() = vec![address];
+        load.add_clients(keep_alive, slow);
+        load
+    }
+
     /// `keep_alive` clients that ask for `/fast` again and again, `slow` ones for half a second
     /// each time.
     pub fn start(instances: Vec<(SocketAddr, Address)>, keep_alive: usize, slow: usize) -> Load {
-        let balancer = Arc::new(Balancer {
-            instances: RwLock::new(instances),
-            ready: RwLock::default(),
-            next: AtomicUsize::new(0),
-        });
-        balancer.look();
-        let mut load = Load {
-            balancer,
-            stop: Arc::default(),
-            ok: Arc::default(),
-            threads: Vec::new(),
-        };
+        let mut load = Load::idle(instances);
+        load.balancer.look();
         let (balancer, stop) = (Arc::clone(&load.balancer), Arc::clone(&load.stop));
         load.threads.push(thread::spawn(move || {
             while !stop.load(Ordering::SeqCst) {
@@ -69,18 +67,35 @@ impl Load {
             }
             Vec::new()
         }));
+        load.add_clients(keep_alive, slow);
+        load
+    }
+
+    fn idle(instances: Vec<(SocketAddr, Address)>) -> Load {
+        Load {
+            balancer: Arc::new(Balancer {
+                instances: RwLock::new(instances),
+                ready: RwLock::default(),
+                next: AtomicUsize::new(0),
+            }),
+            stop: Arc::default(),
+            ok: Arc::default(),
+            threads: Vec::new(),
+        }
+    }
+
+    fn add_clients(&mut self, keep_alive: usize, slow: usize) {
         for number in 0..keep_alive + slow {
             let path = if number < keep_alive {
                 "/fast"
             } else {
                 "/slow?ms=500"
             };
-            let balancer = Arc::clone(&load.balancer);
-            let (stop, ok) = (Arc::clone(&load.stop), Arc::clone(&load.ok));
-            load.threads
+            let balancer = Arc::clone(&self.balancer);
+            let (stop, ok) = (Arc::clone(&self.stop), Arc::clone(&self.ok));
+            self.threads
                 .push(thread::spawn(move || client(path, &balancer, &stop, &ok)));
         }
-        load
     }
 
     /// Puts these instances in the place of all there were.

@@ -109,8 +109,9 @@ fn below(row: &Row<'_>, clients: &Clients<'_>, width: usize) -> usize {
 }
 
 fn rows(status: View<'_>) -> Vec<Row<'_>> {
-    let before: HashMap<&str, u64> = status
-        .items("/drain/first/listeners")
+    let first = status.wait().into_iter();
+    let before: HashMap<&str, u64> = first
+        .flat_map(|wait| wait.items("/first/listeners"))
         .filter_map(|one| Some((one.at("/name")?.as_str()?, one.count("/connections")?)))
         .collect();
     status

@@ -70,8 +70,10 @@ pub fn lines(status: &Value) -> Vec<String> {
     let status = View(status);
     let state = status.text("/state").unwrap_or_else(unknown);
     let reason = status.text("/reason").unwrap_or_default();
-    let first = match (state.as_str(), status.count("/drain/first/connections")) {
-        ("draining", Some(_)) => format!("draining: {}", left(status)),
+    let wait = status.wait().filter(|wait| wait.at("/result").is_none());
+    let counts = wait.is_some_and(|wait| wait.count("/first/connections").is_some());
+    let first = match state.as_str() {
+        "draining" | "held" if counts => format!("{state}: {}", left(status)),
         _ => match verdict(status) {
             Some(verdict) => format!("{state}: {verdict}"),
             None if reason.is_empty() => state,
@@ -85,17 +87,23 @@ pub fn lines(status: &Value) -> Vec<String> {
 
 /// Whether things move by themselves, so that it is worth looking often.
 pub fn moves(status: &Value) -> bool {
-    let state = View(status).text("/state");
-    matches!(
-        state.as_deref(),
-        Some("delaying" | "draining" | "stopping" | "starting" | "restarting")
-    )
+    let status = View(status);
+    match status.text("/state").as_deref() {
+        Some("delaying" | "draining" | "stopping" | "starting" | "restarting") => true,
+        Some("held") => status.at("/hold/result").is_none(),
+        _ => false,
+    }
 }
 
 /// Why drainit is over, or how its drain ended.
 pub fn verdict(status: View<'_>) -> Option<String> {
     let verdict = status.text("/verdict");
-    verdict.or_else(|| status.text("/drain/verdict"))
+    verdict
+        .or_else(|| status.text("/drain/verdict"))
+        .or_else(|| {
+            let held = status.text("/state").as_deref() == Some("held");
+            status.text("/hold/verdict").filter(|_| held)
+        })
 }
 
 /// What drainit does, and what it waits for.
@@ -121,6 +129,11 @@ fn state(status: View<'_>) -> Line {
             None => "why envoy ended is being found out".into(),
         },
         "delaying" => format!("envoy serves on for the drain delay; {}", open(status)),
+        "held" => match (verdict(status), status.wait()) {
+            (Some(verdict), _) => format!("{verdict}; out of service until `drainit resume`"),
+            (None, Some(_)) => format!("out of service; {}{}", waits_for(status), age(status)),
+            (None, None) => "envoy is being told that it is in service again".into(),
+        },
         "draining" => format!("{}{}", waits_for(status), age(status)),
         "drained" | "stopping" | "gone" => {
             let clean = status.at("/drain/clean").and_then(Value::as_bool);
@@ -164,7 +177,10 @@ fn open(status: View<'_>) -> String {
 /// `12 of 340 left, 3 requests in flight, 2 UDP sessions`
 fn left(status: View<'_>) -> String {
     let now = status.count("/connections").unwrap_or(0);
-    let first = status.count("/drain/first/connections").unwrap_or(0);
+    let first = status
+        .wait()
+        .and_then(|wait| wait.count("/first/connections"));
+    let first = first.unwrap_or(0);
     format!("{now} of {} left{}", first.max(now), in_flight(status))
 }
 
@@ -200,7 +216,7 @@ const BAR: usize = 40;
 
 /// How much of a drain's time is gone, with what is left beside it.
 fn bar(status: View<'_>, width: usize) -> Option<Line> {
-    let drain = View(status.at("/drain")?);
+    let drain = status.wait()?;
     let times = drain
         .span("/elapsed_seconds")
         .zip(drain.span("/timeout_seconds"));
@@ -263,20 +279,21 @@ fn detail(label: &str, text: impl Into<String>) -> Option<Line> {
 
 /// A drain that is under way: its cause and its end. One that is over has a verdict.
 fn drain(status: View<'_>) -> Option<Line> {
-    let drain = View(status.at("/drain")?);
+    let drain = status.wait()?;
     if drain.at("/result").is_some() {
         return None;
     }
     let cause = drain.text("/cause").unwrap_or_else(unknown);
     let deadline = drain.text("/deadline").unwrap_or_else(unknown);
     let timeout = drain.shown("/timeout_seconds");
-    let after = match drain.holds("/stops") {
-        true => "envoy is stopped",
-        false => "it is over, and envoy stays,",
+    let (label, after) = match drain.holds("/stops") {
+        _ if status.at("/drain").is_none() => ("hold", "the wait is over, and envoy stays held,"),
+        true => ("drain", "envoy is stopped"),
+        false => ("drain", "it is over, and envoy stays,"),
     };
     let time = time_of_day(&deadline);
     detail(
-        "drain",
+        label,
         format!("{cause}; {after} by {time}, after {timeout}"),
     )
 }
@@ -295,7 +312,12 @@ fn steps(status: View<'_>) -> Option<Line> {
         format!("{event} +{}", moment.shown("/after_seconds"))
     };
     // The first is the order itself.
-    let steps: Vec<String> = status.items("/drain/timeline").skip(1).map(step).collect();
+    let steps: Vec<String> = status
+        .wait()?
+        .items("/timeline")
+        .skip(1)
+        .map(step)
+        .collect();
     if steps.is_empty() {
         return None;
     }

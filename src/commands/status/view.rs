@@ -20,6 +20,12 @@ impl<'a> View<'a> {
         self.0.pointer(path).filter(|value| !value.is_null())
     }
 
+    /// What waits for what is in flight: the drain, or the wait of a hold.
+    pub fn wait(self) -> Option<View<'a>> {
+        let wait = self.at("/drain").or_else(|| self.at("/hold"));
+        wait.map(View)
+    }
+
     /// A text, not too long, and without anything that a terminal obeys.
     pub fn text(self, path: &str) -> Option<String> {
         Some(clean(self.at(path)?.as_str()?, TEXT))

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::Turn;
-use crate::drain::{Ask, Time};
+use crate::drain::{self, Ask, Time};
 
 /// Between two looks at an Envoy that is not live yet: this at first, growing to [`PROBE_REST`].
 const PROBE_FIRST: Duration = Duration::from_millis(20);
@@ -18,8 +18,10 @@ pub(super) const PROBE_REST: Duration = Duration::from_secs(1);
 pub(super) enum Asker {
     /// Somebody who looks at Envoy.
     Look,
-    /// The drain.
+    /// The drain, or the wait of a hold.
     Drain,
+    /// Whoever sees to it that Envoy's health check fails, or passes, as it should.
+    HealthCheck,
 }
 
 /// A question that was asked and is not answered yet.
@@ -40,6 +42,24 @@ pub(super) struct Look {
     pub figures: bool,
 }
 
+/// What Envoy has been told of its health check, a drain's word apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum HealthCheck {
+    /// Nothing, or to pass: it is as Envoy and others have it.
+    Own,
+    /// Something that it has not confirmed. It is told again then, after so many failures.
+    Doubtful { due: Time, failures: u32 },
+    /// To fail, and it does.
+    Failed,
+}
+
+impl HealthCheck {
+    /// Whether Envoy may have a failed health check because it was told to.
+    pub fn is_in_hand(self) -> bool {
+        self != HealthCheck::Own
+    }
+}
+
 /// What one Envoy is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Asking {
@@ -52,6 +72,7 @@ pub(super) struct Asking {
     /// When Envoy was last looked at.
     pub looked: Option<Time>,
     pub version_asked: bool,
+    pub health: HealthCheck,
 }
 
 impl Asking {
@@ -66,6 +87,7 @@ impl Asking {
             pause: PROBE_FIRST,
             looked: None,
             version_asked: false,
+            health: HealthCheck::Own,
         }
     }
 
@@ -75,9 +97,11 @@ impl Asking {
         self.next = None;
     }
 
-    /// The drain's questions tell all that anybody may want to know.
-    pub fn leave_to_drain(&mut self) {
-        self.next = None;
+    /// The drain's questions, or the hold's, tell all that anybody may want to know. After those of a
+    /// hold, Envoy is looked at anew.
+    pub fn leave_to_wait(&mut self, now: Time, holds: bool) {
+        let figures = false;
+        self.next = holds.then_some(Look { due: now, figures });
         self.looked = None;
     }
 
@@ -126,8 +150,62 @@ impl Asking {
             || self.is_looking(|ask| matches!(ask, Ask::Stats | Ask::Sockets))
     }
 
+    /// What Envoy is to be told of its health check may be another thing now, or may be heard now.
+    pub fn hurry_health(&mut self, now: Time) {
+        if let HealthCheck::Doubtful { due, failures } = &mut self.health {
+            (*due, *failures) = (now, 0);
+        }
+    }
+
+    /// Envoy's health check was seen to pass. Where it should fail, somebody else has reverted that.
+    pub fn on_passing(&mut self, now: Time, fails: bool) {
+        self.health = match self.health {
+            HealthCheck::Failed if fails => HealthCheck::Doubtful {
+                due: now,
+                failures: 0,
+            },
+            health if fails => health,
+            _ => HealthCheck::Own,
+        };
+    }
+
+    /// Envoy was told to fail its health check, or to pass it, and confirms that, or does not.
+    pub fn on_health_answer(&mut self, now: Time, ask: Ask, confirmed: bool) {
+        self.health = match (self.health, ask) {
+            (HealthCheck::Doubtful { failures, .. }, _) if !confirmed => HealthCheck::Doubtful {
+                due: now + drain::pause(failures),
+                failures: failures.saturating_add(1),
+            },
+            (_, Ask::FailHealthCheck) if confirmed => HealthCheck::Failed,
+            (_, Ask::PassHealthCheck) if confirmed => HealthCheck::Own,
+            (health, _) => health,
+        };
+    }
+
+    /// Tells Envoy to fail its health check, or to pass it, if that is due and nothing else is in
+    /// flight.
+    pub fn advance_health(&mut self, turn: &mut Turn, fails: bool) -> Option<Time> {
+        let (due, failures) = match self.health {
+            HealthCheck::Own if !fails => return None,
+            HealthCheck::Failed if fails => return None,
+            HealthCheck::Doubtful { due, .. } if turn.now < due => return Some(due),
+            _ if self.asked.is_some() => return None,
+            HealthCheck::Doubtful { due, failures } => (due, failures),
+            HealthCheck::Own | HealthCheck::Failed => (turn.now, 0),
+        };
+        // Whatever becomes of the question, Envoy may do as it was told.
+        self.health = HealthCheck::Doubtful { due, failures };
+        let ask = match fails {
+            true => Ask::FailHealthCheck,
+            false => Ask::PassHealthCheck,
+        };
+        self.ask(turn, ask, Asker::HealthCheck);
+        None
+    }
+
     /// There is more to be learned now than when the next look was planned.
     pub fn hurry(&mut self, now: Time) {
+        self.hurry_health(now);
         if let (None, Some(next)) = (self.asked, &mut self.next) {
             next.due = now;
         }

@@ -1,6 +1,7 @@
 //! How Envoy is ended, and what follows.
 
 use super::life::{AfterStop, Life, Phase};
+use super::service::Service;
 use super::{Action, Order, Turn, View};
 use crate::drain::{Drain, Outcome, Time};
 use crate::process::Exit;
@@ -48,10 +49,14 @@ impl Life {
     pub fn on_order_replacing(&mut self, now: Time, order: Order, from: &str) {
         let stops = order != Order::Drain;
         let limits = &self.rules.limits;
-        let drain = self.drain.get_or_insert_with(|| {
+        if self.service.drain().is_none() {
             self.reason = from.into();
-            Drain::new(limits, now, now, true, stops).caused_by(from)
-        });
+            let drain = Drain::new(limits, now, now, true, stops).caused_by(from);
+            self.service = Service::Leaving(drain);
+        }
+        let Some(drain) = self.service.drain_mut() else {
+            return;
+        };
         drain.end(Outcome::EnvoyExited);
         if stops {
             drain.join_stop();
@@ -60,7 +65,7 @@ impl Life {
 
     /// The Envoy that was told to end has exited.
     pub fn on_stopped(&mut self, turn: &mut Turn, view: View, exit: Exit, then: AfterStop) {
-        match (then, &self.drain) {
+        match (then, self.drain()) {
             (AfterStop::StartAnew, None) => self.phase = Phase::Spawning,
             (AfterStop::StartAnew, Some(drain)) if !drain.stops() => self.phase = Phase::Down,
             (AfterStop::ExitAs(served), _) => self.end(turn, view, served),

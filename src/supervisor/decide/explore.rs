@@ -10,6 +10,7 @@
 mod events;
 mod looks;
 mod rules;
+mod service;
 mod witness;
 mod world;
 
@@ -17,7 +18,7 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use super::asking::{Asking, PROBE_REST};
+use super::asking::{Asking, HealthCheck, PROBE_REST};
 use super::generations::{Admin, Beside, Left, MOMENT, SEEN_LATE, START_LIMIT};
 use super::life::{AfterStop, HANDLERS_READY, KILL_PATIENCE};
 use super::orders::SAME_ORDER;
@@ -44,8 +45,23 @@ const LONG: Duration = ms(6_000);
 /// How late the machine may be.
 const LATE: Duration = STEP;
 
+/// So many failures that the pauses have grown up: how they grow has its own tests.
+const GROWN_UP: u32 = 4;
+
 /// When an old generation ends by itself.
 const PARENT_TIME: Duration = ms(2_500);
+
+/// What may happen in a search. Holds multiply the states: they have searches of their own, in which
+/// less else happens, since that is searched without them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scene {
+    /// Everything but a hold and a resume.
+    Drain,
+    /// The same, on a machine that is late.
+    Late,
+    /// A hold and a resume; and of the rest what makes a difference to them.
+    Hold,
+}
 
 /// One search, from the start of a drainit with these rules.
 struct Search {
@@ -59,7 +75,7 @@ struct Search {
 }
 
 impl Search {
-    fn run(rules: Rules, late: bool) -> Search {
+    fn run(rules: Rules, scene: Scene) -> Search {
         let mut search = Search {
             seen: HashSet::new(),
             paths: vec![(0, Duration::ZERO, Event::Start)],
@@ -75,7 +91,7 @@ impl Search {
         search.states.insert(start.core.state(BASE).name());
         search.follow(0, &start, BASE, Event::Start);
         while let Some((path, world)) = search.queue.pop_front() {
-            for (time, event) in world.events(late) {
+            for (time, event) in world.events(scene) {
                 search.follow(path, &world, BASE + time, event);
             }
         }
@@ -151,6 +167,13 @@ const LIMITS: Limits = Limits {
     check_interval: ms(500),
 };
 
+/// Smaller ones: what a drain does in its time is known without a hold.
+const HOLD_LIMITS: Limits = Limits {
+    timeout: ms(1_000),
+    settle: ms(0),
+    ..LIMITS
+};
+
 const RULES: Rules = Rules {
     limits: LIMITS,
     kill_timeout: ms(1_000),
@@ -182,7 +205,7 @@ fn every_order_of_events_keeps_the_rules_and_is_what_the_readme_draws() {
             limits: Limits { delay, ..LIMITS },
             ..RULES
         },
-        false,
+        Scene::Drain,
     );
     let plain = Search::run(
         Rules {
@@ -190,18 +213,39 @@ fn every_order_of_events_keeps_the_rules_and_is_what_the_readme_draws() {
             gated: false,
             ..RULES
         },
-        false,
+        Scene::Drain,
     );
-    println!(
-        "{} and {} states, {} and {} steps",
-        delayed.seen.len(),
-        plain.seen.len(),
-        delayed.steps,
-        plain.steps
+    let held = Search::run(
+        Rules {
+            limits: HOLD_LIMITS,
+            kill_timeout: ms(500),
+            ..RULES
+        },
+        Scene::Hold,
     );
+    let ended = Search::run(
+        Rules {
+            limits: Limits {
+                timeout: ms(500),
+                ..HOLD_LIMITS
+            },
+            kill_timeout: ms(500),
+            restart: false,
+            gated: false,
+            ..RULES
+        },
+        Scene::Hold,
+    );
+    for search in [&delayed, &plain, &held, &ended] {
+        println!("{} states, {} steps", search.seen.len(), search.steps);
+    }
     let states: BTreeSet<_> = State::ALL.into_iter().map(State::name).collect();
-    assert_eq!(delayed.states, states);
-    let moves: BTreeSet<_> = delayed.moves.union(&plain.moves).copied().collect();
+    let seen: BTreeSet<_> = delayed.states.union(&held.states).copied().collect();
+    assert_eq!(seen, states);
+    let mut moves = delayed.moves;
+    moves.extend(plain.moves);
+    moves.extend(held.moves);
+    moves.extend(ended.moves);
     assert_eq!(moves, drawn(1));
 }
 
@@ -219,10 +263,24 @@ fn every_order_of_events_of_a_hot_restart_keeps_them_too_and_adds_what_is_drawn(
             old_time: Some(PARENT_TIME),
             ..RULES
         },
-        false,
+        Scene::Drain,
     );
-    println!("{} states, {} steps", search.seen.len(), search.steps);
-    let added: BTreeSet<_> = search.moves.difference(&drawn(1)).copied().collect();
+    let held = Search::run(
+        Rules {
+            limits: HOLD_LIMITS,
+            kill_timeout: ms(500),
+            gated: false,
+            old_time: Some(PARENT_TIME),
+            ..RULES
+        },
+        Scene::Hold,
+    );
+    for search in [&search, &held] {
+        println!("{} states, {} steps", search.seen.len(), search.steps);
+    }
+    let mut moves = search.moves;
+    moves.extend(held.moves);
+    let added: BTreeSet<_> = moves.difference(&drawn(1)).copied().collect();
     assert_eq!(added, drawn(2));
 }
 
@@ -238,7 +296,7 @@ fn a_machine_that_is_late_keeps_them_too() {
             gated: false,
             ..RULES
         },
-        true,
+        Scene::Late,
     );
     println!("{} states, {} steps", search.seen.len(), search.steps);
 }
@@ -281,7 +339,7 @@ fn other_limits_keep_them_too() {
             gated: false,
             ..RULES
         };
-        let search = Search::run(rules, false);
+        let search = Search::run(rules, Scene::Drain);
         println!("{} states, {} steps", search.seen.len(), search.steps);
     }
 }

@@ -236,7 +236,7 @@ impl Generations {
     /// What has become of the life ends a reload that has not spawned anything yet, and is told to
     /// whoever waits for any reload.
     pub(super) fn settle(&mut self, life: &mut Life, turn: &mut Turn) {
-        let goes_on = life.is_running() && life.drain.is_none();
+        let goes_on = life.is_running() && life.drain().is_none();
         if goes_on {
             return self.begin_kept(life, turn);
         }
@@ -247,7 +247,7 @@ impl Generations {
             _ => {}
         }
         let how = match life.phase {
-            _ if life.drain.is_some() => Reloaded::Draining,
+            _ if life.drain().is_some() => Reloaded::Draining,
             Phase::Stopping { .. } => Reloaded::NotLive,
             _ => Reloaded::Failed,
         };
@@ -263,7 +263,11 @@ impl Generations {
     pub(super) fn on_live(&mut self, life: &mut Life, now: Time) {
         if let (
             Beside::Old {
-                since, told, left, ..
+                since,
+                told,
+                left,
+                look,
+                ..
             },
             Phase::Running(envoy),
         ) = (&mut self.beside, &mut life.phase)
@@ -271,6 +275,7 @@ impl Generations {
             *since = now;
             *told = Told::Nothing;
             *left = Left::Something;
+            *look = now + LOOK;
             envoy.asking.figures_at(now + PROBE_REST);
         }
     }
@@ -291,7 +296,7 @@ impl Generations {
             Beside::Last { asked, .. } => {
                 if let (Some(question), Some(drain)) = (
                     asked.take_if(|asked| asked.number == number),
-                    &mut life.drain,
+                    life.service.drain_mut(),
                 ) {
                     drain.answer(turn.now, question.ask, answer);
                 }
@@ -312,7 +317,8 @@ impl Generations {
             };
         } else if answer == Some(&Answer::Closed)
             && self.beside == Beside::Nobody
-            && life.drain.is_none()
+            && self.admin != Admin::Own
+            && life.drain().is_none()
         {
             // Its listeners ended with the Envoy that it had handed them to.
             life.reason = "envoy accepts no connections any more".into();
@@ -337,7 +343,7 @@ impl Generations {
                 self.beside = Beside::Nobody;
                 turn.act(Action::KillOld);
             }
-            Beside::Old { second, .. } if !*second && life.is_live() && life.drain.is_none() => {
+            Beside::Old { second, .. } if !*second && life.is_live() && life.drain().is_none() => {
                 // The listeners are closed now; the same Envoy, started again, finds the old one.
                 // Once: one that keeps ending is subject to the rules.
                 *second = true;
@@ -366,7 +372,7 @@ impl Generations {
                         ..
                     } => life.phase = Phase::Over(exit.code()),
                     Phase::Running(_)
-                        if life.drain.is_none()
+                        if life.drain().is_none()
                             && !left.is_relieved()
                             && (exit != Exit::Code(0) || !is_its_time) =>
                     {
@@ -381,7 +387,7 @@ impl Generations {
             }
             Beside::Last { .. } => {
                 self.beside = Beside::Nobody;
-                if let Some(drain) = &mut life.drain {
+                if let Some(drain) = life.service.drain_mut() {
                     drain.end(Outcome::EnvoyExited);
                     if drain.stops() {
                         let view = self.view(life);
@@ -400,7 +406,7 @@ impl Generations {
             return;
         }
         life.reason = format!("envoy exited: {exit}");
-        let then = match &mut life.drain {
+        let then = match life.service.drain_mut() {
             Some(drain) => {
                 drain.end(Outcome::EnvoyExited);
                 AfterStop::ExitAs(exit)
@@ -425,7 +431,9 @@ impl Generations {
     /// Does what is due beside the life.
     pub(super) fn advance(&mut self, life: &mut Life, turn: &mut Turn) -> Option<Time> {
         match &mut self.beside {
-            Beside::Starting(next) if life.is_running() => next.advance(turn),
+            Beside::Starting(next) if life.is_running() => {
+                next.advance(turn, life.service.wants_failed())
+            }
             Beside::Old { .. } => self.advance_old(life, turn),
             Beside::Last { .. } => self.advance_last(life, turn),
             _ => None,

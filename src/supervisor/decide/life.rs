@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::asking::{Asker, Asking, PROBE_REST, Question};
+use super::service::Service;
 use super::{Action, Input, Rules, Sight, Turn, View};
-use crate::drain::{self, Answer, Ask, Drain, Outcome, Time};
+use crate::drain::{Answer, Ask, Drain, Outcome, Readiness, Time};
 use crate::duration::show;
 use crate::process::Exit;
 use crate::status::State;
@@ -99,7 +100,7 @@ impl Envoy {
 pub(super) struct Life {
     pub rules: Rules,
     pub phase: Phase,
-    pub drain: Option<Drain>,
+    pub service: Service,
     /// How often drainit was told to stop, by orders that counted, and when the last one came.
     pub stops: u32,
     pub ordered: Option<Time>,
@@ -118,7 +119,7 @@ impl Life {
         Life {
             rules,
             phase,
-            drain: None,
+            service: Service::Serving,
             stops: 0,
             ordered: None,
             backoff: Backoff::new(seed),
@@ -133,12 +134,13 @@ impl Life {
             Phase::Judging { .. } if !self.rules.restart => State::Gone,
             Phase::Judging { .. } | Phase::Backoff { .. } => State::Restarting,
             Phase::Over(_) => State::Gone,
-            Phase::Down | Phase::Spawning | Phase::Running(_) => match &self.drain {
+            Phase::Down | Phase::Spawning | Phase::Running(_) => match self.drain() {
                 Some(drain) if drain.is_delayed(now) => State::Delaying,
                 Some(drain) if drain.outcome().is_some() => State::Drained,
                 Some(_) => State::Draining,
-                None if self.is_live() => State::Live,
-                None => State::Starting,
+                None if !self.is_live() => State::Starting,
+                None if self.is_held() => State::Held,
+                None => State::Live,
             },
         }
     }
@@ -167,8 +169,12 @@ impl Life {
     pub fn on_input(&mut self, turn: &mut Turn, view: View, input: Input) {
         match (input, &mut self.phase) {
             (Input::Order(order, from), _) => self.on_order(turn, view, order, &from),
+            (Input::Hold(from), _) => self.on_hold(turn, view, &from),
+            (Input::Resume(from), _) => self.on_resume(turn, &from),
             (Input::Exited(exit), _) => self.on_exit(turn, view, exit),
-            (Input::ConnectionEnded, _) => self.drain.iter_mut().for_each(Drain::on_end),
+            (Input::ConnectionEnded, _) => {
+                self.service.wait_mut().into_iter().for_each(Drain::on_end);
+            }
             (Input::CertificatesMissing(which), Phase::Waiting) => self.reason = which,
             (Input::CertificatesReady, Phase::Waiting) => self.phase = Phase::Spawning,
             (Input::Spawned, Phase::Spawning) => {
@@ -215,10 +221,35 @@ impl Life {
             return;
         };
         envoy.handlers |= answer.is_some() && question.ask != Ask::Sockets;
-        if let Some(drain) = &mut self.drain {
-            drain.set_known(view.knows_all());
-            drain.answer(now, question.ask, answer);
+        if question.asker == Asker::HealthCheck {
+            let asking = &mut envoy.asking;
+            asking.on_health_answer(now, question.ask, answer.is_some());
+            if envoy.live.is_some()
+                && self.service == Service::Serving
+                && !asking.health.is_in_hand()
+            {
+                // Load balancers wait for that.
+                asking.looked = Some(now);
+                asking.ask(turn, Ask::Ready, Asker::Look);
+            }
+            return;
         }
+        let passes = match answer {
+            Some(Answer::Stats(load)) => !load.health_failed,
+            Some(Answer::Ready(readiness)) => *readiness == Readiness::Live,
+            _ => false,
+        };
+        if passes {
+            let fails = self.service.wants_failed() != Some(false);
+            envoy.asking.on_passing(now, fails);
+        }
+        self.tell_wait(view);
+        if let Some(wait) = self.service.wait_mut() {
+            wait.answer(now, question.ask, answer);
+        }
+        let Phase::Running(envoy) = &mut self.phase else {
+            return;
+        };
         match (question.ask, question.asker) {
             (Ask::Ready, _) => self.on_readiness(now, view, answer),
             (Ask::Stats, Asker::Look) => {
@@ -229,7 +260,9 @@ impl Life {
                 }
             }
             (Ask::Sockets, Asker::Look) => envoy.asking.look_again(now, LOOK_REST),
-            (Ask::Stats | Ask::Sockets, Asker::Drain) => envoy.asking.forget_figures(),
+            (Ask::Stats | Ask::Sockets, Asker::Drain) if answer.is_some() => {
+                envoy.asking.forget_figures();
+            }
             _ => {}
         }
     }
@@ -243,12 +276,19 @@ impl Life {
         match envoy.live {
             None if serves(answer) => {
                 envoy.live = Some(now);
-                if self.drain.is_none() {
+                if self.service == Service::Serving {
                     let took = show(now.saturating_sub(envoy.since));
                     self.reason = format!("live {took} after its start");
+                } else if let Some(hold) = self.service.hold() {
+                    hold.cause().clone_into(&mut self.reason);
                 }
             }
-            None => asking.look_again(now, PROBE_REST),
+            None => {
+                asking.look_again(now, PROBE_REST);
+                if answer.is_some() {
+                    asking.hurry_health(now);
+                }
+            }
             Some(_) if view.sight == Sight::Kernel => asking.figures_at(now),
             // How long it has not answered is only known if it is asked again and again.
             Some(_) if answer.is_none() && asking.next.is_none() => {
@@ -265,7 +305,7 @@ impl Life {
             _ => return,
         };
         self.reason = format!("envoy exited: {exit}");
-        if let Some(drain) = &mut self.drain {
+        if let Some(drain) = self.service.drain_mut() {
             drain.end(Outcome::EnvoyExited);
             return self.end(turn, view, exit);
         }
@@ -318,7 +358,8 @@ impl Life {
         if let Phase::Running(_) = self.phase {
             let due = [
                 self.advance_logs(turn),
-                self.advance_drain(turn, view),
+                self.advance_health(turn, view),
+                self.advance_wait(turn, view),
                 self.advance_asking(turn, view),
             ];
             if let Phase::Running(_) = self.phase {
@@ -376,45 +417,18 @@ impl Life {
         None
     }
 
-    /// The drain goes on.
-    fn advance_drain(&mut self, turn: &mut Turn, view: View) -> Option<Time> {
-        let (Phase::Running(envoy), Some(drain)) = (&mut self.phase, &mut self.drain) else {
-            return None;
-        };
-        drain.set_known(view.knows_all());
-        let free = envoy.asking.asked.is_none() && view.sight != Sight::Nothing;
-        match drain.next(turn.now, free) {
-            drain::Next::Ask(ask) => {
-                let horizon = drain.horizon(turn.now);
-                let ask = match ask {
-                    Ask::Stats => view.figures(),
-                    ask => ask,
-                };
-                envoy.asking.ask(turn, ask, Asker::Drain);
-                Some(horizon)
-            }
-            drain::Next::Wait(until) => Some(until),
-            drain::Next::Over(_) => {
-                if drain.stops() {
-                    self.terminate(turn, AfterStop::Exit);
-                }
-                None
-            }
-        }
-    }
-
     /// Envoy is asked how it is, unless the drain's own questions tell that.
     fn advance_asking(&mut self, turn: &mut Turn, view: View) -> Option<Time> {
         let Phase::Running(envoy) = &mut self.phase else {
             return None;
         };
         let told = |drain: &Drain| !drain.is_delayed(turn.now) && drain.outcome().is_none();
-        let told = self.drain.as_ref().is_some_and(told) && view.sight != Sight::Nothing;
+        let told = self.service.wait().is_some_and(told) && view.sight != Sight::Nothing;
         let asking = &mut envoy.asking;
         if told && envoy.live.is_some() {
-            asking.leave_to_drain();
+            asking.leave_to_wait(turn.now, self.service.hold().is_some());
         }
-        if told || asking.asked.is_some() {
+        if told || asking.asked.is_some() || view.is_starting() {
             return None;
         }
         if envoy.live.is_some() && !asking.version_asked {
@@ -427,13 +441,18 @@ impl Life {
 }
 
 impl View {
+    /// Whether another Envoy starts beside this one, which cannot be asked meanwhile.
+    pub(super) fn is_starting(self) -> bool {
+        self.sight == Sight::Nothing && !self.old
+    }
+
     /// Whether Envoy's answers tell of all that is in flight.
     pub(super) fn knows_all(self) -> bool {
         matches!(self.sight, Sight::Whole | Sight::Kernel)
     }
 
     /// The question that tells what is open.
-    fn figures(self) -> Ask {
+    pub(super) fn figures(self) -> Ask {
         match self.sight {
             Sight::Kernel => Ask::Sockets,
             _ => Ask::Stats,

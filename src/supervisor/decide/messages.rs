@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Reloaded;
+use super::{HoldEnd, Reloaded, ResumeEnd};
 use crate::drain::{Answer, Ask, Limits};
 use crate::process::Exit;
 
@@ -42,6 +42,10 @@ pub enum Input {
     Tick,
     /// A signal came, or a request that means the same. The text says from where.
     Order(Order, String),
+    /// Envoy is to be out of service until a resume. The text says who wants that.
+    Hold(String),
+    /// Envoy is to be in service again.
+    Resume(String),
     /// Somebody wants to know how Envoy is. The core sees to it that Envoy has its rest, and that
     /// who wants to know learns it.
     Probe,
@@ -118,4 +122,8 @@ pub enum Action {
     Keep,
     /// Tell whoever asked for a reload how it ended: the one under way, or else the kept one.
     Reloaded(Reloaded),
+    /// Tell whoever asked for a hold how that ended.
+    HoldEnded(HoldEnd),
+    /// Tell whoever asked for a resume how that ended.
+    ResumeEnded(ResumeEnd),
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::life::{AfterStop, Life, Phase};
+use super::service::Service;
 use super::{Order, Sight, Turn, View};
 use crate::drain::{Drain, Outcome, Time};
 use crate::process::Exit;
@@ -72,9 +73,13 @@ impl Life {
         let stops = order != Order::Drain;
         let now = turn.now;
         let limits = &self.rules.limits;
-        let drain = self
-            .drain
-            .get_or_insert_with(|| Drain::new(limits, now, now, false, stops).caused_by(from));
+        if self.service.drain().is_none() {
+            let drain = Drain::new(limits, now, now, false, stops).caused_by(from);
+            self.service = Service::Leaving(drain);
+        }
+        let Some(drain) = self.service.drain_mut() else {
+            return;
+        };
         drain.end(match view.old {
             true => Outcome::SecondSignal,
             false => Outcome::NeverLive,
@@ -89,10 +94,10 @@ impl Life {
     }
 
     fn on_order_running(&mut self, turn: &mut Turn, view: View, order: Order, from: &str) {
-        if self.drain.is_none() {
+        if self.drain().is_none() {
             self.reason = from.into();
         }
-        match (&mut self.drain, order) {
+        match (self.service.drain_mut(), order) {
             (None, Order::StopNow) => self.terminate(turn, AfterStop::Exit),
             (None, _) => self.begin_drain(turn.now, view, order == Order::Stop, from),
             (Some(_), Order::Drain | Order::ReopenLogs) => {}
@@ -111,15 +116,20 @@ impl Life {
         };
         // With an old generation, that one has been.
         let live = envoy.live.is_some() || view.sight == Sight::Nothing;
-        let drain = Drain::new(&self.rules.limits, now, envoy.since, live, stops);
-        self.drain = Some(drain.caused_by(cause));
+        let mut limits = self.rules.limits.clone();
+        if self.is_held() {
+            // Those who send traffic were told when the hold began.
+            limits.delay = Duration::ZERO;
+        }
+        let drain = Drain::new(&limits, now, envoy.since, live, stops);
+        self.service = Service::Leaving(drain.caused_by(cause));
     }
 
     /// The start script is gone, and Envoy lives on. As with any init, the end of what was started
     /// is the container's, but what Envoy has in flight finishes first. Where Envoy is to be kept
     /// up (`--restart on-failure`), it is up.
     pub fn on_script_end(&mut self, turn: &mut Turn, view: View, exit: Exit) {
-        if self.drain.is_none() && !self.rules.restart {
+        if self.drain().is_none() && !self.rules.restart {
             let cause = format!("the start script ended before envoy: {exit}");
             self.begin_drain(turn.now, view, true, &cause);
             self.reason = cause;

@@ -40,7 +40,10 @@ impl Says {
         match ask {
             Ask::Ready => &[Nothing, Live, HealthFailed, Initializing],
             Ask::ServerInfo => &[Nothing, Version],
-            Ask::FailHealthCheck | Ask::DrainListeners | Ask::StopListeners => &[Nothing, Done],
+            Ask::FailHealthCheck
+            | Ask::PassHealthCheck
+            | Ask::DrainListeners
+            | Ask::StopListeners => &[Nothing, Done],
             Ask::Stats => &[
                 Nothing, Zero, Idle, Busy, Udp, Partial, Logs, Reverted, Flushed,
             ],
@@ -105,6 +108,8 @@ pub(super) enum Event {
     Start,
     Tick,
     Order(Order),
+    Hold,
+    Resume,
     Probe,
     Look,
     ConnectionEnded,
@@ -132,6 +137,8 @@ impl Event {
         match self {
             Event::Start | Event::Tick => Input::Tick,
             Event::Order(order) => Input::Order(order, "a signal".into()),
+            Event::Hold => Input::Hold("a person".into()),
+            Event::Resume => Input::Resume("a person".into()),
             Event::Probe => Input::Probe,
             Event::Look => Input::Look,
             Event::ConnectionEnded => Input::ConnectionEnded,

@@ -10,7 +10,9 @@ impl World {
         let (Some(asking), Some(before)) = (core.asking(), from.core.asking()) else {
             return Ok(());
         };
-        if !core.life.is_running() || core.generations.is_spawning() || core.life.drain.is_some() {
+        let wait = core.life.service.wait();
+        let waits = wait.is_some_and(|wait| core.drain().is_some() || wait.outcome().is_none());
+        if !core.life.is_running() || core.generations.is_spawning() || waits {
             return Ok(());
         }
         let figures = matches!(core.asks(), Some(Ask::Stats | Ask::Sockets));
@@ -28,7 +30,10 @@ impl World {
             _ => {}
         }
         match before.next {
-            Some(next) if next.figures => must(owed(next.due), "a look is forgotten"),
+            Some(next) if next.figures => {
+                let figures = matches!(event, Event::Answer(Ask::Stats | Ask::Sockets, says) if says != Says::Nothing);
+                must(figures || owed(next.due), "a look is forgotten")
+            }
             Some(next) => must(
                 told || core.asked().is_some() || planned(next.due),
                 "a probe is forgotten",

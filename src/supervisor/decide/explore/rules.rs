@@ -1,5 +1,6 @@
 //! What must hold of a step and of a state.
 
+use super::witness::Health;
 use super::*;
 
 /// The number of no question that is in flight.
@@ -65,8 +66,8 @@ impl World {
             );
         }
         let over = |drain: &Drain| drain.outcome().is_some();
-        let again = self.witness.stops >= 2 && from.core.life.drain.is_some()
-            || from.core.life.drain.as_ref().is_some_and(over);
+        let again = self.witness.stops >= 2 && from.core.life.drain().is_some()
+            || from.core.life.drain().is_some_and(over);
         match from.core.life.phase {
             Phase::Running(_) if again || order == Order::StopNow => must(
                 self.witness.terminated.is_some(),
@@ -100,11 +101,14 @@ impl World {
 
     /// Whether a drain that has just ended had reason to.
     pub(super) fn judge_outcome(&mut self, now: Time, event: Event, from: &World) -> Verdict {
-        let ended = |core: &Core| core.life.drain.as_ref().map(|drain| drain.outcome());
+        let ended = |core: &Core| core.life.service.wait().map(Drain::outcome);
         let (Some(Some(outcome)), was) = (ended(&self.core), ended(&from.core)) else {
             return Ok(());
         };
-        if let Some(Some(was)) = was {
+        let holds = self.core.hold().is_some();
+        let anew = holds && event == Event::Hold && !from.core.life.is_leaving();
+        let same = holds == from.core.hold().is_some() && !anew;
+        if let Some(Some(was)) = was.filter(|_| same) {
             return must(was == outcome, "an outcome changed");
         }
         let seen = self.witness.drain.take();
@@ -116,7 +120,8 @@ impl World {
             _ => None,
         };
         let limits = &self.core.life.rules.limits;
-        let known = !self.witness.old || self.witness.told;
+        let failed = !holds || self.witness.health == Health::Failed;
+        let known = failed && (!self.witness.old || self.witness.told);
         let clean = |seen: &DrainSeen| {
             let live = seen.word;
             let patient = live || now + limits.timeout >= seen.deadline + SILENCE_MIN;
@@ -146,7 +151,11 @@ impl World {
                     && event == Event::Answer(Ask::Activity, Says::Still)
             }
             (Outcome::Deadline | Outcome::AdminLost, Some(seen)) => now >= seen.deadline,
-            (Outcome::NeverLive, None) => matches!(event, Event::Order(_)) && !from.witness.old,
+            (Outcome::NeverLive, None) => {
+                matches!(event, Event::Order(_) | Event::Hold) && !from.witness.old
+            }
+            (Outcome::Unknown, None) => event == Event::Hold && from.witness.old,
+            (Outcome::EnvoyExited, Some(_)) if holds => !self.core.life.is_running(),
             (Outcome::NeverLive, Some(seen)) => {
                 let initializing = event == Event::Answer(Ask::Ready, Says::Initializing);
                 let closed = seen.kernel == Some(Says::Closed);
@@ -183,20 +192,20 @@ impl World {
         before: &Core,
     ) -> Verdict {
         let core = &self.core;
-        let outcome = core.life.drain.as_ref().and_then(Drain::outcome);
+        let outcome = core.life.drain().and_then(Drain::outcome);
         let running = matches!(before.life.phase, Phase::Running(_)) || event == Event::Spawned;
         match action {
             Action::Try => must(
-                core.life.drain.is_none() && running,
+                core.life.drain().is_none() && running,
                 "tried although it drains",
             ),
-            Action::Reloaded(_) => Ok(()),
+            Action::Reloaded(_) | Action::HoldEnded(_) | Action::ResumeEnded(_) => Ok(()),
             Action::SpawnNext => {
                 must(
                     self.witness.newest && !self.witness.old,
                     "a third generation",
                 )?;
-                must(core.life.drain.is_none(), "raised although told to drain")
+                must(core.life.drain().is_none(), "raised although told to drain")
             }
             Action::KillNewest => {
                 if let Event::OldExited(_) = event {
@@ -216,7 +225,7 @@ impl World {
             Action::Keep => Ok(()),
             Action::RelieveOld => {
                 must(
-                    self.witness.old && self.witness.newest && core.life.drain.is_none(),
+                    self.witness.old && self.witness.newest && core.life.drain().is_none(),
                     "nobody to relieve, or for nobody",
                 )?;
                 must(self.witness.empty, "relieved with something left")
@@ -258,13 +267,16 @@ impl World {
             Action::Judge => must(
                 matches!(event, Event::Exited(Exit::Code(code)) if code != 0)
                     && !before.life.is_live()
-                    && before.life.drain.is_none(),
+                    && before.life.drain().is_none(),
                 "asked of an Envoy that refuses nothing",
             ),
             Action::Spawn => {
                 must(!self.witness.newest, "two newest")?;
                 must(core.life.phase == Phase::Spawning, "spawned twice")?;
-                must(core.life.drain.is_none(), "spawned although told to drain")
+                must(
+                    core.life.drain().is_none(),
+                    "spawned although told to drain",
+                )
             }
             Action::Ask(ask) => {
                 let outlived = core.is_last() && self.witness.old;
@@ -273,6 +285,7 @@ impl World {
                     "a question to nobody",
                 )?;
                 must(!outlived || ask == Ask::Sockets, "a question to nobody")?;
+                self.judge_health_check(ask)?;
                 if ask == Ask::Sockets {
                     let seen = &self.witness.drain;
                     let silent = |seen: &DrainSeen| seen.unanswered || !seen.word;
@@ -289,11 +302,14 @@ impl World {
                     "two questions at once",
                 )?;
                 let at_rest = core.life.is_live()
-                    && core.life.drain.is_none()
+                    && core.life.drain().is_none()
                     && !core.generations.is_starting();
                 let anew = matches!(event, Event::Exited(_) | Event::NextSpawned(_));
                 // Whether that was all that is wrong.
                 let anew = anew || matches!(event, Event::Answer(Ask::Stats, _));
+                // What comes before such a look.
+                let firsts = [Ask::FailHealthCheck, Ask::PassHealthCheck, Ask::ServerInfo];
+                let anew = anew || matches!(event, Event::Answer(ask, _) if firsts.contains(&ask));
                 if ask == Ask::Ready && at_rest && !anew {
                     let looked = before.life.envoy().and_then(|envoy| envoy.asking.looked);
                     let rested = looked.is_none_or(|at| now - at >= PROBE_REST);
@@ -321,7 +337,7 @@ impl World {
                 let closed = event == Event::Answer(Ask::Sockets, Says::Closed);
                 must(
                     told && (now_at_once || outcome.is_some())
-                        || closed && core.starts_anew() && core.life.drain.is_none(),
+                        || closed && core.starts_anew() && core.life.drain().is_none(),
                     "SIGTERM too early",
                 )
             }
@@ -415,7 +431,7 @@ impl World {
             let wakes = core.wake_at.is_some_and(|wake| wake <= at);
             must(wakes, &format!("{what} will be overslept"))
         };
-        if let Some(drain) = &core.life.drain {
+        if let Some(drain) = core.life.service.wait() {
             if drain.outcome().is_none() {
                 let Some(seen) = &self.witness.drain else {
                     return Err("a drain that nobody asked for".into());
@@ -425,7 +441,9 @@ impl World {
                     seen.stops == drain.stops(),
                     "whether it stops was forgotten",
                 )?;
-                wakes_by(seen.deadline, "the deadline")?;
+                if !core.generations.is_spawning() {
+                    wakes_by(seen.deadline, "the deadline")?;
+                }
             } else if let Phase::Running(_) = core.life.phase {
                 must(!drain.stops(), "the drain is over and Envoy goes on")?;
             }
@@ -461,7 +479,7 @@ impl World {
                 must(core.wake_at.is_none(), "woken for nothing")?;
                 must(self.witness.drain.is_none(), "a waiter is forgotten")?;
             }
-            Phase::Running(_) if !core.life.is_live() && core.life.drain.is_none() => {
+            Phase::Running(_) if !core.life.is_live() && core.life.drain().is_none() => {
                 must(
                     core.asked().is_some() || core.wake_at.is_some(),
                     "no look any more",
@@ -477,7 +495,7 @@ impl World {
         }
         let running = matches!(core.life.phase, Phase::Running(_));
         let accepts = core.life.is_live() && !self.witness.spent;
-        let ends = over || core.life.drain.is_some();
+        let ends = over || core.life.drain().is_some();
         must(
             accepts
                 || ends

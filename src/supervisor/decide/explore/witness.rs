@@ -23,6 +23,17 @@ pub(super) struct DrainSeen {
     pub(super) closed: bool,
     /// Since when nothing has been in flight, where Envoy sends access logs elsewhere.
     pub(super) entries_since: Option<Time>,
+    /// Whether the question in flight is somebody else's.
+    pub(super) stale: bool,
+}
+
+/// What an Envoy was told of its health check, as long as no drain was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) enum Health {
+    #[default]
+    Own,
+    Told,
+    Failed,
 }
 
 /// What has happened, apart from what the core makes of it.
@@ -62,6 +73,14 @@ pub(super) struct Witness {
     pub(super) spent: bool,
     /// Whether its admin interface was asked since, in vain.
     pub(super) refused: bool,
+    /// Whether a hold was the last that was said of it.
+    pub(super) held: bool,
+    /// What the Envoy that serves was told of its health check, and the one that starts beside it.
+    pub(super) health: Health,
+    pub(super) next_health: Health,
+    /// Whether somebody waits for the end of a hold's wait, or of a resume.
+    pub(super) holder: bool,
+    pub(super) resumer: bool,
 }
 
 impl Witness {
@@ -110,8 +129,26 @@ impl Witness {
             kernel: None,
             closed: false,
             entries_since: None,
+            stale: before.asks() == Some(Ask::Sockets),
         };
+        let stale = matches!(event, Event::Answer(..))
+            && self
+                .drain
+                .as_mut()
+                .is_some_and(|seen| std::mem::take(&mut seen.stale));
+        self.note_health(event, before);
         match event {
+            Event::Hold if !before.life.is_leaving() => {
+                self.held = true;
+                let waits = before.hold().is_some_and(|wait| wait.outcome().is_none());
+                if !waits {
+                    self.drain = running.then(|| drain(false));
+                }
+            }
+            Event::Resume if !before.life.is_leaving() => {
+                self.held = false;
+                self.drain = None;
+            }
             Event::Order(order) => {
                 match order {
                     Order::Stop if self.ordered.is_some_and(|at| now < at + SAME_ORDER) => return,
@@ -140,7 +177,7 @@ impl Witness {
                 {
                     drain.stops = true;
                 }
-                if before.life.drain.is_none() && order != Order::StopNow {
+                if before.life.drain().is_none() && order != Order::StopNow {
                     self.drain = Some(DrainSeen {
                         // It accepts nothing.
                         closed: outlived,
@@ -151,7 +188,7 @@ impl Witness {
                 }
             }
             Event::ScriptEnded
-                if running && before.life.drain.is_none() && !before.life.rules.restart =>
+                if running && before.life.drain().is_none() && !before.life.rules.restart =>
             {
                 self.drain = Some(drain(true));
                 self.script_ended = true;
@@ -180,7 +217,9 @@ impl Witness {
                 }
             }
             Event::Answer(ask @ (Ask::Stats | Ask::Sockets), says) => {
-                if let Some(drain) = &mut self.drain {
+                if let Some(drain) = &mut self.drain
+                    && !stale
+                {
                     match ask {
                         Ask::Stats => drain.unanswered = says == Says::Nothing,
                         _ => drain.kernel = (says != Says::Nothing).then_some(says),

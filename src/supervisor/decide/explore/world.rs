@@ -25,6 +25,9 @@ impl World {
                 next.due = due(next.due);
             }
             asking.pause = PROBE_REST;
+            if let HealthCheck::Doubtful { due: at, failures } = &mut asking.health {
+                (*at, *failures) = (due(*at), GROWN_UP);
+            }
             // Until it is live, it is asked again and again.
             let counts = |at: &Time| live && now < *at + PROBE_REST;
             asking.looked = asking.looked.filter(counts).map(|at| past(at, PROBE_REST));
@@ -39,7 +42,8 @@ impl World {
         // Jitter and growth have their own tests.
         let under_way = life.backoff.is_under_way();
         life.backoff = Backoff::new(1);
-        let drains = life.drain.is_some();
+        let drains = life.drain().is_some();
+        let waits = life.service.wait().is_some();
         if under_way && !drains {
             life.backoff.next();
         }
@@ -47,7 +51,10 @@ impl World {
         match &mut life.phase {
             Phase::Running(envoy) => {
                 asking(&mut envoy.asking, envoy.live.is_some());
-                let known = envoy.live.is_some() || envoy.handlers && drains;
+                if drains {
+                    envoy.asking.health = HealthCheck::Own;
+                }
+                let known = envoy.live.is_some() || envoy.handlers && waits;
                 envoy.since = match known {
                     true => BASE,
                     false => past(envoy.since, HANDLERS_READY),
@@ -62,8 +69,8 @@ impl World {
             Phase::Judging { until, .. } => *until = due(*until),
             _ => {}
         }
-        if let Some(drain) = &mut life.drain {
-            drain.level(now, BASE);
+        if let Some(wait) = life.service.wait_mut() {
+            wait.level(now, BASE);
         }
         let generations = &mut core.generations;
         if !running {
@@ -121,6 +128,9 @@ impl World {
             witness.uptime = None;
         }
         witness.told &= witness.old;
+        if !running {
+            (witness.health, witness.next_health) = Default::default();
+        }
         if let Some(drain) = &mut witness.drain {
             drain.deadline = due(drain.deadline);
             drain.min_until = due(drain.min_until);
@@ -136,10 +146,11 @@ impl World {
     }
 
     /// Everything that may happen next, and after what time.
-    pub(super) fn events(&self, late: bool) -> Vec<(Duration, Event)> {
+    pub(super) fn events(&self, scene: Scene) -> Vec<(Duration, Event)> {
         let core = &self.core;
         // Generations multiply the states; without them everything else is explored, too.
         let hot = core.life.rules.old_time.is_some();
+        let holds = scene == Scene::Hold;
         let wake = core.wake_at.map(|at| at - BASE);
         let mut events = vec![(wake.unwrap_or(LONG), Event::Tick)];
         if wake.is_none_or(|wake| wake > STEP) {
@@ -147,7 +158,9 @@ impl World {
         }
         let mut times = vec![Duration::ZERO];
         times.extend(wake);
-        if late && let Some(wake) = wake {
+        if scene == Scene::Late
+            && let Some(wake) = wake
+        {
             times.push(wake + LATE);
             events.push((wake + LATE, Event::Tick));
         }
@@ -155,13 +168,19 @@ impl World {
             Event::Order(Order::Stop),
             Event::Order(Order::StopNow),
             Event::Order(Order::Drain),
-            Event::Order(Order::ReopenLogs),
         ];
-        inputs.push(Event::Look);
-        if !hot {
+        if holds {
+            inputs.push(Event::Hold);
+            if core.is_held() || core.drain().is_some() {
+                inputs.push(Event::Resume);
+            }
+        } else {
+            inputs.extend([Event::Order(Order::ReopenLogs), Event::Look]);
+        }
+        if !hot && !holds {
             inputs.push(Event::Probe);
         }
-        if core.is_draining() {
+        if core.is_draining() && !holds {
             inputs.push(Event::ConnectionEnded);
         }
         if let Phase::Waiting | Phase::Down = core.life.phase {
@@ -169,11 +188,14 @@ impl World {
         }
         if self.witness.newest {
             inputs.push(Event::AdminKnown);
-            if !core.has_handlers() {
-                inputs.push(Event::HandlersSeen);
+            inputs.push(Event::Exited(Exit::Signal(11)));
+            if !holds {
+                if !core.has_handlers() {
+                    inputs.push(Event::HandlersSeen);
+                }
+                inputs.push(Event::Exited(Exit::Code(0)));
+                inputs.push(Event::ScriptEnded);
             }
-            inputs.extend([Exit::Code(0), Exit::Signal(11)].map(Event::Exited));
-            inputs.push(Event::ScriptEnded);
             if !hot {
                 inputs.push(Event::Exited(Exit::Code(1)));
             }
@@ -193,7 +215,8 @@ impl World {
         if let Some(ask) = core.asks() {
             let says = Says::to(ask).iter().filter(|says| match says {
                 Says::Flushed => self.witness.old,
-                says => !hot || says.is_main(),
+                Says::HealthFailed | Says::Reverted if holds => true,
+                says => !(hot || holds) || says.is_main(),
             });
             inputs.extend(says.map(|says| Event::Answer(ask, *says)));
         }
@@ -225,13 +248,15 @@ impl World {
         self.judge_order(event, from)?;
         let closed = event == Event::Answer(Ask::Sockets, Says::Closed);
         let serves = from.core.life.is_running() && !from.core.is_reloading();
-        if closed && serves && from.core.life.drain.is_none() {
+        let serves = serves && from.core.generations.is_admin_away();
+        if closed && serves && from.core.life.drain().is_none() {
             must(
                 self.core.starts_anew(),
                 "an Envoy that accepts nothing is kept",
             )?;
         }
         self.judge_reload(event, &actions)?;
+        self.judge_service(event, from, &actions)?;
         self.judge_looks(now, event, from)?;
         self.judge_rest(now, &actions)?;
         Ok(actions)

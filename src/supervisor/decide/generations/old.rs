@@ -81,7 +81,7 @@ impl Generations {
         let nothing =
             *told == Told::All && load.old_connections == 0 && load.old_sockets == Some(0);
         match left {
-            Left::Something if nothing && life.drain.is_none() => {
+            Left::Something if nothing && life.drain().is_none() => {
                 *left = Left::Relieving;
                 turn.act(Action::RelieveOld);
             }
@@ -135,10 +135,11 @@ impl Generations {
             }
             _ => due,
         };
+        let drains = life.drain().is_some();
         let next = match &mut life.phase {
             Phase::Running(envoy)
                 if envoy.live.is_some()
-                    && life.drain.is_none()
+                    && !drains
                     && matches!(left, Left::Something | Left::Relieved(_)) =>
             {
                 envoy.asking.look_for_old(turn, look, LOOK)

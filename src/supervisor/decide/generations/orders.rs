@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::asking::Asker;
 use super::super::life::{Life, Phase};
+use super::super::service::Service;
 use super::super::{Order, Turn};
 use super::{Beside, Generations, Left, Told};
 use crate::drain::{self, Answer, Ask, Drain, Limits, Outcome, Time};
@@ -38,7 +39,7 @@ impl Generations {
                 };
                 let stops = order == Order::Stop;
                 let drain = Drain::new(&limits, turn.now, turn.now, true, stops);
-                life.drain = Some(drain.caused_by(from));
+                life.service = Service::Leaving(drain.caused_by(from));
                 life.phase = Phase::Down;
                 self.beside = Beside::Last {
                     since: *since,
@@ -53,7 +54,8 @@ impl Generations {
     /// The drain goes on that waits for the old Envoy. The one that took over has told it to drain,
     /// and nobody can be asked but the kernel.
     pub(super) fn advance_last(&mut self, life: &mut Life, turn: &mut Turn) -> Option<Time> {
-        let (Beside::Last { since, asked }, Some(drain)) = (&mut self.beside, &mut life.drain)
+        let (Beside::Last { since, asked }, Some(drain)) =
+            (&mut self.beside, life.service.drain_mut())
         else {
             return None;
         };
@@ -93,12 +95,12 @@ fn is_between(life: &Life) -> bool {
         Phase::Judging { .. } => life.rules.restart,
         _ => false,
     };
-    between && life.drain.is_none()
+    between && life.drain().is_none()
 }
 
 /// What the old Envoy has is waited for no longer, or Envoy is stopped after that.
 fn on_order_last(life: &mut Life, order: Order) {
-    let Some(drain) = &mut life.drain else {
+    let Some(drain) = life.service.drain_mut() else {
         return;
     };
     match order {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::super::asking::{Asking, PROBE_REST};
+use super::super::asking::{Asker, Asking, PROBE_REST};
 use super::super::life::{Life, Phase, serves};
+use super::super::service::Service;
 use super::super::{Action, Turn};
 use super::{Admin, Beside, Generations, LOOK, Left, Reloaded, Told, newest};
-use crate::drain::{Answer, Ask, Time};
+use crate::drain::{Answer, Ask, Readiness, Time};
 use crate::duration::show;
 use crate::process::Exit;
 
@@ -34,21 +35,26 @@ pub(in super::super) struct Starting {
 
 impl Starting {
     /// Gives up an Envoy that is not live in time, and asks how it is until then.
-    pub fn advance(&mut self, turn: &mut Turn) -> Option<Time> {
+    ///
+    /// Where the Envoy that serves is held, this one is told to fail its health check before it is
+    /// asked how it is. Envoy keeps that word through its initialization, so that nobody finds it in
+    /// service (seen on 1.36.4 and 1.40.0).
+    pub fn advance(&mut self, turn: &mut Turn, fails: Option<bool>) -> Option<Time> {
         let due = self.since + START_LIMIT;
         if turn.now >= due && !self.given_up {
             self.given_up = true;
             turn.act(Action::KillNewest);
         }
+        let health = fails.and_then(|fails| self.asking.advance_health(turn, fails));
         let look = self.asking.advance(turn, Ask::Sockets);
         let due = (!self.given_up).then_some(due);
-        [due, look].into_iter().flatten().min()
+        [due, health, look].into_iter().flatten().min()
     }
 }
 
 impl Generations {
     pub(super) fn on_reload(&mut self, life: &Life, turn: &mut Turn) {
-        if life.drain.is_some() {
+        if life.drain().is_some() {
             turn.act(Action::Reloaded(Reloaded::Draining));
         } else if self.beside != Beside::Nobody && life.is_running() {
             // It would cut what the old Envoy has, or come too late for the one that starts.
@@ -69,7 +75,7 @@ impl Generations {
 
     /// Begins the reload that was kept, where nothing stands in its way any more.
     pub(super) fn begin_kept(&mut self, life: &Life, turn: &mut Turn) {
-        let free = self.beside == Beside::Nobody && life.is_live() && life.drain.is_none();
+        let free = self.beside == Beside::Nobody && life.is_live() && life.drain().is_none();
         if free && std::mem::take(&mut self.kept) {
             turn.tell_reloaded();
             self.begin(turn);
@@ -110,6 +116,9 @@ impl Generations {
             asking.figures_at(turn.now);
         }
         envoy.asking.rest();
+        if let Some(wait) = life.service.wait_mut() {
+            wait.forget_question();
+        }
         self.beside = Beside::Starting(Starting {
             since: turn.now,
             second,
@@ -133,14 +142,30 @@ impl Generations {
         let Some(question) = next.asking.take(number) else {
             return;
         };
-        if question.ask == Ask::Sockets {
+        if question.asker == Asker::HealthCheck {
+            let confirmed = answer.is_some();
+            next.asking
+                .on_health_answer(turn.now, question.ask, confirmed);
+        } else if question.ask == Ask::Sockets {
             next.accepts_nothing = answer == Some(&Answer::Closed);
             next.asking.look_at(turn.now);
         } else if serves(answer) {
+            let serving = life.service == Service::Serving;
+            if answer == Some(&Answer::Ready(Readiness::Live)) {
+                next.asking.on_passing(turn.now, !serving);
+            }
+            if serving && next.asking.health.is_in_hand() {
+                // A resume came meanwhile, and it is about to hear of that.
+                next.asking.look_again(turn.now, PROBE_REST);
+                return;
+            }
             let next = *next;
             self.take_over(life, turn, next);
         } else if !next.asking.owes_figures() {
             next.asking.look_again(turn.now, PROBE_REST);
+            if answer.is_some() {
+                next.asking.hurry_health(turn.now);
+            }
         }
     }
 
@@ -155,7 +180,7 @@ impl Generations {
             second: false,
         };
         self.admin = Admin::Own;
-        if life.drain.is_none() {
+        if life.service == Service::Serving {
             life.reason = format!(
                 "live {} after its start, next to the one before",
                 show(turn.now.saturating_sub(next.since))
@@ -187,7 +212,7 @@ impl Generations {
             envoy.asking.figures_at(turn.now);
         }
         let crashed = matches!(exit, Exit::Signal(_)) && !next.given_up;
-        if crashed && !next.second && life.drain.is_none() {
+        if crashed && !next.second && life.drain().is_none() {
             // Not its configuration's fault, by the look of it; and the old one may have stopped
             // accepting for it.
             self.beside = Beside::Spawning {

@@ -1,0 +1,76 @@
+//! `drainit hold` and `drainit resume`: out of service for maintenance, and back.
+
+use super::find::{self, Target};
+use super::progress::{self, Waiting};
+use super::{complain, read_status, say};
+use crate::client::Head;
+use crate::options::Options;
+
+/// Has the running drainit hold Envoy, and waits for what is in flight: 0 nothing is left, 1 and
+/// why, 2 nothing runs. At the deadline it is held all the same.
+pub fn hold(options: &Options) -> u8 {
+    end(begin(options, "hold").and_then(|target| {
+        say("held: asked for");
+        let waiting = Waiting::begin(&target);
+        let over = waiting.end(give(&target, "hold")?);
+        match over.is_clean() {
+            true => Ok(format!("held: {}", over.line(""))),
+            false => Err((1, format!("held, and {}", over.line("not drained")))),
+        }
+    }))
+}
+
+/// Has the running drainit take a hold back, and waits until Envoy has: 0, 1 and why, 2 nothing
+/// runs.
+pub fn resume(options: &Options) -> u8 {
+    end(begin(options, "resume").and_then(|target| {
+        Ok(match give(&target, "resume")?.as_str() {
+            "not held" => "envoy was not held".into(),
+            result => format!("{result}: envoy is in service"),
+        })
+    }))
+}
+
+fn end(result: Result<String, (u8, String)>) -> u8 {
+    match result {
+        Ok(line) => {
+            say(&line);
+            0
+        }
+        Err((code, why)) => {
+            complain(&why);
+            code
+        }
+    }
+}
+
+/// The drainit that is to get the order.
+fn begin(options: &Options, command: &str) -> Result<Target, (u8, String)> {
+    let target = find::target(options).map_err(|why| (2, why))?;
+    read_status(&target, true).map_err(|why| (2, why))?;
+    if target.pid().is_none() {
+        let why =
+            format!("that drainit runs in another container: say `drainit {command}` in there");
+        return Err((1, why));
+    }
+    Ok(target)
+}
+
+/// Gives the order; how it ended.
+fn give(target: &Target, command: &str) -> Result<String, (u8, String)> {
+    match progress::order(target, &format!("/{command}")) {
+        Ok((
+            Head {
+                status: 200,
+                drain_result,
+                ..
+            },
+            _,
+        )) => Ok(drain_result.unwrap_or_default()),
+        Ok((Head { status: 404, .. }, _)) => {
+            Err((1, format!("that drainit is older, and knows no {command}")))
+        }
+        Ok((_, why)) => Err((1, why)),
+        Err(why) => Err((1, format!("it ended before it answered: {why}"))),
+    }
+}

@@ -1,0 +1,90 @@
+//! Those who ask for a hold or a resume over the control socket, and what they are told.
+
+use super::Supervisor;
+use super::decide::{HoldEnd, Input, ResumeEnd};
+use crate::status::{OrderEnd, OrderNumber, State};
+
+/// So many wait at the most, and so many answers are kept: as many as there may be connections.
+const MOST: usize = 512;
+
+/// Who waits for an answer.
+#[derive(Debug, Default)]
+pub struct Holds {
+    holders: Vec<OrderNumber>,
+    resumers: Vec<OrderNumber>,
+    /// Whether anything was held when the last resume came.
+    held: bool,
+    /// Answers that are not published yet: what they tell of shows in the snapshot before.
+    answers: Vec<(OrderNumber, OrderEnd)>,
+}
+
+impl Supervisor {
+    pub(super) fn on_hold(&mut self, number: OrderNumber, from: &str) {
+        log::info!("/hold from {from}");
+        push(&mut self.holds.holders, number);
+        self.handle(Input::Hold(format!("/hold from {from}")));
+    }
+
+    pub(super) fn on_resume(&mut self, number: OrderNumber, from: &str) {
+        log::info!("/resume from {from}");
+        push(&mut self.holds.resumers, number);
+        self.holds.held = self.core.is_held();
+        self.handle(Input::Resume(format!("/resume from {from}")));
+    }
+
+    pub(super) fn answer_holders(&mut self, how: HoldEnd) {
+        let end = match how {
+            HoldEnd::Over(outcome) => Ok(outcome.name()),
+            HoldEnd::Resumed => Err("resumed meanwhile: envoy is in service again".into()),
+            HoldEnd::Leaving => Err(self.why_not()),
+        };
+        let waiting = std::mem::take(&mut self.holds.holders);
+        let answers = waiting.into_iter().map(|number| (number, end.clone()));
+        self.holds.answers.extend(answers);
+    }
+
+    pub(super) fn answer_resumers(&mut self, how: ResumeEnd) {
+        let end = match how {
+            ResumeEnd::Serving if self.holds.held => Ok("resumed"),
+            ResumeEnd::Serving => Ok("not held"),
+            ResumeEnd::Held => Err(format!("held again: {}", self.core.reason())),
+            ResumeEnd::Leaving => Err(self.why_not()),
+        };
+        let waiting = std::mem::take(&mut self.holds.resumers);
+        let answers = waiting.into_iter().map(|number| (number, end.clone()));
+        self.holds.answers.extend(answers);
+    }
+
+    /// Why nothing can be held or resumed.
+    fn why_not(&self) -> String {
+        match (self.core.state(self.now()), self.core.drain()) {
+            (State::Gone, _) => "envoy is gone".into(),
+            (_, Some(drain)) => format!(
+                "{} has drained envoy, or is about to: only a restart of drainit leads back",
+                drain.cause()
+            ),
+            (state, None) => format!("drainit is {}", state.name()),
+        }
+    }
+
+    /// Publishes the answers.
+    pub(super) fn publish_answers(&mut self) {
+        if self.holds.answers.is_empty() {
+            return;
+        }
+        let answers = std::mem::take(&mut self.holds.answers);
+        self.board.update(|snapshot| {
+            snapshot.orders.extend(answers);
+            let old = snapshot.orders.len().saturating_sub(MOST);
+            snapshot.orders.drain(..old);
+        });
+    }
+}
+
+fn push(waiting: &mut Vec<OrderNumber>, number: OrderNumber) {
+    if waiting.len() >= MOST {
+        // Its caller is gone.
+        waiting.remove(0);
+    }
+    waiting.push(number);
+}
