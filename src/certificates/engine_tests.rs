@@ -112,7 +112,7 @@ fn whole(chain: &[u8], key: &[u8]) -> Contents {
 }
 
 fn clean(contents: &Contents) -> Contents {
-    let clean = contents.iter().map(super::super::check::cleaned);
+    let clean = contents.iter().map(crate::certificates::check::cleaned);
     clean.collect::<Result<_, _>>().unwrap()
 }
 

@@ -19,7 +19,9 @@ const LAYERS: &[&[&str]] = &[
     &["connections"],
     &["client"],
     &["process"],
-    &["cidr", "clock", "duration", "fault", "mailbox", "pulse"],
+    &[
+        "cidr", "clock", "duration", "fault", "json", "mailbox", "pulse",
+    ],
 ];
 
 /// What the drain may know of Envoy: words and figures. A socket or a clock is in none of these.
