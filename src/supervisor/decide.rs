@@ -8,6 +8,7 @@
 mod asking;
 mod ending;
 mod generations;
+mod hold;
 mod life;
 mod messages;
 mod orders;
@@ -18,13 +19,13 @@ use crate::status::State;
 
 pub use asking::Question;
 pub use generations::{Generations, Reloaded};
+pub use hold::{HoldEnd, ResumeEnd};
 pub use life::KILL_PATIENCE;
 pub use messages::{Action, Input, Order, Rules};
-pub use service::{HoldEnd, ResumeEnd};
 
 use asking::Asker;
+use hold::Waiters;
 use life::{Life, Phase};
-use service::Waiters;
 
 /// The decision core.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -217,8 +217,9 @@ impl Witness {
                 }
             }
             Event::Answer(ask @ (Ask::Stats | Ask::Sockets), says) => {
+                // What was in flight when it began was the kernel's word.
                 if let Some(drain) = &mut self.drain
-                    && !stale
+                    && !(stale && ask == Ask::Sockets)
                 {
                     match ask {
                         Ask::Stats => drain.unanswered = says == Says::Nothing,
