@@ -239,6 +239,9 @@ impl Asking {
         *look = turn.now + pause;
         self.looked = Some(turn.now);
         self.forget_figures();
+        if let Some(next) = &mut self.next {
+            next.due = next.due.max(turn.now + PROBE_REST);
+        }
         self.ask(turn, Ask::Stats, Asker::Look);
         None
     }
