@@ -47,18 +47,24 @@ const TERMINATION_LOG: &str = "/dev/termination-log";
 /// How much of them Kubernetes keeps.
 const TERMINATION_MAX: usize = 4096;
 
+/// What the snapshot is brought up to.
+#[derive(PartialEq)]
+struct Seen {
+    state: State,
+    reason: String,
+    /// Whether a drain stops Envoy, and how it ended.
+    drain: Option<(bool, Option<Outcome>)>,
+    /// When a hold's wait began, and how it ended.
+    hold: Option<(Time, Option<Outcome>)>,
+}
+
 /// Keeps snapshot and log up to date.
 pub struct Reporter {
     born: Instant,
     /// When the newest Envoy was spawned.
     started: Instant,
     /// What the snapshot was last brought up to.
-    seen: (
-        State,
-        String,
-        Option<(bool, Option<Outcome>)>,
-        Option<(Time, Option<Outcome>)>,
-    ),
+    seen: Seen,
     starts: u64,
     exit: Option<End>,
     failure: Option<String>,
@@ -85,7 +91,12 @@ impl Reporter {
         Reporter {
             born,
             started: born,
-            seen: (State::Starting, String::new(), None, None),
+            seen: Seen {
+                state: State::Starting,
+                reason: String::new(),
+                drain: None,
+                hold: None,
+            },
             starts: 0,
             exit: None,
             failure: None,
@@ -247,14 +258,14 @@ impl Reporter {
         (drain, hold): (Option<&drain::Drain>, Option<&drain::Drain>),
         code: Option<u8>,
     ) {
-        let seen = (
+        let seen = Seen {
             state,
-            reason.to_owned(),
-            drain.map(|drain| (drain.stops(), drain.outcome())),
-            hold.map(|hold| (hold.started(), hold.outcome())),
-        );
+            reason: reason.to_owned(),
+            drain: drain.map(|drain| (drain.stops(), drain.outcome())),
+            hold: hold.map(|hold| (hold.started(), hold.outcome())),
+        };
         let over = matches!(state, State::Drained | State::Stopping | State::Gone);
-        if let Some(line) = self.callers.count(now, over && self.seen.0 != state) {
+        if let Some(line) = self.callers.count(now, over && self.seen.state != state) {
             log::info!("{line}");
         }
         self.stopped |= state == State::Stopping;
@@ -273,11 +284,11 @@ impl Reporter {
                     snapshot.verdict = Some(self.verdict(snapshot, code).line);
                 }
             });
-            let held_anew = self.seen.3 != seen.3 && hold.is_some() && state == State::Held;
-            if (self.seen.0, self.seen.1.as_str()) != (state, reason) || held_anew {
+            let held_anew = self.seen.hold != seen.hold && hold.is_some() && state == State::Held;
+            if (self.seen.state, self.seen.reason.as_str()) != (state, reason) || held_anew {
                 let snapshot = board.read().clone();
                 let line = sentences::state(&snapshot);
-                if self.seen.0 != state || held_anew {
+                if self.seen.state != state || held_anew {
                     tell_state(&snapshot, &line);
                 }
                 self.wanted.status = line;
