@@ -133,6 +133,8 @@ pub struct Options {
     pub add_envoy_flags: bool,
     /// Whether a reload is Envoy's hot restart.
     pub hot_restart: bool,
+    /// Whether the configuration file is followed.
+    pub watch_config: bool,
     /// What becomes of an Envoy that ended by itself.
     pub restart: Restart,
     /// The xDS client's certificate.
@@ -201,6 +203,7 @@ impl Options {
             exclude_listeners: Vec::new(),
             add_envoy_flags: false,
             hot_restart: false,
+            watch_config: false,
             restart: Restart::Never,
             cert_file: None,
             key_file: None,
@@ -261,6 +264,12 @@ impl Options {
             return Err(format!(
                 "--min-drain is longer than --drain-timeout ({all})"
             ));
+        }
+        if self.watch_config && !self.hot_restart {
+            return Err(
+                "--watch-config needs --hot-restart, by which a changed configuration is loaded"
+                    .into(),
+            );
         }
         let files = [
             ("--envoy-cert-file", self.cert_file.is_some()),

@@ -120,7 +120,7 @@ impl Drain {
                 self.on_silence(now, took);
                 self.poll_at(now, Ask::Sockets);
             }
-            (Ask::ServerInfo | Ask::PassHealthCheck, _) => {}
+            (Ask::ServerInfo | Ask::PassHealthCheck | Ask::Traffic, _) => {}
         }
     }
 

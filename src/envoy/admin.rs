@@ -95,6 +95,11 @@ pub fn work(
             (Ask::Sockets, _) if job.retired => asker.witnesses.look_at_retired(job.pid),
             (Ask::Sockets, found) => asker.witnesses.look(job.pid, found.ok().as_ref()),
             (Ask::Activity, Ok(address)) => asker.witnesses.ask_counters(&address, peer),
+            (Ask::Traffic, Ok(address)) => match ask(Ask::Ready, &address, peer) {
+                Ok(Answer::Ready(Readiness::Live)) => asker.witnesses.ask_traffic(&address, peer),
+                Ok(_) => Err("envoy is not live".into()),
+                Err(why) => Err(why),
+            },
             (Ask::Stats, Ok(address)) => {
                 let old = job.pid != job.owner;
                 asker.witnesses.ask(&address, peer, job.pid, old)
@@ -193,7 +198,7 @@ fn ask(ask: Ask, address: &Address, peer: Peer) -> Result<Answer, String> {
             STEP,
         )?),
         Ask::StopListeners => done(short(Method::Post, "/drain_listeners", STEP)?),
-        Ask::Stats | Ask::Activity | Ask::Sockets => {
+        Ask::Stats | Ask::Activity | Ask::Traffic | Ask::Sockets => {
             Err("that takes more than one question".into())
         }
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 /// Whether a command line has a flag (`--drain-time-s`), as Envoy's parser sees it: as an argument
@@ -18,6 +19,38 @@ pub fn value<'a>(args: &'a [OsString], flag: &str) -> Option<&'a OsStr> {
         .find_map(|(at, arg)| value_in(arg, flag).map(|rest| (at, rest)))?;
     rest.or_else(|| args.get(at + 1).map(OsString::as_os_str))
 }
+
+/// The file of a command line's configuration.
+pub fn config(args: &[OsString]) -> Option<&OsStr> {
+    CONFIG.iter().find_map(|flag| value(args, flag))
+}
+
+/// The command line with another file there, if there is one.
+pub fn with_config(args: &[OsString], file: Option<&Path>) -> Vec<OsString> {
+    let mut args = args.to_vec();
+    let Some(file) = file else {
+        return args;
+    };
+    for at in 0..args.len() {
+        let flag = CONFIG
+            .iter()
+            .find(|flag| has(args.get(at..=at).unwrap_or_default(), flag));
+        let Some(flag) = flag else {
+            continue;
+        };
+        let file = file.as_os_str().to_owned();
+        let alone = args.get(at).is_some_and(|arg| arg == flag);
+        match args.get_mut(at + 1).filter(|_| alone) {
+            Some(value) => *value = file,
+            None => args[at] = [OsStr::new(flag), &file].join(OsStr::new(" ")),
+        }
+        break;
+    }
+    args
+}
+
+/// Envoy's flag for its configuration's file.
+const CONFIG: [&str; 2] = ["-c", "--config-path"];
 
 /// `Some` if this argument is the flag, with the value if that is behind a space.
 fn value_in<'a>(arg: &'a OsStr, flag: &str) -> Option<Option<&'a OsStr>> {
@@ -132,6 +165,26 @@ mod tests {
             assert_eq!(drain_time(of(longest)), of(expected), "{longest}");
         }
         assert_eq!(drain_time(Duration::MAX).as_secs(), u64::from(u32::MAX));
+    }
+
+    #[test]
+    fn another_configuration_takes_the_ones_place() {
+        let file = Some(Path::new("/x.yaml"));
+        for (line, with) in [
+            (
+                &["-l", "info", "-c", "a.yaml"][..],
+                &["-l", "info", "-c", "/x.yaml"][..],
+            ),
+            (
+                &["--config-path a.yaml", "-l", "info"],
+                &["--config-path /x.yaml", "-l", "info"],
+            ),
+        ] {
+            assert_eq!(config(&args(line)), Some(OsStr::new("a.yaml")));
+            assert_eq!(with_config(&args(line), file), args(with));
+            assert_eq!(with_config(&args(line), None), args(line));
+        }
+        assert_eq!(config(&args(&["--config-yaml", "{}"])), None);
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Family {
             Some(number) => usize::try_from(number).unwrap_or(1),
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        let dir = private_directory()
+        let dir = private_directory(Path::new(SHARED))
             .map_err(|error| format!("--hot-restart needs a writable /dev/shm: {error}"))?;
         let sockets = if flags::has(args, SOCKET_PATH) {
             let _ = fs::remove_dir(dir);
@@ -272,13 +272,19 @@ fn region(base_id: u32) -> PathBuf {
     format!("/dev/shm/envoy_shared_memory_{}", u64::from(base_id) * 10).into()
 }
 
-/// A new directory in /dev/shm, which hot restart needs anyway. Nobody but its owner may see what
+/// Shared memory, which hot restart needs anyway.
+pub const SHARED: &str = "/dev/shm";
+
+/// A new directory there, or in another place. Nobody but its owner may see what
 /// is in it. A root whose start script may leave root lets others make files in it, but not list
 /// or replace any, until [`Family::close_directory`].
-fn private_directory() -> io::Result<PathBuf> {
+///
+/// # Errors
+/// Those of the file system.
+pub fn private_directory(place: &Path) -> io::Result<PathBuf> {
     let mut tries = 0;
     loop {
-        let path = Path::new("/dev/shm").join(format!("drainit-{}", random_name()));
+        let path = place.join(format!("drainit-{}", random_name()));
         match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => {
                 if geteuid().is_root() {

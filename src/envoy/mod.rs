@@ -16,5 +16,6 @@ pub mod roll_call;
 pub mod stand_in;
 pub mod stats;
 pub mod titles;
+pub mod traffic;
 pub mod watch;
 pub mod witnesses;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::load::{Counters, Load};
+use super::traffic::Traffic;
 
 /// A question to Envoy's admin interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +24,8 @@ pub enum Ask {
     Stats,
     /// `GET /stats`, the counters that move with every request and every connection
     Activity,
+    /// `GET /stats`, the counters that say how well it serves; and `GET /ready`, and `/listeners`
+    Traffic,
     /// No question to that interface but to the kernel, when the interface does not answer: which
     /// connections Envoy has
     Sockets,
@@ -95,6 +98,8 @@ pub enum Answer {
     Stats(Load),
     /// To [`Ask::Activity`].
     Activity(Counters),
+    /// To [`Ask::Traffic`], of an Envoy that is live.
+    Traffic(Box<Traffic>),
     /// To [`Ask::Sockets`]: Envoy accepts no connections, and which it has cannot be told.
     Closed,
 }

@@ -14,6 +14,7 @@ use super::question::Answer;
 use super::roll_call::{self, Hidden, RollCall};
 use super::stats;
 use super::titles::Titles;
+use super::traffic;
 use super::watch::Watch;
 use crate::client::{Address, Peer};
 use crate::connections::names::{self, Named};
@@ -167,6 +168,21 @@ impl<'a> Witnesses<'a> {
         }
         lines.end(|name, value| activity.add(name, value, excluded, titles));
         activity.finish().map(Answer::Activity)
+    }
+
+    /// How well Envoy serves.
+    ///
+    /// # Errors
+    /// One line that says why there is no answer.
+    pub fn ask_traffic(&self, address: &Address, peer: Peer) -> Result<Answer, String> {
+        let mut reader = traffic::Reader::default();
+        let head = ask_stats(peer, address, traffic::QUERY, |piece| reader.feed(piece))?;
+        if head.status != 200 {
+            return Err(refused(head.status, "to /stats"));
+        }
+        let listed = names::parse(&get(peer, address, names::QUERY)?)?;
+        let traffic = reader.finish(listed, self.measure.excluded);
+        Ok(Answer::Traffic(Box::new(traffic)))
     }
 
     /// What follows from what Envoy `told` and from what was `seen` beside it.

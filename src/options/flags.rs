@@ -292,6 +292,13 @@ pub const FLAGS: &[Flag<Options>] = &[
         |o, v| set(&mut o.hot_restart, switch(v)),
     )
     .brief("Reload by Envoy's hot restart"),
+    Flag::new(
+        "watch-config",
+        Value::Switch,
+        "off",
+        "With --hot-restart: reload by itself when the contents of the configuration file (Envoy's -c) have changed and stayed, and go back to the last good ones if the new Envoy does worse in its first 30 s.",
+        |o, v| set(&mut o.watch_config, switch(v)),
+    ),
     flag(
         "restart",
         One("never|on-failure"),

@@ -84,6 +84,13 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
         "reloading": snapshot.reloading,
         "reload_kept": snapshot.reload_kept,
         "reloads_asked": snapshot.reloads_asked,
+        "configuration": snapshot.configuration.as_ref().map(|it| json!({
+            "runs": if it.worse.is_some() { "the last good one" } else { "the file's" },
+            "since": clock.timestamp(it.since),
+            "since_seconds": clock.age(it.since),
+            "worse": it.worse,
+            "watched_seconds": it.watched.filter(|at| *at > now).map(|at| clock.until(at)),
+        })),
         "reload": snapshot.reload.as_ref().map(|reload| json!({
             "number": reload.number,
             "ended_seconds_ago": clock.age(reload.at),

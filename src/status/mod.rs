@@ -191,6 +191,17 @@ pub struct Reload {
     pub result: Result<String, String>,
 }
 
+/// Which configuration Envoy runs, where its file is followed.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// Why it runs the last good one instead of the file's; none where it runs the file's.
+    pub worse: Option<String>,
+    /// Since when.
+    pub since: Instant,
+    /// Until when it is watched whether it does worse than the one before, if it is.
+    pub watched: Option<Instant>,
+}
+
 /// How many reloads by hot restart ended how.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HotRestarts {
@@ -260,6 +271,8 @@ pub struct Snapshot {
     pub reload_kept: bool,
     /// How many reloads were asked for.
     pub reloads_asked: u64,
+    /// Which configuration Envoy runs, where its file is followed (`--watch-config`).
+    pub configuration: Option<Configuration>,
     /// The newest generation's number (`--restart-epoch`).
     pub epoch: u32,
     /// The old generation's pid, while it drains beside the newest.
@@ -312,6 +325,7 @@ impl Snapshot {
             reload: None,
             reloading: false,
             reload_kept: false,
+            configuration: None,
             reloads_asked: 0,
             epoch: 0,
             old: None,

@@ -213,9 +213,10 @@ impl Core {
         }
         let questions = turn.questions;
         let beside = self.generations.advance(&mut self.life, turn);
-        if turn.questions > questions {
-            // What the life has planned waits for that answer.
-            life = self.life.advance(turn, self.generations.view(&self.life));
+        let after = self.generations.view(&self.life);
+        if turn.questions > questions || after != view {
+            // What the life has planned waits for that answer, or there is no old Envoy any more.
+            life = self.life.advance(turn, after);
         }
         let due = [life, beside];
         due.into_iter().flatten().min()

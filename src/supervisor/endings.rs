@@ -64,6 +64,7 @@ impl Supervisor {
             self.fall_back(exit);
         } else {
             self.warn_of_another(exit);
+            self.forsake_configuration();
             self.helpers.tell(Command::EnvoyGone);
             self.reporter.on_exit(end);
             self.board.update(|snapshot| snapshot.envoy = None);

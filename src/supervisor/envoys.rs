@@ -1,5 +1,8 @@
 //! The Envoy processes: one, or with hot restart a newest and an old one that drains beside it.
 
+mod next;
+mod shown;
+
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::PathBuf;
@@ -58,6 +61,10 @@ pub struct Envoys {
     epoch: u32,
     newest: Option<Child>,
     old: Option<Child>,
+    /// The copy of a configuration that Envoy runs instead of its file, and the one that the next
+    /// Envoy is to run.
+    copy: Option<PathBuf>,
+    next_copy: Option<PathBuf>,
     /// Whoever answers the newest in the place of the one before.
     stand_in: Option<StandIn>,
     /// What the newest was last started with.
@@ -87,6 +94,8 @@ impl Envoys {
             epoch: 0,
             newest: None,
             old: None,
+            copy: None,
+            next_copy: None,
             stand_in: None,
             started_with: Vec::new(),
             envoy_itself: false,
@@ -256,7 +265,8 @@ impl Envoys {
         } else {
             self.mend();
         }
-        let child = self.start(self.epoch)?;
+        let line = flags::with_config(&self.line, self.copy.as_deref());
+        let child = self.start(line, self.epoch)?;
         let pid = child.pid;
         self.newest = Some(child);
         Ok(pid)
@@ -270,7 +280,7 @@ impl Envoys {
         if let Some(family) = &self.family {
             family.close_directory();
         }
-        let child = self.start(self.epoch + 1)?;
+        let child = self.start(self.next_line(), self.epoch + 1)?;
         let pid = child.pid;
         self.epoch += 1;
         self.old = self.newest.replace(child);
@@ -327,46 +337,6 @@ impl Envoys {
         self.old.iter_mut().for_each(Child::terminate);
     }
 
-    /// Sees to it that the newest Envoy is answered when the old generation is gone; whether it is.
-    pub fn relieve_old(&mut self) -> bool {
-        let path = self
-            .family
-            .as_ref()
-            .and_then(|family| family.socket_of(self.epoch.checked_sub(1)?));
-        let (Some(path), Some(pid)) = (path, self.old()) else {
-            return false;
-        };
-        match StandIn::at(&path) {
-            Ok(stand_in) => {
-                log::info!("the old generation, pid {pid}, has nothing left: it is ended");
-                self.stand_in = Some(stand_in);
-                true
-            }
-            Err(error) => {
-                log::debug!("the old generation is ended when its time has come: {error}");
-                false
-            }
-        }
-    }
-
-    /// Answers the newest Envoy in the place of the one before.
-    pub fn answer_for_old(&mut self) {
-        self.stand_in.take_if(|stand_in| !stand_in.answer());
-    }
-
-    /// What is polled for its questions.
-    pub fn stand_in(&self) -> Option<&StandIn> {
-        self.stand_in.as_ref()
-    }
-
-    /// Sends the old generation SIGKILL, and forgets it.
-    pub fn kill_old(&mut self) {
-        if let Some(old) = self.old.take() {
-            log::warn!("the old generation is ended by SIGKILL");
-            old.kill();
-        }
-    }
-
     /// Has every Envoy reopen its logs, behind a start script, too: that would die of the signal.
     pub fn reopen_logs(&mut self) {
         self.newest.iter_mut().for_each(Child::reopen_logs);
@@ -417,8 +387,7 @@ impl Envoys {
         }
     }
 
-    fn start(&mut self, epoch: u32) -> io::Result<Child> {
-        let line = self.line.clone();
+    fn start(&mut self, line: Vec<OsString>, epoch: u32) -> io::Result<Child> {
         let (program, args) = line
             .split_first()
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
@@ -447,7 +416,7 @@ impl Envoys {
         let added = (args.len() + 1).saturating_sub(line.len());
         let child = Child::new(pid, (program, &args), added, place, pipe);
         self.envoy_itself = child.is_envoy_itself;
-        log::info!(pid = pid; "envoy started, pid {pid}: {}", show(program, &args));
+        log::info!(pid = pid; "envoy started, pid {pid}: {}", shown::show(program, &args));
         Ok(child)
     }
 
@@ -466,50 +435,5 @@ impl Envoys {
         let pipe = Pipe::new()
             .inspect_err(|error| log::warn!("envoy cannot tell its admin address: {error}"));
         (Place::Unknown, pipe.ok())
-    }
-}
-
-fn show(program: &OsStr, args: &[OsString]) -> String {
-    let mut line = program.to_string_lossy().into_owned();
-    let mut secret = false;
-    for word in args {
-        line.push(' ');
-        // A configuration may hold a key.
-        if std::mem::take(&mut secret) {
-            line.push_str("...");
-        } else if flags::has(std::slice::from_ref(word), CONFIG) {
-            line.push_str(CONFIG);
-            secret = word == CONFIG;
-            line.push_str(if secret { "" } else { " ..." });
-        } else {
-            line.push_str(&word.to_string_lossy());
-        }
-    }
-    line
-}
-
-/// Envoy's flag for a configuration on the command line.
-const CONFIG: &str = "--config-yaml";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_configuration_on_the_command_line_is_not_shown() {
-        for (args, shown) in [
-            (&["-c", "a.yaml", "-l", "info"][..], "-c a.yaml -l info"),
-            (
-                &["--config-yaml", "{key: 7}", "-l", "info"],
-                "--config-yaml ... -l info",
-            ),
-            (
-                &["--config-yaml {key: 7}", "-l", "info"],
-                "--config-yaml ... -l info",
-            ),
-        ] {
-            let args: Vec<_> = args.iter().map(OsString::from).collect();
-            assert_eq!(show(OsStr::new("envoy"), &args), format!("envoy {shown}"));
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! What reaches the main thread.
 
+use super::copies::Word;
 use crate::certificates::Report;
 use crate::envoy::admin::Reply;
 use crate::http::Wish;
@@ -15,6 +16,8 @@ pub enum Event {
     ConnectionEnded,
     /// The certificate thread has something to tell.
     Certificates(Report),
+    /// Envoy's configuration file was looked at.
+    Configuration(Word),
     /// A helper thread ended: by a panic, or because it could not go on.
     ThreadEnded(&'static str),
 }

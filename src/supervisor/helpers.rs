@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::copies::{self, Copies};
 use super::event::Event;
 use crate::certificates::read::{Files, Source};
 use crate::certificates::{self, Check, Command};
@@ -122,6 +123,11 @@ pub struct Helpers {
     admin: Helper,
     http: Helper,
     certificates: Helper,
+    /// Compares the configuration file.
+    configuration: Helper,
+    copies: Option<Copies>,
+    /// Told that Envoy was started.
+    started: Option<Mailbox<()>>,
 }
 
 impl Helpers {
@@ -132,6 +138,7 @@ impl Helpers {
         http_wakeups: Wakeups,
         (job_waker, job_wakeups): (Waker, Wakeups),
         mailbox: Mailbox<Event>,
+        copies: Option<Copies>,
     ) -> Helpers {
         let now = Instant::now();
         let certificates = Helper::new("certificates", options.has_certificates(), now);
@@ -150,6 +157,9 @@ impl Helpers {
             envoy_runs: false,
             pulses: Pulses::default(),
             certificates,
+            configuration: Helper::new("configuration", copies.is_some(), now),
+            copies,
+            started: None,
             admin: Helper::new("admin", true, now),
             http: Helper::new("http", true, now),
         }
@@ -196,12 +206,33 @@ impl Helpers {
             });
             self.commands = started.then_some(sender);
         }
+        if due(&self.configuration)
+            && let Some(copies) = self.copies.clone()
+        {
+            let (sender, started) = Mailbox::new(None);
+            if self.envoy_runs {
+                sender.send(());
+            }
+            let mailbox = self.mailbox.clone();
+            let runs = self.configuration.start(&self.mailbox, now, move || {
+                let report = |word| mailbox.send(Event::Configuration(word));
+                copies::work(&copies, &started, &report);
+            });
+            self.started = runs.then_some(sender);
+        }
         if due(&self.http) {
             let (options, mailbox) = (self.options.clone(), self.mailbox.clone());
             let (board, wakeups) = (self.board.clone(), self.http_wakeups.clone());
             self.http.start(&self.mailbox, now, move || {
                 serve(&options, &board, &wakeups, &mailbox);
             });
+        }
+    }
+
+    /// Has the configuration file read: Envoy was started just now.
+    pub fn note_configuration(&self) {
+        if let Some(started) = &self.started {
+            started.send(());
         }
     }
 
@@ -212,7 +243,12 @@ impl Helpers {
 
     /// When [`Helpers::start_due`] has something to do.
     pub fn wake_at(&self) -> Option<Instant> {
-        let all = [&self.admin, &self.http, &self.certificates];
+        let all = [
+            &self.admin,
+            &self.http,
+            &self.certificates,
+            &self.configuration,
+        ];
         all.into_iter().filter_map(|helper| helper.due).min()
     }
 
@@ -222,6 +258,10 @@ impl Helpers {
             "admin" => {
                 self.jobs = None;
                 self.admin.ended(now);
+            }
+            "configuration" => {
+                self.started = None;
+                self.configuration.ended(now);
             }
             "http" => self.http.ended(now),
             "certificates" => {

@@ -67,6 +67,7 @@ impl Supervisor {
                 self.on_reply(*reply);
             }
             Event::ConnectionEnded => self.handle(Input::ConnectionEnded),
+            Event::Configuration(word) => self.on_configuration(word),
             Event::Certificates(report) => self.on_certificates(report),
             Event::ThreadEnded(name) => {
                 self.helpers.ended(name, Instant::now());
@@ -110,7 +111,14 @@ impl Supervisor {
             self.envoys.look_for_flags();
         }
         let is_there = reply.ask == Ask::Ready && reply.answer.is_ok();
+        let traffic = (reply.ask == Ask::Traffic).then(|| match &reply.answer {
+            Ok(Answer::Traffic(traffic)) => Some(traffic.clone()),
+            _ => None,
+        });
         self.handle(Input::Answer(question.number, reply.answer.ok()));
+        if let Some(traffic) = traffic {
+            self.on_traffic(traffic.as_deref());
+        }
         if is_there {
             // It takes some milliseconds. The core and the snapshot, from which the HTTP thread
             // tells whether to ask again, must agree on when the answer came.

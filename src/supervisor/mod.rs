@@ -7,16 +7,19 @@
 mod backoff;
 mod callers;
 mod child;
+mod copies;
 pub mod decide;
 mod endings;
 mod envoys;
 mod event;
+mod follow;
 mod hangs;
 mod helpers;
 mod holds;
 mod inputs;
 mod leaving;
 mod notes;
+mod probation;
 mod progress;
 mod reload;
 mod report;
@@ -44,9 +47,11 @@ use crate::options::{self, Options, Restart};
 use crate::process::{self, Signals, cgroup};
 use crate::status::{Admin, Envoy, Handover, SharedSnapshot, Snapshot, State};
 
+use copies::Copies;
 use decide::{Action, Core, Input, Rules};
 use envoys::Envoys;
 use event::Event;
+use follow::Follow;
 use hangs::Hangs;
 use helpers::Helpers;
 use holds::Holds;
@@ -64,6 +69,10 @@ const PANIC_PAUSE: Duration = Duration::from_millis(100);
 
 /// The exit code of a command line that cannot work.
 const USAGE: u8 = 2;
+
+/// `--watch-config` without a file.
+const NO_FILE: &str =
+    "--watch-config watches the file of Envoy's -c: give that, as in `-- envoy -c envoy.yaml`";
 
 /// How long the last answers and log lines may take.
 const FAREWELL: Duration = Duration::from_millis(300);
@@ -115,6 +124,7 @@ struct Supervisor {
     oom_kills: Option<u64>,
     reloading: Reloading,
     holds: Holds,
+    follow: Option<Follow>,
     hangs: Hangs,
     /// Whether it was looked whether the newest Envoy is behind a start script.
     identified: bool,
@@ -144,6 +154,15 @@ impl Supervisor {
         let options = Arc::new(options);
         // What cannot work is refused as a wrong option is.
         let envoys = Envoys::new(options.clone(), line).map_err(|why| (USAGE, why))?;
+        let follow = match envoys.config_file().filter(|_| options.watch_config) {
+            Some(file) => {
+                let copies = Copies::new(file)
+                    .map_err(|error| (1, format!("cannot watch the configuration: {error}")))?;
+                Some(Follow::new(copies))
+            }
+            None if options.watch_config => return Err((USAGE, NO_FILE.into())),
+            None => None,
+        };
         let rules = Rules {
             limits: options.limits.clone(),
             kill_timeout: options.kill_timeout,
@@ -151,7 +170,14 @@ impl Supervisor {
             gated: options.has_certificates(),
             old_time: envoys.old_time(),
         };
-        let mut helpers = Helpers::new(options.clone(), board.clone(), http_wakeups, jobs, mailbox);
+        let mut helpers = Helpers::new(
+            options.clone(),
+            board.clone(),
+            http_wakeups,
+            jobs,
+            mailbox,
+            follow.as_ref().map(|follow| follow.copies().clone()),
+        );
         let watched = options.has_certificates() || envoys.tells_by_file();
         let hangs = Hangs::new(helpers.pulses().clone(), watched.then_some(born));
         helpers.start_due(born);
@@ -174,6 +200,7 @@ impl Supervisor {
             oom_kills: None,
             reloading: Reloading::default(),
             holds: Holds::default(),
+            follow,
             hangs,
             identified: false,
             terminated: None,
@@ -206,6 +233,7 @@ impl Supervisor {
             self.on_verdict(verdict);
         }
         self.hurry_reload(now);
+        self.go_on_following();
         self.look_for_hangs(now);
         if self.reporter.is_beat_due(now) {
             // A sign of life is worth as much as is known of Envoy.
@@ -231,6 +259,7 @@ impl Supervisor {
             self.reporter.wake_at(),
             self.trials.wake_at(),
             self.reloading.wake_at(),
+            self.follow_wake_at(),
             self.hangs.wake_at(),
         ];
         let timeout = until
@@ -276,7 +305,8 @@ impl Supervisor {
                 Action::SpawnNext => self.spawn_next(),
                 Action::KillNewest => self.envoys.kill_newest(),
                 Action::RelieveOld => {
-                    let relieved = self.envoys.relieve_old();
+                    let hurries = self.core.generations().hurries(now);
+                    let relieved = self.envoys.relieve_old(hurries);
                     self.handle(Input::OldRelieved(relieved));
                 }
                 Action::TerminateOld => self.envoys.terminate_old(),
@@ -319,6 +349,7 @@ impl Supervisor {
                     .update(|snapshot| snapshot.restarts += u64::from(again));
                 self.note_start(pid);
                 self.helpers.tell(Command::EnvoyStarted);
+                self.note_configuration();
                 self.handle(Input::Spawned);
             }
             Err(error) => {
@@ -351,6 +382,21 @@ impl Supervisor {
             });
         });
         self.note_generations();
+    }
+
+    /// Has the configuration file read, which the Envoy that was spawned just now reads.
+    fn note_configuration(&self) {
+        if !self.envoys.runs_copy() {
+            self.helpers.note_configuration();
+            self.begin_following();
+        }
+    }
+
+    /// The same of the next Envoy.
+    fn note_next_configuration(&self) {
+        if !self.envoys.tries_copy() {
+            self.helpers.note_configuration();
+        }
     }
 
     fn note_generations(&self) {
@@ -409,6 +455,9 @@ impl Supervisor {
             }
         }
         self.envoys.clean_up();
+        if let Some(follow) = &self.follow {
+            follow.copies().remove();
+        }
         logging::flush(FAREWELL);
     }
 }

@@ -24,7 +24,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expecte
         // the next `/ready` tells whether that is all.
         Err(_) if reply.ask == Ask::ServerInfo => {}
         // The interface may answer all the same, and tell that it hides its counters.
-        Err(_) if reply.ask == Ask::Activity => snapshot.admin.errors += 1,
+        Err(_) if matches!(reply.ask, Ask::Activity | Ask::Traffic) => snapshot.admin.errors += 1,
         Err(_) if reply.ask == Ask::Stats && snapshot.wait().is_none() => {
             snapshot.admin.errors += 1;
         }
@@ -54,6 +54,12 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expecte
         }
         // What it said before is true no more.
         (Ask::PassHealthCheck, Ok(_)) => snapshot.admin.ready = None,
+        // It was asked for that first.
+        (Ask::Traffic, Ok(_)) => {
+            if let Some((at, Ok(Readiness::Live))) = &mut snapshot.admin.ready {
+                *at = now;
+            }
+        }
         _ => {}
     }
     match (reply.ask, &reply.answer, snapshot.wait_mut()) {

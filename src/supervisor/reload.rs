@@ -74,10 +74,21 @@ impl Supervisor {
     /// SIGHUP: somebody changed a file, and wants it read now.
     pub(super) fn reload(&mut self) {
         log::info!("SIGHUP");
+        self.prefer_file();
+        self.ask_for_reload();
+    }
+
+    /// A reload is wanted.
+    pub(super) fn count_reload(&mut self) {
         self.reloading.asked += 1;
         let asked = self.reloading.asked;
         self.board.update(|snapshot| snapshot.reloads_asked = asked);
         self.reporter.begin_reload();
+    }
+
+    /// The files are to be read as they are now.
+    pub(super) fn ask_for_reload(&mut self) {
+        self.count_reload();
         if self.options.hot_restart {
             self.handle(Input::Reload);
         } else {
@@ -200,12 +211,13 @@ impl Supervisor {
     /// Has Envoy look at the configuration as it is now: the Envoy that the path leads to now.
     pub(super) fn try_next(&mut self) {
         self.begin_reload();
+        self.choose_configuration();
         let envoy = self.board.read().envoy.clone();
         let warning = envoy.and_then(|it| hot_restart::warning(&it.version?, it.pid));
         if let Some(warning) = warning {
             log::warn!("{warning}");
         }
-        let mut line = self.envoys.line().to_vec();
+        let mut line = self.envoys.next_line();
         line.extend(["--mode", "validate"].map(Into::into));
         self.trials.ask(Purpose::Configuration, line);
     }
@@ -302,6 +314,7 @@ impl Supervisor {
         match self.envoys.spawn_next() {
             Ok(pid) => {
                 self.note_start(pid);
+                self.note_next_configuration();
                 self.handle(Input::NextSpawned(true));
             }
             Err(error) => {
@@ -360,6 +373,10 @@ impl Supervisor {
             Reloaded::Refused => Err(std::mem::take(&mut self.refusal)),
         };
         self.note_generations();
+        if matches!(how, Reloaded::NotLive) {
+            self.miss_configuration();
+        }
+        self.on_followed(matches!(how, Reloaded::Live));
         self.reloading.generation = false;
         self.reloading.rose = Some(result);
         self.end_reload();

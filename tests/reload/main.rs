@@ -3,6 +3,7 @@
 mod certificates;
 mod container;
 mod degraded;
+mod follow;
 mod hold;
 mod http3;
 mod kept;

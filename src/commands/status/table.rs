@@ -261,6 +261,7 @@ fn details(status: View<'_>, width: usize) -> Vec<Line> {
         old_envoy(status),
         last_end(status),
         reload(status),
+        configuration(status),
         admin(status),
         drainit(status),
     ];
@@ -359,9 +360,24 @@ fn last_end(status: View<'_>) -> Option<Line> {
     detail("last end", trouble::last_end(status)?.line().text())
 }
 
+fn configuration(status: View<'_>) -> Option<Line> {
+    let mut text = status.text("/configuration/runs")?;
+    if let Some(worse) = status.text("/configuration/worse") {
+        let ago = status.shown("/configuration/since_seconds");
+        text = format!("{text}, for {ago}: the file's was worse: {worse}");
+    } else if status.span("/configuration/watched_seconds").is_some() {
+        let left = status.shown("/configuration/watched_seconds");
+        text = format!("{text}, watched for {left} more");
+    }
+    detail("config", text)
+}
+
 fn reload(status: View<'_>) -> Option<Line> {
     if status.holds("/reloading") {
         return detail("reload", "under way");
+    }
+    if status.holds("/reload_kept") {
+        return detail("reload", "kept until the old envoy has ended");
     }
     if !status.holds("/reload/ok") {
         return None;

@@ -144,6 +144,24 @@ impl Asking {
         self.figures_at(due.max(now));
     }
 
+    /// Somebody wants to know how well Envoy serves. Whoever cannot be told now asks again.
+    pub fn on_weigh(&mut self, turn: &mut Turn, urgent: bool) {
+        if self.asked.is_none() && (urgent || self.rested(turn.now) <= turn.now) {
+            self.put_off(turn.now);
+            self.ask(turn, Ask::Traffic, Asker::Look);
+        }
+    }
+
+    /// Envoy is looked at now, and has its rest before what is planned.
+    fn put_off(&mut self, now: Time) {
+        self.looked = Some(now);
+        if let Some(next) = &mut self.next
+            && !next.figures
+        {
+            next.due = next.due.max(now + PROBE_REST);
+        }
+    }
+
     /// Whether somebody waits for figures.
     pub fn owes_figures(&self) -> bool {
         self.next.is_some_and(|next| next.figures)
@@ -216,6 +234,14 @@ impl Asking {
         self.next = Some(Look { due, figures });
     }
 
+    /// Envoy is looked at now, for the figures where they are owed.
+    pub fn look_soon(&mut self, now: Time) {
+        match &mut self.next {
+            Some(next) => next.due = next.due.min(now),
+            None => self.look_at(now),
+        }
+    }
+
     pub fn figures_at(&mut self, due: Time) {
         let figures = true;
         self.next = Some(Look { due, figures });
@@ -237,11 +263,8 @@ impl Asking {
             return Some(due);
         }
         *look = turn.now + pause;
-        self.looked = Some(turn.now);
         self.forget_figures();
-        if let Some(next) = &mut self.next {
-            next.due = next.due.max(turn.now + PROBE_REST);
-        }
+        self.put_off(turn.now);
         self.ask(turn, Ask::Stats, Asker::Look);
         None
     }

@@ -61,6 +61,8 @@ enum Scene {
     Late,
     /// A hold and a resume; and of the rest what makes a difference to them.
     Hold,
+    /// A configuration that is followed; and of the rest what makes a difference to that.
+    Follow,
 }
 
 /// One search, from the start of a drainit with these rules.
@@ -291,6 +293,26 @@ fn every_order_of_events_of_a_hot_restart_keeps_them_too_and_adds_what_is_drawn(
     moves.extend(held.moves);
     let added: BTreeSet<_> = moves.difference(&drawn(1)).copied().collect();
     assert_eq!(added, drawn(2));
+}
+
+#[test]
+fn every_order_of_events_of_a_configuration_that_is_followed_keeps_them_too() {
+    let search = Search::first(
+        30_000,
+        Rules {
+            limits: Limits {
+                timeout: ms(500),
+                settle: ms(0),
+                ..LIMITS
+            },
+            kill_timeout: ms(500),
+            gated: false,
+            restart: false,
+            old_time: Some(PARENT_TIME),
+        },
+        Scene::Follow,
+    );
+    println!("{} states, {} steps", search.seen.len(), search.steps);
 }
 
 #[test]

@@ -100,6 +100,8 @@ pub struct Generations {
     /// Whether a reload is to be done as soon as nothing stands in its way. The last one that was
     /// asked for counts: they are one.
     pub(super) kept: bool,
+    /// When an old Envoy is ended for that, whatever it still has.
+    pub(super) hurry: Option<Time>,
 }
 
 impl Generations {
@@ -110,6 +112,7 @@ impl Generations {
             admin: Admin::Own,
             waited: false,
             kept: false,
+            hurry: None,
         }
     }
 
@@ -150,6 +153,11 @@ impl Generations {
         self.kept
     }
 
+    /// Whether the old Envoy is ended now, whatever it has left.
+    pub fn hurries(&self, now: Time) -> bool {
+        self.hurry.is_some_and(|by| now >= by)
+    }
+
     /// What was asked on behalf of a second Envoy.
     pub(super) fn asked(&self) -> Option<Question> {
         match self.beside {
@@ -186,7 +194,9 @@ impl Generations {
         input: Input,
     ) -> Option<Input> {
         match (input, &mut self.beside) {
-            (Input::Reload, _) => self.on_reload(life, turn),
+            (Input::Reload, _) => self.on_reload(life, turn, None),
+            (Input::GoBack(by), _) => self.on_reload(life, turn, Some(by)),
+            (Input::Weigh(_), Beside::Spawning { .. } | Beside::Starting(_)) => {}
             (Input::Tried(passed), Beside::Trying) => self.on_tried(turn, passed),
             (Input::NextSpawned(spawned), Beside::Spawning { .. }) => {
                 self.on_next_spawned(life, turn, spawned);
@@ -252,6 +262,7 @@ impl Generations {
             _ => Reloaded::Failed,
         };
         self.tell(turn, how);
+        self.hurry = None;
         if std::mem::take(&mut self.kept) {
             turn.tell_reloaded();
             turn.reloaded = Some(how);

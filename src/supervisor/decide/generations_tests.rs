@@ -563,3 +563,19 @@ fn a_newest_that_ends_with_a_relieved_one_beside_it_is_alone() {
     assert_eq!(play.done, [Action::KillOld]);
     assert_eq!(play.state(), State::Restarting);
 }
+
+#[test]
+fn who_goes_back_waits_for_an_old_generation_until_then_and_ends_it() {
+    let mut play = two(hot());
+    let by = play.now + Duration::from_secs(5);
+    play.put(Input::GoBack(by));
+    assert_eq!(play.done, [Action::Keep]);
+    play.until(by, beside(60, Some(1)));
+    assert!(play.did(Action::RelieveOld) && !play.did(Action::TerminateOld));
+    play.put(Input::OldRelieved(true));
+    let end = play.now + MOMENT;
+    play.until(end, beside(65, Some(1)));
+    assert!(play.did(Action::TerminateOld));
+    play.put(Input::OldExited(Exit::Code(0)));
+    assert!(play.did(Action::Try));
+}

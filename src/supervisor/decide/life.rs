@@ -193,6 +193,13 @@ impl Life {
             (Input::Look, Phase::Running(envoy)) if envoy.live.is_some() => {
                 envoy.asking.on_look(turn.now);
             }
+            (Input::Weigh(urgent), Phase::Running(envoy))
+                if envoy.live.is_some()
+                    && self.service.drain().is_none()
+                    && view.can_be_asked() =>
+            {
+                envoy.asking.on_weigh(turn, urgent);
+            }
             (Input::HandlersSeen, Phase::Running(envoy)) => envoy.handlers = true,
             (Input::AdminKnown, Phase::Running(envoy)) if envoy.live.is_none() => {
                 envoy.asking.hurry(turn.now);
@@ -260,6 +267,7 @@ impl Life {
                 }
             }
             (Ask::Sockets, Asker::Look) => envoy.asking.look_again(now, LOOK_REST),
+            (Ask::Traffic, _) if answer.is_none() => envoy.asking.look_soon(now),
             (Ask::Stats | Ask::Sockets, Asker::Drain) if answer.is_some() => {
                 envoy.asking.forget_figures();
             }
@@ -444,6 +452,11 @@ impl View {
     /// Whether another Envoy starts beside this one, which cannot be asked meanwhile.
     pub(super) fn is_starting(self) -> bool {
         self.sight == Sight::Nothing && !self.old
+    }
+
+    /// Whether Envoy's admin interface is there to be asked.
+    fn can_be_asked(self) -> bool {
+        matches!(self.sight, Sight::Whole | Sight::Partial)
     }
 
     /// Whether Envoy's answers tell of all that is in flight.

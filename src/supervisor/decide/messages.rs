@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{HoldEnd, Reloaded, ResumeEnd};
-use crate::drain::{Answer, Ask, Limits};
+use crate::drain::{Answer, Ask, Limits, Time};
 use crate::process::Exit;
 
 /// What drainit was set up to do.
@@ -74,8 +74,13 @@ pub enum Input {
     /// An Envoy that ended before it was live was asked whether it refuses its configuration or
     /// command line: this is why, or it does not, or cannot be asked.
     Judged(Option<String>),
+    /// Somebody wants to know how well Envoy serves, if it can be asked now; urgently, so that it
+    /// gets no rest for that, or not.
+    Weigh(bool),
     /// Somebody wants the next Envoy, by a hot restart.
     Reload,
+    /// The next Envoy is wanted by then, because the one that serves is worse than the one before.
+    GoBack(Time),
     /// The next Envoy's configuration was tried: Envoy takes it, or refuses it.
     Tried(bool),
     /// The next Envoy was spawned, or could not be.

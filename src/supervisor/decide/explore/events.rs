@@ -47,6 +47,7 @@ impl Says {
             Ask::Stats => &[
                 Nothing, Zero, Idle, Busy, Udp, Partial, Logs, Reverted, Flushed,
             ],
+            Ask::Traffic => &[Nothing, Done],
             Ask::Activity => &[Nothing, Still, Moved],
             Ask::Sockets => &[Nothing, Zero, Busy, Closed],
         }
@@ -124,6 +125,8 @@ pub(super) enum Event {
     Spawned,
     SpawnFailed,
     Reload,
+    GoBack,
+    Weigh,
     Tried(bool),
     NextSpawned(bool),
     OldRelieved(bool),
@@ -132,8 +135,11 @@ pub(super) enum Event {
 
 pub(super) const COMMAND_NOT_FOUND: u8 = 127;
 
+/// How long an old generation is waited for by who goes back.
+const HURRY: Duration = ms(1_000);
+
 impl Event {
-    pub(super) fn input(self, core: &Core) -> Input {
+    pub(super) fn input(self, now: Time, core: &Core) -> Input {
         match self {
             Event::Start | Event::Tick => Input::Tick,
             Event::Order(order) => Input::Order(order, "a signal".into()),
@@ -155,6 +161,8 @@ impl Event {
             Event::Spawned => Input::Spawned,
             Event::SpawnFailed => Input::SpawnFailed(COMMAND_NOT_FOUND),
             Event::Reload => Input::Reload,
+            Event::GoBack => Input::GoBack(now + HURRY),
+            Event::Weigh => Input::Weigh(true),
             Event::Tried(passed) => Input::Tried(passed),
             Event::NextSpawned(spawned) => Input::NextSpawned(spawned),
             Event::OldRelieved(relieved) => Input::OldRelieved(relieved),

@@ -16,22 +16,23 @@ pub(super) fn must(holds: bool, what: &str) -> Verdict {
 impl World {
     /// Whether whoever wants a reload hears of its end, and once.
     pub(super) fn judge_reload(&mut self, event: Event, actions: &[Action]) -> Verdict {
+        let asks = matches!(event, Event::Reload | Event::GoBack);
         let witness = &mut self.witness;
         let mut answered = false;
         for action in actions {
             match action {
                 Action::Try => {
-                    let wanted = witness.kept || event == Event::Reload;
+                    let wanted = witness.kept || asks;
                     must(wanted, "a reload that nobody wants")?;
                     must(!witness.waiting, "two reloads at once")?;
                     (witness.waiting, witness.kept, answered) = (true, false, true);
                 }
                 Action::Keep => {
-                    must(event == Event::Reload, "kept for nobody")?;
+                    must(asks, "kept for nobody")?;
                     (witness.kept, answered) = (true, true);
                 }
                 // The one that was asked for just now is refused.
-                Action::Reloaded(_) if event == Event::Reload => answered = true,
+                Action::Reloaded(_) if asks => answered = true,
                 Action::Reloaded(_) if witness.waiting => witness.waiting = false,
                 Action::Reloaded(_) => {
                     must(witness.kept, "told to nobody")?;
@@ -41,7 +42,7 @@ impl World {
             }
         }
         must(
-            answered == (event == Event::Reload) || actions.contains(&Action::Try),
+            answered == (asks) || actions.contains(&Action::Try),
             "a reload without an answer",
         )?;
         must(
@@ -228,7 +229,11 @@ impl World {
                     self.witness.old && self.witness.newest && core.life.drain().is_none(),
                     "nobody to relieve, or for nobody",
                 )?;
-                must(self.witness.empty, "relieved with something left")
+                let hurries = before.generations.hurries(now);
+                must(
+                    self.witness.empty || hurries,
+                    "relieved with something left",
+                )
             }
             Action::TerminateOld if self.witness.newest => {
                 must(
@@ -306,7 +311,7 @@ impl World {
                     && !core.generations.is_starting();
                 let anew = matches!(event, Event::Exited(_) | Event::NextSpawned(_));
                 // Whether that was all that is wrong.
-                let anew = anew || matches!(event, Event::Answer(Ask::Stats, _));
+                let anew = anew || matches!(event, Event::Answer(Ask::Stats | Ask::Traffic, _));
                 // What comes before such a look.
                 let firsts = [Ask::FailHealthCheck, Ask::PassHealthCheck, Ask::ServerInfo];
                 let anew = anew || matches!(event, Event::Answer(ask, _) if firsts.contains(&ask));

@@ -230,7 +230,7 @@ impl Witness {
                     let first = *self.uptime.get_or_insert(load.uptime.unwrap());
                     self.told |= load.uptime != Some(first);
                     self.empty = self.told && load.old_sockets == Some(0);
-                    if !self.empty {
+                    if !self.empty && !before.generations.hurries(now) {
                         self.relieved = self.relieved.map(|_| now);
                     }
                 }

@@ -48,6 +48,8 @@ impl World {
             life.backoff.next();
         }
         let running = life.is_running();
+        core.generations.hurry = core.generations.hurry.map(due);
+        let life = &mut core.life;
         match &mut life.phase {
             Phase::Running(envoy) => {
                 asking(&mut envoy.asking, envoy.live.is_some());
@@ -220,6 +222,22 @@ impl World {
             });
             inputs.extend(says.map(|says| Event::Answer(ask, *says)));
         }
+        if scene == Scene::Follow {
+            let is_left = |event: &Event| {
+                let least = matches!(event, Event::Order(Order::Stop | Order::StopNow));
+                let order = matches!(event, Event::Order(_)) && !least;
+                !order
+                    && !matches!(
+                        event,
+                        Event::Look | Event::ScriptEnded | Event::AdminKnown | Event::HandlersSeen
+                    )
+            };
+            inputs.retain(is_left);
+            inputs.push(Event::GoBack);
+            if core.asked().is_none() {
+                inputs.push(Event::Weigh);
+            }
+        }
         for time in times {
             events.extend(inputs.iter().map(|input| (time, *input)));
         }
@@ -233,7 +251,7 @@ impl World {
         now: Time,
         event: Event,
     ) -> Result<Vec<Action>, String> {
-        let actions = self.core.handle(now, event.input(&from.core));
+        let actions = self.core.handle(now, event.input(now, &from.core));
         self.witness.note(now, event, &from.core);
         self.judge_outcome(now, event, from)?;
         for action in &actions {

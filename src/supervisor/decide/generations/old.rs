@@ -86,7 +86,9 @@ impl Generations {
                 turn.act(Action::RelieveOld);
             }
             // It accepts nothing, so that this is a look that failed.
-            Left::Relieved(since) if !nothing => *since = now,
+            Left::Relieved(since) if !nothing && self.hurry.is_none_or(|by| now < by) => {
+                *since = now;
+            }
             _ => {}
         }
     }
@@ -111,6 +113,13 @@ impl Generations {
         else {
             return None;
         };
+        let hurries = *left == Left::Something && life.is_live();
+        let hurry = self.hurry.filter(|_| hurries);
+        if hurry.is_some_and(|by| turn.now >= by) {
+            *left = Left::Relieving;
+            turn.act(Action::RelieveOld);
+            return None;
+        }
         let patience = life.rules.kill_timeout.max(KILL_PATIENCE);
         let due = match *left {
             // When its time has come, the newest tells it to end, and whoever answers in its
@@ -146,6 +155,6 @@ impl Generations {
             }
             _ => None,
         };
-        [due, next].into_iter().flatten().min()
+        [due, next, hurry].into_iter().flatten().min()
     }
 }

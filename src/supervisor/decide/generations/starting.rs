@@ -53,12 +53,14 @@ impl Starting {
 }
 
 impl Generations {
-    pub(super) fn on_reload(&mut self, life: &Life, turn: &mut Turn) {
+    /// A reload is wanted; if it is urgent, by then.
+    pub(super) fn on_reload(&mut self, life: &Life, turn: &mut Turn, by: Option<Time>) {
         if life.drain().is_some() {
             turn.act(Action::Reloaded(Reloaded::Draining));
         } else if self.beside != Beside::Nobody && life.is_running() {
             // It would cut what the old Envoy has, or come too late for the one that starts.
             self.kept = true;
+            self.hurry = by.or(self.hurry);
             turn.act(Action::Keep);
         } else if life.is_live() {
             self.begin(turn);
@@ -68,6 +70,7 @@ impl Generations {
     }
 
     fn begin(&mut self, turn: &mut Turn) {
+        self.hurry = None;
         self.beside = Beside::Trying;
         self.waited = true;
         turn.act(Action::Try);

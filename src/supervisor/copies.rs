@@ -1,0 +1,279 @@
+//! Envoy's configuration file, whoever writes it, and copies of what it held, in shared memory.
+//!
+//! The contents are compared, as those of certificates are, so that every writer and mount is
+//! seen: in place, by a rename, by kubelet's swap of a symbolic link. What was the same for a
+//! moment is whole.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::unistd::geteuid;
+
+use crate::envoy::hot_restart;
+use crate::mailbox::Inbox;
+
+/// Between two looks at the file.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// Between two looks at contents that have changed, and how long they stay the same before they are
+/// whole: as for certificates.
+const QUICK: Duration = Duration::from_millis(100);
+const SETTLE: Duration = Duration::from_millis(600);
+
+/// Every so manieth look reads the file, whatever its file system says of it.
+const READ_EVERY: u32 = 10;
+
+/// The most that is read, in bytes: 10,000 clusters are 4 MB.
+const LIMIT: u64 = 16 << 20;
+
+/// What tells contents from others: their length, and a hash of them by a key of this drainit's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Print(u64, u64, u64);
+
+/// What the file held, and where that is kept: in a file of its own, for its owner alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// Tells it from others.
+    pub print: Print,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// What the thread tells.
+#[derive(Debug)]
+pub enum Word {
+    /// Envoy was started a moment ago: this is what it reads.
+    Read(Copy),
+    /// The file has changed, and stayed so.
+    Changed(Copy),
+    /// It cannot be read any more, or not be kept; why.
+    Lost(String),
+}
+
+/// Where the file is, where its copies are, and how they are compared.
+#[derive(Clone, Debug)]
+pub struct Copies {
+    file: PathBuf,
+    dir: PathBuf,
+    keys: [RandomState; 2],
+}
+
+impl Copies {
+    /// Copies of this file, in a directory of their own.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn new(file: PathBuf) -> io::Result<Copies> {
+        // Envoy 1.36.4 takes no file below /dev, 1.40.0 does.
+        let other = ["/run", "/tmp"].map(Path::new).into_iter();
+        let mut other = other.filter(|place| {
+            statfs(*place).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
+        });
+        let dir = other.find_map(|place| hot_restart::private_directory(place).ok());
+        let dir = match dir {
+            Some(dir) => dir,
+            None => hot_restart::private_directory(Path::new(hot_restart::SHARED))?,
+        };
+        // Envoy may be another user, to whom a copy is given; nobody can guess the directory's name
+        // or list it.
+        let mode = if geteuid().is_root() { 0o711 } else { 0o700 };
+        fs::set_permissions(&dir, Permissions::from_mode(mode))?;
+        Ok(Copies {
+            file,
+            dir,
+            keys: [RandomState::new(), RandomState::new()],
+        })
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Removes all copies.
+    pub fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+
+    fn print(&self, bytes: &[u8]) -> Print {
+        let hash = |key: &RandomState| {
+            let mut hasher = key.build_hasher();
+            hasher.write(bytes);
+            hasher.finish()
+        };
+        let [one, other] = &self.keys;
+        Print(bytes.len() as u64, hash(one), hash(other))
+    }
+
+    fn read(&self) -> Result<Vec<u8>, String> {
+        let explain = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => "is missing".to_owned(),
+            io::ErrorKind::PermissionDenied => "may not be read".into(),
+            _ => error.to_string(),
+        };
+        // A FIFO would block the open without the flag; what else may block is no regular file.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(&self.file)
+            .map_err(explain)?;
+        if !file.metadata().map_err(explain)?.is_file() {
+            return Err("is not a file".into());
+        }
+        let mut bytes = Vec::new();
+        let mut file: io::Take<File> = file.take(LIMIT + 1);
+        file.read_to_end(&mut bytes).map_err(explain)?;
+        if bytes.len() as u64 > LIMIT {
+            return Err("is larger than 16 MiB".into());
+        }
+        Ok(bytes)
+    }
+
+    /// Envoy tells the format by the file's extension, so that the copy has the same.
+    fn keep(&self, bytes: &[u8], number: u64) -> io::Result<Copy> {
+        let mut path = self.dir.join(number.to_string());
+        if let Some(extension) = self.file.extension() {
+            path.set_extension(extension);
+        }
+        let _ = fs::remove_file(&path);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        file.write_all(bytes)?;
+        let print = self.print(bytes);
+        Ok(Copy { print, path })
+    }
+}
+
+/// What a file system says of the file: device, inode, links, size, and when it changed.
+fn glance(path: &Path) -> Option<[i64; 6]> {
+    let file = fs::metadata(path).ok()?;
+    Some([
+        file.dev().cast_signed(),
+        file.ino().cast_signed(),
+        file.nlink().cast_signed(),
+        file.size().cast_signed(),
+        file.ctime(),
+        file.ctime_nsec(),
+    ])
+}
+
+/// The thread: compares for ever. A message means that Envoy was started just now.
+pub fn work(copies: &Copies, started: &Inbox<()>, report: &impl Fn(Word)) {
+    let mut number = 0;
+    let mut keep = |bytes: &[u8]| {
+        number += 1;
+        copies
+            .keep(bytes, number)
+            .map_err(|error| error.to_string())
+    };
+    let mut seen: Option<(Result<Print, String>, Instant)> = None;
+    let mut told: Option<Result<Print, String>> = None;
+    let mut last = None;
+    let mut looks = 0;
+    let mut pause = Duration::ZERO;
+    loop {
+        let start = started.wait(pause).is_some();
+        let now = Instant::now();
+        let print = glance(&copies.file);
+        looks += 1;
+        let calm = seen.as_ref().map(|(is, _)| is) == told.as_ref();
+        pause = CHECK;
+        if !start && calm && print == last && looks < READ_EVERY {
+            continue;
+        }
+        (last, looks) = (print, 0);
+        let read = copies.read();
+        let is = read.as_ref().map(|bytes| copies.print(bytes));
+        let is = is.map_err(Clone::clone);
+        if start && let Ok(bytes) = &read {
+            report(keep(bytes).map_or_else(Word::Lost, Word::Read));
+            told = Some(is.clone());
+            seen = Some((is, now));
+            continue;
+        }
+        let since = match &seen {
+            Some((before, since)) if *before == is => *since,
+            _ => now,
+        };
+        seen = Some((is.clone(), since));
+        if told.is_none() {
+            // Before Envoy's first start.
+            continue;
+        }
+        if told.as_ref() == Some(&is) {
+            continue;
+        }
+        pause = QUICK;
+        if now.saturating_duration_since(since) < SETTLE {
+            continue;
+        }
+        told = Some(is);
+        report(match read {
+            Ok(bytes) => keep(&bytes).map_or_else(Word::Lost, Word::Changed),
+            Err(why) => Word::Lost(why),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::mailbox::Mailbox;
+
+    #[test]
+    fn contents_that_changed_and_stayed_are_kept_whoever_writes_them() {
+        let dir = std::env::temp_dir().join(format!("drainit-copies-{}", std::process::id()));
+        let mount = |name: &str, text: &str| {
+            fs::create_dir_all(dir.join(name)).unwrap();
+            fs::write(dir.join(name).join("envoy.yaml"), text).unwrap();
+            let link = dir.join("..data_tmp");
+            std::os::unix::fs::symlink(name, &link).unwrap();
+            fs::rename(link, dir.join("..data")).unwrap();
+        };
+        fs::create_dir_all(&dir).unwrap();
+        mount("one", "one");
+        let file = dir.join("envoy.yaml");
+        std::os::unix::fs::symlink("..data/envoy.yaml", &file).unwrap();
+        let copies = Copies::new(file).unwrap();
+        let (start, started) = Mailbox::new(None);
+        let (sender, words) = mpsc::channel();
+        let of = copies.clone();
+        thread::spawn(move || work(&of, &started, &|word| sender.send(word).unwrap_or(())));
+        let held = |copy: &Copy| {
+            assert_eq!(copy.path.extension(), Some("yaml".as_ref()));
+            assert_eq!(fs::metadata(&copy.path).unwrap().mode() & 0o777, 0o600);
+            fs::read_to_string(&copy.path).unwrap()
+        };
+        start.send(());
+        let Word::Read(first) = words.recv().unwrap() else {
+            panic!("what Envoy reads");
+        };
+        assert_eq!(held(&first), "one");
+        mount("two", "two");
+        let Word::Changed(second) = words.recv().unwrap() else {
+            panic!("what it was changed to");
+        };
+        assert_eq!(held(&second), "two");
+        fs::write(dir.join("two/envoy.yaml"), "one").unwrap();
+        let Word::Changed(third) = words.recv().unwrap() else {
+            panic!("what it was changed to");
+        };
+        assert_eq!(third.print, first.print);
+        fs::remove_file(dir.join("envoy.yaml")).unwrap();
+        assert!(matches!(words.recv().unwrap(), Word::Lost(why) if why == "is missing"));
+        copies.remove();
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
