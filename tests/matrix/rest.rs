@@ -80,10 +80,10 @@ fn with_certificates_only_the_thread_that_checks_them_does() {
     let secret = ["ec.crt", "ec.key"].map(|name| data(name).display().to_string());
     let secret = format!("edge={}", secret.join(","));
     let resources = config.dir.join("resources").display().to_string();
-    let drainit = Drainit::ready(
-        &["--secret", &secret, "--resources-dir", &resources],
-        &config,
-    );
+    // Without the option it would not look at all, since the kernel tells of changes here.
+    let options = ["--certificate-check", "1s", "--secret", &secret];
+    let options = [&options[..], &["--resources-dir", &resources]].concat();
+    let drainit = Drainit::ready(&options, &config);
     drainit.wait_log("envoy's version is");
     drainit.wait_log("Envoy loaded gen-1");
     let trace = Trace::of(&drainit);
