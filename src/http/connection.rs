@@ -102,7 +102,7 @@ impl Connection {
     /// Whether it waits for the end of a drain or of a hold's wait, as far as can be told.
     pub fn awaits_drain(&self) -> bool {
         self.held()
-            .is_some_and(|held| held.endpoint.is_order() && !held.half_closed)
+            .is_some_and(|held| held.endpoint.order().is_some() && !held.half_closed)
     }
 
     /// Whether it waits for the end of drainit.

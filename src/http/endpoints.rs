@@ -43,12 +43,14 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// Whether it changes anything, and is for those alone who may.
-    pub fn is_order(self) -> bool {
-        matches!(
-            self,
-            Endpoint::Shutdown | Endpoint::Hold(_) | Endpoint::Resume(_)
-        )
+    /// What it orders, if it changes anything and so is for those alone who may.
+    pub fn order(self) -> Option<&'static str> {
+        match self {
+            Endpoint::Shutdown => Some("shut down"),
+            Endpoint::Hold(_) => Some("hold"),
+            Endpoint::Resume(_) => Some("resume"),
+            Endpoint::Health | Endpoint::Ready | Endpoint::Status(_) | Endpoint::Metrics => None,
+        }
     }
 }
 

@@ -108,9 +108,11 @@ impl<'a> Handler<'a> {
             Ok(endpoint) => endpoint,
             Err(reply) => return connection.send(reply, head_only, now),
         };
-        if endpoint.is_order() {
+        if let Some(order) = endpoint.order() {
             if request.from_page {
-                let text = "no web page may order that: the request has an Origin, or a Sec-Fetch-Site other than none";
+                let text = format!(
+                    "no web page may {order}: the request has an Origin, or a Sec-Fetch-Site other than none"
+                );
                 return connection.send(Reply::text(403, text), head_only, now);
             }
             let peer = connection.peer();
@@ -121,7 +123,7 @@ impl<'a> Handler<'a> {
                         Peer::Ip(_) => "see --shutdown-from",
                         Peer::Unix => "root and drainit's own user may, from its own pid namespace",
                     };
-                    let text = format!("{name} may not order that: {who}");
+                    let text = format!("{name} may not {order}: {who}");
                     return connection.send(Reply::text(403, text), head_only, now);
                 }
             }
@@ -147,7 +149,7 @@ impl<'a> Handler<'a> {
                 self.probe_wanted |= waits || self.board.read().state == State::Held;
             }
             Endpoint::Status(When::Fresh) | Endpoint::Metrics => self.look_wanted |= waits,
-            order if order.is_order() && waits => {
+            order if order.order().is_some() && waits => {
                 if self.seated >= self.seats {
                     let text = "that is asked for; too many wait for its end already";
                     return connection.send(Reply::text(503, text), head_only, now);
