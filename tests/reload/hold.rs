@@ -203,7 +203,7 @@ fn a_hold_outlives_a_hot_restart_and_a_crash_and_ends_with_a_resume() {
 fn a_hold_waits_as_a_shutdown_does_and_a_sigterm_while_held_cuts_nothing() {
     let upstream = Upstream::start();
     let config = EnvoyConfig::new(Admin::Unix, &upstream);
-    let mut drainit = Drainit::ready(&["--drain-timeout", "3s"], &config);
+    let mut drainit = Drainit::ready(&["--drain-timeout", "4s"], &config);
     let mut session = TcpSession::open(config.tcp);
     let hold = Waiting::start(&drainit);
     let second = Waiting::start(&drainit);
@@ -222,7 +222,7 @@ fn a_hold_waits_as_a_shutdown_does_and_a_sigterm_while_held_cuts_nothing() {
     assert!(status.starts_with("held for"), "{status}");
     drainit.wait_log("envoy stays out of service until a resume");
     drop(session);
-    let slow = SlowRequest::start(config.http, Duration::from_secs(2));
+    let slow = SlowRequest::start(config.http, Duration::from_secs(1));
     upstream.wait_in_flight(1);
     let hold = Waiting::start(&drainit);
     drainit.signal(Signal::SIGTERM);
