@@ -172,6 +172,7 @@ fn a_check_runs_no_start_script_and_tells_what_envoy_refuses() {
 fn a_check_of_a_running_one_says_the_same() {
     let known = Known::new();
     let drainit = Drainit::ready(&["--exclude-listener", "metrics"], &known.config);
+    drainit.wait_log("envoy's version is");
     let expected = [
         format!("timeout [http ({})]", known.config.http),
         format!("tcp-drain [tcp ({})]", known.config.tcp),
