@@ -236,7 +236,7 @@ fn what_nobody_tells_is_told_as_unknown_and_not_as_clean() {
     let dir = TempDir::new();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.join("envoy");
-    fs::copy("/bin/sleep", &program).unwrap();
+    support::copy_program("/bin/sleep", &program);
     fs::set_permissions(&program, fs::Permissions::from_mode(0o711)).unwrap();
     let user = [
         "setpriv",

@@ -15,7 +15,7 @@ use crate::support::envoy_config::Admin;
 use crate::support::fake_envoy::{self, SharedModel, child, shell};
 use crate::support::http::Address;
 use crate::support::scene;
-use crate::support::{PATIENCE, TempDir, drainit, holds_for, wait_for};
+use crate::support::{PATIENCE, TempDir, copy_program, drainit, holds_for, wait_for};
 
 #[test]
 fn sixty_four_descriptors_are_enough() {
@@ -86,7 +86,7 @@ fn unused_user(salt: u32) -> u32 {
 /// A copy that everybody may run, wherever the project lies.
 fn copy(program: impl AsRef<std::path::Path>, dir: &TempDir) -> std::path::PathBuf {
     let copy = dir.join("drainit");
-    fs::copy(program, &copy).unwrap();
+    copy_program(program, &copy);
     copy
 }
 

@@ -74,7 +74,7 @@ impl World {
         std::fs::set_permissions(admin.address.text(), socket).unwrap();
         let dir = TempDir::new();
         // Where every user may run it.
-        std::fs::copy(support::drainit(), dir.join("drainit")).unwrap();
+        support::copy_program(support::drainit(), dir.join("drainit"));
         let world = World {
             outer,
             init,

@@ -70,6 +70,15 @@ pub fn wait_for_some<T>(what: &str, timeout: Duration, mut look: impl FnMut() ->
     }
 }
 
+/// Copies a program, to be run. Not in this process: a child that another test starts meanwhile
+/// would hold the copy open for writing until it has execed, and nobody could run it.
+#[track_caller]
+pub fn copy_program(program: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let mut command = std_process::Command::new("cp");
+    command.arg(program.as_ref()).arg(to.as_ref());
+    assert!(command.status().unwrap().success());
+}
+
 /// The program under test: the static one that ships, not cargo's.
 pub fn drainit() -> PathBuf {
     let path = env::var_os("TEST_DRAINIT").map_or_else(
