@@ -4,10 +4,11 @@ use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::drain::{Limits, MinDrain};
+use crate::drain::{Limits, MinDrain, Outcome};
 use crate::envoy::load::{Listener, Load};
+use crate::status::Drain;
 
 /// So many milliseconds.
 pub const fn ms(milliseconds: u64) -> Duration {
@@ -28,6 +29,28 @@ pub const LIMITS: Limits = Limits {
     open_connections: 0,
     check_interval: ms(250),
 };
+
+/// A drain by SIGTERM, of 25 s at the most, that found `first` and is over.
+pub fn ended_drain(
+    first: Option<Load>,
+    started: Instant,
+    ended: Instant,
+    outcome: Outcome,
+) -> Drain {
+    Drain {
+        cause: "SIGTERM".into(),
+        started,
+        deadline: started + s(25),
+        stops: true,
+        health_failed: None,
+        listeners_draining: None,
+        last_connection: None,
+        came: None,
+        first,
+        ended: Some((ended, outcome)),
+        verdict: None,
+    }
+}
 
 /// A listener of this name that has so many connections.
 pub fn listener(name: impl Into<String>, connections: u64) -> Listener {

@@ -281,19 +281,7 @@ mod tests {
     }
 
     fn drain(first: Load, now: Instant) -> Drain {
-        Drain {
-            cause: "SIGTERM".into(),
-            started: now,
-            deadline: now + Duration::from_secs(25),
-            stops: true,
-            health_failed: None,
-            listeners_draining: None,
-            last_connection: None,
-            came: None,
-            first: Some(first),
-            ended: Some((now, Outcome::Deadline)),
-            verdict: None,
-        }
+        testing::ended_drain(Some(first), now, now, Outcome::Deadline)
     }
 
     #[test]

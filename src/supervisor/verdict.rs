@@ -122,8 +122,8 @@ mod tests {
     use crate::drain::Outcome;
     use crate::json::json;
     use crate::process::ExitClass;
-    use crate::status::{Drain, State};
-    use crate::testing::load;
+    use crate::status::State;
+    use crate::testing::{self, load};
 
     const fn end(exit: Exit, class: Option<ExitClass>) -> End {
         End {
@@ -145,19 +145,8 @@ mod tests {
         let mut snapshot = Snapshot::new(now);
         snapshot.state = State::Gone;
         snapshot.load = last;
-        snapshot.drain = Some(Drain {
-            cause: "SIGTERM".into(),
-            started: now,
-            deadline: now + Duration::from_secs(25),
-            stops: true,
-            health_failed: None,
-            listeners_draining: None,
-            last_connection: None,
-            came: None,
-            first,
-            ended: Some((now + Duration::from_millis(20_040), outcome)),
-            verdict: None,
-        });
+        let ended = now + Duration::from_millis(20_040);
+        snapshot.drain = Some(testing::ended_drain(first, now, ended, outcome));
         snapshot
     }
 
