@@ -143,6 +143,45 @@ fn the_image_as_it_is_serves_and_is_probed_and_drained_from_inside() {
     assert_eq!(container.wait_exit(PATIENCE), 0);
 }
 
+/// `kubectl debug --target` starts a container of another image beside it, in its pid and network
+/// namespaces, as a rule as root. Without a capability that root may not look into /proc/1.
+#[test]
+fn a_debug_container_beside_it_asks_and_orders_as_root_alone() {
+    let network = Network::new();
+    let mut container = Container::start(&Spec::new(&IMAGE), &network);
+    wait_ready(&network);
+    let idle = network.enter(|| {
+        let mut connection = HttpConnection::open(([127, 0, 0, 1], 10_000).into()).unwrap();
+        connection.get("/").unwrap();
+        connection
+    });
+    let debug = |user: u32, command: &[&str]| {
+        let mut spec = Spec::new(command);
+        spec.user = (user, user);
+        spec.only_drainit = true;
+        spec.pid_namespace = Some(format!("/proc/{}/ns/pid", container.pid()).into());
+        let mut debug = Container::start(&spec, &network);
+        let code = debug.wait_exit(PATIENCE);
+        (code, debug.out.lines().join("\n"), debug.log.lines())
+    };
+
+    for command in ["status", "shutdown"] {
+        let (code, _, log) = debug(1000, &["/drainit", command]);
+        assert_ne!(code, 0, "{log:?}");
+        assert!(log[0].contains("neither root's nor of our uid"), "{log:?}");
+    }
+    assert_eq!(health(&network, "/ready").unwrap(), (200, "LIVE".into()));
+
+    let (code, status, log) = debug(0, &["/drainit", "status"]);
+    assert_eq!(code, 0, "{log:?}");
+    assert!(status.contains("127.0.0.1:"), "{status}");
+    drop(idle);
+    let (code, progress, log) = debug(0, &["/drainit", "shutdown"]);
+    assert_eq!(code, 0, "{progress} {log:?}");
+    container.kill("TERM");
+    assert_eq!(container.wait_exit(PATIENCE), 0);
+}
+
 #[test]
 fn a_broken_envoy_ends_the_container_with_its_exit_code() {
     let network = Network::new();

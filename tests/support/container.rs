@@ -116,6 +116,8 @@ pub struct Spec {
     pub memory: Option<i64>,
     /// Whether it has a terminal, as with `docker run -it`.
     pub terminal: bool,
+    /// The pid namespace that it joins, as `kubectl debug --target` has it: /proc/PID/ns/pid.
+    pub pid_namespace: Option<PathBuf>,
 }
 
 impl Spec {
@@ -133,6 +135,7 @@ impl Spec {
             refused: Vec::new(),
             memory: None,
             terminal: false,
+            pid_namespace: None,
         }
     }
 
@@ -192,6 +195,9 @@ impl Spec {
                 "defaultAction": "SCMP_ACT_ALLOW",
                 "syscalls": [{"names": self.refused, "action": "SCMP_ACT_ERRNO"}],
             });
+        }
+        if let Some(path) = &self.pid_namespace {
+            config["linux"]["namespaces"][0]["path"] = json!(path);
         }
         if let Some(limit) = self.memory {
             config["linux"]["resources"] = json!({"memory": {"limit": limit}});

@@ -237,6 +237,7 @@ impl Pod {
             shared_memory: false,
             only_drainit: drainits_own,
             terminal: false,
+            pid_namespace: None,
             without_drainit: !drainits_own,
             refused: match pod["seccompProfile"]["type"] == "RuntimeDefault" {
                 true => REFUSED.to_vec(),
