@@ -182,6 +182,41 @@ fn a_debug_container_beside_it_asks_and_orders_as_root_alone() {
     assert_eq!(container.wait_exit(PATIENCE), 0);
 }
 
+/// `shareProcessNamespace: true`: pid 1 is the pod's pause, and every container sees the others.
+#[test]
+fn a_sidecar_that_shares_its_pods_processes_finds_the_drainit_that_is_not_pid_1() {
+    let network = Network::new();
+    let mut pause = Spec::new(&["/sleep", "infinity"]);
+    pause.mounts = vec![("/usr/bin/sleep".into(), "/sleep".into(), true)];
+    let pause = Container::start(&pause, &network);
+    wait_for("the pause to run", PATIENCE, || pause.is_running());
+    let mut spec = Spec::new(&IMAGE);
+    spec.pid_namespace = Some(format!("/proc/{}/ns/pid", pause.pid()).into());
+    let mut container = Container::start(&spec, &network);
+    wait_ready(&network);
+
+    let sidecar = |user: u32, command: &[&str]| {
+        let mut spec = Spec::new(command);
+        spec.user = (user, user);
+        spec.only_drainit = true;
+        spec.pid_namespace = Some(format!("/proc/{}/ns/pid", pause.pid()).into());
+        let mut sidecar = Container::start(&spec, &network);
+        let code = sidecar.wait_exit(PATIENCE);
+        (code, sidecar.out.lines().join("\n"), sidecar.log.lines())
+    };
+    let (code, _, log) = sidecar(1000, &["/drainit", "shutdown"]);
+    assert_ne!(code, 0, "{log:?}");
+    assert_eq!(health(&network, "/ready").unwrap(), (200, "LIVE".into()));
+    for user in [65534, 0] {
+        let answer = sidecar(user, &["/drainit", "health", "ready"]);
+        assert_eq!((answer.0, answer.1.as_str()), (0, "LIVE"), "{:?}", answer.2);
+    }
+    let (code, progress, log) = sidecar(65534, &["/drainit", "shutdown"]);
+    assert_eq!(code, 0, "{progress} {log:?}");
+    container.kill("TERM");
+    assert_eq!(container.wait_exit(PATIENCE), 0);
+}
+
 #[test]
 fn a_broken_envoy_ends_the_container_with_its_exit_code() {
     let network = Network::new();

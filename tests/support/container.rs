@@ -307,6 +307,12 @@ impl Container {
         u32::try_from(state["pid"].as_u64().unwrap()).unwrap()
     }
 
+    pub fn is_running(&self) -> bool {
+        let state = self.runc(&["state"], &[]);
+        let state = serde_json::from_slice::<Value>(&state.stdout);
+        state.is_ok_and(|state| state["status"] == "running")
+    }
+
     /// A line of its /proc/PID/status.
     pub fn status(&self, name: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
