@@ -5,9 +5,12 @@ use std::os::unix::fs::MetadataExt;
 
 use super::Handle;
 
-/// Our pid namespace: pids are what they are in one. 0 where /proc is not there.
+/// Our pid namespace: pids are what they are in one. 0 where /proc is not there, and where it tells
+/// another number each time, as gVisors of 2022 do.
 pub fn pid_namespace() -> u64 {
-    fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino())
+    let number = || fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino());
+    let first = number();
+    if first == number() { first } else { 0 }
 }
 
 /// Whether the process with this pid is of our pid namespace, and not of one below it, whose
