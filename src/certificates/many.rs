@@ -5,7 +5,7 @@ use std::path::Path;
 
 use log::{info, warn};
 
-use super::unit::Unit;
+use super::rotation::Rotation;
 use crate::pulse::Pulse;
 
 /// So many secrets are many: a line for each step of each would hide all other lines.
@@ -68,50 +68,54 @@ enum Phase {
 
 impl Start {
     /// Where there are many, their own lines are for debugging only, so far.
-    pub fn of(units: &mut [Unit]) -> Start {
-        let many = units.len() > MANY;
+    pub fn of(rotations: &mut [Rotation]) -> Start {
+        let many = rotations.len() > MANY;
         if many {
-            hush(units, true);
+            hush(rotations, true);
         }
         let phase = if many { Phase::Publishing } else { Phase::Over };
         Start { phase }
     }
 
     /// Tells how far all of them are, once for each step. `ready`: Envoy may be started.
-    pub fn tell(&mut self, units: &mut [Unit], ready: bool) {
+    pub fn tell(&mut self, rotations: &mut [Rotation], ready: bool) {
         if self.phase == Phase::Publishing && ready {
             self.phase = Phase::Loading;
-            tell("published", units, |unit| {
-                (!unit.engine.has_set()).then(|| unit.engine.waiting_for())
+            tell("published", rotations, |rotation| {
+                (!rotation.decision.has_set()).then(|| rotation.decision.waiting_for())
             });
         }
-        if self.phase == Phase::Loading && units.iter().all(|unit| unit.engine.is_through()) {
+        if self.phase == Phase::Loading
+            && rotations
+                .iter()
+                .all(|rotation| rotation.decision.is_through())
+        {
             self.phase = Phase::Over;
-            tell("loaded by Envoy", units, |unit| {
-                unit.engine.record.error().map(str::to_owned)
+            tell("loaded by Envoy", rotations, |rotation| {
+                rotation.decision.record.error().map(str::to_owned)
             });
-            hush(units, false);
+            hush(rotations, false);
         }
     }
 }
 
-fn hush(units: &mut [Unit], yes: bool) {
-    for unit in units {
-        unit.engine.record.hushed = yes;
+fn hush(rotations: &mut [Rotation], yes: bool) {
+    for rotation in rotations {
+        rotation.decision.record.hushed = yes;
     }
 }
 
 /// How many are through a step, and why the others are not.
-fn tell(step: &str, units: &[Unit], why: impl Fn(&Unit) -> Option<String>) {
-    let name = |unit: &Unit| {
-        let secret = unit.engine.record.status().first();
+fn tell(step: &str, rotations: &[Rotation], why: impl Fn(&Rotation) -> Option<String>) {
+    let name = |rotation: &Rotation| {
+        let secret = rotation.decision.record.status().first();
         secret.map_or(String::new(), |secret| secret.secret.clone())
     };
-    let others = units
+    let others = rotations
         .iter()
-        .filter_map(|unit| Some((name(unit), why(unit)?)));
+        .filter_map(|rotation| Some((name(rotation), why(rotation)?)));
     let others: Vec<_> = others.collect();
-    let (all, left) = (units.len(), others.len());
+    let (all, left) = (rotations.len(), others.len());
     let line = format!("certificates: {} of {all} sets {step}", all - left);
     if others.is_empty() {
         info!("{line}");

@@ -1,18 +1,18 @@
 //! Envoy's certificates, kept fresh: the files are read, what is bad is refused, the rest is
 //! published as SDS files, and Envoy is asked whether it took them.
 //!
-//! [`run`] is the body of a thread of its own. It does what an [`Engine`](engine::Engine) for each
+//! [`run`] is the body of a thread of its own. It does what a [`Decision`](decision::Decision) for each
 //! set tells it to, and may hang on a stuck file system: nobody waits for it. Started again after
 //! a panic it goes on from what is published; tell it [`Command::EnvoyStarted`] then.
 
+mod change_check;
 pub mod check;
 pub mod confirm;
+pub mod decision;
 pub mod der;
 mod directory;
 mod duty;
-pub mod engine;
 mod existing;
-mod glance;
 pub mod lifetime;
 pub mod many;
 pub mod name;
@@ -23,10 +23,10 @@ mod pending;
 pub mod publish;
 pub mod read;
 pub mod record;
+mod rotation;
 pub mod sds;
 pub mod secret;
 pub mod trust;
-mod unit;
 pub mod usable;
 mod watch;
 pub mod x509;
@@ -44,8 +44,8 @@ use self::name::{CONTOUR_CA, CONTOUR_LEAF};
 use self::notify::Notify;
 use self::publish::Target;
 use self::read::{Files, Source};
+use self::rotation::Rotation;
 use self::sds::Kind;
-use self::unit::Unit;
 use crate::fault;
 use crate::mailbox::{Inbox, Wakeups};
 use crate::pulse::Pulse;
@@ -152,11 +152,11 @@ pub fn run(
     (commands, wakeups): (&Inbox<Command>, Option<Wakeups>),
     pulse: &Pulse,
 ) {
-    let mut units = units(config, pulse);
-    let files = units.iter().map(Unit::files).sum();
+    let mut rotations = rotations(config, pulse);
+    let files = rotations.iter().map(Rotation::files).sum();
     // Where Envoy needs all instances of inotify, it shall have them.
     let mut notify = Notify::new(wakeups, many::leaves_inotify(files, pulse));
-    let mut start = many::Start::of(&mut units);
+    let mut start = many::Start::of(&mut rotations);
     let mut ready = false;
     let mut waiting = String::new();
     let mut reload = None;
@@ -173,51 +173,61 @@ pub fn run(
         let now = Instant::now();
         for (set, word) in notify.words() {
             let of_it = |number: usize| set.is_none_or(|set| set == number);
-            let heard = units.iter_mut().enumerate();
+            let heard = rotations.iter_mut().enumerate();
             let heard = heard.filter(|(number, _)| of_it(*number));
-            heard.for_each(|(_, unit)| unit.hear(now, word));
+            heard.for_each(|(_, rotation)| rotation.hear(now, word));
         }
         match command {
             Some(Command::CheckNow(number)) => {
                 reload = Some(number);
-                units.iter_mut().for_each(|unit| unit.check_now(now));
+                rotations
+                    .iter_mut()
+                    .for_each(|rotation| rotation.check_now(now));
             }
             Some(Command::EnvoyStarted) => {
-                units
+                rotations
                     .iter_mut()
-                    .for_each(|unit| unit.engine.envoy_started(now));
+                    .for_each(|rotation| rotation.decision.envoy_started(now));
             }
             Some(Command::EnvoyReplaced) => {
-                units
+                rotations
                     .iter_mut()
-                    .for_each(|unit| unit.engine.envoy_replaced(now));
+                    .for_each(|rotation| rotation.decision.envoy_replaced(now));
             }
-            Some(Command::EnvoyGone) => units.iter_mut().for_each(|unit| unit.engine.envoy_gone()),
+            Some(Command::EnvoyGone) => rotations
+                .iter_mut()
+                .for_each(|rotation| rotation.decision.envoy_gone()),
             Some(Command::Validated { id, verdict }) => {
-                if let Some(unit) = units.iter_mut().find(|unit| unit.asked(id)) {
-                    unit.validated(verdict);
+                if let Some(rotation) = rotations.iter_mut().find(|rotation| rotation.asked(id)) {
+                    rotation.validated(verdict);
                 }
             }
             Some(Command::Stop) => return,
             None => {}
         }
         wake = Instant::now() + AT_MOST;
-        for unit in &mut units {
-            wake = wake.min(unit.work(&admin, &mut notify, pulse, &mut |config| {
+        for rotation in &mut rotations {
+            wake = wake.min(rotation.work(&admin, &mut notify, pulse, &mut |config| {
                 let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
                 report(Report::Validate { id, config });
                 id
             }));
         }
-        if units.iter_mut().fold(false, |any, unit| {
-            any | unit.engine.record.changed().is_some()
+        if rotations.iter_mut().fold(false, |any, rotation| {
+            any | rotation.decision.record.changed().is_some()
         }) {
-            let status = units.iter().flat_map(|unit| unit.engine.record.status());
+            let status = rotations
+                .iter()
+                .flat_map(|rotation| rotation.decision.record.status());
             report(Report::Status(status.cloned().collect()));
         }
         if !ready {
-            let lacking = units.iter().filter(|unit| !unit.engine.is_ready());
-            let lacking: Vec<_> = lacking.map(|unit| unit.engine.waiting_for()).collect();
+            let lacking = rotations
+                .iter()
+                .filter(|rotation| !rotation.decision.is_ready());
+            let lacking: Vec<_> = lacking
+                .map(|rotation| rotation.decision.waiting_for())
+                .collect();
             if lacking.is_empty() {
                 ready = true;
                 report(Report::FirstSetReady);
@@ -227,17 +237,17 @@ pub fn run(
                 report(Report::Waiting(waiting.clone()));
             }
         }
-        start.tell(&mut units, ready);
+        start.tell(&mut rotations, ready);
         if let Some(number) = reload
-            && units.iter().all(|unit| unit.engine.is_idle())
+            && rotations.iter().all(|rotation| rotation.decision.is_idle())
         {
             reload = None;
-            report(Report::Reloaded(number, outcome(&units)));
+            report(Report::Reloaded(number, outcome(&rotations)));
         }
     }
 }
 
-fn units(config: &Config, pulse: &Pulse) -> Vec<Unit> {
+fn rotations(config: &Config, pulse: &Pulse) -> Vec<Rotation> {
     let start = Instant::now();
     match pulse.during(&config.resources, || Target::sweep(&config.resources)) {
         Ok(said) => info!("{said}"),
@@ -252,18 +262,18 @@ fn units(config: &Config, pulse: &Pulse) -> Vec<Unit> {
         let target = Target::listener(&config.resources, name, Kind::of(source));
         (Files(vec![source.clone()]), target, Duty::Listener)
     });
-    let unit = |(number, (files, target, duty)): (usize, (Files, Target, Duty))| {
-        Unit::new(number, files, target, duty, &config.check, start, pulse)
+    let rotation = |(number, (files, target, duty)): (usize, (Files, Target, Duty))| {
+        Rotation::new(number, files, target, duty, &config.check, start, pulse)
     };
-    xds.chain(secrets).enumerate().map(unit).collect()
+    xds.chain(secrets).enumerate().map(rotation).collect()
 }
 
 /// What came of looking at everything, in one line.
-fn outcome(units: &[Unit]) -> Result<String, String> {
+fn outcome(rotations: &[Rotation]) -> Result<String, String> {
     let mut lines = Vec::new();
     let mut failed = false;
-    for unit in units {
-        if let Some(first) = unit.engine.record.status().first() {
+    for rotation in rotations {
+        if let Some(first) = rotation.decision.record.status().first() {
             let (secret, generation) = (&first.secret, first.generation);
             failed |= first.last_error.is_some();
             lines.push(match (&first.last_error, &first.serial) {

@@ -176,8 +176,8 @@ impl Notify {
         let mut now = Vec::new();
         let mut all = true;
         for (file, path) in (0..).zip(files) {
-            let mut way = Way::new(&kernel.inotify, set, file, &mut now);
-            let walked = pulse.during(path, || way.walk(path));
+            let mut walk = Walk::new(&kernel.inotify, set, file, &mut now);
+            let walked = pulse.during(path, || walk.to(path));
             all &= walked.unwrap_or_else(|error| {
                 // What is not there is nothing to tell of: the names that it lacks are watched.
                 if !matches!(error, Errno::ENOENT | Errno::ENOTDIR) && kernel.told != Some(error) {
@@ -270,17 +270,17 @@ impl Kernel {
     }
 }
 
-/// The way to a file.
-struct Way<'a> {
+/// A walk along the way to a file, which watches each step.
+struct Walk<'a> {
     inotify: &'a Inotify,
     set: usize,
     file: u8,
     watched: &'a mut Vec<Watched>,
 }
 
-impl<'a> Way<'a> {
-    fn new(inotify: &'a Inotify, set: usize, file: u8, watched: &'a mut Vec<Watched>) -> Way<'a> {
-        Way {
+impl<'a> Walk<'a> {
+    fn new(inotify: &'a Inotify, set: usize, file: u8, watched: &'a mut Vec<Watched>) -> Walk<'a> {
+        Walk {
             inotify,
             set,
             file,
@@ -290,7 +290,7 @@ impl<'a> Way<'a> {
 
     /// Watches every step of it as the kernel goes it (path_resolution(7)); whether the file
     /// systems tell of all that happens there.
-    fn walk(&mut self, path: &Path) -> nix::Result<bool> {
+    fn to(&mut self, path: &Path) -> nix::Result<bool> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let open = |at: BorrowedFd, name: &OsStr| -> nix::Result<_> {
             let fd = openat(at, name, flags, Mode::empty())?;

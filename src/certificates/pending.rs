@@ -95,17 +95,17 @@ impl fmt::Display for Set {
     }
 }
 
-/// Why a set is on its way.
+/// Where a set comes from that is to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// The files have it.
-    New,
+pub enum Origin {
+    /// The files hold it.
+    Files,
     /// It was published before this Envoy, or this thread, began.
-    Kept,
-    /// Envoy did not take the one after it.
-    Back,
+    EarlierRun,
+    /// It is the last good set: Envoy did not take the one after it.
+    Rollback,
     /// It is out of date, and there is no other.
-    Anyway,
+    LastResort,
 }
 
 /// What to make of an answer.
@@ -128,7 +128,7 @@ pub enum Ruling {
 #[derive(Debug)]
 pub struct Pending {
     pub set: Set,
-    pub way: Way,
+    pub origin: Origin,
     /// When Envoy is asked next.
     pub ask: Instant,
     before: Option<Vec<Seen>>,
@@ -144,10 +144,10 @@ pub struct Pending {
 
 impl Pending {
     /// A set that a running Envoy is to take from now on; `before` is what it said just before.
-    pub fn new(set: Set, way: Way, before: Option<Vec<Seen>>, now: Instant) -> Pending {
+    pub fn new(set: Set, origin: Origin, before: Option<Vec<Seen>>, now: Instant) -> Pending {
         Pending {
             set,
-            way,
+            origin,
             ask: now,
             before,
             first: false,

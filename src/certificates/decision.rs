@@ -1,4 +1,4 @@
-//! The rotation of one set of files, as a pure state machine: it is told times, contents and
+//! What is decided about one set of files, as a pure state machine: it is told times, contents and
 //! what Envoy says, and tells what to do next.
 //!
 //! A set goes one way: read, settled, checked, tried by a candidate Envoy where that is needed,
@@ -14,7 +14,7 @@ use log::{Level, debug, error, info, log, warn};
 use super::confirm::{Observation, Seen};
 use super::duty::Duty;
 use super::lifetime;
-use super::pending::{Pending, Ruling, Set, Way};
+use super::pending::{Origin, Pending, Ruling, Set};
 use super::read::{Contents, Material, Refusal};
 use super::record::{Outcome, Record};
 use super::usable::Age;
@@ -31,15 +31,15 @@ const VALIDATE_WITHIN: Duration = Duration::from_secs(10);
 pub enum Step {
     /// Nothing before this time.
     Wait(Instant),
-    /// Look at the files: [`Engine::read`], or [`Engine::unchanged`] where they need not be read.
+    /// Look at the files: [`Decision::read`], or [`Decision::unchanged`] where they need not be read.
     Read,
-    /// Have a candidate Envoy try this set: [`Engine::validated`].
+    /// Have a candidate Envoy try this set: [`Decision::validated`].
     Validate(Arc<Contents>),
-    /// Ask Envoy: [`Engine::observed`].
+    /// Ask Envoy: [`Decision::observed`].
     Observe,
-    /// Publish this set as this generation: [`Engine::published`].
+    /// Publish this set as this generation: [`Decision::published`].
     Publish(u64, Arc<Contents>),
-    /// Publish that there is no such secret so far, as this generation: [`Engine::vacated`].
+    /// Publish that there is no such secret so far, as this generation: [`Decision::vacated`].
     Vacate(u64),
 }
 
@@ -49,18 +49,18 @@ enum Phase {
     /// The files are watched.
     Watching,
     /// A candidate Envoy is to try a set.
-    Try(Set, Way),
+    Try(Set, Origin),
     /// It does, until then at the latest.
-    Trying(Set, Way, Instant),
+    Trying(Set, Origin, Instant),
     /// Envoy is asked how things are before the change.
-    Before(Set, Way),
+    Before(Set, Origin),
     /// A set is to be published, not before this time.
-    Publish(Set, Way, Option<Vec<Seen>>, Instant),
+    Publish(Set, Origin, Option<Vec<Seen>>, Instant),
 }
 
-/// The rotation of one set.
+/// What is decided about one set of files.
 #[derive(Debug)]
-pub struct Engine {
+pub struct Decision {
     names: Vec<String>,
     duty: Duty,
     phase: Phase,
@@ -87,8 +87,8 @@ pub struct Engine {
     pub record: Record,
 }
 
-impl Engine {
-    /// The rotation of a set whose SDS files hold `generation` and `kept` now. `names` are the
+impl Decision {
+    /// The decisions about a set whose SDS files hold `generation` and `kept` now. `names` are the
     /// secrets' names, the leaf's first. `check` is how often the files are looked at.
     pub fn new(
         names: Vec<String>,
@@ -97,8 +97,8 @@ impl Engine {
         now: Instant,
         generation: u64,
         kept: Option<Contents>,
-    ) -> Engine {
-        Engine {
+    ) -> Decision {
+        Decision {
             record: Record::new(&names),
             names,
             duty,
@@ -123,34 +123,34 @@ impl Engine {
             Phase::Watching => match &self.current {
                 Some(current) if self.in_vain => {
                     // What was to come after it is given up.
-                    self.phase = Phase::Publish(current.clone(), Way::Back, None, now);
+                    self.phase = Phase::Publish(current.clone(), Origin::Rollback, None, now);
                 }
                 _ => return self.watch(now),
             },
-            Phase::Try(set, way) => {
+            Phase::Try(set, origin) => {
                 let contents = set.contents.clone();
-                self.phase = Phase::Trying(set, way, now + VALIDATE_WITHIN);
+                self.phase = Phase::Trying(set, origin, now + VALIDATE_WITHIN);
                 return Step::Validate(contents);
             }
-            Phase::Trying(set, way, until) if now < until => {
-                self.phase = Phase::Trying(set, way, until);
+            Phase::Trying(set, origin, until) if now < until => {
+                self.phase = Phase::Trying(set, origin, until);
                 return Step::Wait(until);
             }
-            Phase::Trying(set, way, _) => {
+            Phase::Trying(set, origin, _) => {
                 warn!("{}: a candidate Envoy gave no verdict", self.name());
-                self.go_on(set, way, now);
+                self.go_on(set, origin, now);
             }
-            Phase::Before(set, way) => {
-                self.phase = Phase::Before(set, way);
+            Phase::Before(set, origin) => {
+                self.phase = Phase::Before(set, origin);
                 return Step::Observe;
             }
-            Phase::Publish(set, way, before, due) => {
+            Phase::Publish(set, origin, before, due) => {
                 let step = if now < due {
                     Step::Wait(due)
                 } else {
                     Step::Publish(self.generation.saturating_add(1), set.contents.clone())
                 };
-                self.phase = Phase::Publish(set, way, before, due);
+                self.phase = Phase::Publish(set, origin, before, due);
                 return step;
             }
         }
@@ -264,10 +264,14 @@ impl Engine {
             return;
         }
         let kept = self.kept.as_ref() == Some(&set.contents);
-        let way = if kept { Way::Kept } else { Way::New };
+        let origin = if kept {
+            Origin::EarlierRun
+        } else {
+            Origin::Files
+        };
         let level = self.record.level(Level::Info);
         log!(level, "{}: found {set}", self.name());
-        self.try_or_go_on(set, way, now);
+        self.try_or_go_on(set, origin, now);
     }
 
     /// Takes what was published in an earlier life, where the files are of no use.
@@ -283,8 +287,12 @@ impl Engine {
             warn!("{}: going on with what was published before", self.name());
             // But for a staple that is over.
             let same = set.contents == contents;
-            let way = if same { Way::Kept } else { Way::Anyway };
-            self.try_or_go_on(set, way, now);
+            let origin = if same {
+                Origin::EarlierRun
+            } else {
+                Origin::LastResort
+            };
+            self.try_or_go_on(set, origin, now);
         }
     }
 
@@ -300,7 +308,7 @@ impl Engine {
                 "{}: giving it to Envoy all the same: there is no other",
                 self.name()
             );
-            self.try_or_go_on(set, Way::Anyway, now);
+            self.try_or_go_on(set, Origin::LastResort, now);
         }
     }
 
@@ -308,33 +316,33 @@ impl Engine {
     /// costs memory and time: a candidate is tried only where a set would replace another with no
     /// Envoy to say so at once, where Envoy cannot start without the set, or where nobody has seen
     /// that the key is the leaf's.
-    fn try_or_go_on(&mut self, set: Set, way: Way, now: Instant) {
-        let replaces = way != Way::Kept && (self.kept.is_some() || self.good.is_some());
+    fn try_or_go_on(&mut self, set: Set, origin: Origin, now: Instant) {
+        let replaces = origin != Origin::EarlierRun && (self.kept.is_some() || self.good.is_some());
         let harmless = self.envoy_runs || self.duty == Duty::Listener && !replaces;
         if harmless && set.is_sure() {
-            self.go_on(set, way, now);
+            self.go_on(set, origin, now);
         } else {
-            self.phase = Phase::Try(set, way);
+            self.phase = Phase::Try(set, origin);
         }
     }
 
-    fn go_on(&mut self, set: Set, way: Way, now: Instant) {
-        match way {
-            Way::Kept => self.installed(set, way, None, now),
-            _ if self.envoy_runs => self.phase = Phase::Before(set, way),
-            _ => self.phase = Phase::Publish(set, way, None, now),
+    fn go_on(&mut self, set: Set, origin: Origin, now: Instant) {
+        match origin {
+            Origin::EarlierRun => self.installed(set, origin, None, now),
+            _ if self.envoy_runs => self.phase = Phase::Before(set, origin),
+            _ => self.phase = Phase::Publish(set, origin, None, now),
         }
     }
 
     /// A candidate Envoy took the set, or said why not.
     pub fn validated(&mut self, now: Instant, wall: SystemTime, verdict: Result<(), String>) {
         match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Trying(set, way, _) => match verdict {
-                Ok(()) => self.go_on(set, way, now),
+            Phase::Trying(set, origin, _) => match verdict {
+                Ok(()) => self.go_on(set, origin, now),
                 Err(why) => {
                     let why = format!("a candidate Envoy refused it: {why}");
                     self.record.add(Outcome::Refused, Some(&why));
-                    if way == Way::New {
+                    if origin == Origin::Files {
                         self.fall_back(now, wall);
                     }
                 }
@@ -348,9 +356,9 @@ impl Engine {
     pub fn observed(&mut self, asked: Instant, now: Instant, answer: Result<Observation, String>) {
         match std::mem::replace(&mut self.phase, Phase::Watching) {
             Phase::Watching => self.judge(asked, now, answer),
-            Phase::Before(set, way) => {
+            Phase::Before(set, origin) => {
                 let before = answer.ok().map(|answer| answer.secrets);
-                self.phase = Phase::Publish(set, way, before, now);
+                self.phase = Phase::Publish(set, origin, before, now);
             }
             phase => self.phase = phase,
         }
@@ -361,19 +369,19 @@ impl Engine {
         // Also where it failed: one of two files may hold this number now.
         self.generation = self.generation.saturating_add(1);
         match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Publish(set, way, before, _) => match result {
+            Phase::Publish(set, origin, before, _) => match result {
                 Ok(()) => {
                     let failed = |why: &str| why.starts_with("cannot publish");
                     if self.record.error().is_some_and(failed) {
                         self.record.forget_error();
                     }
-                    self.installed(set, way, before, now);
+                    self.installed(set, origin, before, now);
                 }
                 Err(why) => {
                     self.in_vain = true;
                     error!("{}: cannot publish: {why}", self.name());
                     self.record.set_error(format!("cannot publish: {why}"));
-                    self.phase = Phase::Publish(set, way, before, now + self.watch.interval());
+                    self.phase = Phase::Publish(set, origin, before, now + self.watch.interval());
                 }
             },
             phase => self.phase = phase,
@@ -409,7 +417,7 @@ impl Engine {
     }
 
     /// The SDS files hold this set.
-    fn installed(&mut self, set: Set, way: Way, before: Option<Vec<Seen>>, now: Instant) {
+    fn installed(&mut self, set: Set, origin: Origin, before: Option<Vec<Seen>>, now: Instant) {
         let generation = self.generation;
         let level = self.record.level(Level::Info);
         log!(level, "{}: published gen-{generation}, {set}", self.name());
@@ -423,7 +431,7 @@ impl Engine {
             self.good = Some(set.clone());
         }
         self.record.installed(self.generation, &set.checked);
-        let mut pending = Pending::new(set, way, before, now);
+        let mut pending = Pending::new(set, origin, before, now);
         if !self.envoy_runs {
             pending.suspend();
         }
@@ -444,7 +452,7 @@ impl Engine {
             Ruling::Rejected(why) => self.not_taken(pending, Outcome::Rejected, &why),
             Ruling::NotTaken(why) => self.not_taken(pending, Outcome::Unconfirmed, &why),
             Ruling::Late(why) => {
-                if pending.way != Way::Back {
+                if pending.origin != Origin::Rollback {
                     self.record.add(Outcome::Unconfirmed, Some(&why));
                 }
                 self.pending = Some(pending);
@@ -458,9 +466,11 @@ impl Engine {
 
     fn taken(&mut self, pending: Pending) {
         let (name, generation) = (self.name(), self.generation);
-        match pending.way {
-            Way::Back => info!("{name}: Envoy has the last good set again, as gen-{generation}"),
-            Way::New | Way::Kept | Way::Anyway => {
+        match pending.origin {
+            Origin::Rollback => {
+                info!("{name}: Envoy has the last good set again, as gen-{generation}")
+            }
+            Origin::Files | Origin::EarlierRun | Origin::LastResort => {
                 let level = self.record.level(Level::Info);
                 log!(
                     level,
@@ -469,10 +479,10 @@ impl Engine {
                 );
             }
         }
-        match pending.way {
-            Way::Back | Way::Anyway => {}
-            Way::Kept => self.record.set_ok(),
-            Way::New => {
+        match pending.origin {
+            Origin::Rollback | Origin::LastResort => {}
+            Origin::EarlierRun => self.record.set_ok(),
+            Origin::Files => {
                 self.record.add(Outcome::Ok, None);
                 if let Some(lacks) = &pending.set.lacks {
                     self.record.set_error(lacks.to_string());
@@ -483,7 +493,7 @@ impl Engine {
     }
 
     fn not_taken(&mut self, pending: Pending, outcome: Outcome, why: &str) {
-        if pending.way == Way::Back {
+        if pending.origin == Origin::Rollback {
             let why = format!("Envoy did not take the last good set either: {why}");
             error!("{}: {why}", self.name());
             self.record.set_error(why);
@@ -493,7 +503,7 @@ impl Engine {
         match self.good.clone() {
             Some(good) if good.contents != pending.set.contents => {
                 warn!("{}: going back to {good}", self.name());
-                self.phase = Phase::Before(good, Way::Back);
+                self.phase = Phase::Before(good, Origin::Rollback);
             }
             _ => error!("{}: there is no good set to go back to", self.name()),
         }
@@ -505,5 +515,5 @@ impl Engine {
 }
 
 #[cfg(test)]
-#[path = "engine_tests.rs"]
+#[path = "decision_tests.rs"]
 mod tests;

@@ -3,15 +3,15 @@
 use std::time::Instant;
 
 use super::super::notify::Word;
-use super::{Engine, Pending, Phase, Way};
+use super::{Decision, Origin, Pending, Phase};
 
-impl Engine {
+impl Decision {
     /// A new Envoy runs: it reads what is published, and is asked whether it did.
     pub fn envoy_started(&mut self, now: Instant) {
         self.envoy_runs = true;
         let pending = self.pending.take().or_else(|| {
             let current = self.current.clone()?;
-            Some(Pending::new(current, Way::Kept, None, now))
+            Some(Pending::new(current, Origin::EarlierRun, None, now))
         });
         self.pending = pending.map(|pending| pending.restarted(now));
     }
@@ -20,10 +20,13 @@ impl Engine {
     /// whether it did.
     pub fn envoy_replaced(&mut self, now: Instant) {
         let set = match self.pending.take() {
-            Some(pending) => Some((pending.set, pending.way)),
-            None => self.current.clone().map(|current| (current, Way::Kept)),
+            Some(pending) => Some((pending.set, pending.origin)),
+            None => self
+                .current
+                .clone()
+                .map(|current| (current, Origin::EarlierRun)),
         };
-        self.pending = set.map(|(set, way)| Pending::new(set, way, None, now));
+        self.pending = set.map(|(set, origin)| Pending::new(set, origin, None, now));
     }
 
     /// Envoy is gone: nobody is there to ask.
@@ -31,9 +34,9 @@ impl Engine {
         self.envoy_runs = false;
         // A candidate judges in its place.
         match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Before(set, way @ (Way::New | Way::Anyway))
-            | Phase::Publish(set, way @ (Way::New | Way::Anyway), ..) => {
-                self.phase = Phase::Try(set, way);
+            Phase::Before(set, origin @ (Origin::Files | Origin::LastResort))
+            | Phase::Publish(set, origin @ (Origin::Files | Origin::LastResort), ..) => {
+                self.phase = Phase::Try(set, origin);
             }
             phase => self.phase = phase,
         }

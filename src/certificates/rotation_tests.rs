@@ -184,7 +184,7 @@ fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
 /// Memory that is mapped is written without a word of the kernel's (inotify(7)).
 #[test]
 fn what_the_kernel_does_not_tell_of_is_found_in_the_interval_that_was_asked_for() {
-    let thread = Thread::start("unit-mapped");
+    let thread = Thread::start("rotation-mapped");
     thread.write("ec.crt", "ec.key");
     thread.wait(|report| matches!(report, Report::FirstSetReady).then_some(()));
     thread.commands.send(Command::EnvoyStarted);

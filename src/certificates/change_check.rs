@@ -25,7 +25,7 @@ type Print = [i64; 6];
 
 /// The files as they were just before they were read.
 #[derive(Debug, Default)]
-pub struct Glance {
+pub struct ChangeCheck {
     prints: Option<Vec<Option<Print>>>,
     trusted: bool,
     looks: u32,
@@ -33,7 +33,7 @@ pub struct Glance {
     new: bool,
 }
 
-impl Glance {
+impl ChangeCheck {
     /// Whether the files have to be read at `now`; `pulse` shows which one is looked at.
     pub fn must_read(&mut self, files: &Files, now: SystemTime, pulse: &Pulse) -> bool {
         let prints = prints(files, pulse);
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn only_what_may_have_changed_is_read() {
-        let dir = std::env::temp_dir().join(format!("drainit-glance-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("drainit-change_check-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let (cert, key) = (dir.join("cert"), dir.join("key"));
         let files = Files(vec![Source::Pair {
@@ -107,34 +107,37 @@ mod tests {
             staple: Some(dir.join("staple")),
         }]);
         let pulse = Pulse::default();
-        let mut glance = Glance::default();
+        let mut change_check = ChangeCheck::default();
         let now = SystemTime::now();
-        assert!(glance.must_read(&files, now, &pulse), "there is nothing");
         assert!(
-            glance.must_read(&files, now, &pulse),
+            change_check.must_read(&files, now, &pulse),
+            "there is nothing"
+        );
+        assert!(
+            change_check.must_read(&files, now, &pulse),
             "there is nothing still"
         );
         fs::write(&cert, "a").unwrap();
         fs::write(&key, "a").unwrap();
-        assert!(glance.must_read(&files, now, &pulse));
+        assert!(change_check.must_read(&files, now, &pulse));
         assert!(
-            glance.must_read(&files, now, &pulse),
+            change_check.must_read(&files, now, &pulse),
             "it may have changed again since"
         );
         let later = now + Duration::from_secs(10);
-        assert!(glance.must_read(&files, later, &pulse));
-        assert!(!glance.must_read(&files, later, &pulse));
+        assert!(change_check.must_read(&files, later, &pulse));
+        assert!(!change_check.must_read(&files, later, &pulse));
         // In place, of the same size: the change time tells.
         std::thread::sleep(Duration::from_millis(20));
         let mut file = fs::OpenOptions::new().write(true).open(&key).unwrap();
         file.write_all(b"b").unwrap();
-        assert!(glance.must_read(&files, later, &pulse));
+        assert!(change_check.must_read(&files, later, &pulse));
         let reads = (0..30)
-            .filter(|_| glance.must_read(&files, later, &pulse))
+            .filter(|_| change_check.must_read(&files, later, &pulse))
             .count();
         assert_eq!(reads, 3, "every tenth look reads all");
         fs::rename(&key, &cert).unwrap();
-        assert!(glance.must_read(&files, later, &pulse));
+        assert!(change_check.must_read(&files, later, &pulse));
         fs::remove_dir_all(&dir).unwrap();
     }
 }

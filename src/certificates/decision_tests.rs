@@ -1,4 +1,4 @@
-//! The engine against a simulated world: files, an Envoy that judges as the real one does, a
+//! The decisions against a simulated world: files, an Envoy that judges as the real one does, a
 //! clock.
 
 use super::super::confirm::Seen;
@@ -142,7 +142,7 @@ struct World {
     duty: Duty,
     start: Instant,
     now: Instant,
-    engine: Engine,
+    decision: Decision,
     files: Kind,
     envoy: Option<Envoy>,
     admin_answers: bool,
@@ -181,7 +181,7 @@ impl World {
             duty,
             start,
             now,
-            engine: Engine::new(names, duty, CHECK, now, generation, kept),
+            decision: Decision::new(names, duty, CHECK, now, generation, kept),
             files,
             envoy: None,
             admin_answers: true,
@@ -200,7 +200,7 @@ impl World {
         world.run(Duration::from_secs(1));
         world.start_envoy();
         world.run(Duration::from_secs(1));
-        assert_eq!(world.engine.record.status()[0].last_result, Some("ok"));
+        assert_eq!(world.decision.record.status()[0].last_result, Some("ok"));
         world
     }
 
@@ -219,25 +219,26 @@ impl World {
 
     fn start_envoy(&mut self) {
         self.envoy = Some(self.fresh_envoy());
-        self.engine.envoy_started(self.now);
+        self.decision.envoy_started(self.now);
     }
 
     fn replace_envoy(&mut self) {
         self.envoy = Some(self.fresh_envoy());
-        self.engine.envoy_replaced(self.now);
+        self.decision.envoy_replaced(self.now);
     }
 
     fn stop_envoy(&mut self) {
         self.envoy = None;
-        self.engine.envoy_gone();
+        self.decision.envoy_gone();
     }
 
     /// One step; false when there is none at this time.
     fn step(&mut self) -> bool {
-        match self.engine.next(self.now) {
+        match self.decision.next(self.now) {
             Step::Wait(until) => return until <= self.now,
             Step::Read => {
-                self.engine.read(self.now, self.wall(), self.files.files());
+                self.decision
+                    .read(self.now, self.wall(), self.files.files());
             }
             Step::Validate(contents) => {
                 self.candidates += 1;
@@ -246,7 +247,7 @@ impl World {
                 } else {
                     Ok(())
                 };
-                self.engine.validated(self.now, self.wall(), verdict);
+                self.decision.validated(self.now, self.wall(), verdict);
             }
             Step::Observe => {
                 let answer = match &self.envoy {
@@ -265,14 +266,14 @@ impl World {
                     }
                     _ => Err("connection refused".to_owned()),
                 };
-                self.engine.observed(self.now, self.now, answer);
+                self.decision.observed(self.now, self.now, answer);
             }
             Step::Vacate(generation) => {
                 assert_eq!(self.duty, Duty::Listener);
                 assert!(self.attempted < generation);
                 self.attempted = generation;
                 if self.disk_full {
-                    self.engine.vacated(self.now, Err("disk full".to_owned()));
+                    self.decision.vacated(self.now, Err("disk full".to_owned()));
                     return true;
                 }
                 self.published = None;
@@ -280,14 +281,15 @@ impl World {
                 if let Some(envoy) = &mut self.envoy {
                     envoy.refusals += 1;
                 }
-                self.engine.vacated(self.now, Ok(()));
+                self.decision.vacated(self.now, Ok(()));
             }
             Step::Publish(generation, contents) => {
                 // What must hold of everything that is ever published.
                 assert!(self.attempted < generation);
                 self.attempted = generation;
                 if self.disk_full {
-                    self.engine.published(self.now, Err("disk full".to_owned()));
+                    self.decision
+                        .published(self.now, Err("disk full".to_owned()));
                     return true;
                 }
                 let wall = self.wall();
@@ -303,7 +305,7 @@ impl World {
                 self.published = Some((generation, contents));
                 self.whole = true;
                 self.vacant = false;
-                self.engine.published(self.now, Ok(()));
+                self.decision.published(self.now, Ok(()));
             }
         }
         true
@@ -317,7 +319,7 @@ impl World {
                 steps += 1;
                 assert!(steps < 100, "it spins");
             }
-            let Step::Wait(next) = self.engine.next(self.now) else {
+            let Step::Wait(next) = self.decision.next(self.now) else {
                 continue;
             };
             assert!(next > self.now);
@@ -340,7 +342,7 @@ impl World {
 
     /// The number of changes that ended so: ok, refused, rejected, unconfirmed.
     fn results(&self) -> [u64; 4] {
-        self.engine.record.status()[0].reloads
+        self.decision.record.status()[0].reloads
     }
 
     fn shows(&self, kind: Kind) -> bool {
@@ -356,7 +358,7 @@ const fn ms(milliseconds: u64) -> Duration {
 fn a_first_set_is_tried_by_a_candidate_and_published_at_once() {
     let mut world = World::new(Kind::Ec(0));
     world.run(ms(1));
-    assert!(world.engine.is_ready());
+    assert!(world.decision.is_ready());
     assert_eq!((world.candidates, world.publications), (1, 1));
 }
 
@@ -364,7 +366,7 @@ fn a_first_set_is_tried_by_a_candidate_and_published_at_once() {
 fn without_a_usable_set_envoy_waits_and_is_told_for_what() {
     let mut world = World::new(Kind::Missing);
     world.run(ms(100));
-    assert_eq!(world.engine.waiting_for(), "is missing");
+    assert_eq!(world.decision.waiting_for(), "is missing");
     for kind in [
         Kind::Expired,
         Kind::Mismatched,
@@ -372,16 +374,16 @@ fn without_a_usable_set_envoy_waits_and_is_told_for_what() {
         Kind::Poison(1),
     ] {
         world.write(kind, ms(2000));
-        assert!(!world.engine.is_ready(), "{kind:?}");
+        assert!(!world.decision.is_ready(), "{kind:?}");
     }
     assert!(
         world
-            .engine
+            .decision
             .waiting_for()
             .contains("a candidate Envoy refused it")
     );
     world.write(Kind::Ec(1), ms(200));
-    assert!(world.engine.is_ready());
+    assert!(world.decision.is_ready());
 }
 
 #[test]
@@ -432,12 +434,12 @@ fn what_envoy_rejects_is_followed_by_the_last_good_set_and_not_tried_again() {
     world.write(Kind::Poison(1), ms(60_000));
     assert!(world.shows(Kind::Ec(0)));
     assert_eq!(world.publications, 3);
-    let leaf = &world.engine.record.status()[0];
+    let leaf = &world.decision.record.status()[0];
     assert_eq!((leaf.last_result, leaf.generation), (Some("rejected"), 3));
     assert_eq!(world.envoy.as_ref().unwrap().taken.as_ref().unwrap().0, 3);
     world.write(Kind::Ec(0), ms(5000));
     assert_eq!(world.publications, 3, "the old bytes are there already");
-    assert_eq!(world.engine.record.error(), None);
+    assert_eq!(world.decision.record.error(), None);
     world.write(Kind::Rsa, ms(2000));
     assert_eq!(world.results(), [2, 0, 1, 0]);
 }
@@ -447,25 +449,25 @@ fn what_is_refused_is_said_once_and_tried_again_when_it_changes() {
     let mut world = World::live(Kind::Ec(0));
     world.write(Kind::Expired, ms(30_000));
     assert_eq!(world.results(), [1, 1, 0, 0]);
-    assert!(world.engine.record.error().unwrap().contains("expired"));
+    assert!(world.decision.record.error().unwrap().contains("expired"));
     world.write(Kind::Missing, ms(5000));
     world.write(Kind::Ec(1), ms(2000));
     assert_eq!(world.results(), [2, 2, 0, 0]);
-    assert_eq!(world.engine.record.error(), None);
+    assert_eq!(world.decision.record.error(), None);
 }
 
 #[test]
 fn asked_for_it_looks_at_once_and_says_what_it_thinks() {
     let mut world = World::live(Kind::Ec(0));
     world.files = Kind::Rsa;
-    world.engine.check_now(world.now);
-    assert!(!world.engine.is_idle());
+    world.decision.check_now(world.now);
+    assert!(!world.decision.is_idle());
     world.run(ms(10));
-    assert!(world.engine.is_idle() && world.shows(Kind::Rsa));
+    assert!(world.decision.is_idle() && world.shows(Kind::Rsa));
     world.write(Kind::Expired, ms(3000));
-    world.engine.check_now(world.now);
+    world.decision.check_now(world.now);
     world.run(ms(10));
-    assert!(world.engine.is_idle() && world.engine.record.error().is_some());
+    assert!(world.decision.is_idle() && world.decision.record.error().is_some());
 }
 
 #[test]
@@ -479,10 +481,10 @@ fn what_could_not_be_published_and_is_given_up_leaves_files_that_envoy_confirms(
     world.run(ms(10));
     world.disk_full = false;
     world.write(Kind::Other, ms(3000));
-    assert_eq!(world.engine.record.error(), None);
+    assert_eq!(world.decision.record.error(), None);
     world.start_envoy();
     world.run(ms(2000));
-    assert!(world.engine.is_idle() && world.shows(Kind::Other));
+    assert!(world.decision.is_idle() && world.shows(Kind::Other));
 }
 
 #[test]
@@ -499,7 +501,7 @@ fn a_silent_admin_is_no_reason_to_go_back() {
     );
     world.admin_answers = true;
     world.run(ms(60_000));
-    assert_eq!(world.engine.record.status()[0].last_result, Some("ok"));
+    assert_eq!(world.decision.record.status()[0].last_result, Some("ok"));
 }
 
 #[test]
@@ -510,7 +512,7 @@ fn what_nobody_confirmed_is_known_as_soon_as_somebody_does() {
     world.start_envoy();
     world.run(ms(70_000));
     let shown = |world: &World| {
-        let status = &world.engine.record.status()[0];
+        let status = &world.decision.record.status()[0];
         (status.last_result, status.last_error.is_some())
     };
     assert_eq!(shown(&world), (Some("unconfirmed"), true));
@@ -524,11 +526,11 @@ fn what_nobody_confirmed_is_known_as_soon_as_somebody_does() {
     world.admin_answers = true;
     world.replace_envoy();
     assert!(
-        !world.engine.is_idle(),
+        !world.decision.is_idle(),
         "the next Envoy's word is waited for"
     );
     world.run(ms(10));
-    assert!(world.engine.is_idle());
+    assert!(world.decision.is_idle());
     assert_eq!(shown(&world), (Some("ok"), false));
 }
 
@@ -554,14 +556,17 @@ fn an_envoy_that_keeps_another_version_gets_the_last_good_set() {
     for _ in 0..40 {
         world.envoy = None;
         world.admin_answers = true;
-        while matches!(world.engine.next(world.now), Step::Read | Step::Publish(..)) {
+        while matches!(
+            world.decision.next(world.now),
+            Step::Read | Step::Publish(..)
+        ) {
             world.step();
         }
         world.envoy = deaf.as_ref().map(|envoy| Envoy {
             taken: envoy.taken.clone(),
             refusals: 0,
         });
-        while matches!(world.engine.next(world.now), Step::Observe) {
+        while matches!(world.decision.next(world.now), Step::Observe) {
             world.step();
         }
         world.now += ms(500);
@@ -583,23 +588,23 @@ fn a_full_disk_delays_and_loses_nothing() {
     let mut world = World::live(Kind::Ec(0));
     world.disk_full = true;
     world.write(Kind::Rsa, ms(10_000));
-    assert!(world.engine.record.error().unwrap().contains("disk full"));
-    assert!(world.engine.is_idle(), "that can be told");
+    assert!(world.decision.record.error().unwrap().contains("disk full"));
+    assert!(world.decision.is_idle(), "that can be told");
     world.disk_full = false;
     world.run(ms(2000));
     assert!(world.shows(Kind::Rsa));
-    assert_eq!(world.engine.record.error(), None);
+    assert_eq!(world.decision.record.error(), None);
 }
 
 #[test]
 fn without_a_verdict_of_the_candidate_it_goes_on() {
     let mut world = World::new(Kind::Ec(0));
     world.step();
-    assert!(matches!(world.engine.next(world.now), Step::Validate(_)));
+    assert!(matches!(world.decision.next(world.now), Step::Validate(_)));
     world.run(ms(9000));
-    assert!(!world.engine.is_ready());
+    assert!(!world.decision.is_ready());
     world.run(ms(2000));
-    assert!(world.engine.is_ready());
+    assert!(world.decision.is_ready());
 }
 
 #[test]
@@ -608,26 +613,26 @@ fn what_an_earlier_life_published_is_good_enough_to_start_with() {
     let now = Instant::now();
     let mut world = World::going_on(Duty::Gate, Kind::Missing, now, now, 7, kept());
     world.run(ms(10));
-    assert!(world.engine.is_ready());
-    assert_eq!(world.engine.record.status()[0].generation, 7);
+    assert!(world.decision.is_ready());
+    assert_eq!(world.decision.record.status()[0].generation, 7);
     assert_eq!((world.publications, world.candidates), (0, 1));
     world.write(Kind::Ec(1), ms(2000));
-    assert_eq!(world.engine.record.status()[0].generation, 8);
+    assert_eq!(world.decision.record.status()[0].generation, 8);
 
     let expired = Kind::Expired.files().unwrap();
     let mut world = World::going_on(Duty::Gate, Kind::Missing, now, now, 7, Some(expired));
     world.run(ms(2000));
-    assert!(!world.engine.is_ready(), "it has expired since");
+    assert!(!world.decision.is_ready(), "it has expired since");
 
     let mut world = World::going_on(Duty::Gate, Kind::Poison(1), now, now, 7, kept());
     world.run(ms(10));
-    assert!(world.engine.is_ready(), "a candidate refused the files");
+    assert!(world.decision.is_ready(), "a candidate refused the files");
 
     let mut world = World::going_on(Duty::Gate, Kind::Rsa, now, now, 7, kept());
-    world.engine.envoy_started(now);
+    world.decision.envoy_started(now);
     world.run(ms(10));
     assert!(
-        world.engine.is_ready(),
+        world.decision.is_ready(),
         "a thread that starts again beside a running Envoy"
     );
     assert_eq!((world.publications, world.candidates), (0, 0));
@@ -638,16 +643,16 @@ fn without_a_listeners_set_envoy_starts_and_takes_it_when_it_is_there() {
     for bad in [Kind::Missing, Kind::Mismatched, Kind::Torn(3)] {
         let mut world = World::of(Duty::Listener, bad);
         world.run(ms(1));
-        assert!(world.engine.is_ready(), "{bad:?}");
+        assert!(world.decision.is_ready(), "{bad:?}");
         assert!(world.vacant, "{bad:?}");
         world.start_envoy();
         world.run(ms(2000));
         assert_eq!(world.results(), [0, 1, 0, 0], "{bad:?}");
-        assert!(world.engine.is_stale(world.wall()));
+        assert!(world.decision.is_stale(world.wall()));
         world.write(Kind::Ec(1), ms(1000));
         assert_eq!(world.results(), [1, 1, 0, 0], "{bad:?}");
         assert!(world.shows(Kind::Ec(1)));
-        assert!(!world.engine.is_stale(world.wall()));
+        assert!(!world.decision.is_stale(world.wall()));
         assert_eq!(world.candidates, 0, "the running Envoy judges");
     }
 }
@@ -656,18 +661,18 @@ fn without_a_listeners_set_envoy_starts_and_takes_it_when_it_is_there() {
 fn a_listeners_first_set_is_there_at_once_and_envoy_judges_it() {
     let mut world = World::of(Duty::Listener, Kind::Rsa);
     world.run(ms(1));
-    assert!(world.engine.is_ready() && world.shows(Kind::Rsa));
+    assert!(world.decision.is_ready() && world.shows(Kind::Rsa));
     assert_eq!((world.publications, world.candidates), (1, 0));
 
     let mut world = World::of(Duty::Listener, Kind::Poison(0));
     world.run(ms(1));
     world.start_envoy();
     world.run(Duration::from_secs(61));
-    assert!(world.engine.is_stale(world.wall()));
-    assert!(world.engine.record.error().is_some());
+    assert!(world.decision.is_stale(world.wall()));
+    assert!(world.decision.record.error().is_some());
     world.write(Kind::Rsa, ms(2000));
     assert_eq!(world.results()[0], 1);
-    assert!(!world.engine.is_stale(world.wall()));
+    assert!(!world.decision.is_stale(world.wall()));
 }
 
 #[test]
@@ -678,8 +683,8 @@ fn a_listeners_expired_certificate_is_published_where_there_is_no_other() {
     world.run(ms(2000));
     assert!(world.shows(Kind::Expired));
     assert_eq!(world.results(), [0, 1, 0, 0]);
-    assert!(world.engine.record.error().unwrap().contains("expired"));
-    assert!(world.engine.is_stale(world.wall()));
+    assert!(world.decision.record.error().unwrap().contains("expired"));
+    assert!(world.decision.is_stale(world.wall()));
     world.write(Kind::Ec(0), ms(2000));
     assert!(world.shows(Kind::Ec(0)));
     world.write(Kind::Expired, ms(2000));
@@ -689,12 +694,15 @@ fn a_listeners_expired_certificate_is_published_where_there_is_no_other() {
     let kept = Some(Kind::Expired.files().unwrap());
     let mut world = World::going_on(Duty::Listener, Kind::Missing, now, now, 7, kept);
     world.run(ms(1));
-    assert!(world.engine.is_ready());
+    assert!(world.decision.is_ready());
     assert!(!world.vacant, "what was published before it had expired");
 
     let mut world = World::new(Kind::Expired);
     world.run(ms(5000));
-    assert!(!world.engine.is_ready(), "the xDS client needs a good one");
+    assert!(
+        !world.decision.is_ready(),
+        "the xDS client needs a good one"
+    );
 }
 
 #[test]
@@ -703,10 +711,10 @@ fn an_envoy_is_not_started_before_a_listeners_file_can_be_written() {
         let mut world = World::of(Duty::Listener, files);
         world.disk_full = true;
         world.run(ms(5000));
-        assert!(!world.engine.is_ready());
+        assert!(!world.decision.is_ready());
         world.disk_full = false;
         world.run(ms(2000));
-        assert!(world.engine.is_ready());
+        assert!(world.decision.is_ready());
     }
 }
 
@@ -716,11 +724,11 @@ fn a_certificate_that_is_not_valid_yet_is_tried_again_when_it_is() {
     let early = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     for wall in [early, early] {
         world.now += ms(700);
-        world.engine.read(world.now, wall, Kind::Rsa.files());
+        world.decision.read(world.now, wall, Kind::Rsa.files());
     }
     assert!(
         world
-            .engine
+            .decision
             .record
             .error()
             .unwrap()
@@ -788,7 +796,7 @@ proptest! {
         for (fault, pause, steps) in faults {
             match fault {
                 Fault::Write(kind) => world.files = kind,
-                Fault::EnvoyStarts if world.engine.is_ready() && world.envoy.is_none() => {
+                Fault::EnvoyStarts if world.decision.is_ready() && world.envoy.is_none() => {
                     world.start_envoy();
                 }
                 Fault::EnvoyIsReplaced if world.envoy.is_some() => world.replace_envoy(),
@@ -796,7 +804,7 @@ proptest! {
                 Fault::EnvoyEnds => world.stop_envoy(),
                 Fault::AdminAnswers(yes) => world.admin_answers = yes,
                 Fault::DiskFull(yes) => world.disk_full = yes,
-                Fault::Asked => world.engine.check_now(world.now),
+                Fault::Asked => world.decision.check_now(world.now),
                 Fault::ThreadStartsAgain | Fault::ThreadDiesPublishing => {
                     let dies = fault == Fault::ThreadDiesPublishing;
                     let whole = world.whole && !(dies && world.published.is_some());
@@ -822,7 +830,7 @@ proptest! {
                     world.whole = whole;
                     if let Some(envoy) = envoy {
                         world.envoy = Some(envoy);
-                        world.engine.envoy_started(now);
+                        world.decision.envoy_started(now);
                     }
                 }
             }
@@ -838,7 +846,7 @@ proptest! {
         world.disk_full = false;
         // Longer than anything waits: 60 s for a starting Envoy, 30 s between late questions.
         world.write(last, ms(120_000));
-        prop_assert!(world.engine.is_ready());
+        prop_assert!(world.decision.is_ready());
         prop_assert!(world.shows(last));
         if world.envoy.is_none() {
             world.start_envoy();
@@ -846,8 +854,8 @@ proptest! {
         }
         let (generation, _) = world.envoy.as_ref().unwrap().taken.clone().unwrap();
         prop_assert_eq!(generation, world.published.as_ref().unwrap().0);
-        prop_assert!(world.engine.is_idle());
-        prop_assert_eq!(world.engine.record.error(), None);
+        prop_assert!(world.decision.is_idle());
+        prop_assert_eq!(world.decision.record.error(), None);
     }
 }
 
@@ -861,7 +869,7 @@ fn a_staple_comes_and_goes_and_the_certificate_is_never_without_envoy() {
     };
     let stapled = |staple| Kind::Stapled("ec", staple);
     let told = |world: &World| {
-        let status = &world.engine.record.status()[0];
+        let status = &world.decision.record.status()[0];
         (status.last_result, status.last_error.clone())
     };
     let mut world = World::of(Duty::Listener, stapled("staple-later.der"));
@@ -872,13 +880,13 @@ fn a_staple_comes_and_goes_and_the_certificate_is_never_without_envoy() {
     assert!(!staple);
     let later = "the OCSP staple: is no answer: its responder failed with 3";
     assert_eq!(told(&world), (Some("ok"), Some(later.to_owned())));
-    assert!(world.engine.is_stale(world.wall()));
+    assert!(world.decision.is_stale(world.wall()));
     assert_eq!(world.results(), [1, 1, 0, 0]);
 
     world.write(stapled("staple-good.der"), ms(5000));
     assert_eq!(published(&world), (ec.clone(), true));
     assert_eq!(told(&world), (Some("ok"), None));
-    assert!(!world.engine.is_stale(world.wall()));
+    assert!(!world.decision.is_stale(world.wall()));
 
     // One that is bad changes nothing, and is said once.
     let before = world.publications;

@@ -1,4 +1,4 @@
-//! One set of files and its engine: does what the engine says.
+//! The rotation of one set of files: does what its [`Decision`] says.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -11,10 +11,10 @@ use log::{error, warn};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::Check;
+use super::change_check::ChangeCheck;
 use super::confirm::{self, Observation};
+use super::decision::{Decision, Step};
 use super::duty::Duty;
-use super::engine::{Engine, Step};
-use super::glance::Glance;
 use super::notify::{Notify, Word};
 use super::publish::{Published, Target};
 use super::read::{Contents, Files};
@@ -24,8 +24,8 @@ use crate::pulse::Pulse;
 const STEPS: usize = 20;
 
 /// One set of files, where it is published, and how far it is.
-pub struct Unit {
-    pub engine: Engine,
+pub struct Rotation {
+    pub decision: Decision,
     /// Its number among all sets.
     number: usize,
     /// Whether looks may be rare where the kernel tells of every change.
@@ -35,14 +35,14 @@ pub struct Unit {
     files: Files,
     target: Target,
     names: Vec<String>,
-    glance: Glance,
+    change_check: ChangeCheck,
     /// The number of the question what a candidate Envoy thinks.
     candidate: Option<u64>,
     /// A file whose name was gone when it was last read, and how often that was so.
     stale: Option<(PathBuf, u32)>,
 }
 
-impl Unit {
+impl Rotation {
     pub fn new(
         number: usize,
         files: Files,
@@ -51,7 +51,7 @@ impl Unit {
         check: &Check,
         start: Instant,
         pulse: &Pulse,
-    ) -> Unit {
+    ) -> Rotation {
         let path = target.first.path.clone();
         let published = pulse.during(&path, || target.take_over());
         let published = published.unwrap_or_else(|error| {
@@ -60,8 +60,8 @@ impl Unit {
         });
         let names: Vec<_> = target.names().into_iter().map(str::to_owned).collect();
         let (generation, contents) = (published.generation, published.contents);
-        Unit {
-            engine: Engine::new(
+        Rotation {
+            decision: Decision::new(
                 names.clone(),
                 duty,
                 check.every,
@@ -75,7 +75,7 @@ impl Unit {
             files,
             target,
             names,
-            glance: Glance::default(),
+            change_check: ChangeCheck::default(),
             candidate: None,
             stale: None,
         }
@@ -92,35 +92,35 @@ impl Unit {
     ) -> Instant {
         for _ in 0..STEPS {
             let now = Instant::now();
-            match self.engine.next(now) {
+            match self.decision.next(now) {
                 Step::Wait(until) => {
-                    let stale = self.engine.is_stale(SystemTime::now());
-                    self.engine.record.set_stale(stale);
+                    let stale = self.decision.is_stale(SystemTime::now());
+                    self.decision.record.set_stale(stale);
                     return until;
                 }
                 Step::Read => self.read(notify, pulse),
                 Step::Observe => {
                     let answer = self.observe(admin);
-                    self.engine.observed(now, Instant::now(), answer);
+                    self.decision.observed(now, Instant::now(), answer);
                 }
                 Step::Publish(generation, contents) => {
                     let path = &self.target.first.path;
                     let result = pulse.during(path, || self.target.publish(generation, &contents));
                     let result = result.map_err(|error| error.to_string());
-                    self.engine.published(Instant::now(), result);
+                    self.decision.published(Instant::now(), result);
                 }
                 Step::Vacate(generation) => {
                     let path = &self.target.first.path;
                     let result = pulse.during(path, || self.target.vacate(generation));
                     let result = result.map_err(|error| error.to_string());
-                    self.engine.vacated(Instant::now(), result);
+                    self.decision.vacated(Instant::now(), result);
                 }
                 Step::Validate(contents) => match self.candidate(&contents) {
                     Ok(config) => self.candidate = Some(validate(config)),
                     Err(error) => {
                         // The Envoy that runs, or is going to, judges alone.
                         warn!("a candidate Envoy cannot be asked: {error}");
-                        self.engine.validated(now, SystemTime::now(), Ok(()));
+                        self.decision.validated(now, SystemTime::now(), Ok(()));
                     }
                 },
             }
@@ -135,14 +135,14 @@ impl Unit {
 
     /// The kernel said this of the files: they are read at the next look.
     pub fn hear(&mut self, now: Instant, word: Word) {
-        self.glance = Glance::default();
-        self.engine.hear(now, word);
+        self.change_check = ChangeCheck::default();
+        self.decision.hear(now, word);
     }
 
     /// Somebody wants the files read now, whatever they looked like when they were last.
     pub fn check_now(&mut self, now: Instant) {
-        self.glance = Glance::default();
-        self.engine.check_now(now);
+        self.change_check = ChangeCheck::default();
+        self.decision.check_now(now);
     }
 
     /// Whether this question was this set's.
@@ -153,7 +153,7 @@ impl Unit {
     /// The candidate's verdict is there.
     pub fn validated(&mut self, verdict: Result<(), String>) {
         self.candidate = None;
-        self.engine
+        self.decision
             .validated(Instant::now(), SystemTime::now(), verdict);
     }
 
@@ -175,29 +175,29 @@ impl Unit {
 
     fn read(&mut self, notify: &mut Notify, pulse: &Pulse) {
         let wall = SystemTime::now();
-        if !self.glance.must_read(&self.files, wall, pulse) {
+        if !self.change_check.must_read(&self.files, wall, pulse) {
             // Not even compared: that would fetch all of it into the processor's cache.
-            self.engine.unchanged(Instant::now(), wall);
+            self.decision.unchanged(Instant::now(), wall);
             return;
         }
-        if self.glance.is_new() || self.told {
+        if self.change_check.is_new() || self.told {
             // Before they are read: what happens from here on is told. The way to them may be
             // another.
             let paths = self.files.each().map(|(_, path)| path);
             let all = notify.watch(self.number, paths, pulse);
             self.told = all && self.rely_on_kernel;
-            self.engine.rely_on_kernel(self.told);
+            self.decision.rely_on_kernel(self.told);
         }
         let read = self.files.read(pulse);
         if read.is_err() {
             // Whatever it was may be over without a sign: the next look reads again.
-            self.glance = Glance::default();
+            self.change_check = ChangeCheck::default();
         }
         let stale = read.as_ref().ok().and_then(|(_, stale)| *stale);
         let again = warn_of_stale(&mut self.stale, stale);
         let reading = read.map(|(contents, _)| contents);
         let now = Instant::now();
-        self.engine.read(now, wall, reading);
+        self.decision.read(now, wall, reading);
         if again {
             self.hear(now, Word::Touched);
         }
@@ -244,5 +244,5 @@ fn warn_of_stale(known: &mut Option<(PathBuf, u32)>, now: Option<&Path>) -> bool
 }
 
 #[cfg(test)]
-#[path = "unit_tests.rs"]
+#[path = "rotation_tests.rs"]
 mod tests;

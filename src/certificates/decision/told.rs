@@ -5,9 +5,9 @@ use std::time::SystemTime;
 use super::super::check::Checked;
 use super::super::duty::Duty;
 use super::super::lifetime;
-use super::{Engine, Pending, Phase};
+use super::{Decision, Pending, Phase};
 
-impl Engine {
+impl Decision {
     /// Whether Envoy may start, as far as this set is concerned.
     pub fn is_ready(&self) -> bool {
         match self.duty {
