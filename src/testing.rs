@@ -20,6 +20,11 @@ pub const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+/// What a file in `tests/data` holds.
+pub fn data(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
 /// The limits of a drain that waits for no new connections and has 25 s.
 pub const LIMITS: Limits = Limits {
     delay: ms(0),

@@ -94,12 +94,12 @@ fn prints(files: &Files, pulse: &Pulse) -> Option<Vec<Option<Print>>> {
 mod tests {
     use super::super::read::Source;
     use super::*;
+    use crate::testing::TempDir;
     use std::io::Write;
 
     #[test]
     fn only_what_may_have_changed_is_read() {
-        let dir = std::env::temp_dir().join(format!("drainit-change_check-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
+        let dir = TempDir::new();
         let (cert, key) = (dir.join("cert"), dir.join("key"));
         let files = Files(vec![Source::Pair {
             cert: cert.clone(),
@@ -138,6 +138,5 @@ mod tests {
         assert_eq!(reads, 3, "every tenth look reads all");
         fs::rename(&key, &cert).unwrap();
         assert!(change_check.must_read(&files, later, &pulse));
-        fs::remove_dir_all(&dir).unwrap();
     }
 }

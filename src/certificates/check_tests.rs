@@ -1,10 +1,7 @@
 use super::*;
+use crate::testing::data;
 use proptest::prelude::*;
 use std::time::Duration;
-
-fn data(name: &str) -> Vec<u8> {
-    std::fs::read(format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
-}
 
 /// 2025-01-01.
 fn now() -> SystemTime {

@@ -9,17 +9,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{Level, debug, error, info, log, warn};
+use log::{Level, error, info, log, warn};
 
-use super::confirm::{Observation, Seen};
+use super::confirm::Seen;
 use super::duty::Duty;
 use super::lifetime;
-use super::pending::{Origin, Pending, Ruling, Set};
+use super::pending::{Origin, Pending, Set};
 use super::read::{Contents, Material, Refusal};
 use super::record::{Outcome, Record};
 use super::usable::Age;
 use super::watch::Watch;
 
+mod answered;
 mod heard;
 mod told;
 
@@ -334,186 +335,10 @@ impl Decision {
         }
     }
 
-    /// A candidate Envoy took the set, or said why not.
-    pub fn validated(&mut self, now: Instant, wall: SystemTime, verdict: Result<(), String>) {
-        match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Trying(set, origin, _) => match verdict {
-                Ok(()) => self.go_on(set, origin, now),
-                Err(why) => {
-                    let why = format!("a candidate Envoy refused it: {why}");
-                    self.record.add(Outcome::Refused, Some(&why));
-                    if origin == Origin::Files {
-                        self.fall_back(now, wall);
-                    }
-                }
-            },
-            // Too late: it was gone on without.
-            phase => self.phase = phase,
-        }
-    }
-
-    /// Envoy was asked at `asked`, and said this or could not be asked.
-    pub fn observed(&mut self, asked: Instant, now: Instant, answer: Result<Observation, String>) {
-        match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Watching => self.judge(asked, now, answer),
-            Phase::Before(set, origin) => {
-                let before = answer.ok().map(|answer| answer.secrets);
-                self.phase = Phase::Publish(set, origin, before, now);
-            }
-            phase => self.phase = phase,
-        }
-    }
-
-    /// The set was published, or could not be.
-    pub fn published(&mut self, now: Instant, result: Result<(), String>) {
-        // Also where it failed: one of two files may hold this number now.
-        self.generation = self.generation.saturating_add(1);
-        match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Publish(set, origin, before, _) => match result {
-                Ok(()) => {
-                    let failed = |why: &str| why.starts_with("cannot publish");
-                    if self.record.error().is_some_and(failed) {
-                        self.record.forget_error();
-                    }
-                    self.installed(set, origin, before, now);
-                }
-                Err(why) => {
-                    self.in_vain = true;
-                    error!("{}: cannot publish: {why}", self.name());
-                    self.record.set_error(format!("cannot publish: {why}"));
-                    self.phase = Phase::Publish(set, origin, before, now + self.watch.interval());
-                }
-            },
-            phase => self.phase = phase,
-        }
-    }
-
-    /// The SDS file holds no set, or could not be written.
-    pub fn vacated(&mut self, now: Instant, result: Result<(), String>) {
-        self.generation = self.generation.saturating_add(1);
-        match result {
-            Ok(()) => {
-                self.holds = true;
-                self.cannot_vacate = None;
-                log!(
-                    self.record.level(Level::Warn),
-                    "{}: Envoy is given nothing until there is a set that can be used",
-                    self.name()
-                );
-            }
-            Err(why) => {
-                let why = format!("cannot publish: {why}");
-                if self
-                    .cannot_vacate
-                    .as_ref()
-                    .is_none_or(|(_, old)| *old != why)
-                {
-                    error!("{}: {why}", self.name());
-                    self.record.set_error(why.clone());
-                }
-                self.cannot_vacate = Some((now + self.watch.interval(), why));
-            }
-        }
-    }
-
-    /// The SDS files hold this set.
-    fn installed(&mut self, set: Set, origin: Origin, before: Option<Vec<Seen>>, now: Instant) {
-        let generation = self.generation;
-        let level = self.record.level(Level::Info);
-        log!(level, "{}: published gen-{generation}, {set}", self.name());
-        self.current = Some(set.clone());
-        self.in_vain = false;
-        self.kept = None;
-        self.holds = true;
-        self.cannot_vacate = None;
-        // Of a listener's nobody has judged the first.
-        if !self.envoy_runs && self.duty == Duty::Gate {
-            self.good = Some(set.clone());
-        }
-        self.record.installed(self.generation, &set.checked);
-        let mut pending = Pending::new(set, origin, before, now);
-        if !self.envoy_runs {
-            pending.suspend();
-        }
-        self.pending = Some(pending);
-    }
-
-    fn judge(&mut self, asked: Instant, now: Instant, answer: Result<Observation, String>) {
-        let Some(mut pending) = self.pending.take() else {
-            return;
-        };
-        let ruling = pending.judge(self.generation, &self.names, asked, now, answer);
-        if self.watch.is_news() && !matches!(ruling, Ruling::NotYet(_)) {
-            // That waited for this.
-            self.watch.hurry(now);
-        }
-        match ruling {
-            Ruling::Taken => self.taken(pending),
-            Ruling::Rejected(why) => self.not_taken(pending, Outcome::Rejected, &why),
-            Ruling::NotTaken(why) => self.not_taken(pending, Outcome::Unconfirmed, &why),
-            Ruling::Late(why) => {
-                if pending.origin != Origin::Rollback {
-                    self.record.add(Outcome::Unconfirmed, Some(&why));
-                }
-                self.pending = Some(pending);
-            }
-            Ruling::NotYet(why) => {
-                debug!("{}: not confirmed yet: {why}", self.name());
-                self.pending = Some(pending);
-            }
-        }
-    }
-
-    fn taken(&mut self, pending: Pending) {
-        let (name, generation) = (self.name(), self.generation);
-        match pending.origin {
-            Origin::Rollback => {
-                info!("{name}: Envoy has the last good set again, as gen-{generation}")
-            }
-            Origin::Files | Origin::EarlierRun | Origin::LastResort => {
-                let level = self.record.level(Level::Info);
-                log!(
-                    level,
-                    "{name}: Envoy loaded gen-{generation}, {}",
-                    pending.set
-                );
-            }
-        }
-        match pending.origin {
-            Origin::Rollback | Origin::LastResort => {}
-            Origin::EarlierRun => self.record.set_ok(),
-            Origin::Files => {
-                self.record.add(Outcome::Ok, None);
-                if let Some(lacks) = &pending.set.lacks {
-                    self.record.set_error(lacks.to_string());
-                }
-            }
-        }
-        self.good = Some(pending.set);
-    }
-
-    fn not_taken(&mut self, pending: Pending, outcome: Outcome, why: &str) {
-        if pending.origin == Origin::Rollback {
-            let why = format!("Envoy did not take the last good set either: {why}");
-            error!("{}: {why}", self.name());
-            self.record.set_error(why);
-            return;
-        }
-        self.record.add(outcome, Some(why));
-        match self.good.clone() {
-            Some(good) if good.contents != pending.set.contents => {
-                warn!("{}: going back to {good}", self.name());
-                self.phase = Phase::Before(good, Origin::Rollback);
-            }
-            _ => error!("{}: there is no good set to go back to", self.name()),
-        }
-    }
-
     fn name(&self) -> &str {
         self.names.first().map_or("", String::as_str)
     }
 }
 
 #[cfg(test)]
-#[path = "decision_tests.rs"]
 mod tests;

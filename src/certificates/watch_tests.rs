@@ -3,10 +3,7 @@
 use super::*;
 use crate::certificates::read::Material;
 use crate::certificates::secret::SecretBytes;
-
-fn ms(milliseconds: u64) -> Duration {
-    Duration::from_millis(milliseconds)
-}
+use crate::testing::ms;
 
 /// A watch whose files held 1 and were acted on, and the time.
 fn calm(kernel: bool) -> (Watch, Instant) {

@@ -252,13 +252,9 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::super::pem;
     use super::*;
+    use crate::testing::data;
     use proptest::prelude::*;
     use std::time::Duration;
-
-    fn data(name: &str) -> Vec<u8> {
-        let path = format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"));
-        std::fs::read(path).unwrap()
-    }
 
     fn certificate(name: &str) -> Certificate {
         let text = data(name);

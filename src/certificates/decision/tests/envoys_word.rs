@@ -1,0 +1,126 @@
+//! What Envoy, or a candidate Envoy, says of a set.
+
+use super::*;
+
+#[test]
+fn what_envoy_rejects_is_followed_by_the_last_good_set_and_not_tried_again() {
+    let mut world = World::live(Kind::Ec(0));
+    world.write(Kind::Poison(1), ms(60_000));
+    assert!(world.shows(Kind::Ec(0)));
+    assert_eq!(world.publications, 3);
+    let leaf = &world.decision.record.status()[0];
+    assert_eq!((leaf.last_result, leaf.generation), (Some("rejected"), 3));
+    assert_eq!(world.envoy.as_ref().unwrap().taken.as_ref().unwrap().0, 3);
+    world.write(Kind::Ec(0), ms(5000));
+    assert_eq!(world.publications, 3, "the old bytes are there already");
+    assert_eq!(world.decision.record.error(), None);
+    world.write(Kind::Rsa, ms(2000));
+    assert_eq!(world.results(), [2, 0, 1, 0]);
+}
+
+#[test]
+fn a_silent_admin_is_no_reason_to_go_back() {
+    let mut world = World::live(Kind::Ec(0));
+    world.admin_answers = false;
+    world.write(Kind::Rsa, ms(20_000));
+    assert!(world.shows(Kind::Rsa));
+    assert_eq!(world.results(), [1, 0, 0, 1]);
+    world.write(Kind::Other, ms(3000));
+    assert!(
+        world.shows(Kind::Other),
+        "the next change does not wait for it"
+    );
+    world.admin_answers = true;
+    world.run(ms(60_000));
+    assert_eq!(world.decision.record.status()[0].last_result, Some("ok"));
+}
+
+#[test]
+fn what_nobody_confirmed_is_known_as_soon_as_somebody_does() {
+    let mut world = World::live(Kind::Ec(0));
+    world.stop_envoy();
+    world.admin_answers = false;
+    world.start_envoy();
+    world.run(ms(70_000));
+    let shown = |world: &World| {
+        let status = &world.decision.record.status()[0];
+        (status.last_result, status.last_error.is_some())
+    };
+    assert_eq!(shown(&world), (Some("unconfirmed"), true));
+    world.admin_answers = true;
+    world.run(ms(31_000));
+    assert_eq!(shown(&world), (Some("ok"), false));
+
+    world.admin_answers = false;
+    world.write(Kind::Rsa, ms(20_000));
+    assert_eq!(shown(&world), (Some("unconfirmed"), true));
+    world.admin_answers = true;
+    world.replace_envoy();
+    assert!(
+        !world.decision.is_idle(),
+        "the next Envoy's word is waited for"
+    );
+    world.run(ms(10));
+    assert!(world.decision.is_idle());
+    assert_eq!(shown(&world), (Some("ok"), false));
+}
+
+#[test]
+fn the_next_change_waits_for_envoys_word_on_the_last() {
+    let mut world = World::live(Kind::Ec(0));
+    world.admin_answers = false;
+    world.write(Kind::Rsa, ms(3000));
+    world.write(Kind::Other, ms(3000));
+    assert!(world.shows(Kind::Rsa));
+    world.admin_answers = true;
+    world.run(ms(2000));
+    assert!(world.shows(Kind::Other));
+    assert_eq!(world.results(), [3, 0, 0, 0]);
+}
+
+#[test]
+fn an_envoy_that_keeps_another_version_gets_the_last_good_set() {
+    let mut world = World::live(Kind::Ec(0));
+    // It reads its files no more.
+    let deaf = world.envoy.take();
+    world.files = Kind::Rsa;
+    for _ in 0..40 {
+        world.envoy = None;
+        world.admin_answers = true;
+        while matches!(
+            world.decision.next(world.now),
+            Step::Read | Step::Publish(..)
+        ) {
+            world.step();
+        }
+        world.envoy = deaf.as_ref().map(|envoy| Envoy {
+            taken: envoy.taken.clone(),
+            refusals: 0,
+        });
+        while matches!(world.decision.next(world.now), Step::Observe) {
+            world.step();
+        }
+        world.now += ms(500);
+    }
+    assert!(world.shows(Kind::Ec(0)));
+    assert_eq!(world.results()[3], 1);
+}
+
+#[test]
+fn a_key_that_nobody_can_match_is_tried_by_a_candidate() {
+    let mut world = World::live(Kind::Ec(0));
+    world.write(Kind::Ed25519, ms(2000));
+    assert_eq!(world.candidates, 2);
+    assert!(world.shows(Kind::Ed25519));
+}
+
+#[test]
+fn without_a_verdict_of_the_candidate_it_goes_on() {
+    let mut world = World::new(Kind::Ec(0));
+    world.step();
+    assert!(matches!(world.decision.next(world.now), Step::Validate(_)));
+    world.run(ms(9000));
+    assert!(!world.decision.is_ready());
+    world.run(ms(2000));
+    assert!(world.decision.is_ready());
+}
