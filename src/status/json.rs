@@ -89,6 +89,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
             "since": clock.timestamp(it.since),
             "since_seconds": clock.age(it.since),
             "worse": it.worse,
+            "hangs": snapshot.configuration_hangs,
             "watched_seconds": it.watched.filter(|at| *at > now).map(|at| clock.until(at)),
         })),
         "reload": snapshot.reload.as_ref().map(|reload| json!({

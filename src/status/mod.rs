@@ -273,6 +273,8 @@ pub struct Snapshot {
     pub reloads_asked: u64,
     /// Which configuration Envoy runs, where its file is followed (`--watch-config`).
     pub configuration: Option<Configuration>,
+    /// That its file hangs, if it does.
+    pub configuration_hangs: Option<String>,
     /// The newest generation's number (`--restart-epoch`).
     pub epoch: u32,
     /// The old generation's pid, while it drains beside the newest.
@@ -322,6 +324,7 @@ impl Snapshot {
             reaped: 0,
             certificates: Vec::new(),
             certificates_hang: None,
+            configuration_hangs: None,
             reload: None,
             reloading: false,
             reload_kept: false,

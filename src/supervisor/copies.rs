@@ -17,6 +17,7 @@ use nix::unistd::geteuid;
 
 use crate::envoy::hot_restart;
 use crate::mailbox::Inbox;
+use crate::pulse::Pulse;
 
 /// Between two looks at the file.
 const CHECK: Duration = Duration::from_secs(1);
@@ -31,6 +32,10 @@ const READ_EVERY: u32 = 10;
 
 /// The most that is read, in bytes: 10,000 clusters are 4 MB.
 const LIMIT: u64 = 16 << 20;
+
+/// The root directory, by a name below which Envoy 1.36.4 takes a file of /dev, too, as 1.40.0 does
+/// by any name: it lets /dev/fd/ pass before it resolves a path.
+const DETOUR: &str = "/dev/fd/../root";
 
 /// What tells contents from others: their length, and a hash of them by a key of this drainit's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,13 +75,12 @@ impl Copies {
     /// # Errors
     /// Those of the file system.
     pub fn new(file: PathBuf) -> io::Result<Copies> {
-        // Envoy 1.36.4 takes no file below /dev, 1.40.0 does.
         let other = ["/run", "/tmp"].map(Path::new).into_iter();
         let mut other = other.filter(|place| {
             statfs(*place).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
         });
         let dir = other.find_map(|place| hot_restart::private_directory(place).ok());
-        let dir = match dir {
+        let mut dir = match dir {
             Some(dir) => dir,
             None => hot_restart::private_directory(Path::new(hot_restart::SHARED))?,
         };
@@ -84,6 +88,10 @@ impl Copies {
         // or list it.
         let mode = if geteuid().is_root() { 0o711 } else { 0o700 };
         fs::set_permissions(&dir, Permissions::from_mode(mode))?;
+        let detour = Path::new(DETOUR).join(dir.strip_prefix("/").unwrap_or(&dir));
+        if dir.starts_with("/dev") && detour.exists() {
+            dir = detour;
+        }
         Ok(Copies {
             file,
             dir,
@@ -166,8 +174,9 @@ fn glance(path: &Path) -> Option<[i64; 6]> {
     ])
 }
 
-/// The thread: compares for ever. A message means that Envoy was started just now.
-pub fn work(copies: &Copies, started: &Inbox<()>, report: &impl Fn(Word)) {
+/// The thread: compares for ever. A message means that Envoy was started just now; `pulse` shows
+/// when it looks at the file.
+pub fn work(copies: &Copies, started: &Inbox<()>, report: &impl Fn(Word), pulse: &Pulse) {
     let mut number = 0;
     let mut keep = |bytes: &[u8]| {
         number += 1;
@@ -183,7 +192,7 @@ pub fn work(copies: &Copies, started: &Inbox<()>, report: &impl Fn(Word)) {
     loop {
         let start = started.wait(pause).is_some();
         let now = Instant::now();
-        let print = glance(&copies.file);
+        let print = pulse.during(&copies.file, || glance(&copies.file));
         looks += 1;
         let calm = seen.as_ref().map(|(is, _)| is) == told.as_ref();
         pause = CHECK;
@@ -191,7 +200,7 @@ pub fn work(copies: &Copies, started: &Inbox<()>, report: &impl Fn(Word)) {
             continue;
         }
         (last, looks) = (print, 0);
-        let read = copies.read();
+        let read = pulse.during(&copies.file, || copies.read());
         let is = read.as_ref().map(|bytes| copies.print(bytes));
         let is = is.map_err(Clone::clone);
         if start && let Ok(bytes) = &read {
@@ -250,7 +259,8 @@ mod tests {
         let (start, started) = Mailbox::new(None);
         let (sender, words) = mpsc::channel();
         let of = copies.clone();
-        thread::spawn(move || work(&of, &started, &|word| sender.send(word).unwrap_or(())));
+        let report = move |word| sender.send(word).unwrap_or(());
+        thread::spawn(move || work(&of, &started, &report, &Pulse::default()));
         let held = |copy: &Copy| {
             assert_eq!(copy.path.extension(), Some("yaml".as_ref()));
             assert_eq!(fs::metadata(&copy.path).unwrap().mode() & 0o777, 0o600);

@@ -24,6 +24,8 @@ pub(super) struct Hangs {
     certificates: Option<PathBuf>,
     /// The file at which the thread hangs that asks Envoy's admin interface.
     admin: Option<PathBuf>,
+    /// The configuration file, where its thread hangs.
+    configuration: Option<PathBuf>,
     /// What the certificate thread last said that it waits for.
     waiting: String,
 }
@@ -36,6 +38,7 @@ impl Hangs {
             due,
             certificates: None,
             admin: None,
+            configuration: None,
             waiting: String::new(),
         }
     }
@@ -57,7 +60,8 @@ impl Supervisor {
         if self.hangs.due.is_none_or(|due| due > now) {
             return;
         }
-        let busy = [&self.hangs.pulses.certificates, &self.hangs.pulses.admin]
+        let pulses = &self.hangs.pulses;
+        let busy = [&pulses.certificates, &pulses.admin, &pulses.configuration]
             .map(crate::pulse::Pulse::busy);
         let to_tell = busy.iter().flatten().map(|(since, _)| *since + LIMIT);
         // A second is soon enough to see that it answers again.
@@ -65,7 +69,7 @@ impl Supervisor {
         let next = if hangs { Duration::from_secs(1) } else { EVERY };
         let next = now + next;
         self.hangs.due = to_tell.filter(|tell| *tell > now).chain([next]).min();
-        let [certificates, admin] = busy.map(|busy| {
+        let [certificates, admin, configuration] = busy.map(|busy| {
             let (since, path) = busy?;
             (since + LIMIT <= now).then_some(path)
         });
@@ -85,6 +89,17 @@ impl Supervisor {
                 (None, None) => {}
             }
             self.hangs.admin = admin;
+        }
+        if configuration != self.hangs.configuration {
+            let line = configuration.as_deref().map(describe);
+            match (&line, &self.hangs.configuration) {
+                (Some(line), _) => log::warn!("the configuration file: {line}"),
+                (None, Some(path)) => log::info!("{} answers again", path.display()),
+                (None, None) => {}
+            }
+            self.board
+                .update(|snapshot| snapshot.configuration_hangs = line);
+            self.hangs.configuration = configuration;
         }
     }
 

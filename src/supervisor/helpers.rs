@@ -104,6 +104,8 @@ pub struct Pulses {
     pub admin: Pulse,
     /// The one that keeps the certificates fresh.
     pub certificates: Pulse,
+    /// The one that compares the configuration file.
+    pub configuration: Pulse,
 }
 
 /// All of them.
@@ -213,10 +215,10 @@ impl Helpers {
             if self.envoy_runs {
                 sender.send(());
             }
-            let mailbox = self.mailbox.clone();
+            let (mailbox, pulse) = (self.mailbox.clone(), self.pulses.configuration.clone());
             let runs = self.configuration.start(&self.mailbox, now, move || {
                 let report = |word| mailbox.send(Event::Configuration(word));
-                copies::work(&copies, &started, &report);
+                copies::work(&copies, &started, &report, &pulse);
             });
             self.started = runs.then_some(sender);
         }

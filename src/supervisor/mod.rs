@@ -178,7 +178,7 @@ impl Supervisor {
             mailbox,
             follow.as_ref().map(|follow| follow.copies().clone()),
         );
-        let watched = options.has_certificates() || envoys.tells_by_file();
+        let watched = options.has_certificates() || envoys.tells_by_file() || follow.is_some();
         let hangs = Hangs::new(helpers.pulses().clone(), watched.then_some(born));
         helpers.start_due(born);
         let notifier = Notifier::new(|name| std::env::var_os(name), std::process::id(), born);

@@ -13,7 +13,7 @@ use crate::support::envoy_config::Admin;
 use crate::support::process::children;
 use crate::support::scene;
 use crate::support::xds::{LEAF, Node, secret};
-use crate::support::{PATIENCE, holds_for, wait_for};
+use crate::support::{PATIENCE, TempDir, holds_for, wait_for};
 
 /// Behind this script, which mounts something that only drainit and its Envoy see.
 fn mounted(script: &str) -> Setting {
@@ -140,8 +140,8 @@ fn a_full_disk_delays_a_rotation_and_harms_nothing() {
 }
 
 /// A file system that nobody answers for: whoever looks at it waits for ever.
-fn stuck(node: &Node) -> Setting {
-    let place = node.dir.join("stuck");
+fn stuck(dir: &TempDir) -> Setting {
+    let place = dir.join("stuck");
     fs::create_dir(&place).unwrap();
     mounted(&format!(
         "exec 7<>/dev/fuse; \
@@ -161,7 +161,7 @@ fn leads_there(node: &Node, name: &str) {
 fn a_stuck_file_system_stops_neither_traffic_nor_health_nor_drain() {
     let (node, first) = Node::with_leaf();
     let plane = node.control_plane(None);
-    let mut drainit = node.start_in(stuck(&node), &["--certificate-check", "100ms"]);
+    let mut drainit = node.start_in(stuck(&node.dir), &["--certificate-check", "100ms"]);
     node.wait_configured();
     drainit.wait_ready();
     let load = node.load(&drainit);
@@ -185,7 +185,7 @@ fn a_stuck_file_system_stops_neither_traffic_nor_health_nor_drain() {
 #[test]
 fn a_file_system_that_is_stuck_from_the_start_keeps_the_gate_shut_and_nothing_else() {
     let (node, _) = Node::with_leaf();
-    let setting = stuck(&node);
+    let setting = stuck(&node.dir);
     leads_there(&node, "tls.crt");
     let mut drainit = node.start_in(setting, &[]);
     wait_for("a look at it that does not end", PATIENCE, || {
@@ -250,7 +250,7 @@ fn whatever_hangs_a_sigterm_is_obeyed_at_once() {
             Some("STUCK/admin"),
         ),
     ] {
-        let setting = stuck(&node);
+        let setting = stuck(&node.dir);
         let place = |text: &str| {
             let ours = node.resources().display().to_string();
             let stuck = node.dir.join("stuck").display().to_string();
@@ -294,6 +294,40 @@ fn whatever_hangs_a_sigterm_is_obeyed_at_once() {
         drainit.wait_log("; exit code ");
         fs::remove_dir(node.dir.join("stuck")).unwrap();
     }
+}
+
+#[test]
+fn a_configuration_file_that_hangs_is_told_and_a_sigterm_obeyed() {
+    let (_upstream, config) = scene::of(Admin::Unix);
+    let mut command = vec![crate::support::envoy().display().to_string()];
+    command.extend(config.arguments());
+    let options = ["--hot-restart", "--watch-config", "--drain-timeout", "2s"];
+    let mut drainit = stuck(&config.dir).start(&options, &command);
+    drainit.wait_ready();
+    let link = config.dir.join("link");
+    std::os::unix::fs::symlink(config.dir.join("stuck/envoy.yaml"), &link).unwrap();
+    fs::rename(link, &config.file).unwrap();
+    let why = format!(
+        "{} does not answer: its file system has hung for 10 s",
+        config.file.display()
+    );
+    let line = drainit.wait_log(&why);
+    assert!(line.contains("WARN"), "{line}");
+    let status: serde_json::Value = serde_json::from_str(&drainit.get("/status").1).unwrap();
+    assert_eq!(status["configuration"]["hangs"], why.as_str());
+    let listen = format!("unix:{}", drainit.health.text());
+    let (_, table, _) = crate::support::drainit::run(&["status", "--listen", &listen]);
+    let flat = table.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("does not answer: its file system"), "{table}");
+    assert_eq!(drainit.get("/ready").0, 200);
+    // A trial of the file hangs with it.
+    drainit.signal(Signal::SIGHUP);
+    drainit.wait_log("SIGHUP");
+    let start = Instant::now();
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    assert!(start.elapsed() < Duration::from_secs(10));
+    drainit.wait_log("; exit code ");
 }
 
 /// Whether a thread of drainit's, the main one apart, waits for the file system.

@@ -369,6 +369,9 @@ fn configuration(status: View<'_>) -> Option<Line> {
         let left = status.shown("/configuration/watched_seconds");
         text = format!("{text}, watched for {left} more");
     }
+    if let Some(hangs) = status.text("/configuration/hangs") {
+        text = format!("{text}; {hangs}");
+    }
     detail("config", text)
 }
 
