@@ -1,6 +1,7 @@
 //! What the rules go by.
 
 use std::ffi::OsString;
+use std::path;
 use std::time::Duration;
 
 use super::config::Config;
@@ -76,11 +77,12 @@ pub struct Host {
 }
 
 impl Facts {
-    /// The SDS files that drainit writes.
+    /// The SDS files that drainit writes, by their full paths.
     pub fn written(&self) -> Vec<Secret> {
         let Some(dir) = &self.options.resources_dir else {
             return Vec::new();
         };
+        let dir = &path::absolute(dir).unwrap_or_else(|_| dir.clone());
         let mut written = Vec::new();
         let mut take = |target: Target| {
             written.push(target.first);

@@ -157,10 +157,15 @@ impl Stage {
         };
         let mut missing = Vec::new();
         for one in written {
-            let path = one.path.to_string_lossy().into_owned();
-            if !one.path.exists() && text.contains(&path) {
-                missing.push(path);
+            if one.path.exists() {
+                continue;
             }
+            let full = one.path.to_string_lossy().into_owned();
+            let here = std::env::current_dir().unwrap_or_default();
+            let from_here = one.path.strip_prefix(here).map(Path::to_string_lossy);
+            let from_here = from_here.unwrap_or_default().into_owned();
+            let mut spellings = [full, format!("./{from_here}"), from_here].into_iter();
+            missing.extend(spellings.find(|path| !path.is_empty() && text.contains(path)));
         }
         let bare = without_modes(&text);
         if missing.is_empty() && bare == text && file.is_some() {
@@ -333,6 +338,26 @@ mod tests {
         fs::write(&path, NOTHING).unwrap();
         let mut args = line(&format!("-c|{}", config.display()));
         assert!(Stage::set(&mut args, &[secret]).unwrap().is_none());
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_named_from_here_has_a_stand_in_too() {
+        let dir = scratch().unwrap();
+        let config = dir.join("a.yaml");
+        for path in ["no/www.json", "./no/www.json"] {
+            fs::write(&config, format!("path: {path}\n")).unwrap();
+            let secret = Secret {
+                name: "www".into(),
+                kind: crate::certificates::sds::Kind::Certificate,
+                path: std::env::current_dir().unwrap().join("no/www.json"),
+            };
+            let mut args = line(&format!("-c|{}", config.display()));
+            let stage = Stage::set(&mut args, &[secret]).unwrap().unwrap();
+            let text = fs::read_to_string(args.last().unwrap()).unwrap();
+            assert!(text.starts_with("path: /"), "{text}");
+            assert_eq!(stage.unmask(text), format!("path: {path}\n"));
+        }
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -1,5 +1,7 @@
 //! Rules over the configuration as a whole.
 
+use std::path::{self, Path};
+
 use serde_json::{Map, Value};
 
 use super::config;
@@ -189,9 +191,10 @@ fn secrets(facts: &Facts, config: &Config, report: &mut Report) {
         return;
     };
     let written = facts.written();
-    let sds = dir.join("sds");
+    let full = |path: &Path| path::absolute(path).unwrap_or_default();
+    let sds = full(&dir.join("sds"));
     for (path, place) in &files {
-        let own = std::path::Path::new(path);
+        let own = full(Path::new(path));
         if own.starts_with(&sds) && !written.iter().any(|one| one.path == own) {
             let what = format!("Envoy reads {path}, which no option has drainit write");
             let remedy = "--secret with the name that the file has";
@@ -203,7 +206,10 @@ fn secrets(facts: &Facts, config: &Config, report: &mut Report) {
     }
     for one in written {
         let path = one.path.to_string_lossy();
-        if !files.iter().any(|(known, _)| *known == path) {
+        if !files
+            .iter()
+            .any(|(known, _)| full(Path::new(known)) == one.path)
+        {
             let what = format!("nothing in the configuration reads {path}");
             let context = match one.kind {
                 Kind::Certificate => "tls_certificate_sds_secret_configs",
