@@ -129,26 +129,39 @@ def end_with_parent():
 
 
 class Instance:
+    options = ()  # of drainit
+    tls = None  # how the port of HTTP is spoken to
+
     def __init__(self, name, programs, directory, upstream):
         self.name = name
         self.programs = programs
         self.dir = os.path.join(directory, name)
         os.mkdir(self.dir)
         self.ip, self.claim = claim_loopback()
-        with open(os.path.join(self.dir, "envoy.yaml"), "w") as file:
-            file.write(CONFIG.format(dir=self.dir, ip=self.ip, http=upstream[0], tcp=upstream[1]))
+        self.write("envoy.yaml", CONFIG.format(dir=self.dir, ip=self.ip, http=upstream[0], tcp=upstream[1]))
         self.ready = False
         self.terminated = None  # when Envoy said that it had SIGTERM
         self.watchers = []
 
-    async def start(self):
+    def write(self, name, text):
+        """Puts a file there as a whole."""
+        path = os.path.join(self.dir, name)
+        with open(path + ".new", "w") as file:
+            file.write(text)
+        os.rename(path + ".new", path)
+
+    async def run(self, *words, **more):
         drainit, envoy = self.programs
-        self.process = await asyncio.create_subprocess_exec(
-            drainit, "--listen", f"unix:{self.dir}/drainit.sock", "--",
-            "envoy", "-c", "envoy.yaml", "--concurrency", "1", "-l", "warning",
-            env={**os.environ, "PATH": os.path.dirname(envoy)}, cwd=self.dir, stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True, preexec_fn=end_with_parent)  # fmt: skip
+        return await asyncio.create_subprocess_exec(
+            drainit, *words, env={**os.environ, "PATH": os.path.dirname(envoy)}, cwd=self.dir,
+            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, **more)  # fmt: skip
+
+    def command(self):
+        envoy = ("envoy", "-c", "envoy.yaml", "--concurrency", "1", "-l", "warning")
+        return ("--listen", f"unix:{self.dir}/drainit.sock", *self.options, "--", *envoy)
+
+    async def start(self):
+        self.process = await self.run(*self.command(), start_new_session=True, preexec_fn=end_with_parent)
         self.watchers = [asyncio.create_task(self.log()), asyncio.create_task(self.look())]
 
     async def log(self):
@@ -218,7 +231,8 @@ class Clients:
         self.turn = 0
 
     async def connect(self, instance, port=10000):
-        streams = await asyncio.open_connection(instance.ip, port)
+        tls = instance.tls if port == 10000 else None
+        streams = await asyncio.open_connection(instance.ip, port, ssl=tls)
         self.open[instance.name] += 1
         return streams
 
@@ -384,14 +398,20 @@ async def play(instances):
     return 1 if broken else 0
 
 
+def versions_of(programs):
+    """drainit's name and version, and Envoy's version."""
+    texts = [subprocess.run([program, "--version"], capture_output=True, text=True).stdout.strip() for program in programs]
+    envoy = re.search(r"/(\d+\.\d+\.\d+)", texts[1])
+    return texts[0], envoy[1] if envoy else texts[1]
+
+
 async def main():
-    drainit, envoy = (os.path.abspath(path) for path in sys.argv[1:3])
-    versions = [subprocess.run([program, "--version"], capture_output=True, text=True).stdout for program in (drainit, envoy)]
-    envoys = re.search(r"/(\d+\.\d+\.\d+)", versions[1])
-    print(f"{versions[0].strip()}, Envoy {envoys[1] if envoys else versions[1].strip()}: two instances, A and B")
+    programs = [os.path.abspath(path) for path in sys.argv[1:3]]
+    drainit, envoy = versions_of(programs)
+    print(f"{drainit}, Envoy {envoy}: two instances, A and B")
     with tempfile.TemporaryDirectory(prefix="drainit-demo-") as directory:
         async with asyncio.timeout(LIMIT):
-            return await story((drainit, envoy), directory)
+            return await story(programs, directory)
 
 
 if __name__ == "__main__":
