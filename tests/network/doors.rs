@@ -112,8 +112,9 @@ fn orders_come_from_root_and_its_own_user_and_from_nobody_else() {
     says(&world.run(STRANGER, &["health"]), 1, "uid 65534");
     let post = |uid| {
         let script = "import socket\n\
-            s = socket.socket(socket.AF_UNIX); s.connect('\\0door')\n\
-            s.sendall(b'POST /shutdown HTTP/1.0\\r\\n\\r\\n'); print(s.recv(999).decode())";
+            for path in (b'hold', b'resume', b'shutdown'):\n \
+            s = socket.socket(socket.AF_UNIX); s.connect('\\0door')\n \
+            s.sendall(b'POST /' + path + b' HTTP/1.0\\r\\n\\r\\n'); print(path, s.recv(99))";
         let uid: u32 = uid;
         let line = [
             "setpriv",
@@ -127,7 +128,11 @@ fn orders_come_from_root_and_its_own_user_and_from_nobody_else() {
         .map(str::to_owned);
         world.spawn(&line)
     };
-    post(STRANGER).wait_log("HTTP/1.1 403");
+    let stranger = post(STRANGER);
+    for path in ["hold", "resume", "shutdown"] {
+        let answer = stranger.wait_log(path);
+        assert!(answer.contains("HTTP/1.1 403"), "{answer}");
+    }
     // A process of its user, and root, in containers beside and below.
     let beside = world.beside();
     for uid in [NOBODY, ROOT] {
