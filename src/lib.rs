@@ -52,7 +52,7 @@
 //! - An endpoint: `src/http/endpoints.rs`, and a row in the README.
 //! - A question to Envoy: `src/envoy/question.rs` and `src/envoy/admin.rs`.
 //! - A state, or what leads to it: `src/supervisor/decide`. The exhaustive walk there tries every order
-//!   of events, and compares what it found with the README's diagrams.
+//!   of events, and compares what it found with the README's diagram.
 //!
 //! # Choices that would puzzle
 //!

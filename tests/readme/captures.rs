@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::support::clients::{SlowRequest, TcpSession, WebSocket};
 use crate::support::drainit::{Drainit, Setting, run_command};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
-use crate::support::manifest::readme;
+use crate::support::manifest::{example, readme};
 use crate::support::pki::Pair;
 use crate::support::upstream::Upstream;
 use crate::support::{self, PATIENCE, TempDir, wait_for};
@@ -175,6 +175,32 @@ fn the_readme_shows_the_log_of_a_drain() {
     drainit.wait_log(VERDICT);
     scene.note(&log_from(&drainit, "SIGTERM"));
     scene.expect_in_readme("drain");
+}
+
+#[test]
+fn the_readme_shows_what_a_check_finds() {
+    let mut scene = Scene::new();
+    // The example, whose writer forgot the admin interface and asks for too much time.
+    let admin = "admin:\n  address: { socket_address: { address: 127.0.0.1, port_value: 9901 } }\n";
+    let yaml = example("envoy.yaml");
+    assert!(yaml.contains(admin));
+    let file = scene.dir.join("envoy.yaml");
+    fs::write(&file, yaml.replace(admin, "")).unwrap();
+    let told =
+        "drainit check --grace-period 30s --drain-timeout 60s -- envoy -c /etc/envoy/envoy.yaml";
+    let mut line = Command::new(support::drainit());
+    for word in told.split(' ').skip(1) {
+        match word {
+            "envoy" => line.arg(support::envoy()),
+            "/etc/envoy/envoy.yaml" => line.arg(&file),
+            word => line.arg(word),
+        };
+    }
+    let (code, out, err) = run_command(&mut line);
+    assert_eq!((code, err.as_str()), (1, ""));
+    scene.note(&format!("$ {told}"));
+    scene.note(&out);
+    scene.expect_in_readme("check");
 }
 
 #[test]
