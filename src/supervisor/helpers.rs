@@ -294,6 +294,10 @@ impl Helpers {
 
     /// Hands a question to the admin thread; gives it back if that is not there.
     pub fn ask(&mut self, job: Job) -> Result<(), Job> {
+        // The first question comes with Envoy's start, and the threads are started after that.
+        if self.jobs.is_none() {
+            self.start_due(Instant::now());
+        }
         match &self.jobs {
             Some(jobs) => {
                 jobs.send(job);

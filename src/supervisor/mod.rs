@@ -170,7 +170,7 @@ impl Supervisor {
             gated: options.has_certificates(),
             old_time: envoys.old_time(),
         };
-        let mut helpers = Helpers::new(
+        let helpers = Helpers::new(
             options.clone(),
             board.clone(),
             http_wakeups,
@@ -180,7 +180,6 @@ impl Supervisor {
         );
         let watched = options.has_certificates() || envoys.tells_by_file() || follow.is_some();
         let hangs = Hangs::new(helpers.pulses().clone(), watched.then_some(born));
-        helpers.start_due(born);
         let notifier = Notifier::new(|name| std::env::var_os(name), std::process::id(), born);
         let reporter = Reporter::new(born, notifier, options.kill_timeout);
         // The kernel's randomness: every container's pid is 1, and all may start at once.
