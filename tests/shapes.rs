@@ -33,6 +33,17 @@ enum Open {
     Udp,
 }
 
+impl Open {
+    fn listener(self) -> Option<&'static str> {
+        match self {
+            Open::Nothing => None,
+            Open::Request | Open::WebSocket => Some("http"),
+            Open::Tcp => Some("tcp"),
+            Open::Udp => Some("udp"),
+        }
+    }
+}
+
 /// How Envoy is started: by itself, or by a script in which ENVOY stands for it and its arguments
 /// but those that drainit adds.
 #[derive(Clone, Copy, Debug)]
@@ -354,6 +365,7 @@ fn play(shape: &Shape) -> Vec<String> {
         option => option,
     });
     let options: Vec<_> = options.collect();
+    let foretold = check::foretell(&options, &command);
     let mut drainit = Drainit::start(&options, &command);
     if shape.live {
         drainit.wait_ready();
@@ -378,6 +390,25 @@ fn play(shape: &Shape) -> Vec<String> {
     check(counted(said) == shape.counted, "counted");
     check(said.starts_with(shape.verdict), "verdict");
     check(code == shape.code, "exit code");
+    let disagrees = if let Start::Script(_) = shape.start {
+        let unseen = foretold["not_looked_at"].to_string();
+        Some("told of the script")
+            .filter(|_| !unseen.contains("was not run"))
+            .map(str::to_owned)
+    } else {
+        let hidden = drainit.log.find("stats_matcher").is_some();
+        let admin = config.admin.is_some();
+        check::disagrees(
+            &foretold,
+            admin,
+            shape.open.listener(),
+            shape.drained,
+            hidden,
+        )
+    };
+    if let Some(said) = disagrees {
+        wrong.push(format!("{}: drainit check said {said}", shape.name));
+    }
     wrong
 }
 

@@ -2,15 +2,17 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::rig::{OPTIONS, Rig};
+use crate::support::drainit::{Drainit, run_command};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::process::Process;
 use crate::support::scene;
-use crate::support::{self, PATIENCE, pki};
+use crate::support::{self, PATIENCE, pki, wait_for};
 
 /// scripts/bench.d/http3.py, which goes on until its input ends.
 struct Client {
@@ -59,6 +61,61 @@ impl Drop for Client {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// How many connections there have been, and how many requests, as Envoy counts.
+fn seen(config: &EnvoyConfig) -> [u64; 2] {
+    let admin = config.admin.as_ref().unwrap();
+    let page = admin
+        .request("GET", "/stats?filter=http3", PATIENCE)
+        .unwrap()
+        .body;
+    ["cx", "rq"].map(|what| {
+        let name = format!("http.http3.downstream_{what}_total: ");
+        let value = page.lines().find_map(|line| line.strip_prefix(&name));
+        value.map_or(0, |value| value.parse().unwrap())
+    })
+}
+
+fn is_told_by_the_drain(program: &Path) {
+    let (_upstream, config) = scene::of(Admin::Unix);
+    config.serve_http3();
+    config.replace(
+        "- name: http3\n    address",
+        "- name: http3\n    drain_type: MODIFY_ONLY\n    address",
+    );
+    let mut line = vec![program.display().to_string()];
+    line.extend(config.arguments());
+    let mut check = Command::new(support::drainit());
+    let (code, said, _) = run_command(check.args(["check", "--"]).args(&line));
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("drain-type"), "{said}");
+    let mut drainit = Drainit::start(&["--min-drain", "2s"], &line);
+    drainit.wait_ready();
+    let mut client = Client::start(&config);
+    let [_, before] = seen(&config);
+    let listen = format!("unix:{}", drainit.health.text());
+    let mut hold =
+        Process::spawn(Command::new(support::drainit()).args(["hold", "--listen", &listen]));
+    wait_for("requests while held", PATIENCE, || {
+        drainit.get("/ready").1 == "HELD" && seen(&config)[1] > before + 50
+    });
+    assert_eq!(seen(&config)[0], 1, "a hold tells nobody");
+    drainit.signal(Signal::SIGTERM);
+    wait_for("the client to come back", PATIENCE, || seen(&config)[0] > 1);
+    let tally = client.tally();
+    assert_eq!(tally["failed"], 0, "{tally}");
+    hold.wait_exit(PATIENCE);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+}
+
+#[test]
+fn a_modify_only_listener_over_http3_is_told_by_a_drain_and_not_by_a_hold() {
+    std::thread::scope(|scope| {
+        for program in [support::envoy(), support::other_envoy()] {
+            scope.spawn(move || is_told_by_the_drain(&program));
+        }
+    });
 }
 
 fn fails_nothing(program: PathBuf) {

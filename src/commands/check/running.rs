@@ -75,7 +75,11 @@ pub fn facts(options: Options) -> Result<Facts, String> {
         }
     };
     match dump {
-        Some(config) => facts.config = Some(config),
+        Some(config) => {
+            // drainit asks for it a moment after its Envoy is live.
+            facts.version = facts.version.or_else(|| config.version());
+            facts.config = Some(config);
+        }
         None => facts
             .unseen
             .push(format!("the configuration: {address} tells none")),
