@@ -166,9 +166,6 @@ impl Write for Queue {
 
 fn start_writer() {
     let (sender, lines) = Mailbox::new(None);
-    let thread = thread::Builder::new()
-        .name("log".into())
-        .stack_size(64 * 1024);
     // Without a thread, lines are written where they come up, if that does not block.
     let work = move || {
         // A panic costs the line it came with, and none of those that wait.
@@ -176,7 +173,7 @@ fn start_writer() {
             thread::sleep(PANIC_PAUSE);
         }
     };
-    if process::without_signals(|| thread.spawn(work)).is_ok() {
+    if process::start_thread("log", 64 * 1024, Box::new(work)).is_ok() {
         // Only a second logger would find it set.
         let _ = QUEUED.set(sender);
     }

@@ -37,6 +37,9 @@ const LIMITS: Limits = Limits {
     body: BODY,
 };
 
+/// The stack of a thread that asks a running drainit, in bytes.
+const STACK: usize = 256 * 1024;
+
 /// The longest line that is shown, in characters.
 const LINE: usize = 2_000;
 

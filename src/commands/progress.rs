@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use super::find::Target;
 use super::status::view::View;
-use super::{BODY, FOREVER, read_status, say};
+use super::{BODY, FOREVER, STACK, read_status, say};
 use crate::client::{Head, Limits, Method, exchange_with};
 use crate::duration::show;
+use crate::process;
 use crate::status::plural;
 
 /// Between two looks.
@@ -81,7 +82,8 @@ impl Waiting {
         let (watched, last) = (target.clone(), LastSeen::default());
         let seen = last.clone();
         // Without a thread, it waits in silence.
-        let _ = thread::Builder::new().spawn(move || tell(&watched, &seen));
+        let look = move || tell(&watched, &seen);
+        let _ = process::start_thread("progress", STACK, Box::new(look));
         Waiting {
             start: Instant::now(),
             last,

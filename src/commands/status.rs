@@ -10,7 +10,8 @@ pub(super) mod view;
 
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,9 +20,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::Value;
 
 use super::find::{self, Target};
-use super::{complain, is_obeyed, say};
-use crate::fault;
+use super::{STACK, complain, is_obeyed, say};
 use crate::options::{Look, Options};
+use crate::{fault, process};
 
 use keys::Keys;
 pub use paint::Style;
@@ -212,26 +213,31 @@ enum End {
 }
 
 /// Somebody who waits for drainit's last status.
-struct LastWord(JoinHandle<Option<Value>>);
+struct LastWord(Arc<OnceLock<Option<Value>>>);
 
 impl LastWord {
     /// Without a thread, the verdict is not known.
     fn await_of(target: Target) -> Option<LastWord> {
+        let word = LastWord(Arc::default());
+        let told = word.0.clone();
         let read = move || {
             let last = super::read_end(&target).ok();
-            last.filter(|status| View(status).at("/verdict").is_some())
+            let last = last.filter(|status| View(status).at("/verdict").is_some());
+            // Nobody else sets it.
+            let _ = told.set(last);
         };
-        thread::Builder::new().spawn(read).ok().map(LastWord)
+        process::start_thread("status", STACK, Box::new(read)).ok()?;
+        Some(word)
     }
 
     /// How it ended that is gone by now, and was seen last like this.
     fn wait(self, seen: Value) -> End {
         let until = Instant::now() + LAST_WORD;
-        while !self.0.is_finished() && Instant::now() < until {
+        while self.0.get().is_none() && Instant::now() < until {
             thread::sleep(MOMENT);
         }
-        let told = self.0.is_finished().then(|| self.0.join().ok().flatten());
-        told.flatten().map_or(End::Silent(seen), End::Told)
+        let told = self.0.get().cloned().flatten();
+        told.map_or(End::Silent(seen), End::Told)
     }
 }
 

@@ -20,7 +20,7 @@ pub use credentials::{Credentials, Place};
 pub use exit::{End, Exit, ExitClass, reap};
 pub use handle::Handle;
 pub use namespace::{is_proc_ours, owner, pid_namespace, shares_pid_namespace};
-pub use signals::{Signals, without_signals};
+pub use signals::{Signals, start_thread, without_signals};
 pub use spawn::{Spawn, spawn, spawn_failure};
 pub use tree::{
     Process, become_subreaper, below, descendants, descendants_of, descends_from_us, has_children,

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use nix::libc::{self, c_int};
 use nix::sys::signal::{
@@ -222,6 +223,15 @@ fn set_disposition(signal: c_int, disposition: libc::sighandler_t) {
     unsafe {
         libc::signal(signal, disposition);
     }
+}
+
+/// Starts a thread that no signal is delivered to, with a stack of `stack` bytes.
+///
+/// # Errors
+/// There is no room for another thread: `work` is dropped.
+pub fn start_thread(name: &str, stack: usize, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    let thread = thread::Builder::new().name(name.into()).stack_size(stack);
+    without_signals(|| thread.spawn(work)).map(drop)
 }
 
 /// Starts a thread that no signal is delivered to: `start` is what does so.

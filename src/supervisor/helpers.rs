@@ -1,7 +1,6 @@
 //! The helper threads: started, noticed when they end, started again.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::copies::{self, Copies};
@@ -71,7 +70,7 @@ impl Helper {
         &mut self,
         mailbox: &Mailbox<Event>,
         now: Instant,
-        body: impl FnOnce() + Send + 'static,
+        body: Box<dyn FnOnce() + Send>,
     ) -> bool {
         self.due = None;
         self.started = now;
@@ -79,16 +78,13 @@ impl Helper {
             mailbox: mailbox.clone(),
             name: self.name,
         };
-        let thread = thread::Builder::new()
-            .name(self.name.into())
-            .stack_size(STACK);
         // If it cannot start, the notice is dropped with the closure, and tells.
         let body = move || {
             let _notice = notice;
             body();
         };
-        match process::without_signals(|| thread.spawn(body)) {
-            Ok(_) => true,
+        match process::start_thread(self.name, STACK, Box::new(body)) {
+            Ok(()) => true,
             Err(error) => {
                 log::warn!("thread {} cannot be started: {error}", self.name);
                 false
@@ -174,7 +170,7 @@ impl Helpers {
             let (sender, jobs) = Mailbox::new(Some(self.job_waker.clone()));
             let (options, mailbox) = (self.options.clone(), self.mailbox.clone());
             let (wakeups, pulse) = (self.job_wakeups.clone(), self.pulses.admin.clone());
-            let started = self.admin.start(&self.mailbox, now, move || {
+            let work = Box::new(move || {
                 let measure = Measure {
                     excluded: &options.exclude_listeners,
                     settle: options.limits.settle,
@@ -187,6 +183,7 @@ impl Helpers {
                 };
                 admin::work((&jobs, &wakeups), measure, &report, &pulse);
             });
+            let started = self.admin.start(&self.mailbox, now, work);
             self.jobs = started.then_some(sender);
         }
         if due(&self.certificates)
@@ -200,12 +197,13 @@ impl Helpers {
             }
             let (board, mailbox) = (self.board.clone(), self.mailbox.clone());
             let pulse = self.pulses.certificates.clone();
-            let started = self.certificates.start(&self.mailbox, now, move || {
+            let work = Box::new(move || {
                 let admin = |path: &str| get(&board, path);
                 let report = |report| mailbox.send(Event::Certificates(report));
                 let commands = (&commands, wakeups);
                 certificates::run(&config, admin, &report, commands, &pulse);
             });
+            let started = self.certificates.start(&self.mailbox, now, work);
             self.commands = started.then_some(sender);
         }
         if due(&self.configuration)
@@ -216,18 +214,20 @@ impl Helpers {
                 sender.send(());
             }
             let (mailbox, pulse) = (self.mailbox.clone(), self.pulses.configuration.clone());
-            let runs = self.configuration.start(&self.mailbox, now, move || {
+            let work = Box::new(move || {
                 let report = |word| mailbox.send(Event::Configuration(word));
                 copies::work(&copies, &started, &report, &pulse);
             });
+            let runs = self.configuration.start(&self.mailbox, now, work);
             self.started = runs.then_some(sender);
         }
         if due(&self.http) {
             let (options, mailbox) = (self.options.clone(), self.mailbox.clone());
             let (board, wakeups) = (self.board.clone(), self.http_wakeups.clone());
-            self.http.start(&self.mailbox, now, move || {
+            let work = Box::new(move || {
                 serve(&options, &board, &wakeups, &mailbox);
             });
+            self.http.start(&self.mailbox, now, work);
         }
     }
 
