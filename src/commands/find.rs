@@ -1,7 +1,6 @@
 //! How the client commands find the drainit that runs: by the names of its control sockets
 //! ([`crate::http::control`]), which prove nothing. The kernel tells who listens there.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -63,7 +62,7 @@ pub fn target(options: &Options) -> Result<Target, String> {
         let number = number.ok_or_else(|| format!("MAINPID is `{pid}`, which is no pid"))?;
         return prove(number).map_err(|why| format!("MAINPID {number}: {why}"));
     }
-    if let Ok(target) = prove_by(1, &Names::new()) {
+    if let Ok(target) = prove_by(1, &[]) {
         return Ok(target);
     }
     only(&names())
@@ -71,7 +70,7 @@ pub fn target(options: &Options) -> Result<Target, String> {
 
 /// The drainit with this pid.
 fn prove(pid: i32) -> Result<Target, String> {
-    let found = prove_by(pid, &Names::new()).or_else(|_| prove_by(pid, &names()));
+    let found = prove_by(pid, &[]).or_else(|_| prove_by(pid, &names()));
     found.map_err(|doubt| match doubt {
         Some(who) => format!("no drainit answers: {who}"),
         None => "no drainit has this pid".into(),
@@ -83,12 +82,12 @@ fn prove(pid: i32) -> Result<Target, String> {
 ///
 /// # Errors
 /// Who else answers, if anybody does.
-fn prove_by(pid: i32, names: &Names) -> Result<Target, Option<String>> {
+fn prove_by(pid: i32, names: &[(i32, String)]) -> Result<Target, Option<String>> {
     let until = Instant::now() + SEARCH;
     let known = socket_name(pid);
-    let others = names.get(&pid).into_iter().flatten();
+    let others = names.iter().filter(|(whose, _)| *whose == pid);
     let mut doubt = None;
-    for name in std::iter::once(&known).chain(others) {
+    for name in std::iter::once(&known).chain(others.map(|(_, name)| name)) {
         let target = Target {
             address: Address::Abstract(name.clone()),
             peer: Peer::Drainit(Some(pid)),
@@ -108,12 +107,15 @@ fn prove_by(pid: i32, names: &Names) -> Result<Target, Option<String>> {
 }
 
 /// Pid 1, if it is a drainit, or else the only one of our pid namespace.
-fn only(names: &Names) -> Result<Target, String> {
+fn only(names: &[(i32, String)]) -> Result<Target, String> {
     let until = Instant::now() + SEARCH;
     let (mut found, mut doubt) = (Vec::new(), None);
-    for pid in names.keys() {
-        match prove_by(*pid, names) {
-            Ok(target) if *pid == 1 => return Ok(target),
+    let mut pids: Vec<i32> = names.iter().map(|(pid, _)| *pid).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    for pid in pids {
+        match prove_by(pid, names) {
+            Ok(target) if pid == 1 => return Ok(target),
             Ok(target) => found.push(target),
             Err(who) => doubt = doubt.or(who),
         }
@@ -239,11 +241,9 @@ fn on_port(pid: i32, listen: SocketAddr) -> Result<Target, String> {
     }
 }
 
-/// Names of control sockets by the pid that is in them, whoever bound them.
-type Names = BTreeMap<i32, Vec<String>>;
-
-/// Those of our network and pid namespace.
-fn names() -> Names {
+/// The names of control sockets in our network and pid namespace, each with the pid that is in it,
+/// whoever bound them.
+fn names() -> Vec<(i32, String)> {
     let mut table = Vec::new();
     if let Ok(file) = fs::File::open("/proc/net/unix") {
         // What could be read of it counts.
@@ -251,18 +251,16 @@ fn names() -> Names {
     }
     let mut names = names_in(&table, &prefix());
     // Where there is no such table, the names that are known may do.
-    for pid in processes() {
-        names.entry(pid).or_default();
-    }
+    names.extend(processes().into_iter().map(|pid| (pid, socket_name(pid))));
     // This command is none that serves.
-    names.retain(|pid, _| u32::try_from(*pid) != Ok(std::process::id()));
+    names.retain(|(pid, _)| u32::try_from(*pid) != Ok(std::process::id()));
     names
 }
 
 /// The names in /proc/net/unix that begin so: each line ends with one, and an abstract one begins
 /// with `@` there. What strangers put into theirs may look like lines.
-pub fn names_in(table: &[u8], prefix: &str) -> BTreeMap<i32, Vec<String>> {
-    let mut names = Names::new();
+pub fn names_in(table: &[u8], prefix: &str) -> Vec<(i32, String)> {
+    let mut names = Vec::new();
     for line in table.split(|byte| *byte == b'\n') {
         let Ok(line) = std::str::from_utf8(line) else {
             continue;
@@ -277,7 +275,7 @@ pub fn names_in(table: &[u8], prefix: &str) -> BTreeMap<i32, Vec<String>> {
         // As drainit writes it: `01` is nobody's.
         let is_written_so = |pid: &i32| *pid > 0 && pid.to_string() == text;
         if let Some(pid) = text.parse().ok().filter(is_written_so) {
-            names.entry(pid).or_default().push(name.to_owned());
+            names.push((pid, name.to_owned()));
         }
     }
     names

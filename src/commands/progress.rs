@@ -173,7 +173,7 @@ fn left(status: &Value) -> Option<String> {
         .filter_map(|listener| Some((listener.count("/connections")?, listener.text("/name")?)))
         .filter(|(count, _)| *count > 0)
         .collect();
-    open.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+    open.sort_unstable_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
     let mut listeners: Vec<String> = open
         .iter()
         .take(NAMED)

@@ -195,7 +195,7 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
     listeners.retain(|one| {
         one.listening || one.count() > 0 || !udp.iter().any(|other| other.local == one.local)
     });
-    listeners.sort_by(|a, b| a.local.cmp(&b.local));
+    listeners.sort_unstable_by(|a, b| a.local.cmp(&b.local));
     Connections {
         by: known.by,
         whose: match known.own {
@@ -315,6 +315,6 @@ fn udp(rows: &[InetRow], known: &Known) -> Vec<Listener> {
             listeners.push(listener);
         }
     }
-    listeners.sort_by(|a, b| a.local.cmp(&b.local));
+    listeners.sort_unstable_by(|a, b| a.local.cmp(&b.local));
     listeners
 }

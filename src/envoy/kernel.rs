@@ -147,15 +147,15 @@ fn address(listener: &connections::Listener) -> Option<SocketAddr> {
 
 /// The clients of a listener that were heard of last.
 fn heard_last(listener: &connections::Listener) -> Vec<Client> {
-    let mut all: Vec<_> = listener
-        .connections
-        .iter()
-        .filter_map(|one| Some((one.activity.map(|activity| activity.silence()), one.peer?)))
-        .collect();
-    let is_more = all.len() > CLIENTS;
-    if is_more {
-        all.select_nth_unstable(CLIENTS);
-        all.truncate(CLIENTS);
+    let mut last = Vec::new();
+    for one in &listener.connections {
+        let Some(peer) = one.peer else { continue };
+        let client = (one.activity.map(|activity| activity.silence()), peer);
+        let place = last.partition_point(|known| *known < client);
+        if place < CLIENTS {
+            last.truncate(CLIENTS - 1);
+            last.insert(place, client);
+        }
     }
     let name = listener.title();
     let client = |(silent, address)| Client {
@@ -163,7 +163,7 @@ fn heard_last(listener: &connections::Listener) -> Vec<Client> {
         address,
         silent,
     };
-    all.into_iter().map(client).collect()
+    last.into_iter().map(client).collect()
 }
 
 fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>) -> Seen {
@@ -187,7 +187,7 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
         doors.extend(address(listener).filter(|_| listener.count() > 0));
     });
     doors.sort_unstable();
-    clients.sort_by_key(|client: &Client| client.silent);
+    clients.sort_unstable_by_key(|client: &Client| (client.silent, client.address));
     clients.truncate(CLIENTS);
     let udp = connections.udp.iter().filter(|listener| !is_out(listener));
     let mut load = Load {

@@ -108,6 +108,23 @@ impl Load {
             .fold(self.old_connections, u64::saturating_add)
     }
 
+    /// The connections that count by their listener's name, sorted. Listeners that share a name are one.
+    pub fn by_name(&self) -> Vec<(&str, u64)> {
+        let counted = self.listeners.iter().filter(|listener| !listener.excluded);
+        let mut sums: Vec<_> = counted
+            .map(|listener| (listener.name.as_str(), listener.connections))
+            .collect();
+        sums.sort_unstable();
+        sums.dedup_by(|next, sum| {
+            let is_same = next.0 == sum.0;
+            if is_same {
+                sum.1 = sum.1.saturating_add(next.1);
+            }
+            is_same
+        });
+        sums
+    }
+
     /// Connections that Envoy tells to close with their next answer, so that their clients come back:
     /// no TCP sessions, no upgraded ones. All of them, where that is not known.
     pub fn told_to_close(&self) -> u64 {

@@ -1,7 +1,5 @@
 //! Near misses: what somebody who mistyped a name has probably meant.
 
-use std::collections::BTreeSet;
-
 use lexopt::Arg;
 
 use super::flag::{Flag, Settings};
@@ -25,7 +23,7 @@ pub fn nearest(name: &str, candidates: impl IntoIterator<Item = String>) -> Opti
         let same = name.bytes().zip(other.bytes());
         same.take_while(|(a, b)| a == b).count()
     };
-    let mut likely: Vec<(usize, String)> = candidates
+    let likely = candidates
         .into_iter()
         .map(|other| (distance(name, &other), other))
         .filter(|(slips, other)| {
@@ -33,10 +31,9 @@ pub fn nearest(name: &str, candidates: impl IntoIterator<Item = String>) -> Opti
             // Half of the letters and more begin the right name.
             let begins = shared(other) >= 5 && shared(other) * 2 > name.len();
             *slips <= (name.len() / 4).max(1) || holds || begins
-        })
-        .collect();
-    likely.sort_by_key(|(slips, _)| *slips);
-    likely.into_iter().next().map(|(_, other)| other)
+        });
+    let best = likely.min_by_key(|(slips, _)| *slips);
+    best.map(|(_, other)| other)
 }
 
 /// How many letters must be added, lost, replaced or swapped with their neighbour to make one name
@@ -72,11 +69,12 @@ fn distance(one: &str, other: &str) -> usize {
 /// What there is to say about variables that look like ours and are none: a sentence for each.
 pub fn stray_variables(names: Vec<String>) -> Vec<String> {
     let known = || FLAGS.iter().flat_map(|flag| flag.own_variables());
-    let strays: BTreeSet<String> = names
+    let mut strays: Vec<String> = names
         .into_iter()
         .filter(|name| name.starts_with(PREFIX) && !name.starts_with(TESTS))
         .filter(|name| known().all(|known| known != *name) && !is_kubernetes(name))
         .collect();
+    strays.sort_unstable();
     let bare = |name: &str| name.trim_start_matches(PREFIX).to_owned();
     let hint = |name: &str| match nearest(&bare(name), known().map(|known| bare(&known))) {
         Some(meant) => format!("did you mean {PREFIX}{meant}?"),

@@ -23,8 +23,8 @@ pub use namespace::{is_proc_ours, owner, pid_namespace, shares_pid_namespace};
 pub use signals::{Signals, start_thread, without_signals};
 pub use spawn::{Spawn, spawn, spawn_failure};
 pub use tree::{
-    Process, become_subreaper, below, descendants, descendants_of, descends_from_us, has_children,
-    kill_descendants, signal_descendants, threads,
+    Pids, Process, become_subreaper, below, descendants, descendants_of, descends_from_us,
+    has_children, kill_descendants, signal_descendants, threads,
 };
 
 /// A signal's name (`SIGTERM`), also where it has none of its own (`signal 40`).

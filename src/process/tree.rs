@@ -1,6 +1,6 @@
 //! Who descends from whom.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,34 @@ use std::path::{Path, PathBuf};
 use nix::libc::{self, c_int};
 
 use super::{Handle, is_proc_ours};
+
+/// A set of pids.
+#[derive(Debug, Default)]
+pub struct Pids(Vec<i32>);
+
+impl Pids {
+    /// Adds a pid; tells whether it is new.
+    pub fn insert(&mut self, pid: i32) -> bool {
+        let place = self.0.binary_search(&pid);
+        if let Err(place) = place {
+            self.0.insert(place, pid);
+        }
+        place.is_err()
+    }
+
+    /// Whether a pid is among them.
+    pub fn contains(&self, pid: i32) -> bool {
+        self.0.binary_search(&pid).is_ok()
+    }
+}
+
+impl FromIterator<i32> for Pids {
+    fn from_iter<I: IntoIterator<Item = i32>>(pids: I) -> Pids {
+        let mut sorted: Vec<i32> = pids.into_iter().collect();
+        sorted.sort_unstable();
+        Pids(sorted)
+    }
+}
 
 /// Makes orphans ours to reap, unless the kernel does so anyway.
 pub fn become_subreaper() {
@@ -103,7 +131,7 @@ pub fn descendants_of(pid: i32) -> Vec<Process> {
         return below(&[pid], &everything());
     }
     let (mut found, mut next) = (Vec::new(), VecDeque::from([pid]));
-    let mut seen = BTreeSet::from([pid]);
+    let mut seen = Pids::from_iter([pid]);
     while let Some(parent) = next.pop_front() {
         for child in children(parent) {
             // A pid that was used again while we looked could make a circle of it.
@@ -142,7 +170,7 @@ fn everything() -> Vec<Process> {
 pub fn below(roots: &[i32], all: &[Process]) -> Vec<Process> {
     let mut by_parent = all.to_vec();
     by_parent.sort_unstable_by_key(|process| process.parent);
-    let mut seen = BTreeSet::from_iter(roots.iter().copied());
+    let mut seen = Pids::from_iter(roots.iter().copied());
     let mut next = VecDeque::from_iter(roots.iter().copied());
     let mut found = Vec::new();
     while let Some(parent) = next.pop_front() {
@@ -172,7 +200,7 @@ pub fn signal_descendants(processes: &[Process], signal: c_int) {
 
 /// Kills all of our descendants that are `meant`, and what those start meanwhile.
 pub fn kill_descendants(meant: impl Fn(&[Process]) -> Vec<Process>) {
-    let mut killed = BTreeSet::new();
+    let mut killed = Pids::default();
     let mut before = false;
     // A process that forks without end is not to keep us here.
     for _ in 0..8 {

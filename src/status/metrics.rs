@@ -3,7 +3,6 @@
 //! Every name has its HELP and TYPE from the first scrape on. What is not known has no sample: a
 //! zero would say that somebody had looked.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Instant;
 
@@ -58,7 +57,7 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
         "gauge",
         "Connections open on each listener when Envoy was last asked, excluded listeners apart.",
     );
-    for (listener, connections) in load.map(by_listener).unwrap_or_default() {
+    for (listener, connections) in load.map(Load::by_name).unwrap_or_default() {
         page.labelled("listener", listener, connections);
     }
     page.name(
@@ -139,17 +138,6 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
     page.sample(u8::from(snapshot.handover.degraded));
     certificates(&mut page, snapshot);
     page.text
-}
-
-/// The connections by the listener's name. Listeners that share a name are one: two samples with
-/// the same labels would spoil the page.
-fn by_listener(load: &Load) -> BTreeMap<&str, u64> {
-    let mut connections = BTreeMap::<&str, u64>::new();
-    for listener in load.listeners.iter().filter(|listener| !listener.excluded) {
-        let sum = connections.entry(&listener.name).or_default();
-        *sum = sum.saturating_add(listener.connections);
-    }
-    connections
 }
 
 fn certificates(page: &mut Page, snapshot: &Snapshot) {

@@ -1,13 +1,12 @@
 //! One Envoy as a child of ours, or behind a start script as a child's child.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 
 use nix::libc;
 
 use crate::envoy::address::{Pipe, Place};
 use crate::envoy::kin;
-use crate::process::{self, Handle, Process};
+use crate::process::{self, Handle, Pids, Process};
 
 /// One Envoy, and the start script that it may be behind.
 #[derive(Debug)]
@@ -69,9 +68,9 @@ impl Child {
     /// that have lost their parent.
     pub fn tree(&self, all: &[Process]) -> Vec<Process> {
         let below = process::below(&[self.pid], all);
-        let below: BTreeSet<_> = below.iter().map(|process| process.pid).collect();
+        let below: Pids = below.iter().map(|process| process.pid).collect();
         let belongs = |process: &&Process| {
-            process.pid != self.pid && (process.group == self.group || below.contains(&process.pid))
+            process.pid != self.pid && (process.group == self.group || below.contains(process.pid))
         };
         all.iter().filter(belongs).copied().collect()
     }

@@ -238,8 +238,7 @@ const NAMED: usize = 10;
 /// the largest first.
 fn by_listener(load: &Load) -> String {
     let mut open: Vec<_> = open_listeners(load).collect();
-    // Those with equally many stay in the order of their names.
-    open.sort_by_key(|listener| Reverse(listener.connections));
+    open.sort_unstable_by_key(|listener| (Reverse(listener.connections), &listener.name));
     let rest = open.split_off(open.len().min(NAMED));
     let mut words: Vec<_> = open
         .iter()

@@ -1,14 +1,11 @@
 //! The verdict: the one line that says why drainit is over, with its fields for programs.
 
-use std::collections::BTreeMap;
-
 use log::Level;
 use serde_json::{Map, Value};
 
 use super::sentences;
 use crate::clock::seconds;
 use crate::envoy::load::Load;
-use crate::json;
 use crate::process::{End, Exit};
 use crate::status::Snapshot;
 
@@ -85,22 +82,20 @@ fn fields(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Map<String, Valu
     let last = first.and(snapshot.load.as_ref());
     let known = last.filter(|load| sentences::tells_requests(load));
     let is_cut = drain.is_some_and(|drain| sentences::is_cut(drain, snapshot));
-    // Two listeners may have one name.
-    let mut cut: BTreeMap<&str, u64> = BTreeMap::new();
-    for listener in last
-        .filter(|_| is_cut)
+    let cut = last.filter(|_| is_cut).map(Load::by_name);
+    let cut: Map<String, Value> = cut
         .into_iter()
-        .flat_map(sentences::open_listeners)
-    {
-        *cut.entry(&listener.name).or_default() += listener.connections;
-    }
+        .flatten()
+        .filter(|(_, connections)| *connections > 0)
+        .map(|(listener, connections)| (listener.to_owned(), connections.into()))
+        .collect();
     let class = ending.exit.and_then(|end| end.class);
     let fields = [
         ("result", result.into()),
         ("seconds", ended.and_then(span).into()),
         ("connections_at_start", first.map(Load::connections).into()),
         ("connections_at_end", last.map(Load::connections).into()),
-        ("cut_by_listener", json::value(&cut)),
+        ("cut_by_listener", cut.into()),
         ("requests", known.map(|load| load.requests).into()),
         ("exit_code", code.into()),
         (
