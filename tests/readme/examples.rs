@@ -321,25 +321,20 @@ fn the_static_tls_listener_serves_the_certificate_that_drainit_keeps_fresh() {
     container.kill("TERM");
     assert_eq!(container.wait_exit(PATIENCE), 0);
 
-    // The same with certificates of the clients, by the README's option and its three lines.
-    let clients = readme
-        .split("**A listener's client certificates.** Add `")
-        .nth(1)
-        .unwrap();
-    let (option, rest) = clients.split_once('`').unwrap();
-    let lines = rest.split("\n\n").nth(1).unwrap();
-    let lines: Vec<_> = lines.lines().map(str::trim).collect();
-    let [demand, context, validation] = lines[..] else {
-        panic!("{lines:?}");
-    };
-    let context = format!("          {context}\n");
-    assert!(yaml.contains(&context), "{context}");
-    let both = format!("          {demand}\n{context}            {validation}\n");
-    fs::write(config.join("envoy.yaml"), yaml.replace(&context, &both)).unwrap();
+    // The same with certificates of the clients, by the file's option and its two other lines.
+    let option = yaml
+        .lines()
+        .find_map(|line| line.strip_prefix("# --validation "));
+    let mut both = yaml.clone();
+    for line in ["require_client_", "validation_context_"] {
+        assert_eq!(yaml.matches(&format!(" # {line}")).count(), 1, "{line}");
+        both = both.replace(&format!(" # {line}"), &format!(" {line}"));
+    }
+    fs::write(config.join("envoy.yaml"), both).unwrap();
     fs::write(certs.join("clients.pem"), &ca.cert).unwrap();
     fs::write(certs.join("clients.crl"), ca.crl(&[&first], 30)).unwrap();
-    let words = option.split(' ').map(str::to_owned);
-    spec.args.splice(1..1, words);
+    spec.args
+        .splice(1..1, ["--validation".into(), option.unwrap().into()]);
     let mut container = Container::start(&spec, &network);
     wait_for("a client that shows its certificate", PATIENCE, || {
         client.fetch_as(https, Some(&second)).as_ref() == Ok(&second.serial)
