@@ -16,6 +16,7 @@
 //! | `http` | the port and the control socket: one `poll` for all connections |
 //! | `log` | writes stderr; a full pipe blocks this thread and no other |
 //! | `certificates` | reads the certificate files when the kernel tells of a change, and compares them now and then; writes the SDS files; only where asked to |
+//! | `configuration` | compares Envoy's configuration file and keeps copies of it; only with `--watch-config` |
 //!
 //! Signals, answers, requests and the passing of time are events (`src/supervisor/event.rs`) on one channel to the main
 //! thread ([`mailbox`]). It waits in one `poll` and for nothing else, but that it execs Envoy (Envoy
@@ -41,6 +42,9 @@
 //! - Who may order a shutdown: `src/process/credentials.rs` and `src/http/listen.rs`.
 //! - How a command finds the drainit that runs: `src/commands/find.rs`.
 //! - What the last line of the log says: `src/supervisor/verdict.rs`.
+//! - What a hot restart does when something goes wrong: `src/supervisor/decide/generations.rs`; when
+//!   a configuration that is followed is gone back from: `src/supervisor/probation.rs`.
+//! - What `drainit check` finds: [`check`], a rule each in its `rules*.rs`.
 //! - Everything that is `unsafe`: [`process`] and a few more lines, each with its reason.
 //!
 //! # What to touch for one more of something
