@@ -109,8 +109,9 @@ pub struct Drain {
     health: Step,
     listeners: Step,
     closing: Closing,
-    /// Whether the last look showed UDP sessions: [`Ask::StopListeners`] would end them.
-    has_udp_sessions: bool,
+    /// Whether the last look showed UDP sessions, or did not tell of all: [`Ask::StopListeners`]
+    /// would end them.
+    may_have_udp_sessions: bool,
     /// Since when nothing has been in flight, where Envoy sends access logs elsewhere.
     entries_since: Option<Time>,
     poll: Poll,
@@ -163,7 +164,7 @@ impl Drain {
             health: Step::new(serving_until),
             listeners: Step::new(serving_until),
             closing: Closing::Not,
-            has_udp_sessions: false,
+            may_have_udp_sessions: false,
             entries_since: None,
             poll: Poll {
                 due: serving_until,

@@ -79,7 +79,7 @@ impl Lookout {
         if let Some(why) = self.find_owner(&listening, &listening, until)? {
             return Err(why);
         }
-        let admin = admin.and_then(Admin::new);
+        let admin = self.place(admin);
         let is_out = |local: &Local| {
             let named = self.names.iter().find(|one| one.locals.contains(local));
             let means = |word: &String| {
@@ -113,7 +113,7 @@ impl Lookout {
         let unknown = |why| format!("envoy's connections are not known: {why}");
         let until = Instant::now() + TIME;
         let outgoing = outgoing_ports();
-        let admin = admin.and_then(Admin::new);
+        let admin = self.place(admin);
         let mut source = Source::new(self.pid, until);
         prepare(&mut source);
 
@@ -155,6 +155,15 @@ impl Lookout {
             why: (!why.is_empty()).then_some(why),
             ..connections
         })
+    }
+
+    /// Where the admin interface's connections are.
+    fn place(&self, admin: Option<&Address>) -> Option<Admin> {
+        let directory = || fs::read_link(format!("/proc/{}/cwd", self.pid)).ok();
+        match admin? {
+            admin @ Address::Unix(_) => Admin::new(admin, directory().as_deref()),
+            admin => Admin::new(admin, None),
+        }
     }
 
     /// Finds out which of the sockets are Envoy's, or why that cannot be told.

@@ -1,6 +1,7 @@
 //! What the kernel's tables have of a socket, however they were read.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use super::{Activity, Local, State};
 use crate::client::Address;
@@ -66,17 +67,23 @@ pub enum Admin {
     At(Local),
     /// On a host whose name is not resolved here: at any address with this port.
     Port(u16),
+    /// A unix socket at this path, which Envoy may have bound by the other one, relative to its
+    /// directory.
+    Path(PathBuf, Option<PathBuf>),
 }
 
 impl Admin {
-    /// At this address; none where it is no text.
-    pub fn new(address: &Address) -> Option<Admin> {
+    /// At this address, of an Envoy that works in this `directory`; none where it is no text.
+    pub fn new(address: &Address, directory: Option<&Path>) -> Option<Admin> {
         Some(match address {
             Address::Tcp(text) => match text.parse() {
                 Ok(address) => Admin::At(Local::Ip(canonical(address))),
                 Err(_) => Admin::Port(text.rsplit_once(':')?.1.parse().ok()?),
             },
-            Address::Unix(path) => Admin::At(Local::Unix(path.to_str()?.into())),
+            Address::Unix(path) => {
+                let relative = directory.and_then(|directory| path.strip_prefix(directory).ok());
+                Admin::Path(path.clone(), relative.map(Path::to_owned))
+            }
             Address::Abstract(name) => Admin::At(Local::Unix(format!("@{name}"))),
         })
     }
@@ -87,14 +94,21 @@ impl Admin {
             Admin::At(Local::Ip(admin)) => {
                 *admin == local || admin.port() == local.port() && admin.ip().is_unspecified()
             }
-            Admin::At(Local::Unix(_)) => false,
+            Admin::At(Local::Unix(_)) | Admin::Path(..) => false,
             Admin::Port(port) => *port == local.port(),
         }
     }
 
-    /// Whether a unix socket of this name is the admin's.
+    /// Whether a unix socket of this name is the admin's: the kernel has it as it was bound.
     pub fn has_unix(&self, name: &str) -> bool {
-        matches!(self, Admin::At(Local::Unix(path)) if path == name)
+        match self {
+            Admin::At(Local::Unix(admin)) => admin == name,
+            Admin::At(Local::Ip(_)) | Admin::Port(_) => false,
+            Admin::Path(path, relative) => {
+                let bound = Path::new(name.strip_prefix("./").unwrap_or(name));
+                bound == path || relative.as_deref() == Some(bound)
+            }
+        }
     }
 }
 

@@ -42,7 +42,7 @@ impl World {
             own: Some((900..=999).collect()),
             earlier: Vec::new(),
             names: Vec::new(),
-            admin: Some(Admin::At(Local::Unix("/tmp/exp/admin.sock".into()))),
+            admin: Admin::new(&"unix:/tmp/exp/admin.sock".parse().unwrap(), None),
         }
     }
 
@@ -258,7 +258,7 @@ fn the_admins_connections_do_not_count_whatever_it_is_called() {
         "[::ffff:127.0.0.1]:9901",
     ] {
         let mut world = World::new();
-        world.admin = Admin::new(&admin.parse().unwrap());
+        world.admin = Admin::new(&admin.parse().unwrap(), None);
         assert_eq!(
             counts(&world.see(&all)),
             pairs(&[("127.0.0.1:80", 1)]),
@@ -266,9 +266,27 @@ fn the_admins_connections_do_not_count_whatever_it_is_called() {
         );
     }
     let mut world = World::new();
-    world.admin = Admin::new(&"@admin".parse().unwrap());
+    world.admin = Admin::new(&"@admin".parse().unwrap(), None);
     assert_eq!(world.admin, Some(Admin::At(local("@admin"))));
     assert_eq!(world.see(&all).count(), 3);
+}
+
+#[test]
+fn the_admins_path_is_known_by_the_name_that_it_was_bound_by() {
+    let admin = |path: &str, directory: &str| {
+        let path = format!("unix:{path}").parse().unwrap();
+        Admin::new(&path, Some(directory.as_ref())).unwrap()
+    };
+    for (path, directory, bound) in [
+        ("/srv/admin.sock", "/srv", "admin.sock"),
+        ("/srv/./admin.sock", "/srv", "./admin.sock"),
+        ("/srv/../run/admin.sock", "/srv", "../run/admin.sock"),
+        ("/srv/admin.sock", "/srv", "/srv/admin.sock"),
+    ] {
+        assert!(admin(path, directory).has_unix(bound), "{bound}");
+    }
+    // A listener of the same name elsewhere.
+    assert!(!admin("/run/admin.sock", "/srv").has_unix("admin.sock"));
 }
 
 #[test]
@@ -432,7 +450,7 @@ proptest! {
         let own: Vec<u64> = (1..=6).collect();
         let mut world = World::new();
         world.own = Some(own.clone());
-        world.admin = Admin::new(&"127.0.0.1:9901".parse().unwrap());
+        world.admin = Admin::new(&"127.0.0.1:9901".parse().unwrap(), None);
         let seen = world.see(&tcp(&all));
         let is_open = |row: &&InetRow| row.kind != Kind::Listening;
         let is_admin = |row: &&InetRow| row.local == at("127.0.0.1:9901");

@@ -21,7 +21,7 @@ pub(super) enum Closing {
 impl Drain {
     /// Whether Envoy is to stop accepting at `closing_at`: what comes later is refused, not cut.
     pub(super) fn closes_early(&self) -> bool {
-        self.stops() && self.closing == Closing::Not && !self.has_udp_sessions
+        self.stops() && self.closing == Closing::Not && !self.may_have_udp_sessions
     }
 
     /// Whether SIGTERM might cost the last entries of an access log.

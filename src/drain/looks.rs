@@ -179,14 +179,15 @@ impl Drain {
             // Somebody has reverted it (`/healthcheck/ok`).
             self.health = Step::new(now);
         }
-        self.has_udp_sessions = load.udp_sessions > 0;
+        self.may_have_udp_sessions = load.udp_sessions > 0 || load.sight == Sight::Partial;
         let settled = load.sends_logs && load.in_flight() == 0;
         self.entries_since = settled.then(|| self.entries_since.unwrap_or(now));
         self.would_end_as = None;
         if let Some(arrivals) = &mut self.arrivals {
             arrivals.on_open(now, load.told_to_close(), load.quiet);
         }
-        if load.connections() <= self.open_connections && load.udp_sessions == 0 {
+        let is_empty = load.connections() <= self.open_connections && load.udp_sessions == 0;
+        if is_empty && !load.hides_requests() {
             self.idle = Idle::No;
             if load.sight != Sight::Partial {
                 self.conclude(now, Outcome::Drained);

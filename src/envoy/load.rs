@@ -143,6 +143,13 @@ impl Load {
             .saturating_add(self.old_connections)
     }
 
+    /// Whether requests are in flight that no connection carries which anybody tells of: theirs is
+    /// hidden.
+    pub fn hides_requests(&self) -> bool {
+        let is_open = |listener: &Listener| listener.connections > 0;
+        self.requests > 0 && self.old_connections == 0 && !self.listeners.iter().any(is_open)
+    }
+
     /// This load beside what the kernel counted at the same moment. The larger count stands. Each
     /// connection that only the kernel sees may have something in flight; `http` connections are
     /// those that Envoy tells of in another place.

@@ -137,6 +137,7 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
         {
             "drained without a running envoy".into()
         }
+        Outcome::Drained if is_cut(drain, snapshot) => "CUT by --open-connections".into(),
         Outcome::Drained
         | Outcome::Idle
         | Outcome::NeverLive
@@ -150,7 +151,8 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
         ),
     };
     let mut line = format!("{verdict} after {took} ({})", drain.cause);
-    if let (Some(first), Some(last)) = (&drain.first, &snapshot.load) {
+    let is_known = !is_lost(outcome, snapshot.load.as_ref());
+    if let (Some(first), Some(last), true) = (&drain.first, &snapshot.load, is_known) {
         let (start, start_udp) = open(first);
         let (end, end_udp) = open(last);
         let (start, mut end) = (plural(start, "connection"), end.to_string());
@@ -183,6 +185,7 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
             ": what was in flight is not known, because envoy's admin interface never answered and \
              the kernel does not tell envoy's connections",
         ),
+        _ if !is_known => line.push_str(": what was in flight at its end is not known"),
         Some(load) if load.sight == Sight::Partial => {
             line.push_str("; what else was left is not known, because envoy hides it");
         }
@@ -202,8 +205,14 @@ pub fn is_cut(drain: &Drain, snapshot: &Snapshot) -> bool {
     let is_empty = |load: &Load| load.connections() == 0 && load.in_flight() == 0;
     match drain.ended {
         None => false,
+        // Those that `--open-connections` lets go may have had something in flight.
+        Some((_, Outcome::Drained)) => {
+            let load = snapshot.load.as_ref();
+            load.is_some_and(|load| load.connections() > 0 && load.in_flight() > 0)
+        }
         Some((_, outcome)) if outcome.is_clean() => false,
         Some((_, Outcome::AdminLost | Outcome::Unknown)) => true,
+        Some((_, outcome)) if is_lost(outcome, snapshot.load.as_ref()) => true,
         // Without a first look there was no last one of this drain.
         Some(_) if drain.first.is_none() => true,
         Some(_) => !snapshot
@@ -211,6 +220,12 @@ pub fn is_cut(drain: &Drain, snapshot: &Snapshot) -> bool {
             .as_ref()
             .is_some_and(|load| is_told(load) && is_empty(load)),
     }
+}
+
+/// Whether an Envoy that ended by itself had something that nobody knows: one that ends closes its
+/// admin interface and its connections before it is gone, so that the kernel shows none.
+pub fn is_lost(outcome: Outcome, last: Option<&Load>) -> bool {
+    outcome == Outcome::EnvoyExited && last.is_some_and(|load| !tells_requests(load))
 }
 
 /// Whether a look tells of requests, too: the kernel alone knows none.

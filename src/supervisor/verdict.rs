@@ -79,7 +79,9 @@ fn fields(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Map<String, Valu
     };
     let span = |(at, _)| drain.map(|drain| seconds(at - drain.started));
     let first = drain.and_then(|drain| drain.first.as_ref());
-    let last = first.and(snapshot.load.as_ref());
+    let is_known =
+        |load: &&Load| !ended.is_some_and(|(_, how)| sentences::is_lost(how, Some(load)));
+    let last = first.and(snapshot.load.as_ref()).filter(is_known);
     let known = last.filter(|load| sentences::tells_requests(load));
     let is_cut = drain.is_some_and(|drain| sentences::is_cut(drain, snapshot));
     let cut = last.filter(|_| is_cut).map(Load::by_name);
@@ -226,6 +228,14 @@ mod tests {
                 false,
                 "envoy exited",
             ),
+            // As `--open-connections 1` has it.
+            (
+                Outcome::Drained,
+                Some(3),
+                Some(1),
+                true,
+                "CUT by --open-connections",
+            ),
         ] {
             assert_eq!(
                 verdict(outcome, first, last),
@@ -233,6 +243,21 @@ mod tests {
                 "{outcome:?}, {first:?} to {last:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_an_envoy_had_that_ended_in_a_drain_is_not_known_by_the_kernel_alone() {
+        let kernel = Load {
+            sight: crate::envoy::load::Sight::Kernel,
+            requests: 0,
+            ..load(0)
+        };
+        let snapshot = drained(Outcome::EnvoyExited, Some(load(1)), Some(kernel));
+        let verdict = Verdict::new(RAN, &snapshot, 0);
+        assert_eq!(verdict.level, Level::Warn);
+        let unknown = "(SIGTERM): what was in flight at its end is not known";
+        assert!(verdict.line.contains(unknown), "{}", verdict.line);
+        assert!(verdict.fields["connections_at_end"].is_null());
     }
 
     #[test]

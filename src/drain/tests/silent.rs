@@ -164,6 +164,40 @@ fn nothing_left_is_not_believed_while_something_is_hidden_from_everybody() {
 }
 
 #[test]
+fn a_request_that_no_connection_carries_has_one_that_nobody_tells_of() {
+    for sight in [Sight::Whole, Sight::Kernel] {
+        let stray = Answer::Stats(Load {
+            sight,
+            requests: 1,
+            ..Load::default()
+        });
+        let mut play = Play::new(&LIMITS, true);
+        let outcome = play.until(ms(60_000), |now, ask| match ask {
+            Ask::Stats if now < ms(9_000) => Some(stray.clone()),
+            ask => envoy_with(&load(0, 0, 0, 0))(now, ask),
+        });
+        assert_eq!(outcome, Some(Outcome::Drained));
+        assert!(play.now >= ms(9_000), "{:?}", play.now);
+    }
+}
+
+#[test]
+fn what_may_be_udp_sessions_is_kept_to_the_deadline() {
+    let mut asked = Vec::new();
+    let hidden = Answer::Stats(Load {
+        sight: Sight::Partial,
+        ..Load::default()
+    });
+    let mut play = Play::new(&LIMITS, true);
+    let outcome = play.until(ms(60_000), |now, ask| {
+        asked.push(ask);
+        envoy_with(&hidden)(now, ask)
+    });
+    assert_eq!(outcome, Some(Outcome::Deadline));
+    assert!(!asked.contains(&Ask::StopListeners));
+}
+
+#[test]
 fn connections_on_which_requests_come_and_go_between_two_looks_are_not_idle() {
     let mut play = Play::new(&LIMITS, true);
     let mut answered = 0;
