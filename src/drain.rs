@@ -95,7 +95,7 @@ pub struct Drain {
     arrivals: Option<Arrivals>,
     /// How many came until nobody was expected any more.
     came: Option<u64>,
-    /// Whether a look shows all that is in flight: an old generation may not have told yet.
+    /// Whether a look shows all that is in flight: Envoy may not have told all of it yet.
     known: bool,
     closing_at: Time,
     settle: Duration,
@@ -138,7 +138,7 @@ impl Drain {
             MinDrain::Auto(_) => Duration::ZERO,
         };
         let serving_until = if live { now + limits.delay } else { now };
-        // No request can be older than Envoy itself, so an Envoy that never told its state is
+        // No request began before Envoy itself did, so an Envoy that never told its state is
         // given the time that it has been up, as long as the deadline allows.
         let uptime = now.saturating_sub(spawned).max(SILENCE_MIN).max(fixed);
         Drain {

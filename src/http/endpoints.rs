@@ -6,7 +6,7 @@ use super::reply::Reply;
 use super::request::{Method, Request};
 use crate::envoy::listeners::Listeners;
 use crate::envoy::question::Readiness;
-use crate::status::{OrderNumber, Snapshot, State, json, metrics};
+use crate::status::{ADMIN_LOST, OrderNumber, Snapshot, State, json, metrics};
 
 /// How long `/status` and `/metrics` wait for the word on what is open; then they tell the last.
 /// Above the second for which Envoy has its rest after a probe: who looks right after one gets
@@ -19,9 +19,6 @@ const READY_WAIT: Duration = Duration::from_millis(900);
 const RESUME_WAIT: Duration = Duration::from_secs(10);
 /// How old an answer of Envoy's `/ready` may be. drainit asks no more than once a second.
 const READY_FRESH: Duration = Duration::from_secs(1);
-/// How long Envoy's admin interface may fail before that is more than a bad moment.
-pub const ADMIN_LOST: Duration = Duration::from_secs(60);
-
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -153,8 +150,8 @@ pub fn answer(
 /// is asked when somebody wants to know.
 fn is_worth_a_look(snapshot: &Snapshot, asked: Instant, now: Instant) -> bool {
     let at_rest = matches!(snapshot.state, State::Live | State::Held | State::Delaying);
-    let answers = snapshot.handover.degraded
-        || !snapshot.handover.admin_away
+    let answers = snapshot.is_degraded()
+        || !snapshot.is_admin_away()
             && snapshot.admin.answered.is_some()
             && snapshot.admin.failing_since.is_none();
     let known = snapshot
@@ -173,13 +170,7 @@ fn health(snapshot: &Snapshot, now: Instant) -> Reply {
         }
         _ => (),
     }
-    let silence = match snapshot.admin.failing_since {
-        // One that is known not to answer is told by the state.
-        Some(since) if snapshot.envoy.is_some() && !snapshot.handover.degraded => {
-            now.saturating_duration_since(since)
-        }
-        _ => Duration::ZERO,
-    };
+    let silence = snapshot.silence(now);
     if silence < ADMIN_LOST {
         return Reply::text(200, "OK");
     }
@@ -207,7 +198,7 @@ fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
     if let Some(text) = refusal {
         return Answer::Now(Reply::text(503, text));
     }
-    if snapshot.handover.admin_away {
+    if snapshot.is_admin_away() {
         // The old generation serves while the new one rises, and after one that did not; nobody can
         // be asked.
         return Answer::Now(Reply::text(200, "LIVE"));

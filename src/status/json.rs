@@ -21,6 +21,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
     let clock = Clock { now, wall };
     let load = snapshot.open();
     let envoy = snapshot.envoy.as_ref();
+    let hot_restart = snapshot.hot_restart.unwrap_or_default();
     let certificates: Vec<Value> = snapshot
         .certificates
         .iter()
@@ -33,7 +34,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
         "since": clock.timestamp(snapshot.since),
         "since_seconds": clock.age(snapshot.since),
         "reason": snapshot.reason,
-        "degraded": snapshot.handover.degraded,
+        "degraded": snapshot.is_degraded(),
         "drainit": {
             "pid": std::process::id(),
             "pid_namespace": process::pid_namespace(),
@@ -48,9 +49,9 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
             "started": envoy.map(|envoy| clock.timestamp(envoy.started)),
             "uptime_seconds": envoy.map(|envoy| clock.age(envoy.started)),
             "restarts": snapshot.restarts,
-            "epoch": snapshot.epoch,
-            "old_generation_pid": snapshot.old,
-            "old_generation_left_seconds": snapshot.old_until.map(|at| clock.until(at)),
+            "epoch": hot_restart.epoch,
+            "old_generation_pid": hot_restart.old,
+            "old_generation_left_seconds": hot_restart.old_until.map(|at| clock.until(at)),
             "last_end": snapshot.last_end.map(|last| last_end(last, &clock)),
             "next_start_seconds": snapshot.next_start.map(|at| clock.until(at)),
         },
@@ -77,12 +78,12 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
         "reaped_processes": snapshot.reaped,
         "certificates": certificates,
         "hot_restarts": {
-            "done": snapshot.hot_restarts.done,
-            "refused": snapshot.hot_restarts.refused,
-            "failed": snapshot.hot_restarts.failed,
+            "done": hot_restart.done,
+            "refused": hot_restart.refused,
+            "failed": hot_restart.failed,
         },
-        "reloading": snapshot.reloading,
-        "reload_kept": snapshot.reload_kept,
+        "reloading": hot_restart.reloading,
+        "reload_kept": hot_restart.kept,
         "reloads_asked": snapshot.reloads_asked,
         "configuration": snapshot.configuration.as_ref().map(|it| json!({
             "runs": if it.worse.is_some() { "the last good one" } else { "the file's" },

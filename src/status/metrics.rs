@@ -121,21 +121,22 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
         "gauge",
         "The number of Envoy's newest generation, which a hot restart raises.",
     );
-    page.sample(snapshot.epoch);
+    let hot_restart = snapshot.hot_restart.unwrap_or_default();
+    page.sample(hot_restart.epoch);
     page.name(
         "drainit_hot_restarts_total",
         "counter",
         "Reloads by hot restart: done, refused or overtaken by a drain, or failed.",
     );
-    page.labelled("result", "done", snapshot.hot_restarts.done);
-    page.labelled("result", "refused", snapshot.hot_restarts.refused);
-    page.labelled("result", "failed", snapshot.hot_restarts.failed);
+    page.labelled("result", "done", hot_restart.done);
+    page.labelled("result", "refused", hot_restart.refused);
+    page.labelled("result", "failed", hot_restart.failed);
     page.name(
         "drainit_degraded",
         "gauge",
         "1 while Envoy serves without its admin interface, after a hot restart that failed.",
     );
-    page.sample(u8::from(snapshot.handover.degraded));
+    page.sample(u8::from(snapshot.is_degraded()));
     certificates(&mut page, snapshot);
     page.text
 }

@@ -2,6 +2,7 @@
 //!
 //! Whoever wants to know looks here; nobody asks a thread.
 
+pub mod hot_restart;
 pub mod json;
 pub mod metrics;
 
@@ -16,6 +17,10 @@ use crate::envoy::load::Load;
 use crate::envoy::question::Readiness;
 use crate::mailbox::Waker;
 use crate::process::End;
+use hot_restart::HotRestart;
+
+/// How long Envoy's admin interface may fail before that is more than a bad moment.
+pub const ADMIN_LOST: Duration = Duration::from_secs(60);
 
 /// What drainit is doing. The metric `drainit_state` has one series for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -202,18 +207,6 @@ pub struct Configuration {
     pub watched: Option<Instant>,
 }
 
-/// How many reloads by hot restart ended how.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HotRestarts {
-    /// The next generation took over.
-    pub done: u64,
-    /// It was not started, because its configuration is none or the moment was wrong; or a drain came
-    /// before it was live.
-    pub refused: u64,
-    /// It ended before it was live.
-    pub failed: u64,
-}
-
 /// Which order to hold or to resume, in the order in which they came over HTTP.
 pub type OrderNumber = u64;
 
@@ -265,39 +258,16 @@ pub struct Snapshot {
     pub certificates_hang: Option<String>,
     /// The last reload, if there was one.
     pub reload: Option<Reload>,
-    /// Whether a reload with a hot restart is under way: there is one at a time.
-    pub reloading: bool,
-    /// Whether another one is kept until nothing stands in its way.
-    pub reload_kept: bool,
     /// How many reloads were asked for.
     pub reloads_asked: u64,
     /// Which configuration Envoy runs, where its file is followed (`--watch-config`).
     pub configuration: Option<Configuration>,
     /// That its file hangs, if it does.
     pub configuration_hangs: Option<String>,
-    /// The newest generation's number (`--restart-epoch`).
-    pub epoch: u32,
-    /// The old generation's pid, while it drains beside the newest.
-    pub old: Option<i32>,
-    /// When its time ends it.
-    pub old_until: Option<Instant>,
-    /// What one generation has handed over to the next.
-    pub handover: Handover,
-    /// The reloads by hot restart.
-    pub hot_restarts: HotRestarts,
+    /// What is known of hot restarts, with `--hot-restart`.
+    pub hot_restart: Option<HotRestart>,
     /// Why drainit is over, in one line, once it is.
     pub verdict: Option<String>,
-}
-
-/// What one generation of Envoy has handed over to the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Handover {
-    /// Whether nobody can be asked although the old generation serves: until the next one is
-    /// live, and after one that ended before it was.
-    pub admin_away: bool,
-    /// Whether Envoy serves without its admin interface, which it had handed over to a generation
-    /// that ended.
-    pub degraded: bool,
 }
 
 impl Snapshot {
@@ -326,15 +296,9 @@ impl Snapshot {
             certificates_hang: None,
             configuration_hangs: None,
             reload: None,
-            reloading: false,
-            reload_kept: false,
             configuration: None,
             reloads_asked: 0,
-            epoch: 0,
-            old: None,
-            old_until: None,
-            handover: Handover::default(),
-            hot_restarts: HotRestarts::default(),
+            hot_restart: None,
             verdict: None,
         }
     }
@@ -349,11 +313,21 @@ impl Snapshot {
         self.drain.as_mut().or(self.hold.as_mut())
     }
 
-    /// What is open, as far as it can be so now: not what an Envoy had that is gone, unless an old
-    /// generation lives.
+    /// What is open, as far as it can be so now: not what an Envoy had that is gone.
     pub fn open(&self) -> Option<&Load> {
-        let lives = self.envoy.is_some() || self.old.is_some();
+        let lives = self.envoy.is_some() || self.has_old();
         self.load.as_ref().filter(|_| lives)
+    }
+
+    /// How long the admin interface of the Envoy that runs has not answered; zero where it answers,
+    /// or is known to be gone, which the state tells.
+    pub fn silence(&self, now: Instant) -> Duration {
+        match self.admin.failing_since {
+            Some(since) if self.envoy.is_some() && !self.is_degraded() => {
+                now.saturating_duration_since(since)
+            }
+            _ => Duration::ZERO,
+        }
     }
 }
 

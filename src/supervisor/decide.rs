@@ -2,8 +2,7 @@
 //!
 //! Together with the drain this is the whole of the decision core. It has no clock, no process
 //! and no socket, so that its tests can walk through every order of events. `life` is the life of
-//! one Envoy, which is all there is without `--hot-restart`; `generations` is what a second Envoy
-//! beside it changes.
+//! one Envoy; `generations` has all that `--hot-restart` adds.
 
 mod asking;
 mod ending;
@@ -18,12 +17,13 @@ use crate::drain::{Ask, Drain, Time};
 use crate::status::State;
 
 pub use asking::Question;
-pub use generations::{Generations, Reloaded};
+pub use generations::{Generations, News, Reloaded, Step, Who};
 pub use hold::{HoldEnd, ResumeEnd};
 pub use life::KILL_PATIENCE;
 pub use messages::{Action, Input, Order, Rules};
 
 use asking::Asker;
+use generations::{Sight, View};
 use hold::Waiters;
 use life::{Life, Phase};
 
@@ -51,12 +51,6 @@ impl Turn {
         self.actions.push(action);
     }
 
-    /// Tells now how the reload under way ended, before another begins or ends.
-    fn tell_reloaded(&mut self) {
-        self.actions
-            .extend(self.reloaded.take().map(Action::Reloaded));
-    }
-
     fn ask(&mut self, ask: Ask, asker: Asker) -> Question {
         self.questions += 1;
         self.act(Action::Ask(ask));
@@ -66,27 +60,6 @@ impl Turn {
             asker,
         }
     }
-}
-
-/// How much can be told of what is in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Sight {
-    /// Envoy tells of all of it.
-    Whole,
-    /// Envoy does not tell yet what an old Envoy beside it has.
-    Partial,
-    /// Only the kernel tells: Envoy has lost its admin interface.
-    Kernel,
-    /// Nobody can be asked now.
-    Nothing,
-}
-
-/// What the life of one Envoy has to know of others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct View {
-    sight: Sight,
-    /// Whether an old Envoy drains beside this one.
-    old: bool,
 }
 
 impl Core {
@@ -129,6 +102,16 @@ impl Core {
     /// Whether Envoy has handlers for its signals, as far as is known.
     pub fn has_handlers(&self) -> bool {
         self.life.envoy().is_some_and(|envoy| envoy.handlers)
+    }
+
+    /// Whether an Envoy starts.
+    pub fn is_starting(&self, now: Time) -> bool {
+        self.generations.is_starting() || self.state(now) == State::Starting
+    }
+
+    /// Whether the Envoy that serves may not be there to be asked.
+    pub fn is_admin_away(&self) -> bool {
+        self.generations.is_admin_away()
     }
 
     /// Whether an end of Envoy now would be one that nobody here asked for, of an Envoy that had
@@ -212,13 +195,13 @@ impl Core {
             return None;
         }
         let questions = turn.questions;
-        let beside = self.generations.advance(&mut self.life, turn);
+        let others = self.generations.advance(&mut self.life, turn);
         let after = self.generations.view(&self.life);
         if turn.questions > questions || after != view {
-            // What the life has planned waits for that answer, or there is no old Envoy any more.
+            // What the life has planned waits for that answer, or nobody else is there any more.
             life = self.life.advance(turn, after);
         }
-        let due = [life, beside];
+        let due = [life, others];
         due.into_iter().flatten().min()
     }
 }

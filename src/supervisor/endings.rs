@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use nix::libc;
 
 use super::Supervisor;
-use super::decide::{Input, Order};
+use super::decide::{Input, Order, Who};
 use super::envoys::Whose;
 use super::leaving::{Leaving, Step};
+use super::trials::{self, Purpose};
 use crate::certificates::Command;
 use crate::drain::Time;
 use crate::process::cgroup;
@@ -23,13 +24,9 @@ impl Supervisor {
         while let Some((pid, end)) = process::reap() {
             let exit = end.exit;
             self.board.update_quietly(|snapshot| snapshot.reaped += 1);
-            match self.envoys.on_exit(pid) {
-                Whose::Newest => self.on_exit(end),
-                Whose::Parent => {
-                    log::info!("the old generation is gone: {exit}");
-                    self.note_generations();
-                    self.handle(Input::OldExited(exit));
-                }
+            match self.envoys.on_exit(pid, self.core.generations().newest()) {
+                Whose::Envoy(Who::Old) => self.on_old_exit(exit),
+                Whose::Envoy(who) => self.on_exit(who, end),
                 Whose::Script { newest } => self.on_script_exit(exit, newest),
                 Whose::Another => match self.trials.on_exit(pid, exit) {
                     Some(verdict) => self.on_verdict(verdict),
@@ -39,7 +36,7 @@ impl Supervisor {
         }
     }
 
-    fn on_exit(&mut self, mut end: End) {
+    fn on_exit(&mut self, who: Who, mut end: End) {
         let exit = end.exit;
         let killed = exit.code() == Exit::Signal(9).code();
         if killed && cgroup::oom_kills() > self.oom_kills {
@@ -60,7 +57,7 @@ impl Supervisor {
                  /quitquitquit came from elsewhere"
             );
         }
-        if self.core.generations().is_starting() && self.envoys.old().is_some() {
+        if who == Who::Next {
             self.fall_back(exit);
         } else {
             self.warn_of_another(exit);
@@ -69,10 +66,35 @@ impl Supervisor {
             self.reporter.on_exit(end);
             self.board.update(|snapshot| snapshot.envoy = None);
         }
-        self.handle(Input::Exited(exit));
+        self.handle(Input::Exited(who, exit));
         if self.leaving.is_none() {
             self.envoys.end_gone(libc::SIGTERM);
         }
+    }
+
+    /// Has Envoy, which ended before it was live, say whether it refuses what it was started with.
+    pub(super) fn judge(&mut self) {
+        match self.envoys.trial_of_start() {
+            Some(line) => self.trials.ask(Purpose::Start, line),
+            None => self.handle(Input::Judged(None)),
+        }
+    }
+
+    /// Envoy said whether it refuses what it was started with.
+    pub(super) fn on_start_tried(&mut self, verdict: &trials::Verdict) {
+        let refusal = {
+            let itself = self.envoys.is_envoy_itself();
+            verdict.refusal_of_start(itself, self.options.add_envoy_flags)
+        };
+        if refusal.is_some() {
+            let class = Some(ExitClass::Configuration);
+            self.board.update(|snapshot| {
+                if let Some(last) = &mut snapshot.last_end {
+                    last.end.class = class;
+                }
+            });
+        }
+        self.handle(Input::Judged(refusal));
     }
 
     /// The start script is gone, and Envoy is our own child now.
@@ -97,15 +119,15 @@ impl Supervisor {
     }
 
     fn show_envoy(&self) {
-        let (Some(pid), old) = (self.envoys.pid(), self.envoys.old()) else {
+        let Some(pid) = self.envoys.pid() else {
             return;
         };
         self.board.update(|snapshot| {
             if let Some(envoy) = &mut snapshot.envoy {
                 envoy.pid = pid;
             }
-            snapshot.old = old;
         });
+        self.note_generations();
     }
 
     /// A drain that somebody else's SIGTERM to Envoy made impossible is worth a word.

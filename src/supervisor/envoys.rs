@@ -13,6 +13,7 @@ use nix::libc;
 
 use super::OURS;
 use super::child::Child;
+use super::decide::Who;
 use crate::client::Address;
 use crate::envoy::address::{ADMIN_BLOCK, AddressFile, Pipe, Place};
 use crate::envoy::flags;
@@ -40,10 +41,8 @@ pub const NO_ENVOY: &str = "no envoy has told its admin address yet: until one d
 /// Whose end a process's end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
-    /// The newest Envoy's.
-    Newest,
-    /// The old generation's.
-    Parent,
+    /// An Envoy's: this one's.
+    Envoy(Who),
     /// A start script's, behind which an Envoy lives on: the newest, or the old one.
     Script { newest: bool },
     /// An orphan's, or a trial's.
@@ -148,6 +147,11 @@ impl Envoys {
     /// The old generation's pid, while it drains.
     pub fn old(&self) -> Option<i32> {
         self.old.as_ref().map(Child::envoy)
+    }
+
+    /// The pid of the Envoy that serves, or has served last.
+    pub fn serving(&self) -> Option<i32> {
+        self.old().or(self.pid())
     }
 
     /// Where to ask how Envoy is.
@@ -302,21 +306,21 @@ impl Envoys {
         }
     }
 
-    /// A process ended: whose was it?
-    pub fn on_exit(&mut self, pid: i32) -> Whose {
-        for (child, newest) in [(&mut self.newest, true), (&mut self.old, false)] {
+    /// A process ended: whose was it? The core says who the `newest` Envoy is.
+    pub fn on_exit(&mut self, pid: i32, newest: Who) -> Whose {
+        for (child, is_newest) in [(&mut self.newest, true), (&mut self.old, false)] {
             if let Some(child) = child
                 && child.pid == pid
                 && child.outlives_script()
             {
-                return Whose::Script { newest };
+                return Whose::Script { newest: is_newest };
             }
         }
         if let Some(child) = self.newest.take_if(|child| child.pid == pid) {
             self.gone = Some(child);
-            Whose::Newest
+            Whose::Envoy(newest)
         } else if self.old.take_if(|child| child.pid == pid).is_some() {
-            Whose::Parent
+            Whose::Envoy(Who::Old)
         } else {
             Whose::Another
         }

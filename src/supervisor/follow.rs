@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Supervisor;
 use super::copies::{Copies, Copy, Print, Word};
-use super::decide::Input;
+use super::decide::{Input, News};
 use super::probation::{self, Probation, Record};
 use crate::drain::Time;
 use crate::envoy::traffic::Traffic;
@@ -103,7 +103,7 @@ impl Supervisor {
             self.ask_for_reload();
         } else if follow.due <= now {
             follow.due = now + RETRY;
-            let urgent = follow.probation.is_some() || self.board.read().reloading;
+            let urgent = follow.probation.is_some() || self.board.read().is_reloading();
             self.handle(Input::Weigh(urgent));
         }
     }
@@ -165,7 +165,7 @@ impl Supervisor {
 
     /// A person wants the file's, whatever was decided before, unless that has begun.
     pub(super) fn prefer_file(&mut self) {
-        let reloading = self.board.read().reloading;
+        let reloading = self.board.read().is_reloading();
         if let Some(follow) = self.follow.as_mut().filter(|_| !reloading) {
             follow.back = None;
         }
@@ -274,7 +274,7 @@ impl Supervisor {
         }
         follow.back = Some(why);
         self.count_reload();
-        self.handle(Input::GoBack(until));
+        self.handle(Input::HotRestart(News::GoBack(until)));
     }
 
     /// The newest Envoy has ended, and whatever is started next is not to run what it ran if that is

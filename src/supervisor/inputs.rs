@@ -7,15 +7,14 @@ use nix::libc;
 
 use super::decide::{Input, Order};
 use super::event::Event;
-use super::trials::{Purpose, program};
+use super::trials::{Purpose, Verdict, program};
 use super::{Supervisor, notes};
-use crate::certificates::Report;
+use crate::certificates::{Command, Report};
 use crate::client::Peer;
 use crate::drain::{Answer, Ask};
 use crate::envoy::admin::Reply;
 use crate::http::Wish;
-use crate::process;
-use crate::status::State;
+use crate::process::{self, Exit};
 
 impl Supervisor {
     pub(super) fn on_signal(&mut self, signal: i32) {
@@ -96,14 +95,12 @@ impl Supervisor {
         if let Some(address) = &reply.address {
             self.envoys.found(address);
         }
-        if let (Ok(Answer::Stats(load)), None) = (&mut reply.answer, self.envoys.old()) {
-            // Envoy's last word on an old generation stands when that is gone.
-            load.old_connections = 0;
+        if let Ok(Answer::Stats(load)) = &mut reply.answer {
+            self.correct(load);
         }
-        let starts =
-            self.core.generations().is_starting() || self.core.state(self.now()) == State::Starting;
+        let starts = self.core.is_starting(self.now());
         self.reporter
-            .on_answer(now, &reply, starts, self.core.generations().is_admin_away());
+            .on_answer(now, &reply, starts, self.core.is_admin_away());
         let expected = self.envoys.may_answer();
         self.board
             .update(|snapshot| notes::note_answer(snapshot, now, &reply, expected));
@@ -157,5 +154,30 @@ impl Supervisor {
             }),
             Report::Reloaded(number, result) => self.on_reading(number, result),
         }
+    }
+
+    /// A trial ended.
+    pub(super) fn on_verdict(&mut self, verdict: Verdict) {
+        match verdict.purpose {
+            Purpose::Certificates(id) => self.on_certificates_tried(id, &verdict),
+            Purpose::Start => self.on_start_tried(&verdict),
+            Purpose::Configuration | Purpose::NextVersion | Purpose::Version(_) => {
+                self.on_next_tried(verdict);
+            }
+            Purpose::Forgotten => {}
+        }
+    }
+
+    /// A candidate Envoy said what it thinks of certificates.
+    fn on_certificates_tried(&mut self, id: u64, verdict: &Verdict) {
+        let refusal = verdict.refusal();
+        if refusal.is_none() && verdict.exit != Some(Exit::Code(0)) {
+            log::warn!(
+                "the trial of the certificates told nothing: {}",
+                verdict.said.trim()
+            );
+        }
+        let verdict = refusal.map_or(Ok(()), Err);
+        self.helpers.tell(Command::Validated { id, verdict });
     }
 }

@@ -16,6 +16,7 @@ mod follow;
 mod hangs;
 mod helpers;
 mod holds;
+mod hot_restart;
 mod inputs;
 mod leaving;
 mod notes;
@@ -45,7 +46,8 @@ use crate::mailbox::{Inbox, Mailbox, Waker};
 use crate::notify::Notifier;
 use crate::options::{self, Options, Restart};
 use crate::process::{self, Signals, cgroup};
-use crate::status::{Admin, Envoy, Handover, SharedSnapshot, Snapshot, State};
+use crate::status::hot_restart::HotRestart;
+use crate::status::{Admin, Envoy, SharedSnapshot, Snapshot, State};
 
 use copies::Copies;
 use decide::{Action, Core, Input, Rules};
@@ -118,15 +120,13 @@ struct Supervisor {
     envoys: Envoys,
     board: SharedSnapshot,
     born: Instant,
-    /// Why the next generation is none.
-    refusal: String,
     /// How many processes here the kernel had killed for their memory when Envoy was spawned.
     oom_kills: Option<u64>,
     reloading: Reloading,
     holds: Holds,
     follow: Option<Follow>,
     hangs: Hangs,
-    /// Whether it was looked whether the newest Envoy is behind a start script.
+    /// Whether it was looked whether Envoy is behind a start script.
     identified: bool,
     /// When Envoy was sent SIGTERM, and when everything was sent SIGKILL.
     terminated: Option<Time>,
@@ -150,6 +150,7 @@ impl Supervisor {
         let mut snapshot = Snapshot::new(born);
         snapshot.excluded.clone_from(&options.exclude_listeners);
         snapshot.listen = options.listen.to_string();
+        snapshot.hot_restart = options.hot_restart.then(HotRestart::default);
         let board = SharedSnapshot::new(snapshot, http_waker);
         let options = Arc::new(options);
         // What cannot work is refused as a wrong option is.
@@ -195,7 +196,6 @@ impl Supervisor {
             envoys,
             board,
             born,
-            refusal: String::new(),
             oom_kills: None,
             reloading: Reloading::default(),
             holds: Holds::default(),
@@ -300,21 +300,7 @@ impl Supervisor {
                 }
                 Action::ReopenLogs => self.envoys.reopen_logs(),
                 Action::Exit(code) => self.leave(now, code),
-                Action::Try => self.try_next(),
-                Action::SpawnNext => self.spawn_next(),
-                Action::KillNewest => self.envoys.kill_newest(),
-                Action::RelieveOld => {
-                    let hurries = self.core.generations().hurries(now);
-                    let relieved = self.envoys.relieve_old(hurries);
-                    self.handle(Input::OldRelieved(relieved));
-                }
-                Action::TerminateOld => self.envoys.terminate_old(),
-                Action::KillOld => {
-                    self.envoys.kill_old();
-                    self.note_generations();
-                }
-                Action::Keep => self.keep_reload(),
-                Action::Reloaded(how) => self.on_reloaded(how),
+                Action::HotRestart(step) => self.on_step(now, step),
                 Action::HoldEnded(how) => self.answer_holders(how),
                 Action::ResumeEnded(how) => self.answer_resumers(how),
             }
@@ -330,8 +316,7 @@ impl Supervisor {
             ask: question.ask,
             place: self.envoys.place(),
             owner: self.envoys.pid(),
-            // The one that serves.
-            pid: self.envoys.old().or(self.envoys.pid()),
+            pid: self.envoys.serving(),
             retired: self.envoys.pid().is_none(),
             drains: self.core.is_draining(),
         };
@@ -360,13 +345,13 @@ impl Supervisor {
         }
     }
 
-    /// Another Envoy is the one to ask and to show from now on.
+    /// From now on, this is the Envoy to ask and to show.
     fn note_start(&mut self, pid: i32) {
         self.oom_kills = cgroup::oom_kills();
         let now = Instant::now();
         self.identified = false;
         self.terminated = None;
-        self.reporter.on_generation(now);
+        self.reporter.on_other_envoy(now);
         self.board.update(|snapshot| {
             snapshot.admin = Admin {
                 errors: snapshot.admin.errors,
@@ -391,42 +376,15 @@ impl Supervisor {
         }
     }
 
-    /// The same of the next Envoy.
-    fn note_next_configuration(&self) {
-        if !self.envoys.tries_copy() {
-            self.helpers.note_configuration();
-        }
-    }
-
-    fn note_generations(&self) {
-        self.board.update(|snapshot| {
-            snapshot.epoch = self.envoys.epoch();
-            snapshot.old = self.envoys.old();
-        });
-    }
-
     /// Brings snapshot and log up to what the core has decided.
     fn publish(&mut self, now: Instant) {
-        let generations = self.core.generations();
-        let handover = Handover {
-            admin_away: (generations.is_starting() || generations.is_admin_away())
-                && !generations.accepts_nothing(),
-            degraded: generations.is_degraded(),
-        };
-        let before = self.board.read().handover;
-        if before != handover {
-            self.board.update(|snapshot| snapshot.handover = handover);
-            report::tell_degraded(before.degraded, handover.degraded);
-        }
+        self.publish_hot_restart();
         let state = self.core.state(self.now());
         let backs_off = state == State::Restarting && !self.trials.asks_of_start();
         let next = self.core.wake_at().filter(|_| backs_off);
         let next = next.map(|at| self.born + at);
-        let old = self.core.generations().old_ends_at();
-        self.board.update_quietly(|snapshot| {
-            snapshot.next_start = next;
-            snapshot.old_until = old.map(|at| self.born + at);
-        });
+        self.board
+            .update_quietly(|snapshot| snapshot.next_start = next);
         let wait = (self.core.drain(), self.core.hold());
         let code = self.leaving.as_ref().map(|leaving| leaving.code);
         self.reporter

@@ -4,13 +4,10 @@
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
-use super::decide::{Input, Reloaded};
-use super::trials::{Purpose, Verdict, program};
+use super::decide::{Input, News};
 use crate::certificates::Command;
 use crate::duration::show;
-use crate::envoy::hot_restart;
-use crate::process::{self, Exit, ExitClass};
-use crate::status::{HotRestarts, Reload};
+use crate::status::Reload;
 
 /// For the certificates to be read again, published and confirmed, which takes 10 s at the most, or
 /// twice that where they are taken back. A thread that hangs in a file system must not keep a reload
@@ -25,15 +22,17 @@ const NOTHING: &str = "there is nothing to reload: start drainit with --hot-rest
 #[derive(Debug, Default)]
 pub(super) struct Reloading {
     /// The number of the last question to the certificate thread.
-    number: u64,
+    pub(super) number: u64,
     /// It is to be answered, until then at the latest.
     certificates: Option<Instant>,
     /// What it answered.
     read: Option<Result<String, String>>,
     /// The next generation is on its way.
-    generation: bool,
+    pub(super) generation: bool,
     /// What became of it.
-    rose: Option<Result<String, String>>,
+    pub(super) rose: Option<Result<String, String>>,
+    /// Why the last hot restart was refused or failed; told to `drainit reload`.
+    pub(super) refusal: String,
     /// How many reloads were asked for, and the number of the one under way, or of the last.
     asked: u64,
     current: u64,
@@ -90,7 +89,7 @@ impl Supervisor {
     pub(super) fn ask_for_reload(&mut self) {
         self.count_reload();
         if self.options.hot_restart {
-            self.handle(Input::Reload);
+            self.handle(Input::HotRestart(News::Reload));
         } else {
             self.begin_reload();
             self.end_reload();
@@ -98,13 +97,13 @@ impl Supervisor {
     }
 
     /// The reload that was asked for last begins: with the certificates.
-    fn begin_reload(&mut self) {
+    pub(super) fn begin_reload(&mut self) {
         let hot = self.options.hot_restart;
         if hot {
             // One whose generation is live, and has been taken over from by now.
             self.end_reading(Ok("the next reload tells of the certificates".into()));
         }
-        self.refusal.clear();
+        self.reloading.refusal.clear();
         self.trials.forget_reload();
         self.reloading.current = self.reloading.asked;
         if !self.read_certificates() {
@@ -118,27 +117,13 @@ impl Supervisor {
             };
         }
         self.reloading.generation = hot;
-        self.board.update(|snapshot| {
-            snapshot.reloading = hot;
-            snapshot.reload_kept = false;
+        self.note_hot_restart(|hot_restart| {
+            (hot_restart.reloading, hot_restart.kept) = (true, false);
         });
     }
 
-    /// The reload that was asked for just now is done later.
-    pub(super) fn keep_reload(&mut self) {
-        let waits_for = match self.envoys.old() {
-            Some(pid) if self.core.generations().old_ends_at().is_some() => {
-                format!("until the generation before, pid {pid}, has ended")
-            }
-            _ => "until the reload under way has ended".into(),
-        };
-        log::info!("the reload is kept {waits_for}");
-        self.helpers.tell(Command::CheckNow(self.reloading.number));
-        self.board.update(|snapshot| snapshot.reload_kept = true);
-    }
-
     /// Has the certificates read again, if there is somebody to do that.
-    fn read_certificates(&mut self) -> bool {
+    pub(super) fn read_certificates(&mut self) -> bool {
         let number = self.reloading.number + 1;
         let told = self.helpers.tell(Command::CheckNow(number));
         if told {
@@ -178,7 +163,7 @@ impl Supervisor {
     }
 
     /// Whoever asked for a reload looks for this, once all of it has ended.
-    fn end_reload(&mut self) {
+    pub(super) fn end_reload(&mut self) {
         let Some(mut result) = self.reloading.end() else {
             return;
         };
@@ -199,187 +184,8 @@ impl Supervisor {
                 at: Instant::now(),
                 result,
             });
-            snapshot.reloading = false;
+            snapshot.end_hot_restart();
         });
-    }
-
-    fn count(&self, change: fn(&mut HotRestarts)) {
-        self.board
-            .update(|snapshot| change(&mut snapshot.hot_restarts));
-    }
-
-    /// Has Envoy look at the configuration as it is now: the Envoy that the path leads to now.
-    pub(super) fn try_next(&mut self) {
-        self.begin_reload();
-        self.choose_configuration();
-        let envoy = self.board.read().envoy.clone();
-        let warning = envoy.and_then(|it| hot_restart::warning(&it.version?, it.pid));
-        if let Some(warning) = warning {
-            log::warn!("{warning}");
-        }
-        let mut line = self.envoys.next_line();
-        line.extend(["--mode", "validate"].map(Into::into));
-        self.trials.ask(Purpose::Configuration, line);
-    }
-
-    /// Has Envoy, which ended before it was live, say whether it refuses what it was started with.
-    pub(super) fn judge(&mut self) {
-        match self.envoys.trial_of_start() {
-            Some(line) => self.trials.ask(Purpose::Start, line),
-            None => self.handle(Input::Judged(None)),
-        }
-    }
-
-    /// A trial ended.
-    pub(super) fn on_verdict(&mut self, verdict: Verdict) {
-        match verdict.purpose {
-            Purpose::Certificates(id) => {
-                let refusal = verdict.refusal();
-                if refusal.is_none() && verdict.exit != Some(Exit::Code(0)) {
-                    log::warn!(
-                        "the trial of the certificates told nothing: {}",
-                        verdict.said.trim()
-                    );
-                }
-                let verdict = refusal.map_or(Ok(()), Err);
-                self.helpers.tell(Command::Validated { id, verdict });
-            }
-            Purpose::Start => {
-                let refusal = {
-                    let itself = self.envoys.is_envoy_itself();
-                    verdict.refusal_of_start(itself, self.options.add_envoy_flags)
-                };
-                if refusal.is_some() {
-                    let class = Some(ExitClass::Configuration);
-                    self.board.update(|snapshot| {
-                        if let Some(last) = &mut snapshot.last_end {
-                            last.end.class = class;
-                        }
-                    });
-                }
-                self.handle(Input::Judged(refusal));
-            }
-            Purpose::Configuration if verdict.exit == Some(Exit::Code(0)) => {
-                let mut line = program(self.envoys.line());
-                line.push("--hot-restart-version".into());
-                self.trials.ask(Purpose::NextVersion, line);
-            }
-            Purpose::Configuration => self.refuse(match (verdict.refusal(), verdict.exit) {
-                (Some(why), _) => format!("envoy refuses the configuration: {why}"),
-                (None, Some(exit)) => format!(
-                    "the trial of the configuration told nothing: {exit}; {}",
-                    verdict.said.lines().last().unwrap_or_default().trim()
-                ),
-                (None, None) => format!(
-                    "{} cannot be started: {}",
-                    self.envoys.program().to_string_lossy(),
-                    verdict.said
-                ),
-            }),
-            Purpose::NextVersion if verdict.exit != Some(Exit::Code(0)) => {
-                self.refuse(format!(
-                    "the new envoy told no version of hot restart: {}",
-                    verdict.said.trim()
-                ));
-            }
-            Purpose::NextVersion => {
-                let Some(pid) = self.envoys.pid() else {
-                    return self.refuse("envoy ended meanwhile".into());
-                };
-                let next = Purpose::Version(verdict.said.trim().to_owned());
-                let line = [format!("/proc/{pid}/exe"), "--hot-restart-version".into()];
-                self.trials.ask(next, line.map(Into::into).to_vec());
-            }
-            Purpose::Version(next)
-                if verdict.exit == Some(Exit::Code(0)) && verdict.said.trim() == next =>
-            {
-                self.handle(Input::Tried(true));
-            }
-            Purpose::Version(next) => self.refuse(format!(
-                "the new envoy speaks hot restart {next}, the running one {}",
-                verdict.said.trim()
-            )),
-            Purpose::Forgotten => {}
-        }
-    }
-
-    /// The next generation is none, and this is why.
-    fn refuse(&mut self, why: String) {
-        self.refusal = why;
-        self.handle(Input::Tried(false));
-    }
-
-    /// Spawns the next generation beside the newest.
-    pub(super) fn spawn_next(&mut self) {
-        match self.envoys.spawn_next() {
-            Ok(pid) => {
-                self.note_start(pid);
-                self.note_next_configuration();
-                self.handle(Input::NextSpawned(true));
-            }
-            Err(error) => {
-                let (_, why) = process::spawn_failure(self.envoys.program(), &error);
-                self.refusal = why;
-                self.handle(Input::NextSpawned(false));
-            }
-        }
-    }
-
-    /// A generation that rose ended before it was live.
-    pub(super) fn fall_back(&mut self, exit: Exit) {
-        self.refusal = format!("the next generation ended before it was live: {exit}");
-        self.envoys.fall_back();
-        log::warn!("{}", self.refusal);
-        if let Some(pid) = self.envoys.pid() {
-            self.note_start(pid);
-        }
-    }
-
-    /// A hot restart ended.
-    pub(super) fn on_reloaded(&mut self, how: Reloaded) {
-        self.count(match how {
-            Reloaded::Live => |counts| counts.done += 1,
-            Reloaded::Failed => |counts| counts.failed += 1,
-            _ => |counts| counts.refused += 1,
-        });
-        if !self.reloading.generation {
-            // Refused before it began.
-            self.begin_reload();
-        }
-        let epoch = self.envoys.epoch();
-        let result = match how {
-            Reloaded::Live => {
-                // From here on the new Envoy's word on the certificates is the one that counts.
-                self.helpers.tell(Command::EnvoyReplaced);
-                self.read_certificates();
-                let pid = self.envoys.pid().unwrap_or_default();
-                Ok(format!(
-                    "generation {epoch} is live, pid {pid}; the one before drains"
-                ))
-            }
-            Reloaded::Failed => {
-                if self.core.generations().is_admin_away() {
-                    log::warn!("generation {epoch} serves on");
-                }
-                let why = std::mem::take(&mut self.refusal);
-                Err(if why.is_empty() {
-                    "envoy ended meanwhile".into()
-                } else {
-                    why
-                })
-            }
-            Reloaded::NotLive => Err("envoy is not live".into()),
-            Reloaded::Draining => Err("a drain was asked for".into()),
-            Reloaded::Refused => Err(std::mem::take(&mut self.refusal)),
-        };
-        self.note_generations();
-        if matches!(how, Reloaded::NotLive) {
-            self.miss_configuration();
-        }
-        self.on_followed(matches!(how, Reloaded::Live));
-        self.reloading.generation = false;
-        self.reloading.rose = Some(result);
-        self.end_reload();
     }
 }
 

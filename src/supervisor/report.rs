@@ -11,13 +11,13 @@ use crate::drain::{self, Answer, Ask, Outcome, Time};
 use crate::envoy::address;
 use crate::envoy::admin::Reply;
 use crate::envoy::load::Load;
-use crate::http::endpoints::ADMIN_LOST;
 use crate::notify::{Notifier, Wanted};
 use crate::process::End;
-use crate::status::{Drain, SharedSnapshot, Snapshot, State};
+use crate::status::{ADMIN_LOST, Drain, SharedSnapshot, Snapshot, State};
 
 use super::callers::Callers;
 use super::envoys::{self, Advice};
+use super::hot_restart;
 use super::progress::Progress;
 use super::sentences;
 use super::verdict::{Ending, Verdict};
@@ -27,10 +27,6 @@ const COMPLAINT: Duration = Duration::from_secs(5);
 
 /// So many different complaints in that time are enough.
 const COMPLAINTS_MAX: usize = 8;
-
-/// What is wrong with an Envoy whose listeners ended with the generation that had taken them over.
-const CLOSED: &str =
-    "envoy accepts no connections any more: its listeners went with the generation that ended";
 
 /// An Envoy that starts has this long before its silence is worth a warning.
 const START: Duration = Duration::from_secs(10);
@@ -61,7 +57,7 @@ struct Seen {
 /// Keeps snapshot and log up to date.
 pub struct Reporter {
     born: Instant,
-    /// When the newest Envoy was spawned.
+    /// When Envoy was spawned.
     started: Instant,
     /// What the snapshot was last brought up to.
     seen: Seen,
@@ -81,7 +77,7 @@ pub struct Reporter {
     /// What systemd should know.
     wanted: Wanted,
     kill_timeout: Duration,
-    /// When to look whether the newest Envoy lacks what it takes to ask it.
+    /// When to look whether Envoy lacks what it takes to ask it.
     advice_due: Option<Instant>,
 }
 
@@ -147,8 +143,8 @@ impl Reporter {
         self.notifier.end_reload();
     }
 
-    /// A generation of Envoy was spawned.
-    pub fn on_generation(&mut self, now: Instant) {
+    /// Another Envoy is there than before: it was just spawned, or is shown again.
+    pub fn on_other_envoy(&mut self, now: Instant) {
         self.started = now;
         self.hidden = None;
         self.advice_due = Some(now + ADVICE);
@@ -201,7 +197,7 @@ impl Reporter {
             Err(why) if why == address::NOT_TOLD => log::debug!("{why}"),
             Err(why) if reply.ask == Ask::ServerInfo => log::debug!("/server_info: {why}"),
             Err(why) => self.complain(now, why, starts),
-            Ok(Answer::Closed) => self.complain(now, CLOSED, false),
+            Ok(Answer::Closed) => self.complain(now, hot_restart::CLOSED, false),
             Ok(_) if reply.ask == Ask::Sockets => {}
             Ok(answer) => {
                 self.advice_due = None;
@@ -410,18 +406,6 @@ impl Reporter {
     }
 }
 
-/// Says when Envoy begins to serve without its admin interface, and when that ends.
-pub fn tell_degraded(before: bool, now: bool) {
-    match (before, now) {
-        (false, true) => log::error!(
-            "degraded: envoy serves on without its admin interface, which it had handed over to the \
-             generation that ended; the next good reload mends that"
-        ),
-        (true, false) => log::info!("degraded no more"),
-        _ => {}
-    }
-}
-
 fn tell_state(snapshot: &Snapshot, line: &str) {
     let drain = snapshot.wait();
     let level = match snapshot.state {
@@ -441,14 +425,8 @@ fn tell_state(snapshot: &Snapshot, line: &str) {
 
 /// Whether Envoy lives and does not answer, and nothing is under way that would end that.
 fn is_stuck(snapshot: &Snapshot, now: Instant) -> bool {
-    let silent = snapshot
-        .admin
-        .failing_since
-        .is_some_and(|since| now.saturating_duration_since(since) >= ADMIN_LOST);
-    silent
-        && !snapshot.handover.degraded
+    snapshot.silence(now) >= ADMIN_LOST
         && matches!(snapshot.state, State::Live | State::Held | State::Drained)
-        && snapshot.envoy.is_some()
 }
 
 /// Kubernetes shows what is there; elsewhere there is no such place.

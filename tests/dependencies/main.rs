@@ -11,6 +11,7 @@ use std::process::Command;
 use serde_json::Value;
 
 mod layers;
+mod rooms;
 
 const POLICY: &str = include_str!("../../.cargo/deny.toml");
 

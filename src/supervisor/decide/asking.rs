@@ -122,7 +122,7 @@ impl Asking {
     }
 
     /// When the next look may be, for Envoy to have its rest.
-    fn rested(&self, now: Time) -> Time {
+    pub fn rested(&self, now: Time) -> Time {
         self.looked.map_or(now, |at| now.max(at + PROBE_REST))
     }
 
@@ -153,7 +153,7 @@ impl Asking {
     }
 
     /// Envoy is looked at now, and has its rest before what is planned.
-    fn put_off(&mut self, now: Time) {
+    pub fn put_off(&mut self, now: Time) {
         self.looked = Some(now);
         if let Some(next) = &mut self.next
             && !next.figures
@@ -245,28 +245,6 @@ impl Asking {
     pub fn figures_at(&mut self, due: Time) {
         let figures = true;
         self.next = Some(Look { due, figures });
-    }
-
-    /// What is open is looked at at this time, and again and again, as long as an old Envoy may have
-    /// something, with this pause between. When to look next.
-    pub fn look_for_old(
-        &mut self,
-        turn: &mut Turn,
-        look: &mut Time,
-        pause: Duration,
-    ) -> Option<Time> {
-        if self.asked.is_some() {
-            return None;
-        }
-        let due = self.rested(*look);
-        if turn.now < due {
-            return Some(due);
-        }
-        *look = turn.now + pause;
-        self.forget_figures();
-        self.put_off(turn.now);
-        self.ask(turn, Ask::Stats, Asker::Look);
-        None
     }
 
     /// Envoy is looked at again after a pause, each longer than the one before, up to `rest`.

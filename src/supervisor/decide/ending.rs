@@ -2,7 +2,7 @@
 
 use super::life::{AfterStop, Life, Phase};
 use super::service::Service;
-use super::{Action, Order, Turn, View};
+use super::{Action, Order, Step, Turn, View};
 use crate::drain::{Drain, Outcome, Time};
 use crate::process::Exit;
 
@@ -73,9 +73,9 @@ impl Life {
         }
     }
 
-    /// Envoy is over; an old one beside it is ended before drainit is.
+    /// Envoy is over. Another Envoy that still drains is ended before drainit is.
     pub fn end(&mut self, turn: &mut Turn, view: View, exit: Exit) {
-        if !view.old {
+        if !view.another {
             self.phase = Phase::Over(exit.code());
             return;
         }
@@ -94,6 +94,6 @@ impl Life {
             killed,
             then: AfterStop::ExitAs(exit),
         };
-        turn.act(Action::TerminateOld);
+        turn.step(Step::TerminateOld);
     }
 }

@@ -114,9 +114,9 @@ impl Search {
         self.steps += 1;
         let results = if actions.contains(&Action::Spawn) {
             [Event::Spawned, Event::SpawnFailed]
-        } else if actions.contains(&Action::SpawnNext) {
+        } else if actions.contains(&Action::HotRestart(Step::SpawnNext)) {
             [true, false].map(Event::NextSpawned)
-        } else if actions.contains(&Action::RelieveOld) {
+        } else if actions.contains(&Action::HotRestart(Step::RelieveOld)) {
             [true, false].map(Event::OldRelieved)
         } else {
             return self.keep(path, from, to, now, event);

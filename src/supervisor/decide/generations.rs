@@ -4,18 +4,21 @@
 //! is gone and the new one's knows nothing of it. A drain waits for that, with the deadline
 //! running.
 
+mod messages;
 mod old;
 mod orders;
 mod starting;
+mod view;
 
 use std::time::Duration;
 
 use super::asking::{PROBE_REST, Question};
 use super::life::{AfterStop, Envoy, Life, Phase};
-use super::{Action, Input, Sight, Turn, View};
+use super::{Input, Turn};
 use crate::drain::{Answer, Ask, Outcome, Time};
 use crate::process::Exit;
 
+pub use messages::{News, Step, Who};
 use old::LOOK;
 #[cfg(test)]
 pub(super) use old::MOMENT;
@@ -23,6 +26,7 @@ pub(super) use old::{Left, Told};
 #[cfg(test)]
 pub(super) use starting::START_LIMIT;
 pub(super) use starting::Starting;
+pub(super) use view::{Sight, View};
 
 /// An old Envoy's time begins when the new one serves, which is seen a little later.
 pub(super) const SEEN_LATE: Duration = Duration::from_secs(2);
@@ -122,6 +126,14 @@ impl Generations {
         matches!(self.beside, Beside::Starting(_))
     }
 
+    /// Who the Envoy is that was spawned last.
+    pub fn newest(&self) -> Who {
+        match self.beside {
+            Beside::Starting(_) => Who::Next,
+            _ => Who::Newest,
+        }
+    }
+
     /// Whether the Envoy that serves may not be there to be asked, because it has handed its admin
     /// interface over to one that ended.
     pub fn is_admin_away(&self) -> bool {
@@ -182,7 +194,7 @@ impl Generations {
         };
         View {
             sight,
-            old: matches!(self.beside, Beside::Old { .. } | Beside::Last { .. }),
+            another: matches!(self.beside, Beside::Old { .. } | Beside::Last { .. }),
         }
     }
 
@@ -194,25 +206,32 @@ impl Generations {
         input: Input,
     ) -> Option<Input> {
         match (input, &mut self.beside) {
-            (Input::Reload, _) => self.on_reload(life, turn, None),
-            (Input::GoBack(by), _) => self.on_reload(life, turn, Some(by)),
+            (Input::HotRestart(News::Reload), _) => self.on_reload(life, turn, None),
+            (Input::HotRestart(News::GoBack(by)), _) => self.on_reload(life, turn, Some(by)),
             (Input::Weigh(_), Beside::Spawning { .. } | Beside::Starting(_)) => {}
-            (Input::Tried(passed), Beside::Trying) => self.on_tried(turn, passed),
-            (Input::NextSpawned(spawned), Beside::Spawning { .. }) => {
+            (Input::HotRestart(News::Tried(passed)), Beside::Trying) => self.on_tried(turn, passed),
+            (Input::HotRestart(News::Spawned(spawned)), Beside::Spawning { .. }) => {
                 self.on_next_spawned(life, turn, spawned);
             }
-            (Input::OldRelieved(relieved), _) => self.on_relieved(turn.now, relieved),
-            (Input::OldExited(exit), _) => self.on_old_exit(life, turn, exit),
+            (Input::HotRestart(News::OldRelieved(relieved)), _) => {
+                self.on_relieved(turn.now, relieved)
+            }
+            (Input::Exited(Who::Old, exit), _) => self.on_old_exit(life, turn, exit),
             (Input::Order(order, from), _) => {
                 if self.on_order(life, turn, order, &from) {
                     return Some(Input::Order(order, from));
                 }
             }
-            (Input::Exited(exit), _) => {
+            (Input::Exited(Who::Next, exit), Beside::Starting(next)) => {
+                let next = *next;
+                self.fall_back(life, turn, exit, next);
+            }
+            (Input::Exited(Who::Newest, exit), _) => {
                 if self.on_exit(life, turn, exit) {
-                    return Some(Input::Exited(exit));
+                    return Some(Input::Exited(Who::Newest, exit));
                 }
             }
+            (Input::Exited(Who::Next, _) | Input::HotRestart(_), _) => {}
             (Input::Answer(number, answer), _) => {
                 if self.on_answer(life, turn, number, answer.as_ref()) {
                     return Some(Input::Answer(number, answer));
@@ -339,20 +358,14 @@ impl Generations {
         true
     }
 
-    /// The end of an Envoy that started is told apart from that of the newest; the latter is handed
-    /// on unless it is made good for.
+    /// The newest Envoy's end is handed on unless it is made good for.
     fn on_exit(&mut self, life: &mut Life, turn: &mut Turn, exit: Exit) -> bool {
         match &mut self.beside {
-            Beside::Starting(next) => {
-                let next = *next;
-                self.fall_back(life, turn, exit, next);
-                return false;
-            }
             Beside::Trying | Beside::Spawning { .. } => self.beside = Beside::Nobody,
             Beside::Old { left, .. } if left.is_relieved() => {
                 // Nobody could start beside it: whoever answers in its place has no sockets.
                 self.beside = Beside::Nobody;
-                turn.act(Action::KillOld);
+                turn.step(Step::KillOld);
             }
             Beside::Old { second, .. } if !*second && life.is_live() && life.drain().is_none() => {
                 // The listeners are closed now; the same Envoy, started again, finds the old one.
@@ -435,7 +448,7 @@ impl Generations {
             killed: Some(turn.now),
             then,
         };
-        turn.act(Action::KillNewest);
+        turn.step(Step::KillNewest);
         self.tell(turn, Reloaded::Failed);
     }
 

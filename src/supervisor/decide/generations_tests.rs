@@ -37,11 +37,11 @@ fn idle(uptime: u64) -> impl FnMut(Ask) -> Option<Answer> {
 /// A generation rises beside one that is live.
 fn rising(rules: Rules) -> Play {
     let mut play = Play::live(rules);
-    play.put(Input::Reload);
-    assert_eq!(play.done, [Action::Try]);
-    play.put(Input::Tried(true));
-    assert!(play.did(Action::SpawnNext));
-    play.put(Input::NextSpawned(true));
+    play.put(Input::HotRestart(News::Reload));
+    assert_eq!(play.done, [Action::HotRestart(Step::Try)]);
+    play.put(Input::HotRestart(News::Tried(true)));
+    assert!(play.did(Action::HotRestart(Step::SpawnNext)));
+    play.put(Input::HotRestart(News::Spawned(true)));
     play.done.clear();
     play
 }
@@ -50,7 +50,7 @@ fn rising(rules: Rules) -> Play {
 fn two(rules: Rules) -> Play {
     let mut play = rising(rules);
     play.answer(Answer::Ready(Readiness::Live));
-    assert!(play.did(Action::Reloaded(Reloaded::Live)));
+    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::Live))));
     play.done.clear();
     play
 }
@@ -77,36 +77,36 @@ fn a_reload_is_refused_when_it_would_do_harm() {
         ),
     ] {
         play.done.clear();
-        play.put(Input::Reload);
-        assert!(play.did(Action::Reloaded(why)), "{why:?}");
-        assert!(!play.did(Action::Try), "{why:?}");
+        play.put(Input::HotRestart(News::Reload));
+        assert!(play.did(Action::HotRestart(Step::Reloaded(why))), "{why:?}");
+        assert!(!play.did(Action::HotRestart(Step::Try)), "{why:?}");
     }
     let mut play = Play::live(hot());
-    play.put(Input::Reload);
-    play.put(Input::Tried(false));
-    assert!(play.did(Action::Reloaded(Reloaded::Refused)));
+    play.put(Input::HotRestart(News::Reload));
+    play.put(Input::HotRestart(News::Tried(false)));
+    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::Refused))));
     assert_eq!(play.state(), State::Live);
 }
 
 #[test]
 fn nothing_is_asked_between_the_trial_and_the_spawn() {
     let mut play = Play::live(hot());
-    play.put(Input::Reload);
+    play.put(Input::HotRestart(News::Reload));
     play.now += PROBE_REST;
     play.put(Input::Probe);
     assert_eq!(play.asked(), Some(Ask::Ready));
     play.answer(Answer::Ready(Readiness::Live));
     play.now += PROBE_REST;
     play.done.clear();
-    play.put(Input::Tried(true));
-    assert_eq!(play.done, [Action::SpawnNext]);
+    play.put(Input::HotRestart(News::Tried(true)));
+    assert_eq!(play.done, [Action::HotRestart(Step::SpawnNext)]);
 }
 
 #[test]
 fn a_drain_while_a_generation_rises_waits_until_it_can_be_known_what_is_in_flight() {
     let mut play = rising(hot());
     play.order(Order::Stop);
-    assert!(play.did(Action::Reloaded(Reloaded::Draining)));
+    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::Draining))));
     assert_eq!(play.asked(), Some(Ask::Ready), "not what is left");
     let live = play.now + START_LIMIT / 2;
     play.now = live;
@@ -115,7 +115,7 @@ fn a_drain_while_a_generation_rises_waits_until_it_can_be_known_what_is_in_fligh
     assert!(!play.did(Action::Terminate), "a zero is believed too early");
     play.until(live + Duration::from_secs(10), idle(69));
     assert!(play.did(Action::Terminate));
-    let told = |action: &&Action| matches!(action, Action::Reloaded(_));
+    let told = |action: &&Action| matches!(action, Action::HotRestart(Step::Reloaded(_)));
     assert_eq!(play.done.iter().filter(told).count(), 1);
 }
 
@@ -137,8 +137,11 @@ fn what_the_old_generation_has_is_known_from_the_first_flush_on_when_a_drain_com
 fn a_drain_goes_on_with_the_old_generation_when_the_rising_one_ends() {
     let mut play = rising(hot());
     play.order(Order::Stop);
-    play.put(Input::Exited(KILLED));
-    assert!(!play.did(Action::SpawnNext), "raised although it drains");
+    play.exit(KILLED);
+    assert!(
+        !play.did(Action::HotRestart(Step::SpawnNext)),
+        "raised although it drains"
+    );
     assert_eq!(play.state(), State::Draining);
     let end = play.now + Duration::from_secs(1);
     play.until(end, with(0));
@@ -148,20 +151,20 @@ fn a_drain_goes_on_with_the_old_generation_when_the_rising_one_ends() {
 #[test]
 fn a_generation_that_crashes_while_it_rises_is_tried_once_more() {
     let mut play = rising(hot());
-    play.put(Input::Exited(KILLED));
-    assert_eq!(play.done, [Action::SpawnNext]);
-    play.put(Input::NextSpawned(true));
+    play.exit(KILLED);
+    assert_eq!(play.done, [Action::HotRestart(Step::SpawnNext)]);
+    play.put(Input::HotRestart(News::Spawned(true)));
     play.done.clear();
-    play.put(Input::Exited(KILLED));
-    assert!(play.did(Action::Reloaded(Reloaded::Failed)));
-    assert!(!play.did(Action::SpawnNext));
+    play.exit(KILLED);
+    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::Failed))));
+    assert!(!play.did(Action::HotRestart(Step::SpawnNext)));
     assert!(play.core.generations.is_admin_away());
     assert_eq!(play.state(), State::Live);
 
     let mut refused = rising(hot());
-    refused.put(Input::Exited(Exit::Code(1)));
-    assert!(refused.did(Action::Reloaded(Reloaded::Failed)));
-    assert!(!refused.did(Action::SpawnNext));
+    refused.exit(Exit::Code(1));
+    assert!(refused.did(Action::HotRestart(Step::Reloaded(Reloaded::Failed))));
+    assert!(!refused.did(Action::HotRestart(Step::SpawnNext)));
 }
 
 #[test]
@@ -171,10 +174,10 @@ fn a_generation_that_does_not_come_up_is_given_up() {
     play.until(end, |ask| {
         (ask == Ask::Ready).then_some(Answer::Ready(Readiness::Initializing))
     });
-    assert!(play.did(Action::KillNewest));
-    play.put(Input::Exited(KILLED));
-    assert!(!play.did(Action::SpawnNext));
-    assert!(play.did(Action::Reloaded(Reloaded::Failed)));
+    assert!(play.did(Action::HotRestart(Step::KillNewest)));
+    play.exit(KILLED);
+    assert!(!play.did(Action::HotRestart(Step::SpawnNext)));
+    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::Failed))));
 }
 
 #[test]
@@ -184,46 +187,47 @@ fn without_its_old_generation_the_whole_envoy_is_replaced() {
         (two(hot()), KILLED),
         (two(hot()), Exit::Code(0)),
     ] {
-        play.put(Input::OldExited(exit));
-        assert!(play.did(Action::KillNewest));
-        play.put(Input::Exited(KILLED));
+        play.put(Input::Exited(Who::Old, exit));
+        assert!(play.did(Action::HotRestart(Step::KillNewest)));
+        play.exit(KILLED);
         assert!(play.did(Action::Spawn));
     }
     // An order in between counts.
     let mut play = two(hot());
-    play.put(Input::OldExited(KILLED));
+    play.put(Input::Exited(Who::Old, KILLED));
     play.order(Order::Stop);
-    play.put(Input::Exited(KILLED));
+    play.exit(KILLED);
     assert!(play.did(Action::Exit(137)) && !play.did(Action::Spawn));
 
     let mut play = two(hot());
     play.now += Duration::from_secs(25);
-    play.put(Input::OldExited(Exit::Code(0)));
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
     assert!(play.done.is_empty(), "its time had come");
 }
 
 #[test]
 fn a_newest_generation_that_ends_beside_an_old_one_is_started_again_once() {
     let mut play = two(hot());
-    play.put(Input::Exited(KILLED));
+    play.exit(KILLED);
     assert!(play.did(Action::Spawn));
     play.answer(Answer::Ready(Readiness::Live));
     play.done.clear();
-    play.put(Input::Exited(KILLED));
-    assert_eq!(play.done, [Action::TerminateOld]);
-    play.put(Input::OldExited(Exit::Code(0)));
+    play.exit(KILLED);
+    assert_eq!(play.done, [Action::HotRestart(Step::TerminateOld)]);
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
     assert!(play.did(Action::Exit(137)));
 }
 
 #[test]
 fn a_start_that_fails_beside_an_old_generation_leaves_none_behind() {
     let mut play = two(hot());
-    play.core.handle(play.now, Input::Exited(KILLED));
+    play.core
+        .handle(play.now, Input::Exited(Who::Newest, KILLED));
     let actions = play.core.handle(play.now, Input::SpawnFailed(127));
-    assert_eq!(actions, [Action::TerminateOld]);
+    assert_eq!(actions, [Action::HotRestart(Step::TerminateOld)]);
     // It has all of the kill timeout, and whatever is beside it half of that.
     assert_eq!(play.core.wake_at(), Some(play.now + Duration::from_secs(1)));
-    play.put(Input::OldExited(Exit::Code(0)));
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
     assert!(play.did(Action::Exit(127)));
 }
 
@@ -232,11 +236,11 @@ fn a_signal_to_stop_now_ends_both_in_order() {
     let mut play = rising(hot());
     play.order(Order::StopNow);
     assert!(play.did(Action::Terminate));
-    assert!(play.did(Action::Reloaded(Reloaded::NotLive)));
+    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::NotLive))));
     play.done.clear();
-    play.put(Input::Exited(Exit::Signal(15)));
+    play.exit(Exit::Signal(15));
     assert_eq!(play.done, [Action::Terminate], "the one before is left");
-    play.put(Input::Exited(Exit::Code(0)));
+    play.exit(Exit::Code(0));
     assert!(play.did(Action::Exit(0)));
 }
 
@@ -252,10 +256,10 @@ fn logs_are_reopened_once_nothing_rises() {
 /// One that serves after two generations have ended beside it, and has lost its admin interface.
 fn degraded(rules: Rules) -> Play {
     let mut play = rising(rules);
-    play.put(Input::Exited(KILLED));
-    play.put(Input::NextSpawned(true));
+    play.exit(KILLED);
+    play.put(Input::HotRestart(News::Spawned(true)));
     assert_eq!(play.asked(), Some(Ask::Sockets), "does it still accept");
-    play.put(Input::Exited(KILLED));
+    play.exit(KILLED);
     assert!(
         !play.core.generations.is_degraded(),
         "it has not been asked"
@@ -318,15 +322,15 @@ fn an_envoy_that_accepts_nothing_is_started_anew_unless_something_else_is_planne
     play.answer(Answer::Closed);
     assert_eq!(play.done, [Action::Terminate]);
     assert_eq!(play.state(), State::Stopping);
-    play.put(Input::Exited(Exit::Code(0)));
+    play.exit(Exit::Code(0));
     assert!(play.did(Action::Spawn));
     assert!(!play.core.generations.is_degraded());
 
     let mut reloading = degraded(hot());
-    reloading.put(Input::Reload);
+    reloading.put(Input::HotRestart(News::Reload));
     reloading.answer(Answer::Closed);
     assert_eq!(reloading.state(), State::Live);
-    reloading.put(Input::Tried(false));
+    reloading.put(Input::HotRestart(News::Tried(false)));
     reloading.now = reloading.core.wake_at().expect("another look");
 
     let mut draining = degraded(hot());
@@ -342,9 +346,9 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
             restart: true,
             ..hot()
         });
-        play.put(Input::Exited(KILLED));
+        play.exit(KILLED);
         play.put(Input::Spawned);
-        play.put(Input::Exited(KILLED));
+        play.exit(KILLED);
         assert_eq!(play.state(), State::Restarting);
         play
     };
@@ -363,7 +367,7 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
     let mut play = crashed();
     play.order(Order::Stop);
     assert_eq!(play.asked(), Some(Ask::Sockets));
-    assert!(!play.did(Action::TerminateOld));
+    assert!(!play.did(Action::HotRestart(Step::TerminateOld)));
     for _ in 0..3 {
         play.answer(sessions(1));
         assert_eq!(play.state(), State::Draining);
@@ -372,10 +376,10 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
     }
     play.answer(sessions(0));
     play.answer(sessions(0));
-    assert!(play.did(Action::TerminateOld));
+    assert!(play.did(Action::HotRestart(Step::TerminateOld)));
     let outcome = |play: &Play| play.core.drain().and_then(Drain::outcome);
     assert_eq!(outcome(&play), Some(Outcome::Drained));
-    play.put(Input::OldExited(Exit::Code(0)));
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
     assert!(play.did(Action::Exit(0)));
 
     // Until the deadline, and no longer than the one who waits.
@@ -384,15 +388,15 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
     late.answer(sessions(1));
     late.now += Duration::from_secs(25);
     late.put(Input::Tick);
-    assert!(late.did(Action::TerminateOld));
+    assert!(late.did(Action::HotRestart(Step::TerminateOld)));
     assert_eq!(outcome(&late), Some(Outcome::Deadline));
 
     let mut twice = crashed();
     twice.order(Order::Stop);
-    assert!(!twice.did(Action::TerminateOld));
+    assert!(!twice.did(Action::HotRestart(Step::TerminateOld)));
     twice.now += SAME_ORDER;
     twice.order(Order::Stop);
-    assert!(twice.did(Action::TerminateOld));
+    assert!(twice.did(Action::HotRestart(Step::TerminateOld)));
     assert_eq!(outcome(&twice), Some(Outcome::SecondSignal));
 
     // USR2: it stays, and a later TERM finds nothing to wait for.
@@ -401,7 +405,7 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
     stays.answer(sessions(0));
     assert_eq!(stays.state(), State::Drained);
     stays.order(Order::Stop);
-    assert!(stays.did(Action::TerminateOld));
+    assert!(stays.did(Action::HotRestart(Step::TerminateOld)));
 }
 
 #[test]
@@ -410,12 +414,12 @@ fn an_old_generation_that_is_cut_with_a_newest_that_crashes_is_not_called_draine
         restart: true,
         ..hot()
     });
-    play.put(Input::Exited(KILLED));
+    play.exit(KILLED);
     play.put(Input::Spawned);
-    play.put(Input::Exited(KILLED));
+    play.exit(KILLED);
     assert_eq!(play.state(), State::Restarting);
     play.order(Order::StopNow);
-    assert!(play.did(Action::TerminateOld));
+    assert!(play.did(Action::HotRestart(Step::TerminateOld)));
     let outcome = play.core.drain().and_then(Drain::outcome);
     assert_eq!(outcome, Some(Outcome::SecondSignal));
 }
@@ -423,9 +427,9 @@ fn an_old_generation_that_is_cut_with_a_newest_that_crashes_is_not_called_draine
 #[test]
 fn an_attempt_that_cannot_be_spawned_leaves_the_same_doubt() {
     let mut play = rising(hot());
-    play.put(Input::Exited(KILLED));
-    play.put(Input::NextSpawned(false));
-    assert!(play.did(Action::Reloaded(Reloaded::Failed)));
+    play.exit(KILLED);
+    play.put(Input::HotRestart(News::Spawned(false)));
+    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::Failed))));
     assert!(play.core.generations.is_admin_away());
     assert_eq!(play.asked(), Some(Ask::Ready));
 }
@@ -433,13 +437,16 @@ fn an_attempt_that_cannot_be_spawned_leaves_the_same_doubt() {
 #[test]
 fn it_is_seen_that_the_old_one_accepts_no_more_while_another_attempt_rises() {
     let mut play = rising(hot());
-    play.put(Input::Exited(KILLED));
-    play.put(Input::NextSpawned(true));
+    play.exit(KILLED);
+    play.put(Input::HotRestart(News::Spawned(true)));
     play.answer(Answer::Closed);
     assert!(play.core.generations.accepts_nothing() && play.core.generations.is_starting());
     assert_eq!(play.asked(), Some(Ask::Ready));
     play.answer(Answer::Ready(Readiness::Live));
-    assert!(!play.core.generations.accepts_nothing() && play.did(Action::Reloaded(Reloaded::Live)));
+    assert!(
+        !play.core.generations.accepts_nothing()
+            && play.did(Action::HotRestart(Step::Reloaded(Reloaded::Live)))
+    );
 }
 
 #[test]
@@ -448,7 +455,7 @@ fn it_is_known_how_long_an_old_generation_drains() {
     let until = play.now + Duration::from_secs(25);
     play.now += Duration::from_secs(7);
     assert_eq!(play.core.generations.old_ends_at(), Some(until));
-    play.put(Input::OldExited(Exit::Code(0)));
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
     assert_eq!(play.core.generations.old_ends_at(), None);
 }
 
@@ -456,36 +463,52 @@ fn it_is_known_how_long_an_old_generation_drains() {
 fn a_reload_is_kept_until_nothing_stands_in_its_way_and_many_are_one() {
     let mut play = rising(hot());
     for _ in 0..2 {
-        play.put(Input::Reload);
+        play.put(Input::HotRestart(News::Reload));
     }
-    assert_eq!(play.done, [Action::Keep, Action::Keep]);
+    assert_eq!(
+        play.done,
+        [
+            Action::HotRestart(Step::Keep),
+            Action::HotRestart(Step::Keep)
+        ]
+    );
     play.done.clear();
     play.answer(Answer::Ready(Readiness::Live));
-    assert!(play.did(Action::Reloaded(Reloaded::Live)) && !play.did(Action::Try));
+    assert!(
+        play.did(Action::HotRestart(Step::Reloaded(Reloaded::Live)))
+            && !play.did(Action::HotRestart(Step::Try))
+    );
     play.now += Duration::from_secs(25);
-    play.put(Input::OldExited(Exit::Code(0)));
-    assert!(play.did(Action::Try));
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
+    assert!(play.did(Action::HotRestart(Step::Try)));
     play.done.clear();
-    play.put(Input::Tried(false));
-    assert_eq!(play.done, [Action::Reloaded(Reloaded::Refused)]);
+    play.put(Input::HotRestart(News::Tried(false)));
+    assert_eq!(
+        play.done,
+        [Action::HotRestart(Step::Reloaded(Reloaded::Refused))]
+    );
 
     // One that is refused lets the next try at once, and is told of first.
     let mut play = Play::live(hot());
-    play.put(Input::Reload);
-    play.put(Input::Reload);
+    play.put(Input::HotRestart(News::Reload));
+    play.put(Input::HotRestart(News::Reload));
     play.done.clear();
-    play.put(Input::Tried(false));
+    play.put(Input::HotRestart(News::Tried(false)));
     assert_eq!(
         play.done,
-        [Action::Reloaded(Reloaded::Refused), Action::Try]
+        [
+            Action::HotRestart(Step::Reloaded(Reloaded::Refused)),
+            Action::HotRestart(Step::Try)
+        ]
     );
 
     // A drain ends both.
     let mut play = rising(hot());
-    play.put(Input::Reload);
+    play.put(Input::HotRestart(News::Reload));
     play.done.clear();
     play.order(Order::Drain);
-    let told = |action: &&Action| **action == Action::Reloaded(Reloaded::Draining);
+    let told =
+        |action: &&Action| **action == Action::HotRestart(Step::Reloaded(Reloaded::Draining));
     assert_eq!(play.done.iter().filter(told).count(), 2);
 }
 
@@ -513,23 +536,33 @@ fn an_old_generation_with_nothing_left_is_relieved_and_ended() {
         play.until(end, beside(uptime, left));
     };
     pass(&mut play, 3, 60, Some(0));
-    assert!(!play.did(Action::RelieveOld), "its own word is not known");
+    assert!(
+        !play.did(Action::HotRestart(Step::RelieveOld)),
+        "its own word is not known"
+    );
     for left in [Some(1), None] {
         pass(&mut play, 3, 65, left);
-        assert!(!play.did(Action::RelieveOld), "{left:?}");
+        assert!(!play.did(Action::HotRestart(Step::RelieveOld)), "{left:?}");
     }
-    while !play.did(Action::RelieveOld) {
+    while !play.did(Action::HotRestart(Step::RelieveOld)) {
         pass(&mut play, 1, 65, Some(0));
     }
-    play.put(Input::Reload);
-    play.put(Input::OldRelieved(true));
-    assert!(!play.did(Action::TerminateOld));
+    play.put(Input::HotRestart(News::Reload));
+    play.put(Input::HotRestart(News::OldRelieved(true)));
+    assert!(!play.did(Action::HotRestart(Step::TerminateOld)));
     play.now += MOMENT;
     play.put(Input::Tick);
-    assert!(play.did(Action::TerminateOld) && !play.did(Action::Try));
+    assert!(
+        play.did(Action::HotRestart(Step::TerminateOld))
+            && !play.did(Action::HotRestart(Step::Try))
+    );
     play.done.clear();
-    play.put(Input::OldExited(Exit::Code(0)));
-    assert_eq!(play.done, [Action::Try], "and the newest lives on");
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
+    assert_eq!(
+        play.done,
+        [Action::HotRestart(Step::Try)],
+        "and the newest lives on"
+    );
 }
 
 #[test]
@@ -539,12 +572,15 @@ fn an_old_generation_that_nobody_can_answer_for_keeps_its_time() {
     play.until(end, beside(60, Some(0)));
     let end = play.now + Duration::from_secs(3);
     play.until(end, beside(65, Some(0)));
-    assert!(play.did(Action::RelieveOld));
-    play.put(Input::OldRelieved(false));
+    assert!(play.did(Action::HotRestart(Step::RelieveOld)));
+    play.put(Input::HotRestart(News::OldRelieved(false)));
     play.done.clear();
     let end = play.now + Duration::from_secs(9);
     play.until(end, beside(70, Some(0)));
-    assert!(!play.did(Action::TerminateOld) && !play.did(Action::RelieveOld));
+    assert!(
+        !play.did(Action::HotRestart(Step::TerminateOld))
+            && !play.did(Action::HotRestart(Step::RelieveOld))
+    );
 }
 
 #[test]
@@ -557,10 +593,10 @@ fn a_newest_that_ends_with_a_relieved_one_beside_it_is_alone() {
     play.until(end, beside(60, Some(0)));
     let end = play.now + Duration::from_secs(3);
     play.until(end, beside(65, Some(0)));
-    play.put(Input::OldRelieved(true));
+    play.put(Input::HotRestart(News::OldRelieved(true)));
     play.done.clear();
-    play.put(Input::Exited(KILLED));
-    assert_eq!(play.done, [Action::KillOld]);
+    play.exit(KILLED);
+    assert_eq!(play.done, [Action::HotRestart(Step::KillOld)]);
     assert_eq!(play.state(), State::Restarting);
 }
 
@@ -568,14 +604,17 @@ fn a_newest_that_ends_with_a_relieved_one_beside_it_is_alone() {
 fn who_goes_back_waits_for_an_old_generation_until_then_and_ends_it() {
     let mut play = two(hot());
     let by = play.now + Duration::from_secs(5);
-    play.put(Input::GoBack(by));
-    assert_eq!(play.done, [Action::Keep]);
+    play.put(Input::HotRestart(News::GoBack(by)));
+    assert_eq!(play.done, [Action::HotRestart(Step::Keep)]);
     play.until(by, beside(60, Some(1)));
-    assert!(play.did(Action::RelieveOld) && !play.did(Action::TerminateOld));
-    play.put(Input::OldRelieved(true));
+    assert!(
+        play.did(Action::HotRestart(Step::RelieveOld))
+            && !play.did(Action::HotRestart(Step::TerminateOld))
+    );
+    play.put(Input::HotRestart(News::OldRelieved(true)));
     let end = play.now + MOMENT;
     play.until(end, beside(65, Some(1)));
-    assert!(play.did(Action::TerminateOld));
-    play.put(Input::OldExited(Exit::Code(0)));
-    assert!(play.did(Action::Try));
+    assert!(play.did(Action::HotRestart(Step::TerminateOld)));
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
+    assert!(play.did(Action::HotRestart(Step::Try)));
 }

@@ -99,7 +99,7 @@ impl Life {
             // There is no Envoy, and the next one will be held from its start.
             _ => {
                 let mut wait = Drain::hold(limits, now, now, false);
-                wait.end(match view.old {
+                wait.end(match view.another {
                     true => Outcome::Unknown,
                     false => Outcome::NeverLive,
                 });

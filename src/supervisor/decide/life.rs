@@ -171,7 +171,7 @@ impl Life {
             (Input::Order(order, from), _) => self.on_order(turn, view, order, &from),
             (Input::Hold(from), _) => self.on_hold(turn, view, &from),
             (Input::Resume(from), _) => self.on_resume(turn, &from),
-            (Input::Exited(exit), _) => self.on_exit(turn, view, exit),
+            (Input::Exited(_, exit), _) => self.on_exit(turn, view, exit),
             (Input::ConnectionEnded, _) => {
                 self.service.wait_mut().into_iter().for_each(Drain::on_end);
             }
@@ -445,31 +445,6 @@ impl Life {
             return None;
         }
         asking.advance(turn, view.figures())
-    }
-}
-
-impl View {
-    /// Whether another Envoy starts beside this one, which cannot be asked meanwhile.
-    pub(super) fn is_starting(self) -> bool {
-        self.sight == Sight::Nothing && !self.old
-    }
-
-    /// Whether Envoy's admin interface is there to be asked.
-    fn can_be_asked(self) -> bool {
-        matches!(self.sight, Sight::Whole | Sight::Partial)
-    }
-
-    /// Whether Envoy's answers tell of all that is in flight.
-    pub(super) fn knows_all(self) -> bool {
-        matches!(self.sight, Sight::Whole | Sight::Kernel)
-    }
-
-    /// The question that tells what is open.
-    pub(super) fn figures(self) -> Ask {
-        match self.sight {
-            Sight::Kernel => Ask::Sockets,
-            _ => Ask::Stats,
-        }
     }
 }
 

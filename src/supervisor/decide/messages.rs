@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{HoldEnd, Reloaded, ResumeEnd};
-use crate::drain::{Answer, Ask, Limits, Time};
+use super::{HoldEnd, News, ResumeEnd, Step, Who};
+use crate::drain::{Answer, Ask, Limits};
 use crate::process::Exit;
 
 /// What drainit was set up to do.
@@ -69,26 +69,16 @@ pub enum Input {
     Answer(u64, Option<Answer>),
     /// Envoy lives on, and the start script that it was behind ended, so.
     ScriptEnded(Exit),
-    /// Envoy is gone. Of two it is the one that starts, or else the newest.
-    Exited(Exit),
+    /// An Envoy is gone: this one.
+    Exited(Who, Exit),
     /// An Envoy that ended before it was live was asked whether it refuses its configuration or
     /// command line: this is why, or it does not, or cannot be asked.
     Judged(Option<String>),
     /// Somebody wants to know how well Envoy serves, if it can be asked now; urgently, so that it
     /// gets no rest for that, or not.
     Weigh(bool),
-    /// Somebody wants the next Envoy, by a hot restart.
-    Reload,
-    /// The next Envoy is wanted by then, because the one that serves is worse than the one before.
-    GoBack(Time),
-    /// The next Envoy's configuration was tried: Envoy takes it, or refuses it.
-    Tried(bool),
-    /// The next Envoy was spawned, or could not be.
-    NextSpawned(bool),
-    /// Somebody answers in the old Envoy's place from now on, or nobody can.
-    OldRelieved(bool),
-    /// The old Envoy, which another has taken over from, is gone.
-    OldExited(Exit),
+    /// Something has happened in a hot restart.
+    HotRestart(News),
 }
 
 /// What is to be done about it.
@@ -111,22 +101,8 @@ pub enum Action {
     ReopenLogs,
     /// End, with this code.
     Exit(u8),
-    /// Try the next Envoy's configuration.
-    Try,
-    /// Spawn the next Envoy.
-    SpawnNext,
-    /// Send the newest Envoy SIGKILL: it starts for too long, or is useless without the one before.
-    KillNewest,
-    /// Answer the newest Envoy in the old one's place: it asks until its parent shutdown time.
-    RelieveOld,
-    /// Send the old Envoy SIGTERM.
-    TerminateOld,
-    /// Send an old Envoy that has nothing left SIGKILL. It counts as gone from now on.
-    KillOld,
-    /// The reload that somebody asked for just now is done as soon as nothing stands in its way.
-    Keep,
-    /// Tell whoever asked for a reload how it ended: the one under way, or else the kept one.
-    Reloaded(Reloaded),
+    /// Do this for a hot restart.
+    HotRestart(Step),
     /// Tell whoever asked for a hold how that ended.
     HoldEnded(HoldEnd),
     /// Tell whoever asked for a resume how that ended.

@@ -80,7 +80,7 @@ impl Life {
         let Some(drain) = self.service.drain_mut() else {
             return;
         };
-        drain.end(match view.old {
+        drain.end(match view.another {
             true => Outcome::SecondSignal,
             false => Outcome::NeverLive,
         });
@@ -114,7 +114,7 @@ impl Life {
         let Phase::Running(envoy) = &self.phase else {
             return;
         };
-        // With an old generation, that one has been.
+        // Where nobody can be asked, another Envoy has been.
         let live = envoy.live.is_some() || view.sight == Sight::Nothing;
         let mut limits = self.rules.limits.clone();
         if self.is_held() {

@@ -82,6 +82,11 @@ impl Play {
         }
     }
 
+    /// The Envoy that was spawned last ends.
+    pub fn exit(&mut self, exit: Exit) {
+        self.put(Input::Exited(self.core.generations().newest(), exit));
+    }
+
     pub fn order(&mut self, order: Order) {
         self.put(Input::Order(order, "a signal".into()));
     }
@@ -195,7 +200,7 @@ fn phase(name: &str) -> Play {
         }
         "restarting" => {
             let mut play = Play::live(restarting());
-            play.put(Input::Exited(KILLED));
+            play.exit(KILLED);
             play
         }
         "down" => {
@@ -205,7 +210,7 @@ fn phase(name: &str) -> Play {
         }
         "gone" => {
             let mut play = Play::live(rules());
-            play.put(Input::Exited(CODE_0));
+            play.exit(CODE_0);
             play
         }
         _ => panic!("{name}"),
@@ -312,7 +317,7 @@ fn three_signals_drain_stop_and_kill() {
     play.until(s(2), silent);
     play.order(Order::Stop);
     assert!(play.did(Action::Kill));
-    play.put(Input::Exited(KILLED));
+    play.exit(KILLED);
     assert!(play.did(Action::Exit(137)));
 }
 
@@ -387,7 +392,7 @@ fn a_start_script_that_ends_before_envoy_has_it_drained_and_a_sigterm_joins() {
 fn a_drains_cause_is_what_asked_for_it_and_not_what_ended_it() {
     let mut play = Play::live(rules());
     play.put(Input::Order(Order::Stop, "SIGTERM".into()));
-    play.put(Input::Exited(CODE_0));
+    play.exit(CODE_0);
     assert_eq!(play.core.drain().unwrap().cause(), "SIGTERM");
     assert_eq!(play.outcome(), Some(Outcome::EnvoyExited));
 }
@@ -396,7 +401,7 @@ fn a_drains_cause_is_what_asked_for_it_and_not_what_ended_it() {
 fn envoys_exit_code_is_ours_after_a_drain() {
     for (exit, code) in [(CODE_0, 0), (CODE_1, 1), (KILLED, 137)] {
         let mut play = phase("stopping after a drain");
-        play.put(Input::Exited(exit));
+        play.exit(exit);
         assert!(play.did(Action::Exit(code)));
     }
 }
@@ -405,7 +410,7 @@ fn envoys_exit_code_is_ours_after_a_drain() {
 fn an_envoy_that_ends_in_a_drain_ends_the_drain_and_is_not_started_again() {
     let mut play = Play::live(restarting());
     play.order(Order::Drain);
-    play.put(Input::Exited(KILLED));
+    play.exit(KILLED);
     assert_eq!(play.outcome(), Some(Outcome::EnvoyExited));
     assert!(play.did(Action::Exit(137)) && !play.did(Action::Spawn));
 }
@@ -493,7 +498,7 @@ fn an_envoy_that_failed_is_started_again_and_one_that_finished_is_not() {
             if live {
                 play.answer(Answer::Ready(Readiness::Live));
             }
-            play.put(Input::Exited(exit));
+            play.exit(exit);
             play
         };
         let case = format!("live {live}, {exit:?}");
@@ -516,7 +521,7 @@ fn an_envoy_that_ends_before_it_is_live_is_asked_whether_it_refuses_its_configur
         let mut play = Play::started(rules);
         // A clock does not tell: the look at a large configuration takes its time.
         play.now = s(30);
-        play.put(Input::Exited(CODE_1));
+        play.exit(CODE_1);
         assert!(play.did(Action::Judge));
         play.put(Input::Judged(refusal.map(str::to_owned)));
         play
@@ -532,7 +537,7 @@ fn an_envoy_that_ends_before_it_is_live_is_asked_whether_it_refuses_its_configur
 
     // Nobody waits for ever for the answer, and a signal does not wait at all.
     let mut silent = Play::started(restarting());
-    silent.put(Input::Exited(CODE_1));
+    silent.exit(CODE_1);
     silent.now += JUDGEMENT;
     silent.put(Input::Tick);
     silent.now = silent.core.wake_at().unwrap();
@@ -540,7 +545,7 @@ fn an_envoy_that_ends_before_it_is_live_is_asked_whether_it_refuses_its_configur
     assert_eq!(silent.state(), State::Starting);
     for (rules, code) in [(restarting(), 0), (rules(), 1)] {
         let mut stopped = Play::started(rules);
-        stopped.put(Input::Exited(CODE_1));
+        stopped.exit(CODE_1);
         stopped.order(Order::Stop);
         assert!(stopped.did(Action::Exit(code)));
     }
@@ -551,7 +556,7 @@ fn pauses_grow_until_an_envoy_was_healthy_for_a_minute() {
     let mut play = Play::live(restarting());
     let pause = |play: &mut Play, healthy: Duration| {
         play.now += healthy;
-        play.put(Input::Exited(KILLED));
+        play.exit(KILLED);
         let due = play.core.wake_at().unwrap();
         let pause = due - play.now;
         play.now = due;
@@ -757,7 +762,7 @@ fn the_end_of_an_envoy_that_is_not_there_is_ignored() {
     for name in ["waiting", "restarting", "down"] {
         let mut play = phase(name);
         let before = play.core.clone();
-        play.put(Input::Exited(CODE_1));
+        play.exit(CODE_1);
         assert_eq!(play.core, before, "{name}");
     }
 }
@@ -772,7 +777,7 @@ fn over_is_over() {
         Input::AdminKnown,
         Input::CertificatesReady,
         Input::SpawnFailed(1),
-        Input::Exited(CODE_1),
+        Input::Exited(Who::Newest, CODE_1),
     ] {
         let shown = format!("{input:?}");
         play.done.clear();

@@ -156,17 +156,17 @@ impl Event {
                 Input::Answer(core.asked().map_or(0, |asked| asked.number), says.answer())
             }
             Event::ScriptEnded => Input::ScriptEnded(Exit::Code(1)),
-            Event::Exited(exit) => Input::Exited(exit),
+            Event::Exited(exit) => Input::Exited(core.generations.newest(), exit),
             Event::Judged(refused) => Input::Judged(refused.then(|| "why".into())),
             Event::Spawned => Input::Spawned,
             Event::SpawnFailed => Input::SpawnFailed(COMMAND_NOT_FOUND),
-            Event::Reload => Input::Reload,
-            Event::GoBack => Input::GoBack(now + HURRY),
+            Event::Reload => Input::HotRestart(News::Reload),
+            Event::GoBack => Input::HotRestart(News::GoBack(now + HURRY)),
             Event::Weigh => Input::Weigh(true),
-            Event::Tried(passed) => Input::Tried(passed),
-            Event::NextSpawned(spawned) => Input::NextSpawned(spawned),
-            Event::OldRelieved(relieved) => Input::OldRelieved(relieved),
-            Event::OldExited(exit) => Input::OldExited(exit),
+            Event::Tried(passed) => Input::HotRestart(News::Tried(passed)),
+            Event::NextSpawned(spawned) => Input::HotRestart(News::Spawned(spawned)),
+            Event::OldRelieved(relieved) => Input::HotRestart(News::OldRelieved(relieved)),
+            Event::OldExited(exit) => Input::Exited(Who::Old, exit),
         }
     }
 }

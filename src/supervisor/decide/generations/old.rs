@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::super::life::KILL_PATIENCE;
-use super::super::life::{Life, Phase};
-use super::super::{Action, Turn};
-use super::{Beside, Generations};
-use crate::drain::Time;
+use super::super::Turn;
+use super::super::asking::{Asker, Asking};
+use super::super::life::{KILL_PATIENCE, Life, Phase};
+use super::{Beside, Generations, Step};
+use crate::drain::{Ask, Time};
 use crate::envoy::load::Load;
 
 /// How long an old Envoy has had nothing left, and somebody has answered in its place, before it is
@@ -70,6 +70,30 @@ impl Left {
     }
 }
 
+impl Asking {
+    /// Looks at what is open, again and again, with this pause between, as long as an old Envoy may
+    /// have something. Returns when to look next.
+    pub fn look_for_old(
+        &mut self,
+        turn: &mut Turn,
+        look: &mut Time,
+        pause: Duration,
+    ) -> Option<Time> {
+        if self.asked.is_some() {
+            return None;
+        }
+        let due = self.rested(*look);
+        if turn.now < due {
+            return Some(due);
+        }
+        *look = turn.now + pause;
+        self.forget_figures();
+        self.put_off(turn.now);
+        self.ask(turn, Ask::Stats, Asker::Look);
+        None
+    }
+}
+
 impl Generations {
     /// Somebody has looked at what is open.
     pub(super) fn note_old(&mut self, life: &mut Life, turn: &mut Turn, load: &Load) {
@@ -83,7 +107,7 @@ impl Generations {
         match left {
             Left::Something if nothing && life.drain().is_none() => {
                 *left = Left::Relieving;
-                turn.act(Action::RelieveOld);
+                turn.step(Step::RelieveOld);
             }
             // It accepts nothing, so that this is a look that failed.
             Left::Relieved(since) if !nothing && self.hurry.is_none_or(|by| now < by) => {
@@ -117,7 +141,7 @@ impl Generations {
         let hurry = self.hurry.filter(|_| hurries);
         if hurry.is_some_and(|by| turn.now >= by) {
             *left = Left::Relieving;
-            turn.act(Action::RelieveOld);
+            turn.step(Step::RelieveOld);
             return None;
         }
         let patience = life.rules.kill_timeout.max(KILL_PATIENCE);
@@ -133,12 +157,12 @@ impl Generations {
         let due = match *left {
             Left::Relieved(_) if due <= Some(turn.now) => {
                 *left = Left::Terminated(turn.now);
-                turn.act(Action::TerminateOld);
+                turn.step(Step::TerminateOld);
                 Some(turn.now + patience)
             }
             Left::Terminated(_) if due <= Some(turn.now) => {
                 self.beside = Beside::Nobody;
-                turn.act(Action::KillOld);
+                turn.step(Step::KillOld);
                 self.begin_kept(life, turn);
                 return None;
             }

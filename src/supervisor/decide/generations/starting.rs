@@ -6,7 +6,7 @@ use super::super::asking::{Asker, Asking, PROBE_REST};
 use super::super::life::{Life, Phase, serves};
 use super::super::service::Service;
 use super::super::{Action, Turn};
-use super::{Admin, Beside, Generations, LOOK, Left, Reloaded, Told, newest};
+use super::{Admin, Beside, Generations, LOOK, Left, Reloaded, Step, Told, newest};
 use crate::drain::{Answer, Ask, Readiness, Time};
 use crate::duration::show;
 use crate::process::Exit;
@@ -43,7 +43,7 @@ impl Starting {
         let due = self.since + START_LIMIT;
         if turn.now >= due && !self.given_up {
             self.given_up = true;
-            turn.act(Action::KillNewest);
+            turn.step(Step::KillNewest);
         }
         let health = fails.and_then(|fails| self.asking.advance_health(turn, fails));
         let look = self.asking.advance(turn, Ask::Sockets);
@@ -56,16 +56,16 @@ impl Generations {
     /// A reload is wanted; if it is urgent, by then.
     pub(super) fn on_reload(&mut self, life: &Life, turn: &mut Turn, by: Option<Time>) {
         if life.drain().is_some() {
-            turn.act(Action::Reloaded(Reloaded::Draining));
+            turn.step(Step::Reloaded(Reloaded::Draining));
         } else if self.beside != Beside::Nobody && life.is_running() {
             // It would cut what the old Envoy has, or come too late for the one that starts.
             self.kept = true;
             self.hurry = by.or(self.hurry);
-            turn.act(Action::Keep);
+            turn.step(Step::Keep);
         } else if life.is_live() {
             self.begin(turn);
         } else {
-            turn.act(Action::Reloaded(Reloaded::NotLive));
+            turn.step(Step::Reloaded(Reloaded::NotLive));
         }
     }
 
@@ -73,7 +73,7 @@ impl Generations {
         self.hurry = None;
         self.beside = Beside::Trying;
         self.waited = true;
-        turn.act(Action::Try);
+        turn.step(Step::Try);
     }
 
     /// Begins the reload that was kept, where nothing stands in its way any more.
@@ -91,7 +91,7 @@ impl Generations {
                 second: false,
                 reopen: false,
             };
-            turn.act(Action::SpawnNext);
+            turn.step(Step::SpawnNext);
         } else {
             self.beside = Beside::Nobody;
             self.tell(turn, Reloaded::Refused);
@@ -222,7 +222,7 @@ impl Generations {
                 second: true,
                 reopen: next.reopen,
             };
-            turn.act(Action::SpawnNext);
+            turn.step(Step::SpawnNext);
             return;
         }
         self.serve_on(life, turn.now);

@@ -1,0 +1,268 @@
+//! A hot restart: the next generation of Envoy is tried, spawned beside this one, and takes over
+//! from it.
+
+use super::Supervisor;
+use super::decide::{Input, News, Reloaded, Step, Who};
+use super::trials::{Purpose, Verdict, program};
+use crate::certificates::Command;
+use crate::drain::Time;
+use crate::envoy::hot_restart;
+use crate::envoy::load::Load;
+use crate::process::{self, Exit};
+use crate::status::hot_restart::{Handover, HotRestart};
+
+/// What is wrong with an Envoy whose listeners ended with the generation that had taken them over.
+pub(super) const CLOSED: &str =
+    "envoy accepts no connections any more: its listeners went with the generation that ended";
+
+impl Supervisor {
+    /// Does what the core says of a hot restart.
+    pub(super) fn on_step(&mut self, now: Time, step: Step) {
+        match step {
+            Step::Try => self.try_next(),
+            Step::SpawnNext => self.spawn_next(),
+            Step::KillNewest => self.envoys.kill_newest(),
+            Step::RelieveOld => {
+                let hurries = self.core.generations().hurries(now);
+                let relieved = self.envoys.relieve_old(hurries);
+                self.handle(Input::HotRestart(News::OldRelieved(relieved)));
+            }
+            Step::TerminateOld => self.envoys.terminate_old(),
+            Step::KillOld => {
+                self.envoys.kill_old();
+                self.note_generations();
+            }
+            Step::Keep => self.keep_reload(),
+            Step::Reloaded(how) => self.on_reloaded(how),
+        }
+    }
+
+    /// Changes what is shown of hot restarts.
+    pub(super) fn note_hot_restart(&self, change: impl FnOnce(&mut HotRestart)) {
+        self.board.update(|snapshot| {
+            if let Some(hot_restart) = &mut snapshot.hot_restart {
+                change(hot_restart);
+            }
+        });
+    }
+
+    /// Shows which generation is the newest, and whether an old one lives.
+    pub(super) fn note_generations(&self) {
+        self.note_hot_restart(|hot_restart| {
+            hot_restart.epoch = self.envoys.epoch();
+            hot_restart.old = self.envoys.old();
+        });
+    }
+
+    /// Brings the snapshot up to what the core has decided of a second Envoy.
+    pub(super) fn publish_hot_restart(&self) {
+        let generations = self.core.generations();
+        let handover = Handover {
+            admin_away: (generations.is_starting() || generations.is_admin_away())
+                && !generations.accepts_nothing(),
+            degraded: generations.is_degraded(),
+        };
+        let Some(HotRestart {
+            handover: before, ..
+        }) = self.board.read().hot_restart
+        else {
+            return;
+        };
+        if before != handover {
+            self.note_hot_restart(|hot_restart| hot_restart.handover = handover);
+            tell_degraded(before.degraded, handover.degraded);
+        }
+        let until = generations.old_ends_at().map(|at| self.born + at);
+        self.board.update_quietly(|snapshot| {
+            if let Some(hot_restart) = &mut snapshot.hot_restart {
+                hot_restart.old_until = until;
+            }
+        });
+    }
+
+    /// Envoy's last word on an old generation stands when that is gone.
+    pub(super) fn correct(&self, load: &mut Load) {
+        if self.envoys.old().is_none() {
+            load.old_connections = 0;
+        }
+    }
+
+    /// The old generation is gone.
+    pub(super) fn on_old_exit(&mut self, exit: Exit) {
+        log::info!("the old generation is gone: {exit}");
+        self.note_generations();
+        self.handle(Input::Exited(Who::Old, exit));
+    }
+
+    /// The reload that was asked for just now is done later.
+    pub(super) fn keep_reload(&mut self) {
+        let waits_for = match self.envoys.old() {
+            Some(pid) if self.core.generations().old_ends_at().is_some() => {
+                format!("until the generation before, pid {pid}, has ended")
+            }
+            _ => "until the reload under way has ended".into(),
+        };
+        log::info!("the reload is kept {waits_for}");
+        self.helpers.tell(Command::CheckNow(self.reloading.number));
+        self.note_hot_restart(|hot_restart| hot_restart.kept = true);
+    }
+
+    /// Has Envoy look at the configuration as it is now: the Envoy that the path leads to now.
+    pub(super) fn try_next(&mut self) {
+        self.begin_reload();
+        self.choose_configuration();
+        let envoy = self.board.read().envoy.clone();
+        let warning = envoy.and_then(|it| hot_restart::warning(&it.version?, it.pid));
+        if let Some(warning) = warning {
+            log::warn!("{warning}");
+        }
+        let mut line = self.envoys.next_line();
+        line.extend(["--mode", "validate"].map(Into::into));
+        self.trials.ask(Purpose::Configuration, line);
+    }
+
+    /// A trial of the next generation ended.
+    pub(super) fn on_next_tried(&mut self, verdict: Verdict) {
+        match verdict.purpose {
+            Purpose::Configuration if verdict.exit == Some(Exit::Code(0)) => {
+                let mut line = program(self.envoys.line());
+                line.push("--hot-restart-version".into());
+                self.trials.ask(Purpose::NextVersion, line);
+            }
+            Purpose::Configuration => self.refuse(match (verdict.refusal(), verdict.exit) {
+                (Some(why), _) => format!("envoy refuses the configuration: {why}"),
+                (None, Some(exit)) => format!(
+                    "the trial of the configuration told nothing: {exit}; {}",
+                    verdict.said.lines().last().unwrap_or_default().trim()
+                ),
+                (None, None) => format!(
+                    "{} cannot be started: {}",
+                    self.envoys.program().to_string_lossy(),
+                    verdict.said
+                ),
+            }),
+            Purpose::NextVersion if verdict.exit != Some(Exit::Code(0)) => {
+                self.refuse(format!(
+                    "the new envoy told no version of hot restart: {}",
+                    verdict.said.trim()
+                ));
+            }
+            Purpose::NextVersion => {
+                let Some(pid) = self.envoys.pid() else {
+                    return self.refuse("envoy ended meanwhile".into());
+                };
+                let next = Purpose::Version(verdict.said.trim().to_owned());
+                let line = [format!("/proc/{pid}/exe"), "--hot-restart-version".into()];
+                self.trials.ask(next, line.map(Into::into).to_vec());
+            }
+            Purpose::Version(next)
+                if verdict.exit == Some(Exit::Code(0)) && verdict.said.trim() == next =>
+            {
+                self.handle(Input::HotRestart(News::Tried(true)));
+            }
+            Purpose::Version(next) => self.refuse(format!(
+                "the new envoy speaks hot restart {next}, the running one {}",
+                verdict.said.trim()
+            )),
+            Purpose::Certificates(_) | Purpose::Start | Purpose::Forgotten => {}
+        }
+    }
+
+    /// Has the configuration file read, which the next generation reads.
+    fn note_next_configuration(&self) {
+        if !self.envoys.tries_copy() {
+            self.helpers.note_configuration();
+        }
+    }
+
+    /// The next generation is none, and this is why.
+    fn refuse(&mut self, why: String) {
+        self.reloading.refusal = why;
+        self.handle(Input::HotRestart(News::Tried(false)));
+    }
+
+    /// Spawns the next generation beside the newest.
+    pub(super) fn spawn_next(&mut self) {
+        match self.envoys.spawn_next() {
+            Ok(pid) => {
+                self.note_start(pid);
+                self.note_next_configuration();
+                self.handle(Input::HotRestart(News::Spawned(true)));
+            }
+            Err(error) => {
+                let (_, why) = process::spawn_failure(self.envoys.program(), &error);
+                self.reloading.refusal = why;
+                self.handle(Input::HotRestart(News::Spawned(false)));
+            }
+        }
+    }
+
+    /// A generation that rose ended before it was live.
+    pub(super) fn fall_back(&mut self, exit: Exit) {
+        self.reloading.refusal = format!("the next generation ended before it was live: {exit}");
+        self.envoys.fall_back();
+        log::warn!("{}", self.reloading.refusal);
+        if let Some(pid) = self.envoys.pid() {
+            self.note_start(pid);
+        }
+    }
+
+    /// A hot restart ended.
+    pub(super) fn on_reloaded(&mut self, how: Reloaded) {
+        self.note_hot_restart(|hot_restart| match how {
+            Reloaded::Live => hot_restart.done += 1,
+            Reloaded::Failed => hot_restart.failed += 1,
+            _ => hot_restart.refused += 1,
+        });
+        if !self.reloading.generation {
+            // Refused before it began.
+            self.begin_reload();
+        }
+        let epoch = self.envoys.epoch();
+        let result = match how {
+            Reloaded::Live => {
+                // From here on the new Envoy's word on the certificates is the one that counts.
+                self.helpers.tell(Command::EnvoyReplaced);
+                self.read_certificates();
+                let pid = self.envoys.pid().unwrap_or_default();
+                Ok(format!(
+                    "generation {epoch} is live, pid {pid}; the one before drains"
+                ))
+            }
+            Reloaded::Failed => {
+                if self.core.generations().is_admin_away() {
+                    log::warn!("generation {epoch} serves on");
+                }
+                let why = std::mem::take(&mut self.reloading.refusal);
+                Err(if why.is_empty() {
+                    "envoy ended meanwhile".into()
+                } else {
+                    why
+                })
+            }
+            Reloaded::NotLive => Err("envoy is not live".into()),
+            Reloaded::Draining => Err("a drain was asked for".into()),
+            Reloaded::Refused => Err(std::mem::take(&mut self.reloading.refusal)),
+        };
+        self.note_generations();
+        if matches!(how, Reloaded::NotLive) {
+            self.miss_configuration();
+        }
+        self.on_followed(matches!(how, Reloaded::Live));
+        self.reloading.generation = false;
+        self.reloading.rose = Some(result);
+        self.end_reload();
+    }
+}
+
+/// Says when Envoy begins to serve without its admin interface, and when that ends.
+fn tell_degraded(before: bool, now: bool) {
+    match (before, now) {
+        (false, true) => log::error!(
+            "degraded: envoy serves on without its admin interface, which it had handed over to the \
+             generation that ended; the next good reload mends that"
+        ),
+        (true, false) => log::info!("degraded no more"),
+        _ => {}
+    }
+}
