@@ -66,7 +66,7 @@ pub enum Next {
 }
 
 /// An answer that is this late is as good as none when the deadline has come.
-const HANGING: Duration = Duration::from_secs(2);
+pub(crate) const HANGING: Duration = Duration::from_secs(2);
 
 /// An Envoy that never answered is given at least this long: one that is just starting has no
 /// signal handler before its admin interface answers, and would die of SIGTERM rather than stop.
@@ -118,7 +118,6 @@ pub struct Drain {
     poll_failures: u32,
     /// How long the last polls took.
     costs: [Duration; USUAL],
-    asked: Option<(Ask, Time)>,
     /// Whether Envoy does not tell what is left: the last poll failed, or there was none yet.
     failing: bool,
     kernel: Kernel,
@@ -172,7 +171,6 @@ impl Drain {
             },
             poll_failures: 0,
             costs: [Duration::ZERO; USUAL],
-            asked: None,
             failing: true,
             kernel: Kernel::Silent,
             would_end_as: None,
@@ -255,33 +253,26 @@ impl Drain {
         self.outcome
     }
 
-    /// The question that the drain has asked gets no answer: the one to ask is another now.
-    pub fn forget_question(&mut self) {
-        self.asked = None;
-    }
-
     /// Ends the drain from outside, unless it has ended already.
     pub fn end(&mut self, outcome: Outcome) {
         self.outcome.get_or_insert(outcome);
     }
 
-    /// What to do now. It asks nothing unless Envoy's admin interface is `free` to answer.
-    pub fn next(&mut self, now: Time, free: bool) -> Next {
+    /// What to do now. The drain asks nothing unless Envoy's admin interface is `free` to answer.
+    /// `asked` is when the drain's question was asked that is in flight.
+    pub fn next(&mut self, now: Time, free: bool, asked: Option<Time>) -> Next {
         if self.outcome.is_none() {
-            self.check_time(now);
+            self.check_time(now, asked);
         }
         if let Some(outcome) = self.outcome {
             return Next::Over(outcome);
         }
         let horizon = self.horizon(now);
-        if !free || self.asked.is_some() {
+        if !free || asked.is_some() {
             return Next::Wait(horizon);
         }
         match self.wanted(now) {
-            Ok(ask) => {
-                self.asked = Some((ask, now));
-                Next::Ask(ask)
-            }
+            Ok(ask) => Next::Ask(ask),
             Err(due) => Next::Wait(due.min(horizon)),
         }
     }
@@ -306,11 +297,9 @@ impl Drain {
         self.live || self.kernel == Kernel::Told
     }
 
-    fn check_time(&mut self, now: Time) {
+    fn check_time(&mut self, now: Time, asked: Option<Time>) {
         if now >= self.deadline {
-            let hanging = self
-                .asked
-                .is_some_and(|(_, at)| now.saturating_sub(at) >= HANGING);
+            let hanging = asked.is_some_and(|at| now.saturating_sub(at) >= HANGING);
             // With no time for any question, nobody has failed to answer one.
             let lost = self.live && (hanging || self.failing && self.deadline > self.serving_until);
             self.end(match self.would_end_as {
@@ -319,7 +308,7 @@ impl Drain {
                 Some(outcome)
                     if (self.min_until >= self.deadline
                         || self.closing == Closing::Tried && self.may_lose_entries(now))
-                        && self.asked.is_none()
+                        && asked.is_none()
                         && self.known =>
                 {
                     outcome

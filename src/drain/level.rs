@@ -52,9 +52,6 @@ impl Drain {
         self.costs = [Duration::ZERO; USUAL];
         self.poll_failures = MANY;
         self.came = None;
-        if let Some((_, at)) = &mut self.asked {
-            *at = past(*at, HANGING);
-        }
         self.entries_since = self.entries_since.map(|at| past(at, FLUSH));
         if let Idle::Since(at, sum) = &mut self.idle {
             (*at, *sum) = (past(*at, self.settle), 0);

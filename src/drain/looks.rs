@@ -52,25 +52,12 @@ pub(super) enum Kernel {
     Told,
 }
 impl Drain {
-    /// Takes the answer to what was asked; none stands for every failure there is. `now` is when
-    /// it came.
-    pub fn answer(&mut self, now: Time, ask: Ask, answer: Option<&Answer>) {
-        // A question to Envoy may have been put to the kernel.
-        let asked = self
-            .asked
-            .take_if(|(asked, _)| *asked == ask || (*asked, ask) == (Ask::Stats, Ask::Sockets));
-        if let (Ask::Ready, Some(Answer::Ready(readiness))) = (ask, answer) {
-            // Whoever asked: an Envoy that has told its state is not silent any more.
-            if !self.live {
-                self.on_readiness(now, *readiness);
-            }
-            return;
-        }
-        let Some((question, asked)) = asked else {
-            return;
-        };
+    /// Takes the answer to the drain's question, which was asked at `asked`; none stands for every
+    /// failure there is. `now` is when it came.
+    pub fn answer(&mut self, now: Time, asked: Time, ask: Ask, answer: Option<&Answer>) {
         let took = now.saturating_sub(asked);
         match (ask, answer) {
+            (Ask::Ready, Some(Answer::Ready(readiness))) => self.on_ready(now, *readiness),
             (Ask::Ready, _) => self.ready.tried(now, false),
             (Ask::FailHealthCheck, answer) => self.health.tried(now, answer.is_some()),
             (Ask::DrainListeners, answer) => self.listeners.tried(now, answer.is_some()),
@@ -98,7 +85,8 @@ impl Drain {
                 self.poll_at(now + self.pace().max(pause(0)), Ask::Stats);
             }
             (Ask::Sockets, Some(Answer::Stats(load))) => {
-                if question == Ask::Stats {
+                if self.live && self.poll.ask == Ask::Stats {
+                    // Envoy was not asked: it has no admin interface, and has failed to answer nothing.
                     self.failing = false;
                 }
                 self.kernel = Kernel::Told;
@@ -124,6 +112,13 @@ impl Drain {
         }
     }
 
+    /// Envoy has told its state, whoever asked: it is not silent any more.
+    pub fn on_ready(&mut self, now: Time, readiness: Readiness) {
+        if !self.live {
+            self.on_readiness(now, readiness);
+        }
+    }
+
     fn poll_at(&mut self, due: Time, ask: Ask) {
         self.poll = Poll { due, ask };
     }
@@ -140,9 +135,9 @@ impl Drain {
     }
 
     /// A connection has ended, as the kernel tells: the last one, perhaps. Whoever tells that tells
-    /// it again after an answer that shows nothing of it.
-    pub fn on_end(&mut self) {
-        if self.asked.is_none() && !self.failing && self.poll.ask == Ask::Stats {
+    /// it again after an answer that shows nothing of it, where a question of the drain's `is_asked`.
+    pub fn on_end(&mut self, is_asked: bool) {
+        if !is_asked && !self.failing && self.poll.ask == Ask::Stats {
             let early = self.pace() - self.rest();
             self.poll.due = self.poll.due.saturating_sub(early);
         }

@@ -53,11 +53,11 @@ impl Play {
         mut envoy: impl FnMut(Time, Ask) -> Option<Answer>,
     ) -> Option<Outcome> {
         while self.now < until {
-            match self.drain.next(self.now, true) {
+            match self.drain.next(self.now, true, None) {
                 Next::Ask(ask) => {
                     self.asked.push(ask);
                     let answer = envoy(self.now, ask);
-                    self.drain.answer(self.now, ask, answer.as_ref());
+                    self.drain.answer(self.now, self.now, ask, answer.as_ref());
                 }
                 Next::Wait(due) => {
                     assert!(due > self.now, "it would spin");
@@ -105,13 +105,11 @@ fn word_of_an_end_brings_the_next_poll_forward_and_no_further_than_its_rest() {
     };
     let mut play = Play::new(&limits, true);
     play.until(ms(1), envoy_with(&load(1, 1, 0, 0)));
-    assert_eq!(play.drain.next(ms(1), true), Next::Wait(ms(10_000)));
+    assert_eq!(play.drain.next(ms(1), true, None), Next::Wait(ms(10_000)));
     // A question that shows nothing of it is in flight: it is told again.
-    play.drain.asked = Some((Ask::Activity, ms(1)));
-    play.drain.on_end();
-    play.drain.asked = None;
-    assert_eq!(play.drain.next(ms(1), true), Next::Wait(ms(10_000)));
-    play.drain.on_end();
+    play.drain.on_end(true);
+    assert_eq!(play.drain.next(ms(1), true, None), Next::Wait(ms(10_000)));
+    play.drain.on_end(false);
     assert_eq!(
         play.until(ms(2), envoy_with(&load(0, 0, 0, 0))),
         Some(Outcome::Drained)
@@ -121,8 +119,8 @@ fn word_of_an_end_brings_the_next_poll_forward_and_no_further_than_its_rest() {
     play.until(ms(1), envoy_with(&load(1, 1, 0, 0)));
     play.drain.costs = [ms(100); USUAL];
     play.drain.poll.due = ms(1) + play.drain.pace();
-    play.drain.on_end();
-    assert_eq!(play.drain.next(ms(1), true), Next::Wait(ms(2_001)));
+    play.drain.on_end(false);
+    assert_eq!(play.drain.next(ms(1), true, None), Next::Wait(ms(2_001)));
 }
 
 #[test]

@@ -57,6 +57,7 @@ impl Turn {
         Question {
             number: self.questions,
             ask,
+            at: self.now,
             asker,
         }
     }

@@ -21,9 +21,15 @@ fn an_admin_that_answers_nothing_is_asked_until_the_deadline_and_then_lost() {
 #[test]
 fn an_answer_that_never_comes_does_not_move_the_deadline() {
     let mut drain = Drain::new(&LIMITS, ms(0), ms(0), true, true);
-    assert_eq!(drain.next(ms(0), true), Next::Ask(Ask::FailHealthCheck));
-    assert_eq!(drain.next(ms(1), true), Next::Wait(ms(25_000)));
-    assert_eq!(drain.next(ms(25_000), true), Next::Over(Outcome::AdminLost));
+    assert_eq!(
+        drain.next(ms(0), true, None),
+        Next::Ask(Ask::FailHealthCheck)
+    );
+    assert_eq!(drain.next(ms(1), true, Some(ms(0))), Next::Wait(ms(25_000)));
+    assert_eq!(
+        drain.next(ms(25_000), true, Some(ms(0))),
+        Next::Over(Outcome::AdminLost)
+    );
 }
 
 #[test]
@@ -44,9 +50,10 @@ fn polls_take_under_a_twentieth_of_a_dear_admins_time() {
     let mut drain = Drain::new(&LIMITS, ms(0), ms(0), true, true);
     let (mut now, mut polls, mut spent) = (ms(0), 0, ms(0));
     while now < ms(20_000) {
-        match drain.next(now, true) {
+        match drain.next(now, true, None) {
             Next::Ask(ask) => {
                 let took = if ask == Ask::Stats { ms(90) } else { ms(0) };
+                let asked = now;
                 now += took;
                 if ask == Ask::Stats {
                     polls += 1;
@@ -54,6 +61,7 @@ fn polls_take_under_a_twentieth_of_a_dear_admins_time() {
                 }
                 drain.answer(
                     now,
+                    asked,
                     ask,
                     Some(&if ask == Ask::Stats {
                         load(1, 1, 0, 0)
@@ -75,13 +83,17 @@ fn polls_take_under_a_twentieth_of_a_dear_admins_time() {
 #[test]
 fn an_envoy_that_initializes_is_stopped_at_once() {
     let mut drain = Drain::new(&LIMITS, ms(5_000), ms(0), false, true);
-    assert_eq!(drain.next(ms(5_000), true), Next::Ask(Ask::Ready));
+    assert_eq!(drain.next(ms(5_000), true, None), Next::Ask(Ask::Ready));
     drain.answer(
         ms(5_001),
+        ms(5_000),
         Ask::Ready,
         Some(&Answer::Ready(Readiness::Initializing)),
     );
-    assert_eq!(drain.next(ms(5_001), true), Next::Over(Outcome::NeverLive));
+    assert_eq!(
+        drain.next(ms(5_001), true, None),
+        Next::Over(Outcome::NeverLive)
+    );
 }
 
 #[test]
@@ -91,8 +103,8 @@ fn an_envoy_that_never_answered_is_given_the_time_that_it_has_been_up() {
         let mut drain = Drain::new(&LIMITS, start, ms(0), false, true);
         let mut now = start;
         let outcome = loop {
-            match drain.next(now, true) {
-                Next::Ask(ask) => drain.answer(now, ask, None),
+            match drain.next(now, true, None) {
+                Next::Ask(ask) => drain.answer(now, now, ask, None),
                 Next::Wait(due) => now = due,
                 Next::Over(outcome) => break outcome,
             }
@@ -234,13 +246,14 @@ fn one_slow_answer_does_not_slow_the_polls_down() {
         let mut drain = Drain::new(&LIMITS, ms(0), ms(0), true, true);
         let (mut now, mut polls) = (ms(0), 0);
         while now < ms(6_000) {
-            match drain.next(now, true) {
+            match drain.next(now, true, None) {
                 Next::Ask(Ask::Stats) => {
                     polls += 1;
+                    let asked = now;
                     now += if polls == 3 { slow } else { ms(1) };
-                    drain.answer(now, Ask::Stats, Some(&load(1, 1, 0, 0)));
+                    drain.answer(now, asked, Ask::Stats, Some(&load(1, 1, 0, 0)));
                 }
-                Next::Ask(ask) => drain.answer(now, ask, Some(&Answer::Done)),
+                Next::Ask(ask) => drain.answer(now, now, ask, Some(&Answer::Done)),
                 Next::Wait(due) => now = due,
                 Next::Over(outcome) => panic!("{outcome:?}"),
             }

@@ -62,10 +62,11 @@ proptest! {
         let mut last = None;
         let mut spoke = live;
         let mut turns = 0;
+        let mut asked = None;
         let outcome = loop {
             turns += 1;
             prop_assert!(turns < 20_000, "it spins");
-            match drain.next(now, true) {
+            match drain.next(now, true, asked) {
                 Next::Over(outcome) => break outcome,
                 Next::Wait(due) => {
                     prop_assert!(due > now && due <= deadline);
@@ -75,12 +76,14 @@ proptest! {
                     prop_assert!(now < deadline);
                     prop_assert!(now >= start + limits.delay || !live);
                     prop_assert!(!done.contains(&ask), "{ask:?} again");
+                    let at = now;
+                    asked = Some(at);
                     let (answer, took) = match weather.next() {
                         Some(Weather::Answers(load, took)) => (Some(load), took),
                         Some(Weather::Fails(took)) => (None, took),
                         _ => {
                             // It hangs: only the deadline is left.
-                            let Next::Wait(due) = drain.next(now, true) else {
+                            let Next::Wait(due) = drain.next(now, true, asked) else {
                                 panic!("asked twice");
                             };
                             prop_assert!(due <= deadline);
@@ -91,7 +94,7 @@ proptest! {
                     let ended = now + ms(took);
                     // Envoy is slow; the machine's own times come first.
                     while now < ended {
-                        match drain.next(now, true) {
+                        match drain.next(now, true, asked) {
                             Next::Wait(due) => now = due.min(ended),
                             Next::Over(_) => break,
                             Next::Ask(_) => panic!("asked twice"),
@@ -115,7 +118,8 @@ proptest! {
                     }
                     let late = drain.outcome().is_some();
                     spoke |= ask == Ask::Ready && answer.is_some() && !late;
-                    drain.answer(now, ask, answer.as_ref());
+                    drain.answer(now, at, ask, answer.as_ref());
+                    asked = None;
                 }
             }
         };

@@ -20,6 +20,8 @@ pub(super) enum Asker {
     Look,
     /// The drain, or the wait of a hold.
     Drain,
+    /// A wait that is over, or that another has followed: the answer is none to that.
+    Past,
     /// Whoever sees to it that Envoy's health check fails, or passes, as it should.
     HealthCheck,
 }
@@ -31,6 +33,8 @@ pub struct Question {
     pub number: u64,
     /// What was asked.
     pub ask: Ask,
+    /// When.
+    pub at: Time,
     pub(super) asker: Asker,
 }
 
@@ -113,6 +117,21 @@ impl Asking {
     /// Takes the question that an answer of this number is to, if it is still in flight.
     pub fn take(&mut self, number: u64) -> Option<Question> {
         self.asked.take_if(|asked| asked.number == number)
+    }
+
+    /// When the wait's question was asked that is in flight.
+    pub fn wait_asked(&self) -> Option<Time> {
+        let asked = self.asked.filter(|asked| asked.asker == Asker::Drain)?;
+        Some(asked.at)
+    }
+
+    /// Another wait begins, or none goes on: what the one before has asked is not its question.
+    pub fn leave_wait(&mut self) {
+        if let Some(asked) = &mut self.asked
+            && asked.asker == Asker::Drain
+        {
+            asked.asker = Asker::Past;
+        }
     }
 
     /// Whether a look is in flight: its answer serves whoever wants one now.

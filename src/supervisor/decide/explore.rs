@@ -18,12 +18,12 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use super::asking::{Asking, HealthCheck, PROBE_REST};
+use super::asking::{Asker, Asking, HealthCheck, PROBE_REST};
 use super::generations::{Admin, Beside, Left, MOMENT, SEEN_LATE, START_LIMIT};
 use super::life::{AfterStop, HANDLERS_READY, KILL_PATIENCE};
 use super::orders::SAME_ORDER;
 use super::*;
-use crate::drain::{Answer, FLUSH, Limits, MinDrain, Outcome, Readiness, SILENCE_MIN};
+use crate::drain::{Answer, FLUSH, HANGING, Limits, MinDrain, Outcome, Readiness, SILENCE_MIN};
 use crate::envoy::load::{self, Counters, Listener, Load};
 use crate::process::Exit;
 use crate::supervisor::backoff::Backoff;

@@ -328,7 +328,7 @@ impl Generations {
                     asked.take_if(|asked| asked.number == number),
                     life.service.drain_mut(),
                 ) {
-                    drain.answer(turn.now, question.ask, answer);
+                    drain.answer(turn.now, question.at, question.ask, answer);
                 }
                 return false;
             }

@@ -85,6 +85,7 @@ impl Life {
         let wait = match &mut self.phase {
             Phase::Running(envoy) => {
                 envoy.asking.hurry_health(now);
+                envoy.asking.leave_wait();
                 let live = envoy.live.is_some();
                 if live {
                     self.reason = from.into();
@@ -116,6 +117,7 @@ impl Life {
         }
         self.service = Service::Serving;
         if let Phase::Running(envoy) = &mut self.phase {
+            envoy.asking.leave_wait();
             envoy.asking.hurry_health(turn.now);
             if envoy.live.is_some() {
                 self.reason = format!("live again: {from}");
@@ -164,7 +166,7 @@ impl Life {
             return None;
         };
         let free = envoy.asking.asked.is_none() && view.sight != Sight::Nothing;
-        match drain.next(turn.now, free) {
+        match drain.next(turn.now, free, envoy.asking.wait_asked()) {
             drain::Next::Ask(ask) => {
                 let horizon = drain.horizon(turn.now);
                 let ask = match ask {

@@ -173,7 +173,11 @@ impl Life {
             (Input::Resume(from), _) => self.on_resume(turn, &from),
             (Input::Exited(_, exit), _) => self.on_exit(turn, view, exit),
             (Input::ConnectionEnded, _) => {
-                self.service.wait_mut().into_iter().for_each(Drain::on_end);
+                let asking = self.envoy().map(|envoy| envoy.asking);
+                let is_asked = asking.is_some_and(|asking| asking.wait_asked().is_some());
+                if let Some(wait) = self.service.wait_mut() {
+                    wait.on_end(is_asked);
+                }
             }
             (Input::CertificatesMissing(which), Phase::Waiting) => self.reason = which,
             (Input::CertificatesReady, Phase::Waiting) => self.phase = Phase::Spawning,
@@ -252,7 +256,11 @@ impl Life {
         }
         self.tell_wait(view);
         if let Some(wait) = self.service.wait_mut() {
-            wait.answer(now, question.ask, answer);
+            match (question.asker, answer) {
+                (Asker::Drain, _) => wait.answer(now, question.at, question.ask, answer),
+                (_, Some(Answer::Ready(readiness))) => wait.on_ready(now, *readiness),
+                _ => {}
+            }
         }
         let Phase::Running(envoy) = &mut self.phase else {
             return;
@@ -268,7 +276,7 @@ impl Life {
             }
             (Ask::Sockets, Asker::Look) => envoy.asking.look_again(now, LOOK_REST),
             (Ask::Traffic, _) if answer.is_none() => envoy.asking.look_soon(now),
-            (Ask::Stats | Ask::Sockets, Asker::Drain) if answer.is_some() => {
+            (Ask::Stats | Ask::Sockets, Asker::Drain | Asker::Past) if answer.is_some() => {
                 envoy.asking.forget_figures();
             }
             _ => {}

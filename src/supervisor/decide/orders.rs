@@ -111,9 +111,11 @@ impl Life {
     }
 
     fn begin_drain(&mut self, now: Time, view: View, stops: bool, cause: &str) {
-        let Phase::Running(envoy) = &self.phase else {
+        let Phase::Running(envoy) = &mut self.phase else {
             return;
         };
+        envoy.asking.leave_wait();
+        let since = envoy.since;
         // Where nobody can be asked, another Envoy has been.
         let live = envoy.live.is_some() || view.sight == Sight::Nothing;
         let mut limits = self.rules.limits.clone();
@@ -121,7 +123,7 @@ impl Life {
             // Those who send traffic were told when the hold began.
             limits.delay = Duration::ZERO;
         }
-        let drain = Drain::new(&limits, now, envoy.since, live, stops);
+        let drain = Drain::new(&limits, now, since, live, stops);
         self.service = Service::Leaving(drain.caused_by(cause));
     }
 

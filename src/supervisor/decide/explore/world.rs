@@ -17,9 +17,14 @@ impl World {
             at.filter(|at| now < *at + SAME_ORDER)
                 .map(|at| past(at, SAME_ORDER))
         };
+        let waits = self.core.is_draining();
         let asking = |asking: &mut Asking, live: bool| {
             if let Some(asked) = &mut asking.asked {
                 asked.number = 0;
+                asked.at = match asked.asker {
+                    Asker::Drain if waits => past(asked.at, HANGING),
+                    _ => BASE,
+                };
             }
             if let Some(next) = &mut asking.next {
                 next.due = due(next.due);
@@ -114,6 +119,7 @@ impl World {
                 *since = BASE;
                 if let Some(asked) = asked {
                     asked.number = 0;
+                    asked.at = past(asked.at, HANGING);
                 }
             }
             _ => {}

@@ -61,12 +61,12 @@ impl Generations {
         };
         drain.set_known(true);
         loop {
-            match drain.next(turn.now, asked.is_none()) {
+            match drain.next(turn.now, asked.is_none(), asked.map(|asked| asked.at)) {
                 drain::Next::Ask(Ask::Stats | Ask::Sockets) => {
                     *asked = Some(turn.ask(Ask::Sockets, Asker::Drain));
                     return Some(drain.horizon(turn.now));
                 }
-                drain::Next::Ask(ask) => drain.answer(turn.now, ask, Some(&Answer::Done)),
+                drain::Next::Ask(ask) => drain.answer(turn.now, turn.now, ask, Some(&Answer::Done)),
                 drain::Next::Wait(until) => return Some(until),
                 drain::Next::Over(_) => break,
             }

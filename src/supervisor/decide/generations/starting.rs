@@ -119,9 +119,6 @@ impl Generations {
             asking.figures_at(turn.now);
         }
         envoy.asking.rest();
-        if let Some(wait) = life.service.wait_mut() {
-            wait.forget_question();
-        }
         self.beside = Beside::Starting(Starting {
             since: turn.now,
             second,
