@@ -49,7 +49,7 @@ pub fn rfc3339(time: SystemTime) -> String {
     format!("{}.{millis:03}Z", to_the_second(seconds))
 }
 
-/// The same to the second, as certificates have it: `2026-01-31T23:59:59Z`.
+/// A time to the second, as certificates have it: `2026-01-31T23:59:59Z`.
 pub fn rfc3339_seconds(time: SystemTime) -> String {
     format!("{}Z", to_the_second(unix_seconds(time)))
 }

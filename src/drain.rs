@@ -48,7 +48,7 @@ pub struct Limits {
     /// With nothing in flight for this long, idle connections hold nothing up; zero turns that
     /// off (`--settle`).
     pub settle: Duration,
-    /// This many connections left count as none (`--open-connections`).
+    /// So many connections that are left count as none (`--open-connections`).
     pub open_connections: u64,
     /// Between polls at the most often (`--check-interval`).
     pub check_interval: Duration,
@@ -83,7 +83,7 @@ enum Aim {
     Stop,
 }
 
-/// One drain.
+/// A drain, under way or over.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Drain {
     cause: String,
@@ -194,7 +194,7 @@ impl Drain {
         drain
     }
 
-    /// The same drain, with who or what asked for it: `SIGTERM`.
+    /// This drain, with who or what asked for it: `SIGTERM`.
     pub fn caused_by(self, cause: &str) -> Drain {
         Drain {
             cause: cause.into(),

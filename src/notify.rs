@@ -23,7 +23,7 @@ const MARGIN: Duration = Duration::from_secs(5);
 pub struct Wanted {
     /// Envoy has been live.
     pub ready: bool,
-    /// It is about to stop.
+    /// Envoy is about to stop.
     pub stopping: bool,
     /// In a line, what drainit is doing.
     pub status: String,

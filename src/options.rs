@@ -66,7 +66,7 @@ pub enum Topic {
     First,
     /// Every option.
     All,
-    /// One command.
+    /// A command of drainit's.
     Of(&'static Entry),
     /// Everything, as a man page.
     Man,
@@ -93,9 +93,9 @@ pub struct Look {
 /// What becomes of an Envoy that ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restart {
-    /// Its end is drainit's.
+    /// Envoy's end is drainit's.
     Never,
-    /// It is started again if it failed.
+    /// Envoy is started again if it failed.
     OnFailure,
 }
 
@@ -104,7 +104,7 @@ pub enum Restart {
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One object a line.
+    /// For programs: a JSON object a line.
     Json,
 }
 
@@ -139,7 +139,7 @@ pub struct Options {
     pub restart: Restart,
     /// The xDS client's certificate.
     pub cert_file: Option<PathBuf>,
-    /// Its key.
+    /// The xDS client's private key.
     pub key_file: Option<PathBuf>,
     /// The CA that the xDS server is checked against.
     pub ca_file: Option<PathBuf>,
@@ -147,7 +147,8 @@ pub struct Options {
     pub resources_dir: Option<PathBuf>,
     /// Certificates of listeners to keep fresh: the SDS secrets' names, and where their files are.
     pub secrets: Vec<(String, Source)>,
-    /// The same of whom listeners believe.
+    /// CA bundles that listeners check peers against: the SDS secrets' names, and where their files
+    /// are.
     pub validations: Vec<(String, Source)>,
     /// How often the certificate files are compared.
     pub certificate_check: Duration,

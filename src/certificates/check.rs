@@ -14,7 +14,7 @@ use super::x509::Key;
 /// A leaf that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
-    /// Its serial number in lower-case hex without leading zeros.
+    /// The serial number in lower-case hex without leading zeros.
     pub serial: String,
     /// From when it is valid.
     pub not_before: SystemTime,

@@ -31,7 +31,7 @@ impl Seen {
 /// What Envoy says of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// Its secrets, in the order that was asked for.
+    /// Envoy's secrets, in the order that was asked for.
     pub secrets: Vec<Seen>,
     /// The serial numbers of the leaves it has loaded, as [`serial`] writes them; or why they
     /// could not be asked for.
@@ -54,15 +54,15 @@ pub struct Expected<'a> {
 /// What to think of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It has all of it.
+    /// Envoy has all of it.
     Taken,
-    /// It has the new versions; whether the leaf is loaded cannot be seen.
+    /// Envoy has the new versions; whether the leaf is loaded cannot be seen.
     Accepted(String),
-    /// It refused it.
+    /// Envoy refused it.
     Rejected(String),
-    /// It has another version so far.
+    /// Envoy has another version so far.
     Other(String),
-    /// It knows no such secret: nothing in its configuration uses it, so far.
+    /// Envoy knows no such secret: nothing in its configuration uses it, so far.
     Unused(String),
 }
 

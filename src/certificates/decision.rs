@@ -51,7 +51,7 @@ enum Phase {
     Watching,
     /// A candidate Envoy is to try a set.
     Try(Set, Origin),
-    /// It does, until then at the latest.
+    /// A candidate Envoy tries a set, until then at the latest.
     Trying(Set, Origin, Instant),
     /// Envoy is asked how things are before the change.
     Before(Set, Origin),

@@ -29,7 +29,7 @@ pub const LINKS: u32 = 40;
 /// Who may look at the directory and its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Their owner alone: there are keys in them.
+    /// The files' owner alone: there are keys in them.
     Owner,
     /// Everybody.
     All,
@@ -69,7 +69,7 @@ impl Sds {
         Sds::look(resources, Access::Owner, false)
     }
 
-    /// The same, and makes it where it is not there.
+    /// Opens the directory, and makes it where it is not there.
     ///
     /// # Errors
     /// As for [`Sds::open`], and when it cannot be made.

@@ -6,8 +6,8 @@ pub enum Duty {
     /// Envoy has no configuration without it, as it is the xDS client's: Envoy is not started
     /// before a candidate took a set that can be used.
     Gate,
-    /// It is a listener's, which alone refuses handshakes without it: it keeps nothing else from
-    /// being served.
+    /// The set is a listener's, which alone refuses handshakes without it: nothing else is kept
+    /// from being served.
     ///
     /// Until there is a set, its SDS file holds no resource. Envoy 1.36.4 and 1.40.0 count that as
     /// `update_rejected`, are LIVE at once, close that listener's connections in the handshake,

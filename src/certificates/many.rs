@@ -58,7 +58,7 @@ pub struct Start {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
-    /// They are read and published.
+    /// The sets are read and published.
     Publishing,
     /// Envoy is asked whether it has them.
     Loading,

@@ -128,7 +128,7 @@ pub enum Command {
     EnvoyStarted,
     /// Another one runs from here on, and its admin answers.
     EnvoyReplaced,
-    /// None runs from here on.
+    /// No Envoy runs from here on.
     EnvoyGone,
     /// The answer to [`Report::Validate`]. `Ok` also when no verdict could be had.
     Validated {

@@ -9,9 +9,9 @@ use super::x509::hex;
 /// What a response says of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// It is not revoked.
+    /// The certificate is not revoked.
     Good,
-    /// It is.
+    /// The certificate is revoked.
     Revoked,
     /// The responder does not know it.
     Unknown,

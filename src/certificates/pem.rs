@@ -11,7 +11,7 @@ use super::secret::SecretBytes;
 /// The base64 of a line of a block that is written (RFC 7468).
 const COLUMNS: usize = 64;
 
-/// One block of a PEM file.
+/// A block of a PEM file.
 #[derive(PartialEq, Eq)]
 pub struct Block<'a> {
     /// What it says it is: `CERTIFICATE`, `PRIVATE KEY`.

@@ -12,15 +12,15 @@ use crate::clock::rfc3339_seconds;
 
 /// For Envoy to take what was published; it takes 1 to 40 ms.
 const WITHIN: Duration = Duration::from_secs(10);
-/// The same for an Envoy that starts: it may have to wait for name servers.
+/// How long an Envoy that starts has to take it: Envoy may have to wait for name servers.
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// Between two questions to Envoy, at first; doubled each time.
 const ASK_FIRST: Duration = Duration::from_millis(2);
-/// The same while it starts.
+/// Between two questions to an Envoy that starts, at first.
 const ASK_STARTING: Duration = Duration::from_millis(100);
-/// The same, at the most.
+/// Between two questions to Envoy, at the most.
 const ASK_AT_MOST: Duration = Duration::from_millis(500);
-/// The same, once it is late.
+/// Between two questions to Envoy, once its answer is late.
 const ASK_LATE: Duration = Duration::from_secs(30);
 
 /// A set that passed the checks, with nothing in it that Envoy does not need.
@@ -100,11 +100,11 @@ impl fmt::Display for Set {
 pub enum Origin {
     /// The files hold it.
     Files,
-    /// It was published before this Envoy, or this thread, began.
+    /// The set was published before this Envoy, or this thread, began.
     EarlierRun,
-    /// It is the last good set: Envoy did not take the one after it.
+    /// The last good set: Envoy did not take the one after it.
     Rollback,
-    /// It is out of date, and there is no other.
+    /// The set is out of date, and there is no other.
     LastResort,
 }
 
@@ -117,8 +117,8 @@ pub enum Ruling {
     Rejected(String),
     /// Envoy had the time, and has another one.
     NotTaken(String),
-    /// It cannot be known in time. Nothing says that the set is bad: it stays, and Envoy is asked
-    /// now and then.
+    /// What Envoy has cannot be known in time. Nothing says that the set is bad: it stays, and
+    /// Envoy is asked now and then.
     Late(String),
     /// Ask again.
     NotYet(String),
@@ -158,7 +158,7 @@ impl Pending {
         }
     }
 
-    /// The same for an Envoy that starts now: its counters begin at nothing, and it reads the
+    /// This set for an Envoy that starts now: its counters begin at nothing, and it reads the
     /// files before its admin answers.
     pub fn restarted(self, now: Instant) -> Pending {
         Pending {

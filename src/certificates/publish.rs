@@ -22,7 +22,7 @@ const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3
 /// Where a set is published.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Its secret, or the one of its certificate and key.
+    /// The set's secret, or that of its certificate and key.
     pub first: Secret,
     /// The secret of the CA bundle that belongs to that, where one does.
     pub ca: Option<Secret>,
@@ -76,7 +76,7 @@ impl Target {
         std::iter::once(&self.first).chain(&self.ca)
     }
 
-    /// Their names.
+    /// The secrets' names.
     pub fn names(&self) -> Vec<&str> {
         self.secrets().map(|secret| secret.name.as_str()).collect()
     }
@@ -266,7 +266,7 @@ pub fn version(generation: u64) -> String {
 /// name and no matcher has such a character.
 const HERE: &str = "\u{1}";
 
-/// This JSON with that where [`HERE`] stands in it.
+/// The JSON `around` with `inner` where [`HERE`] stands in it.
 fn put(around: &Value, inner: &[u8]) -> io::Result<SecretBytes> {
     let around = around.to_string();
     let here = Value::from(HERE).to_string();

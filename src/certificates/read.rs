@@ -14,7 +14,7 @@ use crate::pulse::Pulse;
 /// The most that is read of a file, in bytes: a bundle of all public CAs has 0.25 MB.
 const LIMIT: usize = 1 << 20;
 
-/// One of the files of a set.
+/// A file of a set, by what it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum File {
     /// The leaf and its chain.
@@ -53,7 +53,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// This file is to blame, whatever the time.
+    /// A refusal for which this file is to blame, whatever the time.
     pub fn of(file: File, why: impl Into<String>) -> Refusal {
         Refusal {
             file: Some(file),

@@ -16,7 +16,7 @@ use crate::status::Certificate;
 pub enum Outcome {
     /// Envoy loaded it.
     Ok,
-    /// It was not given to Envoy.
+    /// drainit refused the set: it was not given to Envoy.
     Refused,
     /// Envoy refused it.
     Rejected,
@@ -25,7 +25,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Its name, and its place in [`Certificate::reloads`].
+    /// The outcome's name, and its place in [`Certificate::reloads`].
     fn name_and_place(self) -> (&'static str, usize) {
         match self {
             Outcome::Ok => ("ok", 0),
@@ -83,7 +83,7 @@ impl Record {
         self.status.first()?.last_error.as_deref()
     }
 
-    /// This set is published.
+    /// Notes that this set is published.
     pub fn installed(&mut self, generation: u64, set: &[Checked]) {
         self.left.fill(Left::Plenty);
         for (status, checked) in self.status.iter_mut().zip(set) {

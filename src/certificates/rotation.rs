@@ -23,10 +23,10 @@ use crate::pulse::Pulse;
 /// The most steps in a row: the other sets, and the commands, have their turn.
 const STEPS: usize = 20;
 
-/// One set of files, where it is published, and how far it is.
+/// A set of files, where it is published, and how far it is.
 pub struct Rotation {
     pub decision: Decision,
-    /// Its number among all sets.
+    /// The set's number among all sets.
     number: usize,
     /// Whether looks may be rare where the kernel tells of every change.
     rely_on_kernel: bool,

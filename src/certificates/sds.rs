@@ -1,4 +1,4 @@
-//! One secret of Envoy's, and the SDS file that it is published in.
+//! A secret of Envoy's, and the SDS file that it is published in.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -32,14 +32,14 @@ impl Kind {
     }
 }
 
-/// One secret and its file.
+/// A secret and its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Secret {
-    /// Its name in Envoy's configuration and statistics.
+    /// The secret's name in Envoy's configuration and statistics.
     pub name: String,
     /// What it is there.
     pub kind: Kind,
-    /// Its SDS file.
+    /// The secret's SDS file.
     pub path: PathBuf,
 }
 

@@ -11,9 +11,9 @@ use crate::clock::rfc3339_seconds;
 /// How old what is used may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Age {
-    /// It must be valid.
+    /// The certificate must be valid.
     Valid,
-    /// It may be out of date.
+    /// The certificate may be out of date.
     Any,
 }
 

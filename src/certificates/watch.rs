@@ -143,7 +143,7 @@ impl Watch {
         self.look = now;
     }
 
-    /// They were read.
+    /// The files were read.
     pub fn see(&mut self, now: Instant, reading: Result<Contents, Refusal>) {
         let same = match (&self.seen, &reading) {
             (Some(Ok(seen)), Ok(contents)) => **seen == *contents,
@@ -158,8 +158,8 @@ impl Watch {
         }
     }
 
-    /// They were looked at, whether they had to be read for that or not; `calm` when there is no
-    /// hurry to look again, but by `end`.
+    /// The files were looked at, whether they had to be read for that or not; `calm` when there is
+    /// no hurry to look again, but by `end`.
     pub fn looked(&mut self, now: Instant, wall: SystemTime, calm: bool, end: Option<SystemTime>) {
         if self.again.is_some_and(|again| again <= wall) {
             self.again = None;
@@ -221,7 +221,7 @@ impl Watch {
         })
     }
 
-    /// It is acted on, and will be again at that time.
+    /// What the files hold is acted on, and will be again at that time.
     pub fn act(&mut self, again: Option<SystemTime>) {
         self.acted = self.seen.clone();
         self.again = again;

@@ -7,7 +7,7 @@ use super::der::{Malformed, Reader, tag, whole_bytes};
 /// What is read of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Its serial number in lower-case hex, without leading zeros; `0` for zero.
+    /// The serial number in lower-case hex, without leading zeros; `0` for zero.
     pub serial: String,
     /// From when it is valid.
     pub not_before: SystemTime,

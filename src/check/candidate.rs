@@ -49,7 +49,7 @@ const NO_ADMIN: &str = "No admin address given";
 pub struct Candidate {
     /// The program.
     pub path: PathBuf,
-    /// Its arguments, as an operator gives them.
+    /// Envoy's arguments, as an operator gives them.
     pub args: Vec<OsString>,
     /// Whether we are in a network namespace of our own.
     pub alone: bool,
@@ -175,7 +175,7 @@ impl Candidate {
     }
 }
 
-/// One that runs, until this is dropped.
+/// An Envoy that runs until this is dropped.
 struct Run {
     pid: i32,
     output: File,

@@ -23,7 +23,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Its word in the table.
+    /// The kind's word in the table.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Http => "http",
@@ -55,11 +55,12 @@ pub struct Listener<'a> {
     pub kind: Kind,
     /// Where, as Envoy writes it.
     pub address: String,
-    /// Its HTTP connection managers, each with its routes; none where it gets them later.
+    /// The listener's HTTP connection managers, each with its routes; none where it gets them
+    /// later.
     pub managers: Vec<(&'a Value, Option<Vec<&'a Value>>)>,
-    /// Its TCP proxies.
+    /// The listener's TCP proxies.
     pub proxies: Vec<&'a Value>,
-    /// Its UDP proxies.
+    /// The listener's UDP proxies.
     pub datagrams: Vec<&'a Value>,
 }
 
@@ -108,7 +109,7 @@ impl<'a> Listener<'a> {
         }
     }
 
-    /// Its name, or else its address.
+    /// The listener's name, or else its address.
     pub fn title(&self) -> &str {
         match text(self.json, "/name") {
             "" => &self.address,
@@ -116,7 +117,7 @@ impl<'a> Listener<'a> {
         }
     }
 
-    /// Its name and its address.
+    /// The listener's name and its address.
     pub fn place(&self) -> String {
         match text(self.json, "/name") {
             "" => self.address.clone(),
@@ -129,7 +130,7 @@ impl<'a> Listener<'a> {
         self.address.starts_with("envoy://")
     }
 
-    /// Its name in the statistics.
+    /// The listener's name in the statistics.
     pub fn scope(&self) -> String {
         match text(self.json, "/stat_prefix") {
             "" => self.address.replace(':', "_"),

@@ -27,7 +27,7 @@ const APART: [&str; 12] = [
     "--socket-mode",
 ];
 
-/// The same without a value.
+/// Flags of the kind of [`APART`] that have no value.
 const APART_SWITCHES: [&str; 4] = [
     "--disable-hot-restart",
     "--use-dynamic-base-id",
@@ -74,9 +74,9 @@ pub fn apart(args: &[OsString]) -> Vec<OsString> {
     args
 }
 
-/// The same, with its admin interface at this name in the abstract namespace. `open`: it answers
-/// everything. `held`: it never comes to be live, and so to listen: it waits for a cluster of which
-/// nobody tells the endpoints (`initial_fetch_timeout` 0).
+/// The command line of an Envoy apart, with its admin interface at this name in the abstract
+/// namespace. `open`: it answers everything. `held`: it never comes to be live, and so to listen:
+/// it waits for a cluster of which nobody tells the endpoints (`initial_fetch_timeout` 0).
 ///
 /// # Errors
 /// One line, when the configuration cannot be laid under that.

@@ -15,7 +15,7 @@ const PIECE: usize = 1 << 20;
 /// What a command line starts.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Program {
-    /// This Envoy with these arguments. `behind` is what stands before it (`su-exec envoy`).
+    /// An Envoy with these arguments. `behind` is what stands before it (`su-exec envoy`).
     Envoy {
         path: PathBuf,
         args: Vec<OsString>,

@@ -3,7 +3,7 @@
 /// A listener's row in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prospect {
-    /// Its name, or else its address.
+    /// The listener's name, or else its address.
     pub name: String,
     /// Where it listens.
     pub address: String,

@@ -43,7 +43,7 @@ pub struct Connect(pub Address, pub Peer);
 pub struct Connected(Mutex<Option<UnixStream>>);
 
 impl Connected {
-    /// This one.
+    /// A connection over this stream.
     pub fn new(stream: UnixStream) -> Connected {
         Connected(Mutex::new(Some(stream)))
     }

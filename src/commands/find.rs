@@ -27,13 +27,13 @@ pub struct Target {
     address: Address,
     /// Who must answer there, at every exchange.
     peer: Peer,
-    /// Its pid; none where it runs in another pid namespace than we do.
+    /// The pid of drainit; none where it runs in another pid namespace than we do.
     pid: Option<i32>,
 }
 
 impl Target {
-    /// Its pid; none where it runs in another pid namespace than we do, in which that pid is
-    /// somebody else's.
+    /// The pid of drainit; none where it runs in another pid namespace than we do, in which that
+    /// pid is somebody else's.
     pub fn pid(&self) -> Option<i32> {
         self.pid
     }

@@ -90,7 +90,7 @@ impl Waiting {
         }
     }
 
-    /// It ended so.
+    /// Ends with this result.
     pub fn end(self, result: String) -> Over {
         Over {
             result,

@@ -33,7 +33,7 @@ use view::View;
 /// Between two looks.
 const REST: Duration = Duration::from_secs(1);
 
-/// The same while something moves.
+/// Between two pictures while something moves.
 const MOVING: Duration = Duration::from_millis(250);
 
 /// What does not answer twice, this far apart, is gone.
@@ -89,11 +89,11 @@ pub fn json_line(status: &Value) -> String {
 
 /// Where the pictures go.
 enum Output {
-    /// One over the other.
+    /// Each picture over the one before.
     Screen(Screen),
-    /// One JSON each.
+    /// A JSON object for each picture.
     Json,
-    /// Those lines that were not among the last.
+    /// The lines that were not among the last picture's.
     Lines(Vec<String>),
 }
 
@@ -206,7 +206,7 @@ fn watch(target: &Target, first: Value, json: bool) -> u8 {
 
 /// How drainit ended.
 enum End {
-    /// Its last status, with the verdict.
+    /// The last status of a drainit that ends, with the verdict.
     Told(Value),
     /// What was seen last: it was killed, or is too old to tell.
     Silent(Value),
@@ -241,7 +241,7 @@ impl LastWord {
     }
 }
 
-/// That drainit is gone and its verdict come over two connections.
+/// News that drainit is gone and its verdict come over two connections.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Between two looks whether the latter has.

@@ -23,7 +23,7 @@ const TAKEN_FOR_FOREIGN_LAST: Duration = Duration::from_secs(60);
 /// Why the sockets of a process are not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// This process may not look, for all of that process' life.
+    /// Our process may not look, for all of that process' life.
     Denied(String),
     /// Something else: it has ended, or it takes too long.
     Failed(String),

@@ -104,7 +104,7 @@ impl Lookout {
         self.look_by(admin, |_| {})
     }
 
-    /// The same, with the source prepared.
+    /// Looks, with the source prepared.
     fn look_by(
         &mut self,
         admin: Option<&Address>,
@@ -323,7 +323,7 @@ impl Source {
         socket.ask(request, self.until, take).is_ok()
     }
 
-    /// The same for what nothing else can replace: a refusal is the end of the socket.
+    /// Asks for what nothing else can replace: a refusal is the end of the socket.
     fn ask_for_tcp(&mut self, request: &Request, rows: &mut Vec<InetRow>) -> bool {
         let length = rows.len();
         let Ok(socket) = &mut self.socket else {

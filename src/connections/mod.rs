@@ -98,7 +98,7 @@ pub struct Activity {
     /// Since bytes were last received, in ms; since the connection was opened where none were. TCP
     /// keep-alives have no bytes.
     pub received_ago: u32,
-    /// The same for bytes that were sent.
+    /// Since bytes were last sent, in ms; since the connection was opened where none were.
     pub sent_ago: u32,
     /// Bytes received from the client in all, TLS and framing included.
     pub received: u64,
@@ -139,13 +139,13 @@ pub struct Connection {
 pub struct Listener {
     /// The name in Envoy's configuration; none where it was not told, or is none.
     pub name: Option<String>,
-    /// Its address.
+    /// The listener's address.
     pub local: Local,
     /// Whether it accepts connections now.
     pub listening: bool,
     /// How many connections wait to be accepted, by the listening sockets' own count.
     pub accept_queue: u64,
-    /// Its connections, accepted or not.
+    /// The listener's connections, accepted or not.
     pub connections: Vec<Connection>,
     /// Connections in the accept queue that are not among `connections`: NETLINK_SOCK_DIAG shows
     /// no unix socket before it is accepted.

@@ -13,10 +13,11 @@ pub const QUERY: &str = "/listeners?format=json";
 /// A listener of Envoy's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
-    /// Its name; none where the configuration has none, so that Envoy made up a random UUID.
+    /// The listener's name; none where the configuration has none, so that Envoy made up a random
+    /// UUID.
     pub name: Option<String>,
-    /// Its address and its additional ones, with the ports that the kernel chose. An internal
-    /// listener has none.
+    /// The listener's address and its additional ones, with the ports that the kernel chose. An
+    /// internal listener has none.
     pub locals: Vec<Local>,
 }
 
@@ -27,7 +28,7 @@ impl Named {
         self.name.clone().or(address).unwrap_or_default()
     }
 
-    /// Its addresses, where they are not all that it is named by.
+    /// The listener's addresses, where they are not all that it is named by.
     pub fn address(&self) -> Option<String> {
         let all: Vec<String> = self.locals.iter().map(ToString::to_string).collect();
         let all = (self.name.is_some() || all.len() > 1).then(|| all.join(", "));

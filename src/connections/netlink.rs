@@ -18,7 +18,7 @@ const HEADER: usize = 16;
 /// The request's and the rows' message type.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 
-/// The same before 2012, for TCP sockets of every family: all kernels still answer it.
+/// The kernel's question before 2012, for TCP sockets of every family: all kernels still answer it.
 const TCPDIAG_GETSOCK: u16 = 18;
 
 /// Bytes of an `inet_diag_sockid`.

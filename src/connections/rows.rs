@@ -13,7 +13,7 @@ pub struct InetRow {
     pub kind: Kind,
     /// Whether it is an IPv6 socket, which may have an IPv4 address.
     pub v6: bool,
-    /// Its own end, canonical.
+    /// The socket's own end, canonical.
     pub local: SocketAddr,
     /// The other end, canonical.
     pub peer: SocketAddr,
@@ -45,7 +45,7 @@ pub struct UnixRow {
     pub inode: u64,
     /// How many wait to be accepted, where the table tells that of a listener.
     pub waiting: u32,
-    /// Its path, or `@` and its name in the abstract namespace.
+    /// The socket's path, or `@` and its name in the abstract namespace.
     pub name: String,
 }
 

@@ -16,7 +16,7 @@ use crate::envoy::load::Counters;
 /// How long Envoy accepts at the least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MinDrain {
-    /// This long (`--min-drain DUR`).
+    /// So long (`--min-drain DUR`).
     For(Duration),
     /// Until nobody sends new connections any more, and this long at the most (`--min-drain auto`).
     Auto(Duration),
@@ -50,7 +50,7 @@ const WINDOW: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Arrivals {
     since: Time,
-    /// It is over then, whatever comes.
+    /// When counting is over, whatever comes.
     end: Time,
     /// What the counters said first.
     first: Option<u64>,

@@ -24,7 +24,7 @@ const SHARE_OF_LOOKS: u32 = 4;
 /// Whether the connections that are left are idle, by Envoy's counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Idle {
-    /// They are not, or none is left.
+    /// The connections are not idle, or none is left.
     No,
     /// The last look has shown nothing in flight.
     Perhaps,

@@ -172,7 +172,7 @@ impl Pipe {
         self.write.as_ref()
     }
 
-    /// That end's path, as Envoy sees it.
+    /// The path of the write end, as Envoy sees it.
     pub fn path(&self) -> Option<OsString> {
         let write = self.write.as_ref()?;
         Some(format!("/proc/self/fd/{}", write.as_raw_fd()).into())

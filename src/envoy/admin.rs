@@ -20,7 +20,7 @@ const PROBE: Duration = Duration::from_secs(1);
 /// The answers that are kept are short.
 const SHORT: u64 = 256 * 1024;
 
-/// One question, and where to ask it.
+/// A question, and where to ask it.
 #[derive(Debug)]
 pub struct Job {
     /// Tells a late answer of an Envoy that is gone from one of its successor.

@@ -308,7 +308,8 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// One that no other Envoy has: they share /dev/shm on a node, and more than one may be pid 1.
+/// A base id that no other Envoy has: they share /dev/shm on a node, and more than one may be pid
+/// 1.
 fn free_base_id() -> u32 {
     // Envoy multiplies it by ten, and what is above 31 bits then is negative to it (seen on 1.40.0).
     let any = || u32::try_from(random() % 200_000_000).unwrap_or_default() + 1;

@@ -12,7 +12,7 @@ pub struct Listener {
     /// The listener's own name, or else its address; its name in Envoy's statistics where neither
     /// is known.
     pub name: String,
-    /// Its addresses, where they are known and not its name.
+    /// The listener's addresses, where they are known and not its name.
     pub address: Option<String>,
     /// Connections open on the listener: HTTP, TCP, TLS passthrough and QUIC.
     pub connections: u64,
@@ -74,8 +74,9 @@ pub struct Load {
     /// Connections of an old generation that hands over. Its own gauges are hidden: Envoy adds
     /// them to the newest one's, but does not mark those as used (seen on 1.40.0).
     pub old_connections: u64,
-    /// The same by the kernel's word: connections that count. None where there is no old generation,
-    /// or the kernel does not tell of all that it may have, as where it has a UDP listener.
+    /// Connections of an old generation that count, by the kernel's word. None where there is no
+    /// such generation, or the kernel does not tell of all that it may have, as where it has a UDP
+    /// listener.
     pub old_sockets: Option<u64>,
     /// Envoy's uptime in seconds when it last flushed its statistics: only then does it look at
     /// how many connections the old generation has. None where it is not told.

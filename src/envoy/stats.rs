@@ -99,7 +99,7 @@ struct Scope {
 #[derive(Debug, Default)]
 struct Manager {
     connections: u64,
-    /// None where no request was ever made, or requests are hidden.
+    /// Requests in flight; none where no request was ever made, or requests are hidden.
     requests: Option<u64>,
 }
 

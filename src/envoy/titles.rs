@@ -114,7 +114,7 @@ impl Titles {
         }
     }
 
-    /// Those of the words that fit no listener.
+    /// The words that fit no listener.
     pub fn unknown<'a>(&self, words: &'a [String]) -> Vec<&'a str> {
         let fits = |word: &String| {
             self.scopes.contains(word)

@@ -23,7 +23,7 @@ pub const QUERY: &str = concat!(
 pub struct Share {
     /// All of them.
     pub of: u64,
-    /// Those that went wrong.
+    /// How many went wrong.
     pub bad: u64,
 }
 
@@ -46,9 +46,9 @@ impl Share {
 /// A listener, and what has come to it since Envoy's start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Door {
-    /// Its name, or its address.
+    /// The listener's name, or its address.
     pub name: String,
-    /// Its addresses.
+    /// The listener's addresses.
     pub locals: Vec<Local>,
     /// Connections that it accepted.
     pub connections: u64,

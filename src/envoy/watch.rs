@@ -30,10 +30,10 @@ enum Word {
     #[default]
     Unwanted,
     Wanted,
-    /// It was told, and may have come while something else was asked. So often it was told again
-    /// because Envoy was behind.
+    /// The word was told, and may have come while something else was asked. So often it was told
+    /// again because Envoy was behind.
     Told(u8),
-    /// It is to be told again after a pause.
+    /// The word is to be told again after a pause.
     Behind(u8),
 }
 
@@ -151,8 +151,8 @@ impl Watch {
         }
     }
 
-    /// It showed connections that may be the last ones, at these addresses; Envoy counted more of them
-    /// than the kernel if it is `behind`.
+    /// A look showed connections that may be the last ones, at these addresses; Envoy counted more
+    /// of them than the kernel if it is `behind`.
     pub fn aim(&mut self, doors: &[SocketAddr], behind: bool) {
         if !self.is_on {
             return;

@@ -71,7 +71,7 @@ impl<'a> Witnesses<'a> {
         })
     }
 
-    /// The same of an old generation that the one which took over from it had told to drain. It
+    /// Looks at an old generation that the one which took over from it had told to drain. It
     /// accepts nothing, and reads no UDP; its other connections at a listener's port are clients'.
     ///
     /// # Errors

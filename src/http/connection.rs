@@ -1,4 +1,4 @@
-//! One connection, from its first byte to its last. Never blocks.
+//! A connection, from its first byte to its last. Never blocks.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};

@@ -65,9 +65,9 @@ pub enum When {
 /// An endpoint's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// This one.
+    /// Answer with this reply now.
     Now(Reply),
-    /// None before the snapshot changes, or before that time if there is one.
+    /// Answer when the snapshot has changed, or at that time if there is one.
     Later(Option<Instant>),
 }
 

@@ -17,7 +17,7 @@ const PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// What a request wishes for that the HTTP thread cannot do itself.
 #[derive(Debug)]
 pub enum Wish {
-    /// This peer wishes for a drain, by `/shutdown`.
+    /// A drain, by `/shutdown` from this peer.
     Shutdown(String),
     /// `/hold` was asked for: which order it is, and by whom.
     Hold(OrderNumber, String),
@@ -60,7 +60,7 @@ pub struct Handler<'a> {
     seated: usize,
     /// Whether a probe was asked for and has not been sent.
     probe_wanted: bool,
-    /// The same for a look at what is open.
+    /// Whether a look at what is open was asked for and has not been sent.
     look_wanted: bool,
     /// When the next may be sent.
     next_probe: Option<Instant>,

@@ -23,9 +23,9 @@ pub enum Method {
 /// A request, as far as anybody here looks at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Its method.
+    /// The request's method.
     pub method: Method,
-    /// Its path, without the query.
+    /// The request's path, without the query.
     pub path: String,
     /// What follows the question mark; empty where there is none.
     pub query: String,

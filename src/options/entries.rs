@@ -1,9 +1,9 @@
 //! The table of commands, from which the parser and the help are made.
 
-/// One command.
+/// A command of drainit's.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its name.
+    /// The command's name.
     pub name: &'static str,
     /// What follows the name.
     pub arguments: &'static str,
@@ -11,7 +11,8 @@ pub struct Entry {
     pub brief: &'static str,
     /// What it does, and its exit codes: for `drainit help COMMAND`.
     pub doc: &'static str,
-    /// Its own options without the dashes, with their values' names (`pid N`), and what each does.
+    /// The command's own options without the dashes, with their values' names (`pid N`), and what
+    /// each does.
     pub switches: &'static [(&'static str, &'static str)],
     /// The options of the main command that it takes, too.
     pub takes: &'static [&'static str],

@@ -10,10 +10,10 @@ pub trait Settings: 'static {
     fn clear(&mut self, name: &str);
 }
 
-/// One option of a command whose options are a `T`.
+/// An option of a command whose options are a `T`.
 #[derive(Debug)]
 pub struct Flag<T: 'static> {
-    /// Its name, without the dashes.
+    /// The option's name, without the dashes.
     pub name: &'static str,
     /// Other spellings, those of Contour and Envoy Gateway.
     pub aliases: &'static [&'static str],
@@ -23,14 +23,15 @@ pub struct Flag<T: 'static> {
     pub foreign: Option<Foreign>,
     /// What its value is called in the help.
     pub value: Value,
-    /// Its default, as the help shows it.
+    /// The option's default, as the help shows it.
     pub default: &'static str,
     /// Whether that default is words for people, with nothing set; any other default is put through
     /// the option's own setter, so that it stands once.
     pub unset: bool,
     /// What it does: one sentence or two.
     pub doc: &'static str,
-    /// The same in a few words, for the help's first page; none for an option that few people use.
+    /// What the option does in a few words, for the help's first page; none where few people use
+    /// it.
     pub brief: Option<&'static str>,
     /// The heading of the group of options that begins with this one.
     pub heading: Option<&'static str>,
@@ -46,7 +47,7 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// A variable of somebody else's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Foreign {
-    /// Its name.
+    /// The variable's name.
     pub name: &'static str,
     /// Whether its value is a bare number of seconds.
     pub seconds: bool,
@@ -57,9 +58,9 @@ pub struct Foreign {
 pub enum Value {
     /// Nothing: it is on or off.
     Switch,
-    /// One value, called so.
+    /// A value, called so.
     One(&'static str),
-    /// One value each time it is given. In the environment, white space separates them.
+    /// A value each time the option is given. In the environment, white space separates them.
     Each(&'static str),
 }
 
@@ -87,7 +88,7 @@ impl<T: Settings> Flag<T> {
         }
     }
 
-    /// It has these spellings, too.
+    /// Gives the option these spellings, too.
     pub const fn also(mut self, aliases: &'static [&'static str]) -> Flag<T> {
         self.aliases = aliases;
         self
@@ -111,25 +112,25 @@ impl<T: Settings> Flag<T> {
         self
     }
 
-    /// It has no variable of its own.
+    /// Takes the option's own variable away.
     pub const fn without_variable(mut self) -> Flag<T> {
         self.own_variable = false;
         self
     }
 
-    /// Its default is words for people: nothing is set.
+    /// Gives the option a default that is words for people: nothing is set.
     pub const fn unset(mut self) -> Flag<T> {
         self.unset = true;
         self
     }
 
-    /// It stands on the help's first page, with these words.
+    /// Puts the option on the help's first page, with these words.
     pub const fn brief(mut self, words: &'static str) -> Flag<T> {
         self.brief = Some(words);
         self
     }
 
-    /// It begins a group with this heading.
+    /// Begins a group of options with this heading.
     pub const fn begins(mut self, heading: &'static str) -> Flag<T> {
         self.heading = Some(heading);
         self
@@ -148,13 +149,13 @@ impl<T: Settings> Flag<T> {
         }
     }
 
-    /// Its environment variables, the one that counts most first.
+    /// The option's environment variables, the one that counts most first.
     pub fn variables(&self) -> impl Iterator<Item = String> {
         self.own_variables()
             .chain(self.foreign.map(|foreign| foreign.name.to_owned()))
     }
 
-    /// Those that begin with `DRAINIT_`.
+    /// The option's variables that begin with `DRAINIT_`.
     pub fn own_variables(&self) -> impl Iterator<Item = String> {
         let spellings = std::iter::once(&self.name).chain(self.aliases);
         spellings

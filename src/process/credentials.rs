@@ -17,7 +17,7 @@ use crate::process;
 pub struct Credentials {
     /// The process's pid here; 0 where our pid namespace does not hold it.
     pid: i32,
-    /// Its user. One that our user namespace does not know is 65534.
+    /// The process' user. A user that our user namespace does not know is 65534.
     uid: u32,
 }
 
@@ -33,7 +33,7 @@ pub enum Place {
 }
 
 impl Credentials {
-    /// Those of a connected socket.
+    /// The credentials of a connected socket's other end.
     ///
     /// # Errors
     /// When the kernel does not tell.

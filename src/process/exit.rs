@@ -10,9 +10,9 @@ use super::signal_name;
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Exit {
-    /// It exited with this code.
+    /// The process exited with this code.
     Code(u8),
-    /// This signal killed it.
+    /// The process was killed by this signal.
     Signal(u8),
 }
 
@@ -53,7 +53,7 @@ pub enum ExitClass {
     Signal,
     /// The kernel killed it because memory ran out.
     OutOfMemory,
-    /// It aborted: one of its asserts failed, or its watchdog ended it.
+    /// Envoy aborted: one of its asserts failed, or its watchdog ended it.
     Assert,
 }
 

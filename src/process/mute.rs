@@ -41,14 +41,14 @@ pub fn name_of_answering() -> String {
 pub struct Mute(Vec<sock_filter>);
 
 impl Mute {
-    /// It serves nobody.
+    /// A program that serves nobody.
     pub fn silent() -> Mute {
         Mute::new(&[SYS_listen])
     }
 
-    /// It serves who knows its [name](name_of_answering). A socket of TCP that listens without an
-    /// address is given a port by the kernel: the program must not come to listen on one, or be where
-    /// nobody can reach it.
+    /// A program that serves who knows its [name](name_of_answering). A socket of TCP that listens
+    /// without an address is given a port by the kernel: the program must not come to listen on
+    /// one, or be where nobody can reach it.
     pub fn answering() -> Mute {
         Mute::new(&[])
     }

@@ -135,7 +135,7 @@ fn survived() -> impl Iterator<Item = c_int> {
         .chain(FIRST_REAL_TIME..=libc::SIGRTMAX())
 }
 
-/// Those of them that came. Nobody is woken for them: the main thread's `poll` is interrupted.
+/// Which of [`HARMLESS`] came. Nobody is woken for them: the main thread's `poll` is interrupted.
 static OTHERS: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn note_other(signal: c_int) {

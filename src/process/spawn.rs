@@ -23,7 +23,7 @@ use super::signals::{self, without_signals};
 pub struct Spawn<'a> {
     /// A path, or a name on PATH.
     pub program: &'a OsStr,
-    /// Its arguments.
+    /// The program's arguments.
     pub args: &'a [OsString],
     /// Environment variables that are not for it.
     pub without: &'a [&'a str],

@@ -55,11 +55,11 @@ pub fn become_subreaper() {
 /// A process as /proc/PID/stat has it (proc(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// Its pid.
+    /// The process' pid.
     pub pid: i32,
-    /// Its parent's pid: 0 where our pid namespace does not hold that.
+    /// The parent's pid: 0 where our pid namespace does not hold that.
     pub parent: i32,
-    /// Its process group.
+    /// The process group.
     pub group: i32,
     /// Whether it has not ended. A zombie has, and waits to be reaped.
     pub lives: bool,
@@ -166,7 +166,7 @@ fn everything() -> Vec<Process> {
     pids.filter_map(Process::read).collect()
 }
 
-/// Those of `all` that descend from one of these and live, the nearest first.
+/// The processes of `all` that descend from one of these and live, the nearest first.
 pub fn below(roots: &[i32], all: &[Process]) -> Vec<Process> {
     let mut by_parent = all.to_vec();
     by_parent.sort_unstable_by_key(|process| process.parent);

@@ -82,9 +82,9 @@ impl State {
 /// The running Envoy.
 #[derive(Clone, Debug)]
 pub struct Envoy {
-    /// Its process id, as drainit sees it.
+    /// Envoy's process id, as drainit sees it.
     pub pid: i32,
-    /// Its version as `/server_info` tells it (`1.40.0`), once it has.
+    /// Envoy's version as `/server_info` tells it (`1.40.0`), once it has.
     pub version: Option<String>,
     /// When it was spawned.
     pub started: Instant,
@@ -93,7 +93,7 @@ pub struct Envoy {
 /// What the admin interface last said.
 #[derive(Clone, Debug, Default)]
 pub struct Admin {
-    /// Its address, once known.
+    /// The interface's address, once known.
     pub address: Option<Address>,
     /// Who may answer there.
     pub peer: Peer,
@@ -120,7 +120,7 @@ pub struct LastEnd {
     pub lived: Duration,
 }
 
-/// One drain, under way or over.
+/// A drain, or the wait of a hold, under way or over.
 #[derive(Clone, Debug)]
 pub struct Drain {
     /// Why it began: `SIGTERM`, `/shutdown from 127.0.0.1`.
@@ -160,7 +160,7 @@ pub struct Drains {
     pub exited: u64,
 }
 
-/// One secret that is kept fresh.
+/// A secret that is kept fresh.
 #[derive(Clone, Debug, Default)]
 pub struct Certificate {
     /// The SDS secret's name.
@@ -308,7 +308,7 @@ impl Snapshot {
         self.drain.as_ref().or(self.hold.as_ref())
     }
 
-    /// The same, to change it.
+    /// What waits for what is in flight, to change it.
     pub fn wait_mut(&mut self) -> Option<&mut Drain> {
         self.drain.as_mut().or(self.hold.as_mut())
     }

@@ -1,4 +1,5 @@
-//! Those who ask for a drain over HTTP: the log has a line for the first, and a count for the rest.
+//! Callers who ask for a drain over HTTP: the log has a line for the first, and a count for the
+//! rest.
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +11,12 @@ const PAUSE: Duration = Duration::from_secs(5);
 pub struct Callers {
     /// When the log last said something of them.
     told: Option<Instant>,
-    /// Those whom it has said nothing of.
+    /// How many callers the log has said nothing of.
     untold: u64,
 }
 
 impl Callers {
-    /// One called; the line to log now, if it is due.
+    /// Somebody called; returns the line to log now, if it is due.
     pub fn call(&mut self, now: Instant, peer: &str) -> Option<String> {
         if self.told.is_none() {
             self.told = Some(now);

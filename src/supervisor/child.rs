@@ -1,4 +1,4 @@
-//! One Envoy as a child of ours, or behind a start script as a child's child.
+//! An Envoy as a child of ours, or behind a start script as a child's child.
 
 use std::ffi::{OsStr, OsString};
 
@@ -8,14 +8,14 @@ use crate::envoy::address::{Pipe, Place};
 use crate::envoy::kin;
 use crate::process::{self, Handle, Pids, Process};
 
-/// One Envoy, and the start script that it may be behind.
+/// An Envoy, and the start script that it may be behind.
 #[derive(Debug)]
 pub struct Child {
     /// Our child: Envoy, or the script, whose end is waited for.
     pub pid: i32,
     /// The process group that it was started in.
     group: i32,
-    /// Its command line at its start, and the words in it that are ours.
+    /// The child's command line at its start, and the words in it that are ours.
     line: Vec<u8>,
     added: Vec<OsString>,
     /// Whether it is an Envoy as it was spawned, and no script or another program that starts one.
@@ -64,8 +64,8 @@ impl Child {
         self.behind.as_ref().map_or(self.pid, |(pid, _)| *pid)
     }
 
-    /// Those of `all` that belong to it, our child apart: its descendants, and those of its group
-    /// that have lost their parent.
+    /// The processes of `all` that belong to this Envoy, our child apart: its descendants, and
+    /// those of its group that have lost their parent.
     pub fn tree(&self, all: &[Process]) -> Vec<Process> {
         let below = process::below(&[self.pid], all);
         let below: Pids = below.iter().map(|process| process.pid).collect();

@@ -57,7 +57,7 @@ pub enum Word {
     Read(Copy),
     /// The file has changed, and stayed so.
     Changed(Copy),
-    /// It cannot be read any more, or not be kept; why.
+    /// The file cannot be read any more, or not be kept; why.
     Lost(String),
 }
 

@@ -37,7 +37,7 @@ pub struct Core {
     wake_at: Option<Time>,
 }
 
-/// One call of [`Core::handle`]: when it is, and what is to be done.
+/// A call of [`Core::handle`]: when it is, and what is to be done.
 struct Turn {
     now: Time,
     actions: Vec<Action>,

@@ -28,9 +28,10 @@ use crate::process::{self, Process, Spawn};
 pub enum Advice {
     /// Nothing: where to ask is known.
     None,
-    /// This.
+    /// The operator is to change this.
     Change(String),
-    /// That cannot be told yet: no Envoy runs that has come as far as its admin interface.
+    /// What to change cannot be told yet: no Envoy runs that has come as far as its admin
+    /// interface.
     Wait,
 }
 
@@ -77,7 +78,7 @@ pub struct Envoys {
 }
 
 impl Envoys {
-    /// None runs yet.
+    /// The Envoys of this command line, of which none runs yet.
     ///
     /// # Errors
     /// One line, when `--hot-restart` cannot work here.

@@ -29,7 +29,7 @@ pub(super) struct Follow {
     refused: Option<Print>,
     /// What the Envoy that serves has done.
     record: Record,
-    /// It runs a new configuration, and is watched.
+    /// The watch over a new configuration, while Envoy runs one.
     probation: Option<Probation>,
     /// Why the reload that is under way or kept goes back to the last good one.
     back: Option<String>,

@@ -39,7 +39,7 @@ impl Drop for Notice {
     }
 }
 
-/// One helper thread.
+/// A helper thread.
 struct Helper {
     name: &'static str,
     /// When to start it (again); none while it runs, or when it is not wanted.
@@ -129,7 +129,7 @@ pub struct Helpers {
 }
 
 impl Helpers {
-    /// None of them runs yet.
+    /// The helper threads, of which none runs yet.
     pub fn new(
         options: Arc<Options>,
         board: SharedSnapshot,

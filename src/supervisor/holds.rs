@@ -1,4 +1,4 @@
-//! Those who ask for a hold or a resume over the control socket, and what they are told.
+//! Callers who ask for a hold or a resume over the control socket, and what they are told.
 
 use super::Supervisor;
 use super::decide::{HoldEnd, Input, ResumeEnd};

@@ -23,9 +23,9 @@ const NOTHING: &str = "there is nothing to reload: start drainit with --hot-rest
 pub(super) struct Reloading {
     /// The number of the last question to the certificate thread.
     pub(super) number: u64,
-    /// It is to be answered, until then at the latest.
+    /// Until when the certificate thread may answer, while it is waited for.
     certificates: Option<Instant>,
-    /// What it answered.
+    /// What the certificate thread answered.
     read: Option<Result<String, String>>,
     /// The next generation is on its way.
     pub(super) generation: bool,

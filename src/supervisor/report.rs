@@ -22,7 +22,7 @@ use super::progress::Progress;
 use super::sentences;
 use super::verdict::{Ending, Verdict};
 
-/// The same complaint about Envoy's admin interface at the most this often.
+/// At the most this often the log has the same complaint about Envoy's admin interface.
 const COMPLAINT: Duration = Duration::from_secs(5);
 
 /// So many different complaints in that time are enough.
@@ -138,7 +138,7 @@ impl Reporter {
         self.notifier.begin_reload();
     }
 
-    /// It is done, with or without success.
+    /// A reload is done, with or without success.
     pub fn end_reload(&mut self) {
         self.notifier.end_reload();
     }

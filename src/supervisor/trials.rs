@@ -67,7 +67,7 @@ impl Verdict {
 }
 
 impl Verdict {
-    /// The same of the command line that a start was tried with, which Envoy refuses in its
+    /// Why Envoy refuses the command line that a start was tried with, which it does in its
     /// parser's words. Whatever else a `certain` Envoy exits with 1 for is a refusal as well. `added`
     /// is whether drainit has added flags to that command line.
     pub fn refusal_of_start(&self, certain: bool, added: bool) -> Option<String> {
@@ -115,8 +115,8 @@ impl Trials {
         });
     }
 
-    /// The same on this configuration, which has no name, and is closed as soon as the process has
-    /// it.
+    /// Asks for a run on this configuration, which has no name, and is closed as soon as the
+    /// process has it.
     pub fn ask_of(&mut self, purpose: Purpose, mut line: Vec<OsString>, config: OwnedFd) {
         // Envoy takes no path in /proc, and this one.
         line.push(format!("/dev/fd/{}", config.as_raw_fd()).into());

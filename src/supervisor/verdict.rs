@@ -18,7 +18,7 @@ pub struct Verdict {
     pub line: String,
     /// Who was cut, for the log alone; empty where nobody was, or nobody is known.
     pub clients: String,
-    /// The same for programs.
+    /// The verdict's fields, for programs.
     pub fields: Map<String, Value>,
 }
 

@@ -51,7 +51,7 @@ impl Line {
         Line(vec![(paint, text.into())])
     }
 
-    /// The same with one more piece.
+    /// This line with one more piece.
     #[must_use]
     pub fn and(mut self, paint: Paint, text: impl Into<String>) -> Line {
         self.push(paint, text);
@@ -73,7 +73,7 @@ impl Line {
         self.0.iter().map(|(_, text)| text.as_str()).collect()
     }
 
-    /// The same in `width` columns, with an ellipsis where it is cut.
+    /// This line in `width` columns, with an ellipsis where it is cut.
     #[must_use]
     pub fn cut(self, width: usize) -> Line {
         if self.width() <= width {
@@ -99,9 +99,9 @@ impl Line {
         self
     }
 
-    /// The same in lines of `width` columns, broken between words. At the most so many lines: where
-    /// there would be more, those in the middle are left out, since the cause of an error stands
-    /// at its end.
+    /// This line as lines of `width` columns, broken between words. At the most so many lines:
+    /// where there would be more, those in the middle are left out, since the cause of an error
+    /// stands at its end.
     pub fn wrap(self, width: usize, most: usize) -> Vec<Line> {
         if self.width() <= width {
             return vec![self];
@@ -139,7 +139,7 @@ impl Line {
             .collect()
     }
 
-    /// The same without white space at its end.
+    /// This line without white space at its end.
     pub fn end(mut self) -> Line {
         while let Some((_, text)) = self.0.last_mut() {
             text.truncate(text.trim_end().len());

@@ -31,7 +31,7 @@ pub fn render(status: &Value, style: Style) -> String {
     lines.into_iter().map(|line| line.draw(style)).collect()
 }
 
-/// The same in lines of so many columns at the most, so many of them at the most.
+/// The status in lines of so many columns at the most, so many of them at the most.
 pub fn picture(status: &Value, width: usize, height: usize) -> Vec<Line> {
     let status = View(status);
     let most = if height == usize::MAX {
@@ -65,7 +65,7 @@ pub fn picture(status: &Value, width: usize, height: usize) -> Vec<Line> {
     lines.into_iter().map(Line::end).collect()
 }
 
-/// The same in lines that are new when something has happened, and not when time has passed.
+/// The status in lines that are new when something has happened, and not when time has passed.
 pub fn lines(status: &Value) -> Vec<String> {
     let status = View(status);
     let state = status.text("/state").unwrap_or_else(unknown);
@@ -464,5 +464,4 @@ fn certificate(certificate: View<'_>) -> Line {
 }
 
 #[cfg(test)]
-#[path = "table_tests.rs"]
 mod tests;

@@ -44,7 +44,7 @@ impl Trouble {
             .and(Paint::Plain, format!(" {}{}", self.text, self.until))
     }
 
-    /// The same without the time: new only when something new is wrong.
+    /// The trouble without the time: new only when something new is wrong.
     pub fn event(&self) -> String {
         format!("{}: {}", self.word, self.text)
     }

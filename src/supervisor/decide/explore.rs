@@ -9,6 +9,7 @@
 
 mod events;
 mod looks;
+mod rest;
 mod rules;
 mod service;
 mod witness;

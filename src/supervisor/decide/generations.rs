@@ -84,11 +84,11 @@ pub(super) enum Beside {
 /// The admin interface of the Envoy that serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Admin {
-    /// It is its own.
+    /// The admin interface is its own.
     Own,
     /// An Envoy that started beside it and ended may have had it closed.
     Doubtful,
-    /// It was asked since then, in vain.
+    /// Envoy was asked since then, in vain.
     Lost,
 }
 

@@ -23,7 +23,7 @@ impl Service {
         }
     }
 
-    /// The same, to change it.
+    /// The drain, to change it.
     pub fn drain_mut(&mut self) -> Option<&mut Drain> {
         match self {
             Service::Leaving(drain) => Some(drain),
@@ -47,7 +47,7 @@ impl Service {
         }
     }
 
-    /// The same, to change it.
+    /// What waits for what is in flight, to change it.
     pub fn wait_mut(&mut self) -> Option<&mut Drain> {
         match self {
             Service::Serving => None,

@@ -38,7 +38,7 @@ impl Envoys {
         self.next_copy = copy;
     }
 
-    /// It is live: so does every other from now on.
+    /// The next Envoy is live: every other runs its copy, or the file, from now on.
     pub fn keep_copy(&mut self) {
         self.copy = self.next_copy.take();
     }

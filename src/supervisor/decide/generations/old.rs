@@ -26,7 +26,7 @@ pub(super) const LOOK: Duration = Duration::from_secs(if cfg!(test) { 1 } else {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in super::super) enum Told {
     Nothing,
-    /// This was its uptime when it was first asked.
+    /// The newest Envoy was first asked when its uptime was this.
     Asked(u64),
     /// There was a flush since.
     All,
@@ -59,7 +59,7 @@ pub(in super::super) enum Left {
     Unrelieved,
     /// Nothing, since then, and somebody answers in its place.
     Relieved(Time),
-    /// It was sent SIGTERM then.
+    /// The old Envoy was sent SIGTERM then.
     Terminated(Time),
 }
 

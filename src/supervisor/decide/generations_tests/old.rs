@@ -1,0 +1,205 @@
+//! The old Envoy: how long it is waited for, and how it is ended.
+
+use super::*;
+
+#[test]
+fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_started() {
+    let crashed = || {
+        let mut play = two(Rules {
+            restart: true,
+            ..hot()
+        });
+        play.exit(KILLED);
+        play.put(Input::Spawned);
+        play.exit(KILLED);
+        assert_eq!(play.state(), State::Restarting);
+        play
+    };
+    let sessions = |connections| {
+        Answer::Stats(Load {
+            tcp_sessions: connections,
+            listeners: vec![Listener {
+                name: "elsewhere".into(),
+                address: None,
+                connections,
+                excluded: false,
+            }],
+            ..Load::default()
+        })
+    };
+    let mut play = crashed();
+    play.order(Order::Stop);
+    assert_eq!(play.asked(), Some(Ask::Sockets));
+    assert!(!play.did(Action::HotRestart(Step::TerminateOld)));
+    for _ in 0..3 {
+        play.answer(sessions(1));
+        assert_eq!(play.state(), State::Draining);
+        play.now = play.core.wake_at().unwrap();
+        play.put(Input::Tick);
+    }
+    play.answer(sessions(0));
+    play.answer(sessions(0));
+    assert!(play.did(Action::HotRestart(Step::TerminateOld)));
+    let outcome = |play: &Play| play.core.drain().and_then(Drain::outcome);
+    assert_eq!(outcome(&play), Some(Outcome::Drained));
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
+    assert!(play.did(Action::Exit(0)));
+
+    // Until the deadline, and no longer than the one who waits.
+    let mut late = crashed();
+    late.order(Order::Stop);
+    late.answer(sessions(1));
+    late.now += Duration::from_secs(25);
+    late.put(Input::Tick);
+    assert!(late.did(Action::HotRestart(Step::TerminateOld)));
+    assert_eq!(outcome(&late), Some(Outcome::Deadline));
+
+    let mut twice = crashed();
+    twice.order(Order::Stop);
+    assert!(!twice.did(Action::HotRestart(Step::TerminateOld)));
+    twice.now += SAME_ORDER;
+    twice.order(Order::Stop);
+    assert!(twice.did(Action::HotRestart(Step::TerminateOld)));
+    assert_eq!(outcome(&twice), Some(Outcome::SecondSignal));
+
+    // USR2: it stays, and a later TERM finds nothing to wait for.
+    let mut stays = crashed();
+    stays.order(Order::Drain);
+    stays.answer(sessions(0));
+    assert_eq!(stays.state(), State::Drained);
+    stays.order(Order::Stop);
+    assert!(stays.did(Action::HotRestart(Step::TerminateOld)));
+}
+
+#[test]
+fn an_old_generation_that_is_cut_with_a_newest_that_crashes_is_not_called_drained() {
+    let mut play = two(Rules {
+        restart: true,
+        ..hot()
+    });
+    play.exit(KILLED);
+    play.put(Input::Spawned);
+    play.exit(KILLED);
+    assert_eq!(play.state(), State::Restarting);
+    play.order(Order::StopNow);
+    assert!(play.did(Action::HotRestart(Step::TerminateOld)));
+    let outcome = play.core.drain().and_then(Drain::outcome);
+    assert_eq!(outcome, Some(Outcome::SecondSignal));
+}
+
+#[test]
+fn it_is_known_how_long_an_old_generation_drains() {
+    let mut play = two(hot());
+    let until = play.now + Duration::from_secs(25);
+    play.now += Duration::from_secs(7);
+    assert_eq!(play.core.generations.old_ends_at(), Some(until));
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
+    assert_eq!(play.core.generations.old_ends_at(), None);
+}
+
+/// What the newest tells when it was up so long at its last flush, and what the kernel sees of the
+/// old one.
+fn beside(uptime: u64, old_sockets: Option<u64>) -> impl FnMut(Ask) -> Option<Answer> {
+    let mut answers = idle(uptime);
+    move |ask| {
+        answers(ask).map(|answer| match answer {
+            Answer::Stats(load) => Answer::Stats(Load {
+                old_sockets,
+                health_failed: false,
+                ..load
+            }),
+            answer => answer,
+        })
+    }
+}
+
+#[test]
+fn an_old_generation_with_nothing_left_is_relieved_and_ended() {
+    let mut play = two(hot());
+    let pass = |play: &mut Play, seconds, uptime, left| {
+        let end = play.now + Duration::from_secs(seconds);
+        play.until(end, beside(uptime, left));
+    };
+    pass(&mut play, 3, 60, Some(0));
+    assert!(
+        !play.did(Action::HotRestart(Step::RelieveOld)),
+        "its own word is not known"
+    );
+    for left in [Some(1), None] {
+        pass(&mut play, 3, 65, left);
+        assert!(!play.did(Action::HotRestart(Step::RelieveOld)), "{left:?}");
+    }
+    while !play.did(Action::HotRestart(Step::RelieveOld)) {
+        pass(&mut play, 1, 65, Some(0));
+    }
+    play.put(Input::HotRestart(News::Reload));
+    play.put(Input::HotRestart(News::OldRelieved(true)));
+    assert!(!play.did(Action::HotRestart(Step::TerminateOld)));
+    play.now += MOMENT;
+    play.put(Input::Tick);
+    assert!(
+        play.did(Action::HotRestart(Step::TerminateOld))
+            && !play.did(Action::HotRestart(Step::Try))
+    );
+    play.done.clear();
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
+    assert_eq!(
+        play.done,
+        [Action::HotRestart(Step::Try)],
+        "and the newest lives on"
+    );
+}
+
+#[test]
+fn an_old_generation_that_nobody_can_answer_for_keeps_its_time() {
+    let mut play = two(hot());
+    let end = play.now + Duration::from_secs(3);
+    play.until(end, beside(60, Some(0)));
+    let end = play.now + Duration::from_secs(3);
+    play.until(end, beside(65, Some(0)));
+    assert!(play.did(Action::HotRestart(Step::RelieveOld)));
+    play.put(Input::HotRestart(News::OldRelieved(false)));
+    play.done.clear();
+    let end = play.now + Duration::from_secs(9);
+    play.until(end, beside(70, Some(0)));
+    assert!(
+        !play.did(Action::HotRestart(Step::TerminateOld))
+            && !play.did(Action::HotRestart(Step::RelieveOld))
+    );
+}
+
+#[test]
+fn a_newest_that_ends_with_a_relieved_one_beside_it_is_alone() {
+    let mut play = two(Rules {
+        restart: true,
+        ..hot()
+    });
+    let end = play.now + Duration::from_secs(2);
+    play.until(end, beside(60, Some(0)));
+    let end = play.now + Duration::from_secs(3);
+    play.until(end, beside(65, Some(0)));
+    play.put(Input::HotRestart(News::OldRelieved(true)));
+    play.done.clear();
+    play.exit(KILLED);
+    assert_eq!(play.done, [Action::HotRestart(Step::KillOld)]);
+    assert_eq!(play.state(), State::Restarting);
+}
+
+#[test]
+fn who_goes_back_waits_for_an_old_generation_until_then_and_ends_it() {
+    let mut play = two(hot());
+    let by = play.now + Duration::from_secs(5);
+    play.put(Input::HotRestart(News::GoBack(by)));
+    assert_eq!(play.done, [Action::HotRestart(Step::Keep)]);
+    play.until(by, beside(60, Some(1)));
+    assert!(
+        play.did(Action::HotRestart(Step::RelieveOld))
+            && !play.did(Action::HotRestart(Step::TerminateOld))
+    );
+    play.put(Input::HotRestart(News::OldRelieved(true)));
+    let end = play.now + MOMENT;
+    play.until(end, beside(65, Some(1)));
+    assert!(play.did(Action::HotRestart(Step::TerminateOld)));
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
+    assert!(play.did(Action::HotRestart(Step::Try)));
+}
