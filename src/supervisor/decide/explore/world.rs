@@ -21,9 +21,10 @@ impl World {
         let asking = |asking: &mut Asking, live: bool| {
             if let Some(asked) = &mut asking.asked {
                 asked.number = 0;
-                asked.at = match asked.asker {
-                    Asker::Drain if waits => past(asked.at, HANGING),
-                    _ => BASE,
+                (asked.at, asked.asker) = match asked.asker {
+                    Asker::Drain if waits => (past(asked.at, HANGING), Asker::Drain),
+                    Asker::Drain => (BASE, Asker::Past),
+                    asker => (BASE, asker),
                 };
             }
             if let Some(next) = &mut asking.next {
