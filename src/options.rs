@@ -8,7 +8,6 @@ mod flags;
 mod near;
 mod parse;
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -298,17 +297,21 @@ impl Options {
 
 /// Whether no two secrets, each with its option, have one name, in Envoy's statistics either.
 fn check_names<'a>(secrets: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), String> {
-    let mut seen: HashMap<String, &str> = HashMap::new();
+    let mut seen: Vec<(String, &str)> = Vec::new();
     for (option, name) in secrets {
-        match seen.insert(name::in_statistics(name), name) {
-            Some(other) if other == name => return Err(format!("{option} {name} is given twice")),
-            Some(other) => {
+        let in_statistics = name::in_statistics(name);
+        let same = seen.iter().find(|(known, _)| *known == in_statistics);
+        match same {
+            Some((_, other)) if *other == name => {
+                return Err(format!("{option} {name} is given twice"));
+            }
+            Some((_, other)) => {
                 return Err(format!(
                     "{option} {name}: Envoy has it under one name with {other} in its statistics, \
                      which tell whether it took them: rename one"
                 ));
             }
-            None => {}
+            None => seen.push((in_statistics, name)),
         }
     }
     Ok(())

@@ -43,7 +43,10 @@ impl Existing {
     fn parse(mut text: SecretBytes, secret: &Secret) -> io::Result<Existing> {
         // The parser's own memory is nothing for a key.
         let key = take_keys(&mut text)?;
-        let Ok(Value::Object(mut response)) = serde_json::from_slice(&text) else {
+        // `from_slice` would be a second parser in the program, 5 kB large.
+        let text = std::str::from_utf8(&text).ok();
+        let response = text.and_then(|text| serde_json::from_str(text).ok());
+        let Some(Value::Object(mut response)) = response else {
             return Ok(Existing::default());
         };
         let version = take(&mut response, "version_info");
@@ -105,7 +108,9 @@ impl Existing {
         for name in ["watched_directory", LEAF_ONLY] {
             take(&mut body, name);
         }
-        Some(body)
+        let mut context = Map::new();
+        context.extend(body.into_iter().filter(|(_, value)| !value.is_null()));
+        Some(context)
     }
 
     /// The text of a data source that is inline, taken out.
@@ -174,10 +179,14 @@ fn next_key(text: &[u8], from: usize) -> Option<Range<usize>> {
     }
 }
 
-/// Takes a field out, in either of the spellings that protobuf's JSON has: `trusted_ca` and
-/// `trustedCa`.
+/// Takes a field's value out and leaves null, in either of the spellings that protobuf's JSON has:
+/// `trusted_ca` and `trustedCa`.
 pub fn take(object: &mut Map<String, Value>, name: &str) -> Option<Value> {
-    object.remove(name).or_else(|| object.remove(&camel(name)))
+    let spelling = [name.to_owned(), camel(name)];
+    let spelling = spelling.into_iter().find(|name| object.contains_key(name));
+    spelling
+        .and_then(|name| object.get_mut(&name))
+        .map(Value::take)
 }
 
 fn camel(name: &str) -> String {

@@ -244,7 +244,9 @@ impl Target {
 /// Whom Contour's bootstrap expects: a server that calls itself `contour`.
 fn contour_context() -> Map<String, Value> {
     let matcher = json!([{ "san_type": "DNS", "matcher": { "exact": "contour" } }]);
-    Map::from_iter([("match_typed_subject_alt_names".to_owned(), matcher)])
+    let mut context = Map::new();
+    context.insert("match_typed_subject_alt_names".to_owned(), matcher);
+    context
 }
 
 fn response(generation: u64, secret: &Secret, body: &[u8]) -> io::Result<SecretBytes> {

@@ -32,9 +32,7 @@ pub fn run(options: &Bootstrap) -> Result<(), String> {
         }
     };
     // Contour's own form: indented, for people.
-    let mut text = serde_json::to_string_pretty(&config::bootstrap(options, &node, transport))
-        .map_err(|error| format!("bootstrap: {error}"))?;
-    text.push('\n');
+    let text = format!("{:#}\n", config::bootstrap(options, &node, transport));
     if options.path == Path::new("-") {
         return print(text.as_bytes());
     }

@@ -1,6 +1,5 @@
 //! Who descends from whom.
 
-use std::collections::VecDeque;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -130,13 +129,14 @@ pub fn descendants_of(pid: i32) -> Vec<Process> {
     if !Path::new(&format!("/proc/{us}/task/{us}/children")).exists() {
         return below(&[pid], &everything());
     }
-    let (mut found, mut next) = (Vec::new(), VecDeque::from([pid]));
+    let (mut found, mut parents, mut at) = (Vec::new(), vec![pid], 0);
     let mut seen = Pids::from_iter([pid]);
-    while let Some(parent) = next.pop_front() {
+    while let Some(parent) = parents.get(at).copied() {
+        at += 1;
         for child in children(parent) {
             // A pid that was used again while we looked could make a circle of it.
             if seen.insert(child) {
-                next.push_back(child);
+                parents.push(child);
                 found.extend(Process::read(child).filter(|process| process.lives));
             }
         }
@@ -171,15 +171,15 @@ pub fn below(roots: &[i32], all: &[Process]) -> Vec<Process> {
     let mut by_parent = all.to_vec();
     by_parent.sort_unstable_by_key(|process| process.parent);
     let mut seen = Pids::from_iter(roots.iter().copied());
-    let mut next = VecDeque::from_iter(roots.iter().copied());
-    let mut found = Vec::new();
-    while let Some(parent) = next.pop_front() {
+    let (mut found, mut parents, mut at) = (Vec::new(), roots.to_vec(), 0);
+    while let Some(parent) = parents.get(at).copied() {
+        at += 1;
         let first = by_parent.partition_point(|process| process.parent < parent);
         let children = by_parent.iter().skip(first);
         for process in children.take_while(|process| process.parent == parent) {
             // A pid that was used again while we looked could make a circle of it.
             if seen.insert(process.pid) {
-                next.push_back(process.pid);
+                parents.push(process.pid);
                 found.extend(Some(*process).filter(|process| process.lives));
             }
         }

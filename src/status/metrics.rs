@@ -4,7 +4,9 @@
 //! zero would say that somebody had looked.
 
 use std::fmt::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use super::{Snapshot, State};
 use crate::clock::{seconds, unix_seconds};
@@ -80,7 +82,7 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
     );
     page.optional(snapshot.drain.as_ref().map(|drain| {
         let until = drain.ended.map_or(now, |(at, _)| at);
-        seconds(until.saturating_duration_since(drain.started))
+        exact_seconds(until.saturating_duration_since(drain.started))
     }));
     page.name(
         "drainit_drain_deadline_seconds",
@@ -91,7 +93,7 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
         snapshot
             .drain
             .as_ref()
-            .map(|drain| seconds(drain.deadline.saturating_duration_since(drain.started))),
+            .map(|drain| exact_seconds(drain.deadline.saturating_duration_since(drain.started))),
     );
     page.name(
         "drainit_drains_total",
@@ -139,6 +141,12 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
     page.sample(u8::from(snapshot.is_degraded()));
     certificates(&mut page, snapshot);
     page.text
+}
+
+/// `duration` in seconds, to the millisecond. As JSON: to print a floating-point number in Rust's own
+/// way would take 10 kB of code.
+fn exact_seconds(duration: Duration) -> Value {
+    seconds(duration).into()
 }
 
 fn certificates(page: &mut Page, snapshot: &Snapshot) {
@@ -423,7 +431,7 @@ pub(crate) mod tests {
             "drainit_listener_connections{listener=\"https\"} 9",
             "drainit_requests 3",
             "drainit_drain_seconds 3.5",
-            "drainit_drain_deadline_seconds 25",
+            "drainit_drain_deadline_seconds 25.0",
             "drainit_drains_total{result=\"exited\"} 3",
             "drainit_admin_errors_total 6",
             "drainit_reaped_processes_total 8",

@@ -75,8 +75,9 @@ impl Supervisor {
         let answers = std::mem::take(&mut self.holds.answers);
         self.board.update(|snapshot| {
             snapshot.orders.extend(answers);
-            let old = snapshot.orders.len().saturating_sub(MOST);
-            snapshot.orders.drain(..old);
+            while snapshot.orders.len() > MOST {
+                snapshot.orders.pop_front();
+            }
         });
     }
 }

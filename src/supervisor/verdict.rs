@@ -85,19 +85,19 @@ fn fields(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Map<String, Valu
     let known = last.filter(|load| sentences::tells_requests(load));
     let is_cut = drain.is_some_and(|drain| sentences::is_cut(drain, snapshot));
     let cut = last.filter(|_| is_cut).map(Load::by_name);
-    let cut: Map<String, Value> = cut
-        .into_iter()
-        .flatten()
-        .filter(|(_, connections)| *connections > 0)
-        .map(|(listener, connections)| (listener.to_owned(), connections.into()))
-        .collect();
+    let cut = cut.into_iter().flatten();
+    let cut = cut.filter(|(_, connections)| *connections > 0);
+    let mut cut_by_listener = Map::new();
+    for (listener, connections) in cut {
+        cut_by_listener.insert(listener.to_owned(), connections.into());
+    }
     let class = ending.exit.and_then(|end| end.class);
     let fields = [
         ("result", result.into()),
         ("seconds", ended.and_then(span).into()),
         ("connections_at_start", first.map(Load::connections).into()),
         ("connections_at_end", last.map(Load::connections).into()),
-        ("cut_by_listener", cut.into()),
+        ("cut_by_listener", cut_by_listener.into()),
         ("requests", known.map(|load| load.requests).into()),
         ("exit_code", code.into()),
         (
@@ -105,10 +105,11 @@ fn fields(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Map<String, Valu
             class.map_or(Value::Null, |class| class.name().into()),
         ),
     ];
-    fields
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
+    let mut all = Map::new();
+    for (name, value) in fields {
+        all.insert(name.to_owned(), value);
+    }
+    all
 }
 
 #[cfg(test)]

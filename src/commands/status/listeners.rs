@@ -1,7 +1,6 @@
 //! The listeners, a line each: the one with the most left first, with who holds it.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 
 use serde_json::Value;
 
@@ -52,11 +51,8 @@ pub fn lines(status: View<'_>, width: usize, room: usize) -> Vec<Line> {
     let rest = rows.split_off(shown);
     let columns = Columns::new(&rows, width);
     for row in &rows {
-        let held: &[View<'_>] = row
-            .name
-            .and_then(|name| clients.get(name))
-            .map_or(&[], |it| it);
-        lines.extend(columns.lines(row, held, width));
+        let held: Vec<View<'_>> = held(row, &clients).collect();
+        lines.extend(columns.lines(row, &held, width));
     }
     if !rest.is_empty() {
         let connections = rest.iter().filter(|row| !row.excluded);
@@ -104,22 +100,26 @@ fn below(row: &Row<'_>, clients: &Clients<'_>, width: usize) -> usize {
     if width >= WIDE {
         return 0;
     }
-    let held = row.name.and_then(|name| clients.get(name));
-    held.map_or(0, |held| held.len().min(CLIENTS))
+    held(row, clients).count().min(CLIENTS)
 }
 
 fn rows(status: View<'_>) -> Vec<Row<'_>> {
     let first = status.wait().into_iter();
-    let before: HashMap<&str, u64> = first
+    let mut before: Vec<(&str, u64)> = first
         .flat_map(|wait| wait.items("/first/listeners"))
         .filter_map(|one| Some((one.at("/name")?.as_str()?, one.count("/connections")?)))
         .collect();
+    before.sort_unstable();
+    let before = |name: &str| {
+        let place = before.binary_search_by_key(&name, |(known, _)| known);
+        before.get(place.ok()?).map(|(_, connections)| *connections)
+    };
     status
         .items("/listeners")
         .map(|listener| {
             let name = listener.at("/name").and_then(Value::as_str);
             let connections = listener.count("/connections").unwrap_or(0);
-            let before = name.and_then(|name| before.get(name).copied());
+            let before = name.and_then(before);
             Row {
                 listener,
                 name,
@@ -131,16 +131,20 @@ fn rows(status: View<'_>) -> Vec<Row<'_>> {
         .collect()
 }
 
-type Clients<'a> = HashMap<&'a str, Vec<View<'a>>>;
+/// The few clients that are told, each with its listener's name.
+type Clients<'a> = Vec<(&'a str, View<'a>)>;
 
 fn clients(status: View<'_>) -> Clients<'_> {
-    let mut clients = Clients::new();
-    for client in status.items("/clients") {
-        if let Some(listener) = client.at("/listener").and_then(Value::as_str) {
-            clients.entry(listener).or_default().push(client);
-        }
-    }
+    let clients = status.items("/clients");
     clients
+        .filter_map(|client| Some((client.at("/listener")?.as_str()?, client)))
+        .collect()
+}
+
+/// Those of the row's listener.
+fn held<'a>(row: &Row<'_>, clients: &[(&str, View<'a>)]) -> impl Iterator<Item = View<'a>> {
+    let of_it = clients.iter().filter(|(name, _)| row.name == Some(name));
+    of_it.map(|(_, client)| *client)
 }
 
 /// `10.1.2.3:51234, open 41 min, silent 12.3 s`
