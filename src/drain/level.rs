@@ -1,6 +1,7 @@
 //! For the exploration of every state: drains that will behave the same are made equal.
 
 use super::*;
+use crate::testing::LIMITS;
 
 impl Drain {
     /// Moves all times by as much as brings `now` to `base`, and levels what makes no difference
@@ -66,10 +67,8 @@ impl Drain {
 const MANY: u32 = 4;
 
 const OVER: Limits = Limits {
-    delay: Duration::ZERO,
     timeout: Duration::ZERO,
-    min: MinDrain::For(Duration::ZERO),
     settle: Duration::ZERO,
-    open_connections: 0,
     check_interval: Duration::ZERO,
+    ..LIMITS
 };

@@ -108,7 +108,8 @@ impl Drain {
                 self.on_silence(now, took);
                 self.poll_at(now, Ask::Sockets);
             }
-            (Ask::ServerInfo | Ask::PassHealthCheck | Ask::Traffic, _) => {}
+            // No question of a drain's.
+            _ => {}
         }
     }
 

@@ -28,7 +28,7 @@ use crate::drain::{Answer, FLUSH, HANGING, Limits, MinDrain, Outcome, Readiness,
 use crate::envoy::load::{self, Counters, Listener, Load};
 use crate::process::Exit;
 use crate::supervisor::backoff::Backoff;
-use crate::testing::ms;
+use crate::testing::{self, ms};
 use events::{COMMAND_NOT_FOUND, Event, Says};
 use rules::must;
 use witness::{DrainSeen, Witness};
@@ -169,12 +169,10 @@ impl Search {
 
 /// Small ones, on the grid of [`STEP`].
 const LIMITS: Limits = Limits {
-    delay: ms(0),
     timeout: ms(1_500),
-    min: MinDrain::For(ms(0)),
     settle: ms(500),
-    open_connections: 0,
     check_interval: ms(500),
+    ..testing::LIMITS
 };
 
 /// Smaller ones: what a drain does in its time is known without a hold.
