@@ -19,5 +19,30 @@ pub enum Event {
     /// Envoy's configuration file was looked at.
     Configuration(Word),
     /// A helper thread ended: by a panic, or because it could not go on.
-    ThreadEnded(&'static str),
+    ThreadEnded(Thread),
+}
+
+/// A helper thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thread {
+    /// Asks Envoy's admin interface and the kernel.
+    Admin,
+    /// Serves the port and the control socket.
+    Http,
+    /// Keeps the certificates fresh.
+    Certificates,
+    /// Compares Envoy's configuration file.
+    Configuration,
+}
+
+impl Thread {
+    /// The thread's name, as `ps -L` shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Thread::Admin => "admin",
+            Thread::Http => "http",
+            Thread::Certificates => "certificates",
+            Thread::Configuration => "configuration",
+        }
+    }
 }

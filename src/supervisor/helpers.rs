@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::copies::{self, Copies};
-use super::event::Event;
+use super::event::{Event, Thread};
 use crate::certificates::read::{Files, Source};
 use crate::certificates::{self, Check, Command};
 use crate::envoy::admin::{self, Job, Report};
@@ -30,18 +30,18 @@ const STACK: usize = 128 * 1024;
 /// Tells the main thread when a helper thread ends, also by a panic.
 struct Notice {
     mailbox: Mailbox<Event>,
-    name: &'static str,
+    thread: Thread,
 }
 
 impl Drop for Notice {
     fn drop(&mut self) {
-        self.mailbox.send(Event::ThreadEnded(self.name));
+        self.mailbox.send(Event::ThreadEnded(self.thread));
     }
 }
 
 /// A helper thread.
 struct Helper {
-    name: &'static str,
+    thread: Thread,
     /// When to start it (again); none while it runs, or when it is not wanted.
     due: Option<Instant>,
     started: Instant,
@@ -49,9 +49,9 @@ struct Helper {
 }
 
 impl Helper {
-    fn new(name: &'static str, wanted: bool, now: Instant) -> Helper {
+    fn new(thread: Thread, wanted: bool, now: Instant) -> Helper {
         Helper {
-            name,
+            thread,
             due: wanted.then_some(now),
             started: now,
             pause: PAUSE_FIRST,
@@ -76,17 +76,17 @@ impl Helper {
         self.started = now;
         let notice = Notice {
             mailbox: mailbox.clone(),
-            name: self.name,
+            thread: self.thread,
         };
         // If it cannot start, the notice is dropped with the closure, and tells.
         let body = move || {
             let _notice = notice;
             body();
         };
-        match process::start_thread(self.name, STACK, Box::new(body)) {
+        match process::start_thread(self.thread.name(), STACK, Box::new(body)) {
             Ok(()) => true,
             Err(error) => {
-                log::warn!("thread {} cannot be started: {error}", self.name);
+                log::warn!("thread {} cannot be started: {error}", self.thread.name());
                 false
             }
         }
@@ -139,7 +139,7 @@ impl Helpers {
         copies: Option<Copies>,
     ) -> Helpers {
         let now = Instant::now();
-        let certificates = Helper::new("certificates", options.has_certificates(), now);
+        let certificates = Helper::new(Thread::Certificates, options.has_certificates(), now);
         if let Some(config) = certificates_config(&options) {
             board.update_quietly(|snapshot| snapshot.certificates = config.unread());
         }
@@ -155,11 +155,11 @@ impl Helpers {
             envoy_runs: false,
             pulses: Pulses::default(),
             certificates,
-            configuration: Helper::new("configuration", copies.is_some(), now),
+            configuration: Helper::new(Thread::Configuration, copies.is_some(), now),
             copies,
             started: None,
-            admin: Helper::new("admin", true, now),
-            http: Helper::new("http", true, now),
+            admin: Helper::new(Thread::Admin, true, now),
+            http: Helper::new(Thread::Http, true, now),
         }
     }
 
@@ -255,22 +255,21 @@ impl Helpers {
     }
 
     /// A thread ended.
-    pub fn ended(&mut self, name: &str, now: Instant) {
-        match name {
-            "admin" => {
+    pub fn ended(&mut self, thread: Thread, now: Instant) {
+        match thread {
+            Thread::Admin => {
                 self.jobs = None;
                 self.admin.ended(now);
             }
-            "configuration" => {
+            Thread::Configuration => {
                 self.started = None;
                 self.configuration.ended(now);
             }
-            "http" => self.http.ended(now),
-            "certificates" => {
+            Thread::Http => self.http.ended(now),
+            Thread::Certificates => {
                 self.commands = None;
                 self.certificates.ended(now);
             }
-            _ => {}
         }
     }
 

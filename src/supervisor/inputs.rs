@@ -6,7 +6,7 @@ use std::time::Instant;
 use nix::libc;
 
 use super::decide::{Input, Order};
-use super::event::Event;
+use super::event::{Event, Thread};
 use super::trials::{Purpose, Verdict, program};
 use super::{Supervisor, notes};
 use crate::certificates::{Command, Report};
@@ -68,13 +68,13 @@ impl Supervisor {
             Event::ConnectionEnded => self.handle(Input::ConnectionEnded),
             Event::Configuration(word) => self.on_configuration(word),
             Event::Certificates(report) => self.on_certificates(report),
-            Event::ThreadEnded(name) => {
-                self.helpers.ended(name, Instant::now());
-                if name == "admin" {
+            Event::ThreadEnded(thread) => {
+                self.helpers.ended(thread, Instant::now());
+                if thread == Thread::Admin {
                     // With it went the question that it was asked, if any.
                     self.on_missing_answer();
                 }
-                if name == "certificates" {
+                if thread == Thread::Certificates {
                     let why = "the certificate thread ended over it; it is being started again";
                     self.end_reading(Err(why.into()));
                 }
