@@ -34,16 +34,18 @@
 //!
 //! # Where to look
 //!
-//! - Where a SIGTERM is decided: `src/supervisor/decide`. What a drain does next: `src/drain.rs`.
+//! - Where a SIGTERM is decided, in every phase of Envoy's life: `src/supervisor/decide/orders.rs`.
+//!   What a drain does next: `src/drain.rs`.
 //! - Where a drain's figures come from: [`envoy`] (statistics, listeners, what Envoy hides) and
 //!   [`connections`] (the kernel's word on Envoy's sockets).
 //! - Where a certificate is refused: [`certificates`], in `read.rs`, `check.rs` and `trust.rs`; where
-//!   Envoy is asked whether it took it: `confirm.rs`.
+//!   Envoy is asked whether it took it: `confirm.rs`; what follows from either: `decision.rs`.
 //! - Who may order a shutdown: `src/process/credentials.rs` and `src/http/listen.rs`.
 //! - How a command finds the drainit that runs: `src/commands/find.rs`.
 //! - What the last line of the log says: `src/supervisor/verdict.rs`.
 //! - What a hot restart does when something goes wrong: `src/supervisor/decide/generations.rs`; when
-//!   a configuration that is followed is gone back from: `src/supervisor/probation.rs`.
+//!   a configuration that is followed is gone back from: `src/supervisor/probation.rs`. Outside of
+//!   its rooms (tests/dependencies/rooms.rs) hardly a line speaks of a second Envoy.
 //! - What `drainit check` finds: [`check`], a rule each in its `rules*.rs`.
 //! - Everything that is `unsafe`: [`process`] and a few more lines, each with its reason.
 //!
@@ -51,10 +53,14 @@
 //!
 //! - An option: a row in `src/options/flags.rs` and a field in [`options::Options`]; parser, help, man
 //!   page and the README's table (a test prints it) come from the row.
+//! - A limit of the drain: the same, but that the field is one of [`drain::Limits`]; and
+//!   `src/testing.rs`, for the tests.
 //! - A command: a row in `src/options/entries.rs`, and a file in `src/commands`.
 //! - A metric: `src/status/metrics.rs`, and a row in the README.
 //! - An endpoint: `src/http/endpoints.rs`, and a row in the README.
-//! - A question to Envoy: `src/envoy/question.rs` and `src/envoy/admin.rs`.
+//! - A question to Envoy: `src/envoy/question.rs`, `src/envoy/admin.rs`, and what Envoy may answer in
+//!   `src/supervisor/decide/explore/events.rs`, for the walk. When it is asked:
+//!   `src/supervisor/decide/asking.rs`.
 //! - A state, or what leads to it: `src/supervisor/decide`. The exhaustive walk there tries every order
 //!   of events, and compares what it found with the README's diagram.
 //!
