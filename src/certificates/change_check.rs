@@ -69,7 +69,8 @@ impl ChangeCheck {
     }
 }
 
-/// None where a file cannot be looked at that is needed: then it is for the reader to say why.
+/// What the file system says of each file; none where a file that is needed cannot be looked at:
+/// then it is for the reader to say why.
 fn prints(files: &Files, pulse: &Pulse) -> Option<Vec<Option<Print>>> {
     let print = |(file, path): (File, &Path)| {
         match pulse.during(path, || fs::metadata(path)) {

@@ -80,7 +80,7 @@ pub enum Material {
     Pair {
         /// The leaf and its chain, PEM.
         cert: SecretBytes,
-        /// Its key, PEM.
+        /// The certificate's key, PEM.
         key: SecretBytes,
         /// The OCSP response for the leaf, DER, or why its file could not be read, where it has one.
         staple: Option<Result<SecretBytes, String>>,
@@ -118,7 +118,7 @@ pub enum Source {
     Pair {
         /// The leaf and its chain.
         cert: PathBuf,
-        /// Its key.
+        /// The certificate's key file.
         key: PathBuf,
         /// The OCSP response for the leaf.
         staple: Option<PathBuf>,

@@ -218,7 +218,7 @@ fn what_another_process_has_on_the_same_port_is_not_counted() {
     assert_eq!((seen.count(), seen.waiting()), (4, 3));
 }
 
-/// They share the listening sockets.
+/// Generations of a hot restart share the listening sockets.
 #[test]
 fn generations_of_a_hot_restart_have_their_own_connections() {
     let mut all = vec![listening(false, "0.0.0.0:80", 1)];

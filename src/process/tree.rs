@@ -245,16 +245,22 @@ mod tests {
         shell.wait().unwrap();
     }
 
-    #[test]
-    fn a_childs_child_is_among_the_descendants_until_it_is_killed() {
+    /// A shell that runs this, and the first line that it says.
+    fn shell(script: &str) -> (std::process::Child, String) {
         let mut shell = Command::new("sh")
-            .args(["-c", "sleep 1000 & echo $!; wait"])
+            .args(["-c", script])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
         let mut out = io::BufReader::new(shell.stdout.take().unwrap());
         io::BufRead::read_line(&mut out, &mut line).unwrap();
+        (shell, line)
+    }
+
+    #[test]
+    fn a_childs_child_is_among_the_descendants_until_it_is_killed() {
+        let (mut shell, line) = shell("sleep 1000 & echo $!; wait");
         let (sleep, shell_pid): (i32, i32) =
             (line.trim().parse().unwrap(), shell.id().try_into().unwrap());
         assert!(has_children());
@@ -273,14 +279,7 @@ mod tests {
 
     #[test]
     fn a_look_at_all_processes_finds_what_the_lists_of_children_name() {
-        let mut shell = Command::new("sh")
-            .args(["-c", "(sleep 1000; :) & echo; wait"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut out = io::BufReader::new(shell.stdout.take().unwrap());
-        io::BufRead::read_line(&mut out, &mut line).unwrap();
+        let (mut shell, _) = shell("(sleep 1000; :) & echo; wait");
         let pid = shell.id().try_into().unwrap();
         // The subshell starts its child a moment later.
         let both = || (descendants_of(pid), below(&[pid], &everything()));

@@ -262,7 +262,7 @@ pub struct Snapshot {
     pub reloads_asked: u64,
     /// Which configuration Envoy runs, where its file is followed (`--watch-config`).
     pub configuration: Option<Configuration>,
-    /// That its file hangs, if it does.
+    /// Why the configuration file is not read any more, where its file system hangs.
     pub configuration_hangs: Option<String>,
     /// What is known of hot restarts, with `--hot-restart`.
     pub hot_restart: Option<HotRestart>,

@@ -58,7 +58,7 @@ const PARENT_TIME: Duration = ms(2_500);
 enum Scene {
     /// Everything but a hold and a resume.
     Drain,
-    /// The same, on a machine that is late.
+    /// Everything but a hold and a resume, on a machine that is late.
     Late,
     /// A hold and a resume; and of the rest what makes a difference to them.
     Hold,
@@ -66,7 +66,7 @@ enum Scene {
     Follow,
 }
 
-/// One search, from the start of a drainit with these rules.
+/// A search, from the start of a drainit with these rules.
 struct Search {
     seen: HashSet<u64>,
     /// How each state was first reached: from which, by what.

@@ -14,7 +14,7 @@ enum Fault {
     DiskFull(bool),
     Asked,
     ThreadStartsAgain,
-    /// It died between the two files of a set: the CA's is of the next generation.
+    /// The thread died between the two files of a set: the CA's is of the next generation.
     ThreadDiesPublishing,
 }
 

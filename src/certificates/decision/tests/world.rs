@@ -12,7 +12,7 @@ pub(super) enum Kind {
     Ec(u8),
     Rsa,
     Other,
-    /// Its key does not say whose it is.
+    /// A good set whose key does not say whose it is.
     Ed25519,
     /// Good for us, and not for Envoy.
     Poison(u8),
@@ -223,7 +223,7 @@ impl World {
         self.decision.envoy_gone();
     }
 
-    /// One step; false when there is none at this time.
+    /// Does a step; returns false when there is none at this time.
     pub(super) fn step(&mut self) -> bool {
         match self.decision.next(self.now) {
             Step::Wait(until) => return until <= self.now,

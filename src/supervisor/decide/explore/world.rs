@@ -251,7 +251,7 @@ impl World {
         events
     }
 
-    /// One step, with everything checked that can be told of one.
+    /// Does a step, with everything checked that can be told of one.
     pub(super) fn step(
         &mut self,
         from: &World,

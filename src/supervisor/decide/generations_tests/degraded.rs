@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// One that serves after two generations have ended beside it, and has lost its admin interface.
+/// An Envoy that serves after two generations have ended beside it, and has lost its admin interface.
 fn degraded(rules: Rules) -> Play {
     let mut play = rising(rules);
     play.exit(KILLED);

@@ -2,19 +2,21 @@
 
 use super::*;
 
+/// An old generation drains, and the newest has crashed twice and waits to be started again.
+fn crashed() -> Play {
+    let mut play = two(Rules {
+        restart: true,
+        ..hot()
+    });
+    play.exit(KILLED);
+    play.put(Input::Spawned);
+    play.exit(KILLED);
+    assert_eq!(play.state(), State::Restarting);
+    play
+}
+
 #[test]
 fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_started() {
-    let crashed = || {
-        let mut play = two(Rules {
-            restart: true,
-            ..hot()
-        });
-        play.exit(KILLED);
-        play.put(Input::Spawned);
-        play.exit(KILLED);
-        assert_eq!(play.state(), State::Restarting);
-        play
-    };
     let sessions = |connections| {
         Answer::Stats(Load {
             tcp_sessions: connections,
@@ -73,14 +75,7 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
 
 #[test]
 fn an_old_generation_that_is_cut_with_a_newest_that_crashes_is_not_called_drained() {
-    let mut play = two(Rules {
-        restart: true,
-        ..hot()
-    });
-    play.exit(KILLED);
-    play.put(Input::Spawned);
-    play.exit(KILLED);
-    assert_eq!(play.state(), State::Restarting);
+    let mut play = crashed();
     play.order(Order::StopNow);
     assert!(play.did(Action::HotRestart(Step::TerminateOld)));
     let outcome = play.core.drain().and_then(Drain::outcome);

@@ -11,7 +11,7 @@ fn a_drain_before_envoy_is_live_ends_when_it_tells_that_nothing_is_open_yet() {
     assert!(play.did(Action::Terminate));
 }
 
-/// It was taken for one that had never been live, and stopped a second later.
+/// Such an Envoy was taken for one that had never been live, and stopped a second later.
 #[test]
 fn an_envoy_that_tells_that_it_is_live_as_a_drain_begins_is_drained() {
     let mut play = Play::started(rules());
@@ -25,7 +25,7 @@ fn an_envoy_that_tells_that_it_is_live_as_a_drain_begins_is_drained() {
     assert!(play.did(Action::Terminate));
 }
 
-/// It slept until the deadline.
+/// The core slept until the deadline.
 #[test]
 fn a_silent_envoy_that_was_never_live_is_not_waited_for_until_the_deadline() {
     let mut play = Play::started(rules());
@@ -37,7 +37,7 @@ fn a_silent_envoy_that_was_never_live_is_not_waited_for_until_the_deadline() {
     assert!(play.did(Action::Terminate));
 }
 
-/// It showed only when the answer came, or never did.
+/// The end of the delay showed only when the answer came, or never did.
 #[test]
 fn the_end_of_the_delay_is_not_overslept_while_a_question_hangs() {
     let delay = s(3);
@@ -93,7 +93,7 @@ fn at_rest_envoy_is_asked_when_somebody_wants_to_know_and_at_most_once_a_second(
     assert_eq!(play.core.wake_at(), None);
 }
 
-/// That look and every later one was lost until somebody probed.
+/// Such a look and every later one was lost until somebody probed.
 #[test]
 fn a_look_while_a_probe_is_in_flight_gets_its_figures() {
     let mut play = Play::live(rules());
