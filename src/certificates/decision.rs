@@ -175,6 +175,17 @@ impl Decision {
         }
     }
 
+    /// When Envoy is to be asked next, if it is.
+    pub fn asks(&self) -> Option<Instant> {
+        let pending = self.pending.as_ref().filter(|_| self.envoy_runs);
+        pending.map(|pending| pending.ask)
+    }
+
+    /// Whether somebody waits for what the files hold.
+    pub fn is_wanted(&self) -> bool {
+        self.watch.is_wanted()
+    }
+
     /// The files were read: their contents, or why they could not be.
     pub fn read(&mut self, now: Instant, wall: SystemTime, reading: Result<Contents, Refusal>) {
         self.watch.see(now, reading);

@@ -20,6 +20,7 @@ mod notify;
 pub mod ocsp;
 pub mod pem;
 mod pending;
+mod probe;
 pub mod publish;
 pub mod read;
 pub mod record;
@@ -42,6 +43,7 @@ use log::{error, info};
 use self::duty::Duty;
 use self::name::{CONTOUR_CA, CONTOUR_LEAF};
 use self::notify::Notify;
+use self::probe::Probes;
 use self::publish::Target;
 use self::read::{Files, Source};
 use self::rotation::Rotation;
@@ -156,6 +158,7 @@ pub fn run(
     let files = rotations.iter().map(Rotation::files).sum();
     // Where Envoy needs all instances of inotify, it shall have them.
     let mut notify = Notify::new(wakeups, many::leaves_inotify(files, pulse));
+    let mut probes = Probes::default();
     let mut start = many::Start::of(&mut rotations);
     let mut ready = false;
     let mut waiting = String::new();
@@ -207,7 +210,8 @@ pub fn run(
         }
         wake = Instant::now() + AT_MOST;
         for rotation in &mut rotations {
-            wake = wake.min(rotation.work(&admin, &mut notify, pulse, &mut |config| {
+            let places = (&mut notify, &mut probes, pulse);
+            wake = wake.min(rotation.work(&admin, places, &mut |config| {
                 let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
                 report(Report::Validate { id, config });
                 id

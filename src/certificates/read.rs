@@ -204,7 +204,7 @@ impl Files {
 }
 
 /// Reads a file; whether its name is still there.
-fn read_file(path: &Path) -> Result<(SecretBytes, bool), String> {
+pub(super) fn read_file(path: &Path) -> Result<(SecretBytes, bool), String> {
     // A FIFO would block the open without the flag; what else may block is no regular file.
     let file = OpenOptions::new()
         .read(true)

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{error, warn};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -16,12 +16,22 @@ use super::confirm::{self, Observation};
 use super::decision::{Decision, Step};
 use super::duty::Duty;
 use super::notify::{Notify, Word};
+use super::probe::Probes;
 use super::publish::{Published, Target};
-use super::read::{Contents, Files};
+use super::read::{Contents, Files, Refusal};
+use crate::duration::show;
 use crate::pulse::Pulse;
 
 /// The most steps in a row: the other sets, and the commands, have their turn.
 const STEPS: usize = 20;
+
+/// A file system that has not answered for so long hangs.
+const HANGS: Duration = Duration::from_secs(10);
+/// The same where somebody waits for it: an Envoy that is to start, or who asked for a reload.
+const HANGS_WANTED: Duration = Duration::from_secs(1);
+/// Between looks whether it answers.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_AT_FIRST: Duration = Duration::from_millis(5);
 
 /// A set of files, where it is published, and how far it is.
 pub struct Rotation {
@@ -32,6 +42,9 @@ pub struct Rotation {
     rely_on_kernel: bool,
     /// Whether they are.
     told: bool,
+    /// Whether the kernel tells of every change, which it does on no file system that hangs, and told
+    /// of none since they were last read.
+    local: bool,
     files: Files,
     target: Target,
     names: Vec<String>,
@@ -72,6 +85,7 @@ impl Rotation {
             number,
             rely_on_kernel: !check.given,
             told: false,
+            local: false,
             files,
             target,
             names,
@@ -86,8 +100,7 @@ impl Rotation {
     pub fn work(
         &mut self,
         admin: &impl Fn(&str) -> Result<String, String>,
-        notify: &mut Notify,
-        pulse: &Pulse,
+        (notify, probes, pulse): (&mut Notify, &mut Probes, &Pulse),
         validate: &mut impl FnMut(OwnedFd) -> u64,
     ) -> Instant {
         for _ in 0..STEPS {
@@ -98,7 +111,11 @@ impl Rotation {
                     self.decision.record.set_stale(stale);
                     return until;
                 }
-                Step::Read => self.read(notify, pulse),
+                Step::Read => {
+                    if let Err((path, since)) = self.read(notify, probes, pulse) {
+                        return self.hangs(&path, since);
+                    }
+                }
                 Step::Observe => {
                     let answer = self.observe(admin);
                     self.decision.observed(now, Instant::now(), answer);
@@ -135,6 +152,8 @@ impl Rotation {
 
     /// The kernel said this of the files: they are read at the next look.
     pub fn hear(&mut self, now: Instant, word: Word) {
+        // They may be on another file system now.
+        self.local = false;
         self.change_check = ChangeCheck::default();
         self.decision.hear(now, word);
     }
@@ -173,18 +192,56 @@ impl Rotation {
         Ok(file.into())
     }
 
-    fn read(&mut self, notify: &mut Notify, pulse: &Pulse) {
+    /// Their file system has not answered since then; when to look again.
+    fn hangs(&mut self, path: &Path, since: Instant) -> Instant {
+        let now = Instant::now();
+        let time = now.saturating_duration_since(since);
+        let limit = if self.decision.is_wanted() {
+            HANGS_WANTED
+        } else {
+            HANGS
+        };
+        self.change_check = ChangeCheck::default();
+        if time >= limit {
+            let (path, limit) = (path.display(), show(limit));
+            let refusal = Refusal {
+                file: None,
+                why: format!("{path} does not answer: its file system has hung for {limit}"),
+                until: None,
+            };
+            self.decision.read(now, SystemTime::now(), Err(refusal));
+            self.decision.record.set_stale(true);
+        }
+        let again = now + time.clamp(AGAIN_AT_FIRST, AGAIN);
+        self.decision.asks().map_or(again, |asks| again.min(asks))
+    }
+
+    /// # Errors
+    /// Where their file system does not answer: at which file, and since when.
+    fn read(
+        &mut self,
+        notify: &mut Notify,
+        probes: &mut Probes,
+        pulse: &Pulse,
+    ) -> Result<(), (PathBuf, Instant)> {
         let wall = SystemTime::now();
+        if !self.local {
+            probes.answers(&self.files, false)?;
+        }
         if !self.change_check.must_read(&self.files, wall, pulse) {
             // Not even compared: that would fetch all of it into the processor's cache.
             self.decision.unchanged(Instant::now(), wall);
-            return;
+            return Ok(());
+        }
+        if !self.local {
+            probes.answers(&self.files, true)?;
         }
         if self.change_check.is_new() || self.told {
             // Before they are read: what happens from here on is told. The way to them may be
             // another.
             let paths = self.files.each().map(|(_, path)| path);
             let all = notify.watch(self.number, paths, pulse);
+            self.local = all;
             self.told = all && self.rely_on_kernel;
             self.decision.rely_on_kernel(self.told);
         }
@@ -201,6 +258,7 @@ impl Rotation {
         if again {
             self.hear(now, Word::Touched);
         }
+        Ok(())
     }
 
     fn observe(

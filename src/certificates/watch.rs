@@ -197,6 +197,11 @@ impl Watch {
         beat.saturating_sub(passed)
     }
 
+    /// Whether they were never looked at, or somebody asked for that.
+    pub fn is_wanted(&self) -> bool {
+        self.asked || self.seen.is_none()
+    }
+
     /// What was seen.
     pub fn seen(&self) -> Option<&Reading> {
         self.seen.as_ref()

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use crate::put;
 use crate::support::drainit::{Drainit, Setting};
 use crate::support::envoy_config::Admin;
+use crate::support::pki::{Pair, presented};
 use crate::support::process::children;
 use crate::support::scene;
 use crate::support::xds::{LEAF, Node, secret};
@@ -203,11 +204,62 @@ fn a_file_system_that_is_stuck_from_the_start_keeps_the_gate_shut_and_nothing_el
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
 }
 
+#[test]
+fn a_secret_whose_file_system_hangs_keeps_no_other_from_being_served_or_rotated() {
+    let (_upstream, config) = scene::of(Admin::Unix);
+    config.serve_tls("edge");
+    let ca = Pair::ca("edge");
+    let first = ca.leaf();
+    let pair = config.dir.join("edge.pem");
+    put(&pair, &first.both());
+    let edge = format!("edge={0},{0}", pair.display());
+    let stuck_ = config.dir.join("stuck/x.pem").display().to_string();
+    let other = format!("other={stuck_},{stuck_}");
+    let resources = config.resources().display().to_string();
+    let options = [
+        "--secret",
+        &other,
+        "--secret",
+        &edge,
+        "--resources-dir",
+        &resources,
+    ];
+    let mut command = vec![crate::support::envoy().display().to_string()];
+    command.extend(config.arguments());
+    let mut drainit = stuck(&config.dir).start(&options, &command);
+    drainit.wait_ready();
+    wait_for("the first certificate", PATIENCE, || {
+        presented(config.http).as_ref() == Ok(&first.serial)
+    });
+    assert!(is_stuck(&drainit));
+    let (code, _, said) = crate::support::drainit::run(&[
+        "reload",
+        "--listen",
+        &format!("unix:{}", drainit.health.text()),
+    ]);
+    assert!(
+        code == 1 && said.contains("x.pem does not answer"),
+        "{code}: {said}"
+    );
+    let next = ca.leaf();
+    put(&pair, &next.both());
+    wait_for("the next certificate", PATIENCE, || {
+        presented(config.http).as_ref() == Ok(&next.serial)
+    });
+    assert_eq!(
+        secret(&drainit, "edge")["last_error"],
+        serde_json::Value::Null
+    );
+    assert_eq!(secret(&drainit, "other")["stale"], true);
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+}
+
 /// What hangs is said in the log, the status and the metric.
 fn is_told(node: &Node, drainit: &Drainit, file: &str, name: &str) {
     let path = node.file(file).display().to_string();
     let why = format!("{path} does not answer: its file system has hung for 10 s");
-    let line = drainit.wait_log(&why);
+    let line = drainit.wait_log(&format!("refused: {why}"));
     assert!(line.contains("WARN"), "{line}");
     let told = secret(drainit, name);
     assert_eq!(told["last_error"], why.as_str());
