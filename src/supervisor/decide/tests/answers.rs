@@ -185,3 +185,15 @@ fn an_answer_of_the_wrong_kind_is_no_answer() {
     play.until(ms(24_999), |_| Some(Answer::Done));
     assert!(!play.did(Action::Terminate));
 }
+
+#[test]
+fn an_answer_to_what_a_hold_has_asked_ends_no_drain_that_came_meanwhile() {
+    let mut play = Play::live(rules());
+    play.put(Input::Hold("a person".into()));
+    play.answer(Answer::Done);
+    assert_eq!(play.asked(), Some(Ask::Stats));
+    play.order(Order::Drain);
+    play.answer(load(0));
+    assert_eq!(play.core.drain().and_then(Drain::outcome), None);
+    assert_eq!(play.asked(), Some(Ask::FailHealthCheck));
+}
