@@ -61,7 +61,7 @@ impl Candidate {
     /// # Errors
     /// One line, when it cannot be run, or does not come to an end.
     pub fn refusal(&self) -> Result<Option<String>, String> {
-        let mut args = overlay::without(&self.args, &["--log-path"], &[]);
+        let mut args = flags::audible(&self.args);
         if !flags::has(&args, "--mode") {
             args.extend(["--mode", "validate"].map(OsString::from));
         }

@@ -3,7 +3,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -45,31 +44,9 @@ pub fn config_file(args: &[OsString]) -> Option<&OsStr> {
     CONFIG.into_iter().find_map(|flag| flags::value(args, flag))
 }
 
-/// A command line without these flags, each with its value or (the latter) without one.
-pub fn without(args: &[OsString], valued: &[&str], switches: &[&str]) -> Vec<OsString> {
-    let mut kept = Vec::new();
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        let bytes = arg.as_bytes();
-        if valued.iter().any(|flag| bytes == flag.as_bytes()) {
-            args.next();
-            continue;
-        }
-        let with_value = |flag: &&str| {
-            let rest = bytes.strip_prefix(flag.as_bytes());
-            rest.is_some_and(|rest| rest.starts_with(b" "))
-        };
-        let is_switch = switches.iter().any(|flag| bytes == flag.as_bytes());
-        if !is_switch && !valued.iter().any(with_value) {
-            kept.push(arg.clone());
-        }
-    }
-    kept
-}
-
 /// The command line of an Envoy that has nothing to do with any other.
 pub fn apart(args: &[OsString]) -> Vec<OsString> {
-    let mut args = without(args, &APART, &APART_SWITCHES);
+    let mut args = flags::without(args, &APART, &APART_SWITCHES);
     args.push("--disable-hot-restart".into());
     args
 }
@@ -99,7 +76,7 @@ pub fn lay(args: &[OsString], name: &str, open: bool, held: bool) -> Result<Vec<
         let own = own.ok_or("its --config-yaml is no JSON: write it as JSON, or as a file")?;
         let ours = std::mem::replace(&mut over, own);
         merge(&mut over, ours);
-        args = without(&args, &[YAML], &[]);
+        args = flags::without(&args, &[YAML], &[]);
     }
     args.extend([YAML.into(), over.to_string().into()]);
     Ok(args)
@@ -186,7 +163,7 @@ impl Stage {
         let name = name.unwrap_or(OsStr::new("envoy.yaml")).to_string_lossy();
         let config = stage.write(&name, &text)?;
         let flags = if file.is_some() { &CONFIG[..] } else { &[YAML] };
-        *args = without(args, flags, &[]);
+        *args = flags::without(args, flags, &[]);
         args.extend(["-c".into(), config.into()]);
         Ok(Some(stage))
     }

@@ -49,6 +49,51 @@ pub fn with_config(args: &[OsString], file: Option<&Path>) -> Vec<OsString> {
     args
 }
 
+/// A command line without these flags, each with its value or (the latter) without one.
+pub fn without(args: &[OsString], valued: &[&str], switches: &[&str]) -> Vec<OsString> {
+    let mut kept = Vec::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let bytes = arg.as_bytes();
+        if valued.iter().any(|flag| bytes == flag.as_bytes()) {
+            args.next();
+            continue;
+        }
+        let with_value = |flag: &&str| {
+            let rest = bytes.strip_prefix(flag.as_bytes());
+            rest.is_some_and(|rest| rest.starts_with(b" "))
+        };
+        let is_switch = switches.iter().any(|flag| bytes == flag.as_bytes());
+        if !is_switch && !valued.iter().any(with_value) {
+            kept.push(arg.clone());
+        }
+    }
+    kept
+}
+
+/// A command line whose Envoy says on stderr why it refuses something, whatever the operator has it
+/// log, and where.
+pub fn audible(args: &[OsString]) -> Vec<OsString> {
+    let mut loud = without(args, &QUIET, &["--log-format-escaped"]);
+    // A start script may give the level where the command line does not, and Envoy takes one.
+    if LEVEL.iter().any(|flag| has(args, flag)) {
+        loud.extend(["-l", "error"].map(OsString::from));
+    }
+    loud
+}
+
+/// Envoy's flag for the level of its log.
+const LEVEL: [&str; 2] = ["-l", "--log-level"];
+
+/// Envoy's flags that say what is logged, how and where to.
+const QUIET: [&str; 5] = [
+    LEVEL[0],
+    LEVEL[1],
+    "--component-log-level",
+    "--log-format",
+    "--log-path",
+];
+
 /// Envoy's flag for its configuration's file.
 const CONFIG: [&str; 2] = ["-c", "--config-path"];
 
@@ -156,6 +201,27 @@ mod tests {
                 "--disable-hot-restart",
             ])
         );
+    }
+
+    #[test]
+    fn an_envoy_that_is_tried_says_why_it_refuses() {
+        let line = |words: &[&str]| args(words);
+        for (given, tried) in [
+            (
+                &["envoy", "-l", "off", "-c", "x"][..],
+                &["envoy", "-c", "x", "-l", "error"][..],
+            ),
+            (
+                &["--log-level critical", "--component-log-level", "main:off"],
+                &["-l", "error"],
+            ),
+            (
+                &["-c", "x", "--log-path", "/x.log", "--log-format", "%v"],
+                &["-c", "x"],
+            ),
+        ] {
+            assert_eq!(audible(&line(given)), line(tried));
+        }
     }
 
     #[test]

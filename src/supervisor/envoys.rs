@@ -183,7 +183,7 @@ impl Envoys {
         if !flags::has(&line, "--mode") {
             line.extend(["--mode", "validate"].map(OsString::from));
         }
-        Some(line)
+        Some(flags::audible(&line))
     }
 
     /// What is to be changed where its admin address is not known.
