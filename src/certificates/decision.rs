@@ -77,8 +77,9 @@ pub struct Decision {
     kept: Option<Arc<Contents>>,
     /// What the files held when they were last good, and were acted on; none since they were bad.
     wanted: Option<Arc<Contents>>,
-    /// Whether a set could not be published after it: a file may be of a later generation.
-    in_vain: bool,
+    /// Whether the SDS files may hold something else: a later set could not be published, or somebody
+    /// changed them.
+    astray: bool,
     /// Whether there is an SDS file, with or without a set in it.
     holds: bool,
     /// Why the one without could not be written, and when to try again.
@@ -109,7 +110,7 @@ impl Decision {
             generation,
             current: None,
             good: None,
-            in_vain: false,
+            astray: false,
             holds: kept.is_some(),
             cannot_vacate: None,
             kept: kept.map(Arc::new),
@@ -122,9 +123,11 @@ impl Decision {
     pub fn next(&mut self, now: Instant) -> Step {
         match std::mem::replace(&mut self.phase, Phase::Watching) {
             Phase::Watching => match &self.current {
-                Some(current) if self.in_vain => {
-                    // What was to come after it is given up.
-                    self.phase = Phase::Publish(current.clone(), Origin::Rollback, None, now);
+                Some(current) if self.astray => {
+                    // What was to come after it, if anything, is given up.
+                    let origin = self.pending.as_ref().map(|pending| pending.origin);
+                    let origin = origin.unwrap_or(Origin::Rollback);
+                    self.phase = Phase::Publish(current.clone(), origin, None, now);
                 }
                 _ => return self.watch(now),
             },

@@ -158,7 +158,7 @@ fn swap(resources: &Path, root: &Path, over: &AtomicBool) {
 
 #[test]
 fn who_swaps_the_directory_all_the_time_gains_nothing_by_it() {
-    let set = std::env::var("DRAINIT_TEST_RACES");
+    let set = std::env::var("TEST_DRAINIT_RACES");
     let races = set.map_or(500, |number| number.parse().unwrap());
     let place = Place::new("racer", USER);
     let over = AtomicBool::new(false);

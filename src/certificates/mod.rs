@@ -116,6 +116,9 @@ pub enum Report {
     },
     /// What is known of the secrets. Sent when it changes.
     Status(Vec<Certificate>),
+    /// The SDS files are looked after, as the last [`Command::CheckPublished`] with this number asked:
+    /// they hold what was published.
+    PublishedChecked(u64),
     /// What came of the last [`Command::CheckNow`], by its number, in one line.
     Reloaded(u64, Result<String, String>),
 }
@@ -126,6 +129,9 @@ pub enum Command {
     /// Look at the files now, and act on them: answered by [`Report::Reloaded`], unless another
     /// one comes before that.
     CheckNow(u64),
+    /// Look whether the SDS files still hold what was published, and write them again where they do
+    /// not: answered by [`Report::PublishedChecked`] once they do, unless another one comes before that.
+    CheckPublished(u64),
     /// An Envoy runs from here on; its admin may not answer yet.
     EnvoyStarted,
     /// Another one runs from here on, and its admin answers.
@@ -163,6 +169,7 @@ pub fn run(
     let mut ready = false;
     let mut waiting = String::new();
     let mut reload = None;
+    let mut checks_published = None;
     // What is known already comes first: that an Envoy runs, above all.
     let mut wake = Instant::now();
     loop {
@@ -186,6 +193,15 @@ pub fn run(
                 rotations
                     .iter_mut()
                     .for_each(|rotation| rotation.check_now(now));
+                rotations
+                    .iter_mut()
+                    .for_each(|rotation| rotation.check_published(pulse));
+            }
+            Some(Command::CheckPublished(number)) => {
+                checks_published = Some(number);
+                rotations
+                    .iter_mut()
+                    .for_each(|rotation| rotation.check_published(pulse));
             }
             Some(Command::EnvoyStarted) => {
                 rotations
@@ -242,6 +258,12 @@ pub fn run(
             }
         }
         start.tell(&mut rotations, ready);
+        let astray = |rotation: &Rotation| rotation.decision.is_astray();
+        if !rotations.iter().any(astray)
+            && let Some(number) = checks_published.take()
+        {
+            report(Report::PublishedChecked(number));
+        }
         if let Some(number) = reload
             && rotations.iter().all(|rotation| rotation.decision.is_idle())
         {

@@ -145,8 +145,35 @@ impl Target {
     /// When it cannot be written.
     pub fn vacate(&self, generation: u64) -> io::Result<()> {
         let sds = Sds::make(&self.dir, Access::Owner)?;
-        let response = json!({ "version_info": version(generation), "resources": [] });
-        sds.replace(self.first.file(), response.to_string().as_bytes())
+        sds.replace(self.first.file(), vacant(generation).as_bytes())
+    }
+
+    /// Whether the files hold what [`Target::publish`] wrote, or without contents
+    /// [`Target::vacate`].
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn holds(&self, generation: u64, contents: Option<&Contents>) -> io::Result<bool> {
+        let sds = match Sds::open(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            sds => sds?,
+        };
+        let holds = |secret: &Secret, text: &[u8]| {
+            let found = sds.read(secret.file())?;
+            io::Result::Ok(found.is_some_and(|found| *found == *text))
+        };
+        let Some(contents) = contents else {
+            return holds(&self.first, vacant(generation).as_bytes());
+        };
+        for (secret, material) in self.secrets().zip(contents) {
+            if !holds(
+                secret,
+                &response(generation, secret, &self.body(material)?)?,
+            )? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The SDS files in Contour's own form: they name the files, and Envoy reads those.
@@ -257,6 +284,11 @@ fn response(generation: u64, secret: &Secret, body: &[u8]) -> io::Result<SecretB
         "resources": [{ "@type": format!("{TLS}.Secret"), "name": name, kind: HERE }],
     });
     put(&around, body)
+}
+
+/// An SDS file without a secret.
+fn vacant(generation: u64) -> String {
+    json!({ "version_info": version(generation), "resources": [] }).to_string()
 }
 
 /// The version that Envoy is told, and tells, of this generation.

@@ -164,6 +164,26 @@ impl Rotation {
         self.decision.check_now(now);
     }
 
+    /// Looks whether the SDS files still hold what was published: an Envoy that starts reads them, and
+    /// whoever may write there may have removed or overwritten them.
+    pub fn check_published(&mut self, pulse: &Pulse) {
+        let Some((generation, contents)) = self.decision.published_as() else {
+            return;
+        };
+        let path = &self.target.first.path;
+        let why = match pulse.during(path, || self.target.holds(generation, contents)) {
+            Ok(true) => return,
+            Ok(false) => "its SDS file was removed or changed by somebody".to_owned(),
+            Err(error) => format!("its SDS file cannot be read: {error}"),
+        };
+        warn!(
+            "{}: {why}: writing {} again",
+            self.target.first.name,
+            path.display()
+        );
+        self.decision.lost();
+    }
+
     /// Whether this question was this set's.
     pub fn asked(&self, id: u64) -> bool {
         self.candidate == Some(id)

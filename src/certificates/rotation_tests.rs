@@ -161,6 +161,21 @@ fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
         _ => None,
     });
     assert!(line.unwrap().contains("edge: gen-3, serial f0"));
+    // Somebody else may write there, too.
+    let sds = thread.dir.join("resources/sds");
+    let leaf = sds.join("xds-tls-certificate.json");
+    fs::remove_file(sds.join("edge.json")).unwrap();
+    fs::write(&leaf, "?").unwrap();
+    for expected in [["gen-3", "gen-4"]; 2] {
+        thread.commands.send(Command::CheckPublished(7));
+        thread.wait(|report| matches!(report, Report::PublishedChecked(7)).then_some(()));
+        let text = |path: &Path| fs::read_to_string(path).unwrap();
+        let found = [text(&leaf), text(&sds.join("edge.json"))];
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.contains(expected), "{found}");
+        }
+    }
+    fs::remove_dir_all(&sds).unwrap();
     fs::write(thread.dir.join("tls.key"), "").unwrap();
     thread.commands.send(Command::CheckNow(1));
     let line = thread.wait(|report| match report {

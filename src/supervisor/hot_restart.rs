@@ -6,8 +6,8 @@ use super::decide::{Input, News, Reloaded, Step, Who};
 use super::trials::{Purpose, Verdict, program};
 use crate::certificates::Command;
 use crate::drain::Time;
-use crate::envoy::hot_restart;
 use crate::envoy::load::Load;
+use crate::envoy::{flags, hot_restart, refusal};
 use crate::process::{self, Exit};
 use crate::status::hot_restart::{Handover, HotRestart};
 
@@ -116,8 +116,19 @@ impl Supervisor {
         if let Some(warning) = warning {
             log::warn!("{warning}");
         }
+        self.sds_files.trial_waits = true;
+        self.go_on_trying();
+    }
+
+    /// Tries the next Envoy's configuration, once the SDS files are as they were published.
+    pub(super) fn go_on_trying(&mut self) {
+        if !self.sds_files.trial_waits || self.awaits_sds_files() {
+            return;
+        }
+        self.sds_files.trial_waits = false;
         let mut line = self.envoys.next_line();
         line.extend(["--mode", "validate"].map(Into::into));
+        let line = flags::audible(&line);
         self.trials.ask(Purpose::Configuration, line);
     }
 
@@ -131,10 +142,11 @@ impl Supervisor {
             }
             Purpose::Configuration => self.refuse(match (verdict.refusal(), verdict.exit) {
                 (Some(why), _) => format!("envoy refuses the configuration: {why}"),
-                (None, Some(exit)) => format!(
-                    "the trial of the configuration told nothing: {exit}; {}",
-                    verdict.said.lines().last().unwrap_or_default().trim()
-                ),
+                (None, Some(exit)) => {
+                    let last = refusal::last_word(&verdict.said);
+                    let last = last.map_or(String::new(), |last| format!("; {last}"));
+                    format!("the trial of the configuration told nothing: {exit}{last}")
+                }
                 (None, None) => format!(
                     "{} cannot be started: {}",
                     self.envoys.program().to_string_lossy(),

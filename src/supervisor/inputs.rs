@@ -77,6 +77,7 @@ impl Supervisor {
                 if thread == Thread::Certificates {
                     let why = "the certificate thread ended over it; it is being started again";
                     self.end_reading(Err(why.into()));
+                    self.sds_files.nobody_checks();
                 }
             }
         }
@@ -152,6 +153,7 @@ impl Supervisor {
             Report::Status(secrets) => self.board.update(|snapshot| {
                 notes::note_certificates(snapshot, Instant::now(), secrets);
             }),
+            Report::PublishedChecked(number) => self.sds_files.checked(number),
             Report::Reloaded(number, result) => self.on_reading(number, result),
         }
     }

@@ -24,6 +24,7 @@ mod probation;
 mod progress;
 mod reload;
 mod report;
+mod sds_files;
 mod sentences;
 mod trials;
 mod verdict;
@@ -60,6 +61,7 @@ use holds::Holds;
 use leaving::Leaving;
 use reload::Reloading;
 use report::Reporter;
+use sds_files::SdsFiles;
 use trials::Trials;
 
 /// Not for Envoy: they are between systemd and us.
@@ -123,6 +125,7 @@ struct Supervisor {
     /// How many processes here the kernel had killed for their memory when Envoy was spawned.
     oom_kills: Option<u64>,
     reloading: Reloading,
+    sds_files: SdsFiles,
     holds: Holds,
     follow: Option<Follow>,
     hangs: Hangs,
@@ -198,6 +201,7 @@ impl Supervisor {
             born,
             oom_kills: None,
             reloading: Reloading::default(),
+            sds_files: SdsFiles::default(),
             holds: Holds::default(),
             follow,
             hangs,
@@ -226,12 +230,14 @@ impl Supervisor {
         if self.envoys.read_address() {
             self.handle(Input::AdminKnown);
         }
-        self.handle(Input::Tick);
         let now = Instant::now();
+        self.sds_files.hurry(now);
+        self.handle(Input::Tick);
         while let Some(verdict) = self.trials.proceed(now) {
             self.on_verdict(verdict);
         }
         self.hurry_reload(now);
+        self.go_on_trying();
         self.go_on_following();
         self.look_for_hangs(now);
         if self.reporter.is_beat_due(now) {
@@ -258,6 +264,7 @@ impl Supervisor {
             self.reporter.wake_at(),
             self.trials.wake_at(),
             self.reloading.wake_at(),
+            self.sds_files.wake_at(),
             self.follow_wake_at(),
             self.hangs.wake_at(),
         ];
@@ -326,6 +333,10 @@ impl Supervisor {
     }
 
     fn spawn(&mut self) {
+        if self.awaits_sds_files() {
+            // The core says so again at each turn.
+            return;
+        }
         match self.envoys.spawn() {
             Ok(pid) => {
                 let again = self.reporter.on_start();

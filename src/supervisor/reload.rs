@@ -105,6 +105,7 @@ impl Supervisor {
         }
         self.reloading.refusal.clear();
         self.trials.forget_reload();
+        self.sds_files.trial_waits = false;
         self.reloading.current = self.reloading.asked;
         if !self.read_certificates() {
             self.reloading.read = if self.options.has_certificates() {

@@ -103,6 +103,8 @@ fn an_envoy_that_is_started_again_has_the_last_good_generation() {
     drainit.wait_log(&format!(
         "{LEAF}: refused: the key: is not the certificate's"
     ));
+    // And somebody has tidied up.
+    fs::remove_dir_all(node.resources().join("sds")).unwrap();
     let before = drainit.envoy_pid();
     kill(before, Signal::SIGKILL).unwrap();
     wait_for("another Envoy", PATIENCE, || {

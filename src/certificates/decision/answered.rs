@@ -55,7 +55,7 @@ impl Decision {
                     self.installed(set, origin, before, now);
                 }
                 Err(why) => {
-                    self.in_vain = true;
+                    self.astray = true;
                     error!("{}: cannot publish: {why}", self.name());
                     self.record.set_error(format!("cannot publish: {why}"));
                     self.phase = Phase::Publish(set, origin, before, now + self.watch.interval());
@@ -105,7 +105,7 @@ impl Decision {
         let level = self.record.level(Level::Info);
         log!(level, "{}: published gen-{generation}, {set}", self.name());
         self.current = Some(set.clone());
-        self.in_vain = false;
+        self.astray = false;
         self.kept = None;
         self.holds = true;
         self.cannot_vacate = None;

@@ -45,6 +45,14 @@ impl Decision {
         }
     }
 
+    /// The SDS files do not hold any more what was published.
+    pub fn lost(&mut self) {
+        match self.current {
+            Some(_) => self.astray = true,
+            None => self.holds = false,
+        }
+    }
+
     /// The kernel said this of the files.
     pub fn hear(&mut self, now: Instant, word: Word) {
         self.watch.hear(now, word);

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use super::super::check::Checked;
 use super::super::duty::Duty;
 use super::super::lifetime;
+use super::super::read::Contents;
 use super::{Decision, Pending, Phase};
 
 impl Decision {
@@ -19,6 +20,18 @@ impl Decision {
     /// Whether a set is published.
     pub fn has_set(&self) -> bool {
         self.current.is_some()
+    }
+
+    /// What the SDS files are to hold: the generation, and the set, or none where they are to say that
+    /// there is none. Nothing where nothing is published, or it is to be published again anyway.
+    pub fn published_as(&self) -> Option<(u64, Option<&Contents>)> {
+        let there = self.current.is_some() || self.holds;
+        (there && !self.astray && self.kept.is_none()).then(|| (self.generation, self.loaded()))
+    }
+
+    /// Whether the SDS files may hold something else than the set that is published.
+    pub fn is_astray(&self) -> bool {
+        self.astray
     }
 
     /// Whether nothing is under way, and nothing waits for Envoy's word in vain.

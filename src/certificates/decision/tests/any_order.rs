@@ -12,6 +12,8 @@ enum Fault {
     EnvoyIsReplaced,
     AdminAnswers(bool),
     DiskFull(bool),
+    /// Somebody removed the SDS files.
+    FilesLost,
     Asked,
     ThreadStartsAgain,
     /// The thread died between the two files of a set: the CA's is of the next generation.
@@ -40,6 +42,7 @@ fn faults() -> impl Strategy<Value = Fault> {
         1 => Just(Fault::EnvoyIsReplaced),
         1 => any::<bool>().prop_map(Fault::AdminAnswers),
         1 => any::<bool>().prop_map(Fault::DiskFull),
+        1 => Just(Fault::FilesLost),
         1 => Just(Fault::Asked),
         1 => Just(Fault::ThreadStartsAgain),
         1 => Just(Fault::ThreadDiesPublishing),
@@ -69,6 +72,11 @@ proptest! {
                 Fault::EnvoyEnds => world.stop_envoy(),
                 Fault::AdminAnswers(yes) => world.admin_answers = yes,
                 Fault::DiskFull(yes) => world.disk_full = yes,
+                Fault::FilesLost => {
+                    if world.decision.published_as().is_some() {
+                        world.decision.lost();
+                    }
+                }
                 Fault::Asked => world.decision.check_now(world.now),
                 Fault::ThreadStartsAgain | Fault::ThreadDiesPublishing => {
                     let dies = fault == Fault::ThreadDiesPublishing;
