@@ -36,6 +36,8 @@ const ATOMIC: usize = 4096;
 
 enum Item {
     Line(Vec<u8>),
+    /// The last line: what comes after it is dropped.
+    Verdict(Vec<u8>),
     Flush(Mailbox<()>),
 }
 
@@ -85,14 +87,19 @@ pub fn start(options: &Options) {
     }
 }
 
-/// Logs the verdict, whatever the level: it is of interest to whoever wants to see anything.
+/// Logs the verdict, whatever the level: it is of interest to whoever wants to see anything. It is
+/// the last line: threads that are not done yet may have more to say.
 pub fn verdict(level: Level, message: &str, fields: Map<String, Value>) {
     if let Some(style) = STYLE.get()
         && log::max_level() > LevelFilter::Off
     {
-        let line = style.say(level, message, fields) + "\n";
-        // It cannot fail.
-        let _ = Queue(*style).write(line.as_bytes());
+        let mut item = style.lost_lines();
+        item.extend((style.say(level, message, fields) + "\n").bytes());
+        match QUEUED.get() {
+            // Even if others wait: it is one line, and comes once.
+            Some(queue) => queue.send(Item::Verdict(item)),
+            None => write_if_ready(&item),
+        }
     }
 }
 
@@ -138,23 +145,33 @@ pub fn flush(limit: Duration) {
     }
 }
 
+impl Style {
+    /// What precedes the next line: that others were lost, if any were.
+    fn lost_lines(self) -> Vec<u8> {
+        match LOST.swap(0, Ordering::Relaxed) {
+            0 => Vec::new(),
+            lost => (self.lost(lost) + "\n").into(),
+        }
+    }
+}
+
 /// Where env_logger writes to.
 struct Queue(Style);
 
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let lost = LOST.swap(0, Ordering::Relaxed);
-        let mut item = Vec::new();
-        if lost > 0 {
-            let _ = writeln!(item, "{}", self.0.lost(lost));
-        }
-        item.extend_from_slice(line);
         match QUEUED.get() {
-            Some(queue) if queue.pending() < QUEUE => queue.send(Item::Line(item)),
-            Some(_) => {
-                LOST.fetch_add(lost + 1, Ordering::Relaxed);
+            Some(queue) if queue.pending() >= QUEUE => {
+                LOST.fetch_add(1, Ordering::Relaxed);
             }
-            None => write_if_ready(&item),
+            queue => {
+                let mut item = self.0.lost_lines();
+                item.extend_from_slice(line);
+                match queue {
+                    Some(queue) => queue.send(Item::Line(item)),
+                    None => write_if_ready(&item),
+                }
+            }
         }
         Ok(line.len())
     }
@@ -168,8 +185,9 @@ fn start_writer() {
     let (sender, lines) = Mailbox::new(None);
     // Without a thread, lines are written where they come up, if that does not block.
     let work = move || {
+        let mut over = false;
         // A panic costs the line it came with, and none of those that wait.
-        while catch_unwind(AssertUnwindSafe(|| write(&lines))).is_err() {
+        while catch_unwind(AssertUnwindSafe(|| write(&lines, &mut over))).is_err() {
             thread::sleep(PANIC_PAUSE);
         }
     };
@@ -179,14 +197,24 @@ fn start_writer() {
     }
 }
 
-fn write(items: &Inbox<Item>) {
+fn write(items: &Inbox<Item>, over: &mut bool) {
     loop {
         let item = items.next();
         fault::point("log");
-        match item {
-            // A closed stderr, or a reader that is gone, must end nothing.
-            Item::Line(line) => drop(io::stderr().write_all(&line)),
-            Item::Flush(done) => done.send(()),
+        write_item(item, over, &mut io::stderr());
+    }
+}
+
+/// Writes what was queued, unless the log is `over`.
+fn write_item(item: Item, over: &mut bool, out: &mut impl Write) {
+    match item {
+        Item::Flush(done) => done.send(()),
+        Item::Line(_) | Item::Verdict(_) if *over => {}
+        // A closed stderr, or a reader that is gone, must end nothing.
+        Item::Line(line) => drop(out.write_all(&line)),
+        Item::Verdict(line) => {
+            *over = true;
+            drop(out.write_all(&line));
         }
     }
 }
@@ -202,6 +230,23 @@ fn write_if_ready(line: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_comes_after_the_verdict() {
+        let (mut over, mut out) = (false, Vec::new());
+        let line = |text: &str| Item::Line(text.into());
+        for item in [
+            line("a line\n"),
+            Item::Verdict(b"the verdict\n".into()),
+            line("a thread that is late\n"),
+        ] {
+            write_item(item, &mut over, &mut out);
+        }
+        assert_eq!(out, b"a line\nthe verdict\n");
+        let (done, written) = Mailbox::new(None);
+        write_item(Item::Flush(done), &mut over, &mut out);
+        assert!(written.take().is_some(), "nobody waits in vain");
+    }
 
     #[test]
     fn of_rust_log_what_cannot_be_meant_is_ignored() {
