@@ -55,6 +55,8 @@ pub enum ExitClass {
     OutOfMemory,
     /// Envoy aborted: one of its asserts failed, or its watchdog ended it.
     Assert,
+    /// It was not Envoy, which had ended before, but the start script that Envoy was behind.
+    StartScript,
 }
 
 impl ExitClass {
@@ -65,6 +67,7 @@ impl ExitClass {
             ExitClass::Signal => "signal",
             ExitClass::OutOfMemory => "out of memory",
             ExitClass::Assert => "assert",
+            ExitClass::StartScript => "start script",
         }
     }
 }
@@ -88,6 +91,16 @@ impl End {
             exit,
             class: exit.class(),
             dumped: libc::WIFSIGNALED(status) && libc::WCOREDUMP(status),
+        }
+    }
+}
+
+impl End {
+    /// Who ended.
+    pub fn who(&self) -> &'static str {
+        match self.class {
+            Some(ExitClass::StartScript) => "the start script",
+            _ => "envoy",
         }
     }
 }

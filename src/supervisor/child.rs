@@ -75,6 +75,11 @@ impl Child {
         all.iter().filter(belongs).copied().collect()
     }
 
+    /// Whether our child is a start script, behind which Envoy was seen.
+    pub fn is_script(&self) -> bool {
+        self.behind.is_some()
+    }
+
     /// The process that is Envoy, if one has come as far as its watchdog.
     pub fn with_watchdog(&self) -> Option<i32> {
         kin::with_watchdog(self.pid, &self.tree(&process::descendants()))

@@ -41,6 +41,8 @@ impl Supervisor {
         let killed = exit.code() == Exit::Signal(9).code();
         if killed && cgroup::oom_kills() > self.oom_kills {
             end.class = Some(ExitClass::OutOfMemory);
+        } else if self.envoys.was_script(exit) {
+            end.class = Some(ExitClass::StartScript);
         }
         let at = Instant::now();
         self.board.update(|snapshot| {

@@ -21,7 +21,7 @@ use crate::envoy::hot_restart::Family;
 use crate::envoy::kin;
 use crate::envoy::stand_in::StandIn;
 use crate::options::Options;
-use crate::process::{self, Process, Spawn};
+use crate::process::{self, Exit, Process, Spawn};
 
 /// What is to be changed so that Envoy can be asked how it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +75,8 @@ pub struct Envoys {
     hands_on: bool,
     /// The newest that ended last: something of its process tree may live on.
     gone: Option<Child>,
+    /// Whether the newest's start script was told to end, after Envoy.
+    script_told: bool,
 }
 
 impl Envoys {
@@ -101,6 +103,7 @@ impl Envoys {
             envoy_itself: false,
             hands_on: false,
             gone: None,
+            script_told: false,
         })
     }
 
@@ -327,6 +330,13 @@ impl Envoys {
         }
     }
 
+    /// Whether the newest, which ended so, was a start script that has not handed on how Envoy had ended
+    /// behind it: it was killed, or told to end.
+    pub fn was_script(&self, exit: Exit) -> bool {
+        let ended_itself = self.script_told || matches!(exit, Exit::Signal(_));
+        ended_itself && self.gone.as_ref().is_some_and(Child::is_script)
+    }
+
     /// Whether the newest Envoy has a handler for this signal.
     pub fn handles(&self, signal: i32) -> bool {
         self.pid().is_some_and(|pid| process::handles(pid, signal))
@@ -369,7 +379,7 @@ impl Envoys {
     }
 
     /// Sends SIGTERM to all that descends from us, but to no Envoy: each has its own.
-    pub fn terminate_rest(&self) {
+    pub fn terminate_rest(&mut self) {
         if !process::has_children() {
             return;
         }
@@ -383,6 +393,8 @@ impl Envoys {
             log::info!("SIGTERM to what is beside envoy: {count}, process {pid} among them");
             process::signal_descendants(&rest, libc::SIGTERM);
         }
+        let script = self.newest.as_ref().map(|child| child.pid);
+        self.script_told |= rest.iter().any(|process| Some(process.pid) == script);
     }
 
     /// All Envoys are gone, and drainit is about to be.
@@ -418,6 +430,7 @@ impl Envoys {
             pipe.close_write_end();
         }
         self.started_with.clone_from(&args);
+        self.script_told = false;
         let added = (args.len() + 1).saturating_sub(line.len());
         let child = Child::new(pid, (program, &args), added, place, pipe);
         self.envoy_itself = child.is_envoy_itself;

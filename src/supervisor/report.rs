@@ -180,7 +180,7 @@ impl Reporter {
     pub fn on_exit(&mut self, end: End) {
         self.exit = Some(end);
         self.advice_due = None;
-        log::info!(exit_code = end.exit.code(); "envoy exited: {end}");
+        log::info!(exit_code = end.exit.code(); "{} exited: {end}", end.who());
     }
 
     /// Envoy could not be started.

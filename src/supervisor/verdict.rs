@@ -46,8 +46,8 @@ impl Verdict {
         };
         let end = match ending.exit {
             _ if !ending.ran => "envoy was not started".into(),
-            Some(end) if matches!(end.exit, Exit::Signal(_)) => format!("envoy was {end}"),
-            Some(end) => format!("envoy's {end}"),
+            Some(end) if matches!(end.exit, Exit::Signal(_)) => format!("{} was {end}", end.who()),
+            Some(end) => format!("{}'s {end}", end.who()),
             None => "envoy did not end".into(),
         };
         let cut = drain.is_some_and(|drain| sentences::is_cut(drain, snapshot));
@@ -311,6 +311,17 @@ mod tests {
         ] {
             assert_eq!(verdict(ending, code), (level, result, class), "{ending:?}");
         }
+        // It stood before an Envoy that had drained, and was told to end.
+        let exit = Some(end(Exit::Signal(15), Some(ExitClass::StartScript)));
+        let script = Ending { exit, ..RAN };
+        let class = some("start script");
+        let stopped = some("stopped");
+        assert_eq!(verdict(script, 143), (Level::Warn, stopped, class));
+        let line = Verdict::new(script, &snapshot, 143).line;
+        assert!(
+            line.ends_with("; the start script was killed by SIGTERM; exit code 143"),
+            "{line}"
+        );
         let never = Ending {
             failure: Some("envoy: not found on PATH"),
             exit: None,

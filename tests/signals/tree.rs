@@ -130,12 +130,17 @@ fn a_script_that_would_go_on_is_ended_with_all_that_it_started() {
     for script in [
         "while :; do \"$@\"; done",
         "\"$@\"; sleep 1000",
+        "\"$@\" & sleep 1000",
         "(trap '' TERM; while :; do sleep 0.1; done) & \"$@\"",
         "setsid sh -c \"trap '' TERM; while :; do sleep 0.1; done\" & \"$@\"",
     ] {
         let mut rig = Rig::start(&["--kill-timeout", "1s"], script, true);
         let code = rig.stop();
         assert!([0, 143, 137].contains(&code), "{code}: {script}");
+        // A script that drainit ended is not said to be Envoy.
+        let verdict = rig.drainit.log.lines().pop().unwrap_or_default();
+        let whose = ["envoy's exit", "the start script was killed by"][usize::from(code != 0)];
+        assert!(verdict.contains(whose), "{verdict}");
     }
 }
 
