@@ -2,9 +2,11 @@
 
 use super::find::{self, Target};
 use super::progress::{self, Waiting};
+use super::status::view::View;
 use super::{complain, read_status, say};
 use crate::client::Head;
 use crate::options::Options;
+use crate::status::NOT_LIVE;
 
 /// Has the running drainit hold Envoy, and waits for what is in flight: 0 nothing is left, 1 and
 /// why, 2 nothing runs. At the deadline it is held all the same.
@@ -26,9 +28,20 @@ pub fn resume(options: &Options) -> u8 {
     end(begin(options, "resume").and_then(|target| {
         Ok(match give(&target, "resume")?.as_str() {
             "not held" => "envoy was not held".into(),
+            NOT_LIVE => not_live(&target),
             result => format!("{result}: envoy is in service"),
         })
     }))
+}
+
+/// The hold is over, and no Envoy serves: why.
+fn not_live(target: &Target) -> String {
+    let why = read_status(target, true).ok().and_then(|status| {
+        let text = |path| View(&status).text(path);
+        Some(format!("{}: {}", text("/state")?, text("/reason")?))
+    });
+    let why = why.map_or(String::new(), |why| format!(": {why}"));
+    format!("not held any more; envoy is not live{why}")
 }
 
 fn end(result: Result<String, (u8, String)>) -> u8 {

@@ -210,7 +210,11 @@ pub struct Configuration {
 /// Which order to hold or to resume, in the order in which they came over HTTP.
 pub type OrderNumber = u64;
 
-/// What became of it: how a hold's wait ended, or `resumed`, or `not held`; or why nothing did.
+/// How a resume ends that took a hold back while no Envoy was live.
+pub const NOT_LIVE: &str = "not live";
+
+/// What became of it: how a hold's wait ended, or `resumed`, [`NOT_LIVE`] or `not held`; or why
+/// nothing did.
 pub type OrderEnd = Result<&'static str, String>;
 
 /// Everything that is known.

@@ -115,6 +115,11 @@ impl Core {
         self.generations.is_admin_away()
     }
 
+    /// Whether an Envoy runs that has been live.
+    pub fn is_live(&self) -> bool {
+        self.life.is_live()
+    }
+
     /// Whether an end of Envoy now would be one that nobody here asked for, of an Envoy that had
     /// been live.
     pub fn serves_unasked(&self) -> bool {

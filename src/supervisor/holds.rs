@@ -2,7 +2,7 @@
 
 use super::Supervisor;
 use super::decide::{HoldEnd, Input, ResumeEnd};
-use crate::status::{OrderEnd, OrderNumber, State};
+use crate::status::{NOT_LIVE, OrderEnd, OrderNumber, State};
 
 /// So many wait at the most, and so many answers are kept: as many as there may be connections.
 const MOST: usize = 512;
@@ -45,8 +45,9 @@ impl Supervisor {
 
     pub(super) fn answer_resumers(&mut self, how: ResumeEnd) {
         let end = match how {
-            ResumeEnd::Serving if self.holds.held => Ok("resumed"),
-            ResumeEnd::Serving => Ok("not held"),
+            ResumeEnd::Serving if !self.holds.held => Ok("not held"),
+            ResumeEnd::Serving if self.core.is_live() => Ok("resumed"),
+            ResumeEnd::Serving => Ok(NOT_LIVE),
             ResumeEnd::Held => Err(format!("held again: {}", self.core.reason())),
             ResumeEnd::Leaving => Err(self.why_not()),
         };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::drainit::Drainit;
+use crate::support::drainit::{Drainit, run};
 use crate::support::pki::Pair;
 use crate::support::process::children;
 use crate::support::xds::Node;
@@ -114,6 +114,11 @@ fn a_sigterm_before_there_are_certificates_is_the_end_at_once() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let mut drainit = node.start(&[]);
         wait_gated(&drainit, "tls.crt: is missing");
+        let listen = format!("unix:{}", drainit.health.text());
+        assert_eq!(run(&["hold", "--listen", &listen]).0, 0);
+        let (code, said, _) = run(&["resume", "--listen", &listen]);
+        let why = "not held any more; envoy is not live: waiting: ";
+        assert!(code == 0 && said.starts_with(why), "{code}: {said}");
         // Some time later as well as at once.
         sleep(Duration::from_millis(200));
         let start = Instant::now();
