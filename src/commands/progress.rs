@@ -127,7 +127,9 @@ pub fn tell(target: &Target, last: &LastSeen) {
         if let Some(left) = left(&status) {
             last.note(left);
         }
-        let (what, time) = line(&status);
+        let Some((what, time)) = line(&status) else {
+            continue;
+        };
         let is_new = said
             .as_ref()
             .is_none_or(|(before, at)| *before != what || at.elapsed() >= LINE);
@@ -138,10 +140,14 @@ pub fn tell(target: &Target, last: &LastSeen) {
     }
 }
 
-/// What the drain is at, and how far its time has come.
-fn line(status: &Value) -> (String, String) {
+/// What the drain is at, and how far its time has come; none once it is over: how it ended is the
+/// answer's to tell.
+fn line(status: &Value) -> Option<(String, String)> {
     let view = View(status);
     let wait = view.wait();
+    if wait.is_some_and(|wait| wait.text("/result").is_some()) {
+        return None;
+    }
     let state = view.text("/state").unwrap_or_default();
     let what = match (state.as_str(), left(status)) {
         ("delaying", _) => "delaying: envoy serves on for the drain delay".into(),
@@ -159,8 +165,7 @@ fn line(status: &Value) -> (String, String) {
         );
         format!(", {elapsed} of {timeout}")
     });
-    let time = time.unwrap_or_default();
-    (what, time)
+    Some((what, time.unwrap_or_default()))
 }
 
 /// `2 connections (https 1, tcp 1; 1 request in flight)`: what counts; none where it is not known.
@@ -222,14 +227,19 @@ mod tests {
                 "first": { "connections": 8 },
             },
         });
-        let (what, time) = line(&status);
+        let (what, time) = line(&status).unwrap();
         let left = "5 connections (https 4, tcp 1; 1 request in flight)";
         assert_eq!(what, format!("draining: {left} left of 8"));
         assert_eq!(time, ", 4.2 s of 25 s");
         status["connections"] = Value::Null;
-        assert_eq!(line(&status).0, "draining: envoy has not told what is left");
+        let what = |status: &Value| line(status).unwrap().0;
+        assert_eq!(what(&status), "draining: envoy has not told what is left");
         status["state"] = "delaying".into();
-        assert!(line(&status).0.contains("the drain delay"));
+        assert!(what(&status).contains("the drain delay"));
+        // Whether that was `drained` or `CUT`, the last line says.
+        status["state"] = "drained".into();
+        status["drain"]["result"] = "deadline".into();
+        assert_eq!(line(&status), None);
     }
 
     #[test]
