@@ -97,6 +97,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
             "number": reload.number,
             "ended_seconds_ago": clock.age(reload.at),
             "ok": reload.result.is_ok(),
+            "of_certificates": reload.of_certificates,
             "message": match &reload.result {
                 Ok(text) | Err(text) => text,
             },

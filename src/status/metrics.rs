@@ -348,6 +348,7 @@ pub(crate) mod tests {
                 number: 1,
                 at: born + second,
                 result: Ok("done".into()),
+                of_certificates: false,
             }),
             drains: Drains {
                 drained: 1,

@@ -194,6 +194,8 @@ pub struct Reload {
     pub at: Instant,
     /// In one line: what was done, or why nothing was.
     pub result: Result<String, String>,
+    /// Whether the certificates alone are what failed, if anything did.
+    pub of_certificates: bool,
 }
 
 /// Which configuration Envoy runs, where its file is followed.

@@ -165,6 +165,9 @@ impl Supervisor {
 
     /// Whoever asked for a reload looks for this, once all of it has ended.
     pub(super) fn end_reload(&mut self) {
+        let rose = !matches!(self.reloading.rose, Some(Err(_)));
+        let read = !matches!(self.reloading.read, Some(Err(_)));
+        let of_certificates = rose && !read && self.options.has_certificates();
         let Some(mut result) = self.reloading.end() else {
             return;
         };
@@ -184,6 +187,7 @@ impl Supervisor {
                 number,
                 at: Instant::now(),
                 result,
+                of_certificates,
             });
             snapshot.end_hot_restart();
         });

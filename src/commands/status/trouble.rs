@@ -131,6 +131,16 @@ fn reload(status: View<'_>) -> Option<Trouble> {
         return None;
     }
     let why = status.text("/reload/message").unwrap_or_default();
+    // A certificate that was loaded well since is wrong no more.
+    let text = |view: View<'_>, path| view.at(path)?.as_str().map(str::to_owned);
+    let told = text(status, "/reload/message").unwrap_or_default();
+    let is_so = |certificate| match text(certificate, "/last_error") {
+        Some(error) => told.contains(&error),
+        None => certificate.holds("/stale"),
+    };
+    if status.holds("/reload/of_certificates") && !status.items("/certificates").any(is_so) {
+        return None;
+    }
     Some(Trouble::new("RELOAD FAILED", why).ago(status.span("/reload/ended_seconds_ago")))
 }
 

@@ -193,6 +193,26 @@ fn what_is_wrong_comes_first_on_its_line() {
     );
     status["reload"] = json!({"ok": false, "message": "no such field", "ended_seconds_ago": 107.2});
     has_line(&status, "RELOAD FAILED 1 min 47 s ago: no such field");
+    // A certificate's failure is over once that is loaded well; another's is none of it.
+    let failed = json!({"ok": false, "of_certificates": true, "ended_seconds_ago": 107.2,
+        "message": "www: the key does not fit tls.key"});
+    let failure = std::mem::replace(&mut status["reload"], failed);
+    has_line(
+        &status,
+        "RELOAD FAILED 1 min 47 s ago: www: the key does not fit tls.key",
+    );
+    for error in [json!("is empty"), Value::Null] {
+        status["certificates"][0]["stale"] = (!error.is_null()).into();
+        status["certificates"][0]["last_error"] = error;
+        let table = render(&status, WIDE);
+        assert!(!table.contains("RELOAD FAILED"), "{table}");
+    }
+    status["certificates"][0]["stale"] = true.into();
+    has_line(
+        &status,
+        "RELOAD FAILED 1 min 47 s ago: www: the key does not fit tls.key",
+    );
+    status["reload"] = failure;
     status["reload"]["ok"] = true.into();
     has_line(&status, "reload       1 min 47 s ago: no such field");
     status["reloading"] = true.into();
