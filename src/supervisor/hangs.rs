@@ -7,6 +7,7 @@ use super::Supervisor;
 use super::decide::Input;
 use super::helpers::Pulses;
 use crate::duration::show;
+use crate::status::State;
 
 /// A file system that has not answered for so long hangs.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -28,6 +29,8 @@ pub(super) struct Hangs {
     configuration: Option<PathBuf>,
     /// What the certificate thread last said that it waits for.
     waiting: String,
+    /// Whether the log has told that Envoy waits for long.
+    told: bool,
 }
 
 impl Hangs {
@@ -40,6 +43,7 @@ impl Hangs {
             admin: None,
             configuration: None,
             waiting: String::new(),
+            told: false,
         }
     }
 
@@ -68,6 +72,9 @@ impl Supervisor {
         let hangs = to_tell.clone().any(|tell| tell <= now);
         let next = if hangs { Duration::from_secs(1) } else { EVERY };
         let next = now + next;
+        let waits = self.core.state(self.now()) == State::Waiting && !self.hangs.told;
+        let to_warn = waits.then_some(self.born + LIMIT);
+        let to_tell = to_tell.chain(to_warn);
         self.hangs.due = to_tell.filter(|tell| *tell > now).chain([next]).min();
         let [certificates, admin, configuration] = busy.map(|busy| {
             let (since, path) = busy?;
@@ -76,6 +83,14 @@ impl Supervisor {
         if certificates != self.hangs.certificates {
             self.tell_certificates(certificates.as_deref());
             self.hangs.certificates = certificates;
+        }
+        if to_warn.is_some_and(|at| at <= now) {
+            self.hangs.told = true;
+            log::warn!(
+                "envoy has not been started for {}: {}",
+                show(LIMIT),
+                self.core.reason()
+            );
         }
         if admin != self.hangs.admin {
             match (&admin, &self.hangs.admin) {

@@ -414,10 +414,13 @@ fn tell_state(snapshot: &Snapshot, line: &str) {
         {
             log::Level::Warn
         }
-        State::Live | State::Held | State::Delaying | State::Draining | State::Drained => {
-            log::Level::Info
-        }
-        State::Waiting | State::Restarting => log::Level::Warn,
+        State::Live
+        | State::Held
+        | State::Waiting
+        | State::Delaying
+        | State::Draining
+        | State::Drained => log::Level::Info,
+        State::Restarting => log::Level::Warn,
         State::Starting | State::Stopping | State::Gone => log::Level::Debug,
     };
     log::log!(level, state = snapshot.state.name(); "{line}");

@@ -80,6 +80,9 @@ fn heals((what, make, why): Bad, after: Duration, promised: Duration) {
     holds_for("the gate", after.saturating_sub(start.elapsed()), || {
         children(drainit.pid()).is_empty() && drainit.get("/healthz").0 == 200
     });
+    if after > Duration::from_secs(11) {
+        drainit.wait_log("envoy has not been started for 10 s: ");
+    }
     fs::create_dir_all(node.live()).unwrap();
     let leaf = node.ca.leaf();
     node.write(&leaf);

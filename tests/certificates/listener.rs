@@ -76,6 +76,9 @@ fn a_static_listener_has_its_new_certificate_within_a_second_and_keeps_its_conne
             edge["serial"] == next.serial.as_str() && edge["last_result"] == "ok"
         });
     }
+    // Nothing was wrong when it started.
+    let warned = |line: &&String| line.contains("WARN") && line.contains("waiting");
+    assert_eq!(drainit.log.lines().iter().find(warned), None);
     // Whoever changed Envoy's configuration must not take that for reloaded.
     let listen = format!("unix:{}", drainit.health.text());
     let (code, told, err) = run(&["reload", "--listen", &listen]);
