@@ -1,9 +1,9 @@
 //! Faults on demand, for the tests of debug builds. What ships has none of it.
 
-/// Panics, once, if the file that `DRAINIT_TEST_PANIC` names holds this thread's name.
+/// Panics, once, if the file that `TEST_DRAINIT_PANIC` names holds this thread's name.
 #[cfg(debug_assertions)]
 pub fn point(thread: &str) {
-    let Some(file) = std::env::var_os("DRAINIT_TEST_PANIC") else {
+    let Some(file) = std::env::var_os("TEST_DRAINIT_PANIC") else {
         return;
     };
     let wanted = std::fs::read_to_string(&file).is_ok_and(|name| name == thread);

@@ -209,10 +209,10 @@ fn what_a_stopped_envoy_has_not_accepted_is_seen_waiting() {
 }
 
 /// What [`a_look_from_a_sandbox`] is told: the pid to look at.
-const SANDBOX: &str = "DRAINIT_TEST_LOOK_AT";
+const SANDBOX: &str = "TEST_DRAINIT_LOOK_AT";
 
 /// And the listeners' names, as Envoy tells them.
-const NAMES: &str = "DRAINIT_TEST_NAMES";
+const NAMES: &str = "TEST_DRAINIT_NAMES";
 
 /// Looks at an Envoy from a process of its own, in which `prepare` was called before; gives what
 /// is seen.

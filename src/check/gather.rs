@@ -15,11 +15,11 @@ use crate::process::mute::leave_network;
 /// Gathers the facts on the Envoy that this command line starts, and starts nothing that serves.
 pub fn facts(options: Options, line: &[OsString]) -> Facts {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    let variables = std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into(), value));
     let mut facts = Facts {
         host: host::look("self", std::process::id() == 1, &set),
         certificates: host::certificates(&options),
-        strays: options::stray_variables(names.collect()),
+        strays: options::stray_variables(variables.collect()),
         args: line.iter().skip(1).cloned().collect(),
         options,
         ..Facts::default()

@@ -1,5 +1,7 @@
 //! Near misses: what somebody who mistyped a name has probably meant.
 
+use std::ffi::{OsStr, OsString};
+
 use lexopt::Arg;
 
 use super::flag::{Flag, Settings};
@@ -7,9 +9,6 @@ use super::flags::FLAGS;
 
 /// How the names of our own variables begin.
 const PREFIX: &str = "DRAINIT_";
-
-/// How the names of the tests' variables begin.
-const TESTS: &str = "DRAINIT_TEST_";
 
 /// Whether two names differ by one letter added, lost or wrong, or by two that are swapped.
 pub fn is_slip(one: &str, other: &str) -> bool {
@@ -66,13 +65,15 @@ fn distance(one: &str, other: &str) -> usize {
     last.copied().unwrap_or_default()
 }
 
-/// What there is to say about variables that look like ours and are none: a sentence for each.
-pub fn stray_variables(names: Vec<String>) -> Vec<String> {
+/// What there is to say about variables, each with its value, that look like ours and are none: a
+/// sentence for each.
+pub fn stray_variables(variables: Vec<(String, OsString)>) -> Vec<String> {
     let known = || FLAGS.iter().flat_map(|flag| flag.own_variables());
-    let mut strays: Vec<String> = names
+    let mut strays: Vec<String> = variables
         .into_iter()
-        .filter(|name| name.starts_with(PREFIX) && !name.starts_with(TESTS))
-        .filter(|name| known().all(|known| known != *name) && !is_kubernetes(name))
+        .filter(|(name, _)| name.starts_with(PREFIX) && known().all(|known| known != *name))
+        .filter(|(name, value)| !is_kubernetes(name, value))
+        .map(|(name, _)| name)
         .collect();
     strays.sort_unstable();
     let bare = |name: &str| name.trim_start_matches(PREFIX).to_owned();
@@ -93,7 +94,9 @@ pub fn stray_variables(names: Vec<String>) -> Vec<String> {
 
 /// Whether the kubelet makes such a variable, for a Service whose name begins with `drainit`: see
 /// kubelet's `pkg/kubelet/envvars`.
-fn is_kubernetes(name: &str) -> bool {
+fn is_kubernetes(name: &str, value: &OsStr) -> bool {
+    // `tcp://10.0.0.1:80`, where nothing else tells the variable from one of ours.
+    let is_url = value.to_string_lossy().contains("://");
     // What follows `_PORT`: nothing, or `_8090_TCP`, or `_8090_TCP_ADDR`.
     let is_port = |rest: &str| {
         let mut parts = rest.split('_').skip(1);
@@ -101,7 +104,7 @@ fn is_kubernetes(name: &str) -> bool {
         let number = port.is_some_and(|port| port.parse::<u16>().is_ok());
         let protocol = matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"));
         let last = matches!(parts.next(), None | Some("PROTO" | "PORT" | "ADDR"));
-        rest.is_empty() || number && protocol && last && parts.next().is_none()
+        rest.is_empty() && is_url || number && protocol && last && parts.next().is_none()
     };
     name.ends_with("_SERVICE_HOST")
         || name.ends_with("_SERVICE_PORT")
@@ -173,15 +176,22 @@ mod tests {
             "DRAINIT_METRICS_PORT",
             "DRAINIT_PORT_PORT_1_TCP",
         ];
-        assert_eq!(stray_variables(made.map(str::to_owned).to_vec()), [""; 0]);
+        let value = |name: &str| match name.ends_with("_PORT") {
+            true => "tcp://10.0.0.1:8090",
+            false => "8090",
+        };
+        let made = made.map(|name| (name.to_owned(), value(name).into()));
+        assert_eq!(stray_variables(made.to_vec()), [""; 0]);
         for (stray, meant) in [
             ("DRAINIT_DRAIN_TIMOT", Some("DRAINIT_DRAIN_TIMEOUT")),
             ("DRAINIT_TIMEOUT", Some("DRAINIT_")),
             ("DRAINIT_LISTN", Some("DRAINIT_LISTEN")),
             ("DRAINIT_PORT_8090_TCQ", None),
+            ("DRAINIT_ADMIN_PORT", Some("DRAINIT_ADMIN_ADDRESS")),
+            ("DRAINIT_TEST_DRAIN", None),
             ("DRAINIT_FROBNICATE", None),
         ] {
-            let [told] = &stray_variables(vec![stray.to_owned()])[..] else {
+            let [told] = &stray_variables(vec![(stray.to_owned(), "9901".into())])[..] else {
                 panic!("{stray}");
             };
             assert!(told.contains(stray), "{told}");
@@ -195,6 +205,7 @@ mod tests {
     #[test]
     fn every_variable_of_the_table_is_known() {
         let all = FLAGS.iter().flat_map(|flag| flag.own_variables());
+        let all = all.map(|name| (name, "1".into()));
         assert_eq!(stray_variables(all.collect()), [""; 0]);
     }
 }

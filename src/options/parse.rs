@@ -137,6 +137,9 @@ fn whole(
     let seen: Vec<_> = seen.copied().collect();
     given.options.resolve(&seen, given.orchestrator);
     given.options.check()?;
+    if program.is_empty() {
+        return Err(MISSING.into());
+    }
     let mut line = vec![program];
     line.extend(parser.raw_args().map_err(explain)?);
     Ok((Box::new(given.options), line))

@@ -102,6 +102,8 @@ fn bad_input_gets_one_line_that_says_what_would_be_right() {
     for (line, hint) in [
         (&[][..], "drainit -- envoy -c envoy.yaml"),
         (&["--"], "drainit -- envoy -c envoy.yaml"),
+        (&["--", ""], "drainit -- envoy -c envoy.yaml"),
+        (&["check", "", "-c", "x"], "drainit -- envoy -c envoy.yaml"),
         (&["--drain-timeuot", "5s", "x"], "--drain-timeout"),
         (&["--frobnicate", "x"], "drainit help"),
         (&["-x"], "drainit help"),

@@ -84,8 +84,8 @@ const FAREWELL: Duration = Duration::from_millis(300);
 /// Runs Envoy until it is over, and returns the exit code.
 pub fn run(options: Options, line: Vec<OsString>, signals: Signals, waker: Waker) -> u8 {
     logging::start(&options);
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for stray in options::stray_variables(names.collect()) {
+    let variables = std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into(), value));
+    for stray in options::stray_variables(variables.collect()) {
         log::warn!("{stray}");
     }
     process::become_subreaper();

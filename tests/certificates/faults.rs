@@ -42,7 +42,7 @@ fn the_certificate_thread_panics_and_traffic_health_and_drain_do_not_notice() {
     let file = dir.join("panic");
     let setting = Setting::default()
         .debug_build()
-        .variable("DRAINIT_TEST_PANIC", file.display());
+        .variable("TEST_DRAINIT_PANIC", file.display());
     let mut drainit = node.start_in(setting, &["--certificate-check", "100ms"]);
     node.wait_configured();
     drainit.wait_ready();

@@ -17,7 +17,7 @@ use crate::support::upstream::Upstream;
 use crate::support::xds::secret;
 use crate::support::{PATIENCE, wait_for};
 
-/// In CI; `DRAINIT_TEST_ROTATIONS` says otherwise.
+/// In CI; `TEST_DRAINIT_ROTATIONS` says otherwise.
 const ROTATIONS: usize = 20;
 
 /// The one that is broken at every other rotation.
@@ -82,7 +82,7 @@ fn address(config: &EnvoyConfig, which: usize) -> SocketAddr {
 
 #[test]
 fn rotations_of_five_secrets_fail_no_handshake_but_where_one_is_broken() {
-    let set_by_hand = std::env::var("DRAINIT_TEST_ROTATIONS");
+    let set_by_hand = std::env::var("TEST_DRAINIT_ROTATIONS");
     let rotations = set_by_hand.map_or(ROTATIONS, |number| number.parse().unwrap());
     let upstream = Upstream::start();
     let config = EnvoyConfig::new(Admin::Unix, &upstream);

@@ -1,7 +1,7 @@
 //! Envoy's certificates rotate without a restart: seen on a real Envoy with a real xDS server
 //! over mutual TLS.
 //!
-//! `DRAINIT_TEST_ROTATIONS=200` makes the run under traffic a long one.
+//! `TEST_DRAINIT_ROTATIONS=200` makes the run under traffic a long one.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -15,7 +15,7 @@ use crate::support::wait_for;
 use crate::support::xds::{CA, LEAF, Node, reloads, secret};
 use crate::writers;
 
-/// In CI; `DRAINIT_TEST_ROTATIONS` says otherwise.
+/// In CI; `TEST_DRAINIT_ROTATIONS` says otherwise.
 const ROTATIONS: usize = 40;
 
 /// Reads what is published, again and again: every set must be whole. How many it saw.
@@ -44,7 +44,7 @@ pub fn watch(node: &Node, stop: &Arc<AtomicBool>) -> thread::JoinHandle<usize> {
 
 #[test]
 fn rotations_fail_no_request_and_cut_no_stream() {
-    let set_by_hand = std::env::var("DRAINIT_TEST_ROTATIONS");
+    let set_by_hand = std::env::var("TEST_DRAINIT_ROTATIONS");
     let rotations = set_by_hand.map_or(ROTATIONS, |number| number.parse().unwrap());
     let (node, first) = Node::with_leaf();
     let plane = node.control_plane(None);

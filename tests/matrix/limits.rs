@@ -128,7 +128,7 @@ fn helpers_that_cannot_be_started_again_are_tried_until_they_can() {
     let mut drainit = Setting::default()
         .program(copy(env!("CARGO_BIN_EXE_drainit"), &dir))
         .behind(&crowded(user, 64))
-        .variable("DRAINIT_TEST_PANIC", panic.display())
+        .variable("TEST_DRAINIT_PANIC", panic.display())
         .health((loopback.ip, 8090).into())
         .start(&options, &child());
     drainit.wait_ready();
@@ -170,7 +170,7 @@ fn a_drain_ends_by_its_deadline_where_the_thread_that_asks_cannot_be_started_aga
     let mut drainit = Setting::default()
         .program(copy(env!("CARGO_BIN_EXE_drainit"), &dir))
         .behind(&crowded(user, 64))
-        .variable("DRAINIT_TEST_PANIC", panic.display())
+        .variable("TEST_DRAINIT_PANIC", panic.display())
         .health((loopback.ip, 8090).into())
         .start(&options, &child());
     drainit.wait_ready();

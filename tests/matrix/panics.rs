@@ -53,7 +53,7 @@ fn survives(thread: &str) {
     ];
     let mut drainit = Setting::default()
         .debug_build()
-        .variable("DRAINIT_TEST_PANIC", file.display())
+        .variable("TEST_DRAINIT_PANIC", file.display())
         // Every question to Envoy and every signal is a line.
         .ready(&options, &config);
     let envoy = drainit.envoy_pid();
@@ -109,7 +109,7 @@ fn what_ships_has_no_faults_on_demand() {
         let bytes = fs::read(program).unwrap();
         bytes
             .windows(18)
-            .any(|window| window == b"DRAINIT_TEST_PANIC")
+            .any(|window| window == b"TEST_DRAINIT_PANIC")
     };
     assert!(holds(Path::new(env!("CARGO_BIN_EXE_drainit"))));
     assert!(!holds(&crate::support::drainit()));

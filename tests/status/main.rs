@@ -151,7 +151,7 @@ fn a_watch_that_panics_gives_the_terminal_back() {
     let terminal = Terminal::start();
     let program = env!("CARGO_BIN_EXE_drainit");
     let line = format!(
-        "DRAINIT_TEST_PANIC={} {program} status --watch --listen unix:{}; echo code $?",
+        "TEST_DRAINIT_PANIC={} {program} status --watch --listen unix:{}; echo code $?",
         file.display(),
         drainit.health.text()
     );

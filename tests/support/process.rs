@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 
 use super::{PATIENCE, wait_for, wait_for_some};
 
-const MARK: &str = "DRAINIT_TEST_MARK";
+const MARK: &str = "TEST_DRAINIT_MARK";
 
 /// A child process, and all that descends from it.
 pub struct Process {

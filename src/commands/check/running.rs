@@ -153,6 +153,5 @@ fn read_command_line(pid: i32, facts: &mut Facts) {
         let what = format!("the environment of process {pid}: it may not be read by this user");
         facts.unseen.push(what);
     }
-    let names = variables.into_iter().map(|(name, _)| name);
-    facts.strays = options::stray_variables(names.collect());
+    facts.strays = options::stray_variables(variables);
 }
