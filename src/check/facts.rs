@@ -35,6 +35,8 @@ pub struct Facts {
     pub missing: Option<String>,
     /// Why Envoy refuses its configuration or command line.
     pub refusal: Option<String>,
+    /// Why the configuration could not be read, where it should have been.
+    pub unread: Option<String>,
     /// The configuration, where it could be read.
     pub config: Option<Config>,
     /// The admin interface.

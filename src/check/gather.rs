@@ -51,12 +51,7 @@ fn try_out(facts: &mut Facts, path: std::path::PathBuf, mut args: Vec<OsString>)
     let written = facts.written();
     let stage = match Stage::set(&mut args, &written) {
         Ok(stage) => stage,
-        Err(why) => {
-            facts
-                .unseen
-                .push(format!("the configuration, as Envoy reads it: {why}"));
-            return read_text(facts);
-        }
+        Err(why) => return read_text_instead(facts, why),
     };
     let unmask = |text: String| match &stage {
         Some(stage) => stage.unmask(text),
@@ -90,17 +85,20 @@ fn try_out(facts: &mut Facts, path: std::path::PathBuf, mut args: Vec<OsString>)
             }
             facts.config = Some(config);
         }
-        Ok(None) => facts
-            .unseen
-            .push("the configuration: Envoy tells none".into()),
-        Err(why) => {
-            if facts.refusal.is_none() {
-                facts
-                    .unseen
-                    .push(format!("the configuration, as Envoy reads it: {why}"));
-            }
-            read_text(facts);
-        }
+        Ok(None) => facts.unread = Some("Envoy tells none".into()),
+        Err(_) if facts.refusal.is_some() => read_text(facts),
+        Err(why) => read_text_instead(facts, why),
+    }
+}
+
+/// Reads the text of a configuration that Envoy could not tell.
+fn read_text_instead(facts: &mut Facts, why: String) {
+    read_text(facts);
+    if facts.config.is_some() {
+        let what = format!("the configuration, as Envoy reads it: {why}");
+        facts.unseen.push(what);
+    } else {
+        facts.unread = Some(why);
     }
 }
 
@@ -123,8 +121,6 @@ fn read_text(facts: &mut Facts) {
         Ok(None) => facts.unseen.push(format!(
             "the configuration {name}: it is YAML, which only Envoy reads"
         )),
-        Err(error) => facts
-            .unseen
-            .push(format!("the configuration {name}: {error}")),
+        Err(error) => facts.unread = Some(format!("{name}: {error}")),
     }
 }

@@ -17,6 +17,7 @@ use crate::envoy::{roll_call, stats};
 pub const ALL: &[fn(&Facts, &Config, &mut Report)] = &[
     admin_paths,
     statistics,
+    namesakes,
     certificates_by_file,
     secrets,
     descriptors,
@@ -59,6 +60,27 @@ fn admin_paths(facts: &Facts, config: &Config, report: &mut Report) {
         let what = format!("{what}{}", refused.join(", "));
         let remedy = format!("add {{ prefix: {} }}", refused.join(" }, { prefix: "));
         report.find("admin-paths", what, "", &remedy);
+    }
+}
+
+/// Envoy adds up what several listeners have that share a name.
+fn namesakes(facts: &Facts, config: &Config, report: &mut Report) {
+    let listeners = listener::all(config);
+    let named = |one: &&Listener<'_>| {
+        let counts = !one.is_internal() && !one.is_called(&facts.options.exclude_listeners);
+        counts && !config::text(one.json, "/stat_prefix").is_empty()
+    };
+    let listeners: Vec<_> = listeners.iter().filter(named).collect();
+    for one in &listeners {
+        let same = |other: &&&Listener<'_>| other.scope() == one.scope();
+        if listeners.iter().filter(same).count() > 1 {
+            let what = format!(
+                "several listeners have the stat_prefix {}: Envoy tells their connections as one sum",
+                one.scope()
+            );
+            let remedy = "a stat_prefix for each listener, or none";
+            report.find("stat-prefix", what, &one.place(), remedy);
+        }
     }
 }
 

@@ -30,6 +30,14 @@ fn refused(facts: &Facts, report: &mut Report) {
             "a path, or a name that is on PATH",
         );
     }
+    if let (Some(why), None) = (&facts.unread, &facts.refusal) {
+        report.find(
+            "unread",
+            format!("the configuration could not be read, and was not checked: {why}"),
+            "",
+            "check where Envoy is to run, as the user that it runs as",
+        );
+    }
     let Some(why) = &facts.refusal else {
         return;
     };

@@ -83,6 +83,34 @@ fn expect(facts: &Facts, expected: &[&str]) {
 }
 
 #[test]
+fn a_configuration_that_could_not_be_read_is_a_finding() {
+    let mut facts = Facts {
+        unread: Some("unable to open netns file".into()),
+        ..Facts::default()
+    };
+    expect(&facts, &["unread"]);
+    facts.refusal = Some("it is bad".into());
+    expect(&facts, &["refused"]);
+}
+
+#[test]
+fn listeners_that_share_a_name_in_the_statistics_are_told_as_one() {
+    let mut listeners = ["one", "two", "three"].map(|name| {
+        let mut listener = http(name, &json!({}), &json!([]));
+        listener["stat_prefix"] = "shared".into();
+        listener
+    });
+    listeners[2]["stat_prefix"] = "alone".into();
+    expect(
+        &facts(&listeners, &json!({})),
+        &["stat-prefix one (0.0.0.0:80) two (0.0.0.0:80)"],
+    );
+    listeners[0]["stat_prefix"] = "".into();
+    listeners[2]["stat_prefix"] = "".into();
+    expect(&facts(&listeners, &json!({})), &[]);
+}
+
+#[test]
 fn what_is_right_is_not_found_fault_with() {
     let web = http(
         "web",

@@ -55,9 +55,7 @@ pub fn facts(options: Options) -> Result<Facts, String> {
     });
     facts.certificates = host::certificates(&facts.options);
     let Some(address) = address else {
-        facts
-            .unseen
-            .push("the configuration: Envoy has told no admin address".into());
+        facts.unread = Some("Envoy has told no admin address".into());
         return Ok(facts);
     };
     facts.admin = Admin::At(address.clone());
@@ -65,12 +63,11 @@ pub fn facts(options: Options) -> Result<Facts, String> {
     let dump = match answer {
         Ok((200, body)) => Config::of_dump(&body),
         Ok((status, _)) => {
-            let why = format!("the configuration: /config_dump answers with {status}");
-            facts.unseen.push(why);
+            facts.unread = Some(format!("/config_dump answers with {status}"));
             return Ok(facts);
         }
         Err(why) => {
-            facts.unseen.push(format!("the configuration: {why}"));
+            facts.unread = Some(why);
             return Ok(facts);
         }
     };
@@ -80,9 +77,7 @@ pub fn facts(options: Options) -> Result<Facts, String> {
             facts.version = facts.version.or_else(|| config.version());
             facts.config = Some(config);
         }
-        None => facts
-            .unseen
-            .push(format!("the configuration: {address} tells none")),
+        None => facts.unread = Some(format!("{address} tells none")),
     }
     Ok(facts)
 }
