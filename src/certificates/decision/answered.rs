@@ -163,6 +163,10 @@ impl Decision {
             }
         }
         match pending.origin {
+            // It was only written again, and the files hold it, too.
+            Origin::Rollback if self.wanted.as_ref() == Some(&pending.set.contents) => {
+                self.record.forget_error();
+            }
             Origin::Rollback | Origin::LastResort => {}
             Origin::EarlierRun => self.record.set_ok(),
             Origin::Files => {
