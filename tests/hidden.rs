@@ -98,6 +98,28 @@ fn with_all_hidden_and_nothing_left_it_does_not_wait_for_the_deadline() {
     });
 }
 
+/// Where Envoy hides it as well: of a transparent listener, whose connections may look like outgoing
+/// ones, and of one in another network namespace.
+#[test]
+fn what_the_kernel_may_not_show_either_is_waited_for_to_the_deadline() {
+    for elsewhere in [false, true] {
+        let upstream = Upstream::start();
+        let config = without_udp(Admin::Unix, &upstream);
+        let option = "stats_matcher: { reject_all: true }\n    transparent: ";
+        http_option(&config, &format!("{option}{}", !elsewhere));
+        if elsewhere {
+            let port = format!("port_value: {}", config.http.port());
+            let own = "network_namespace_filepath: /proc/self/ns/net";
+            config.replace(&port, &format!("{port}, {own}"));
+        }
+        let mut drainit = Drainit::ready(&["--drain-timeout", "3s"], &config);
+        drainit.signal(Signal::SIGTERM);
+        assert_eq!(drainit.wait_exit(PATIENCE), 0);
+        drainit.wait_log("CUT by the deadline");
+        drainit.wait_log("what else was left is not known");
+    }
+}
+
 /// New in 1.40.
 #[test]
 fn a_listener_with_a_matcher_of_its_own_is_waited_for() {

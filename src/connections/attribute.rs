@@ -205,6 +205,7 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
         why: None,
         listeners,
         elsewhere,
+        is_transparent: false,
         closing,
         udp,
     }

@@ -36,6 +36,8 @@ pub struct Lookout {
     descriptors: Descriptors,
     earlier: Vec<(bool, Local)>,
     names: Vec<Named>,
+    /// Whether a listener was seen that takes connections to any address.
+    is_transparent: bool,
 }
 
 impl Lookout {
@@ -46,6 +48,7 @@ impl Lookout {
             descriptors: Descriptors::new(pid),
             earlier: Vec::new(),
             names: Vec::new(),
+            is_transparent: false,
         }
     }
 
@@ -123,7 +126,9 @@ impl Lookout {
         let denied = denied.map_err(unknown)?;
         let ports = self.ports(&rows, &outgoing, denied.is_some());
         let own = |inode| denied.is_some() || self.descriptors.own().binary_search(&inode).is_ok();
+        let is_transparent = source.transparent.iter().any(|inode| own(*inode));
         let paths: Vec<String> = self.paths(&rows, own);
+        self.is_transparent |= is_transparent;
         rows.unix
             .retain(|row| row.listening || paths.contains(&row.name));
 
@@ -153,6 +158,7 @@ impl Lookout {
         let why = why.collect::<Vec<_>>().join("; ");
         Ok(Connections {
             why: (!why.is_empty()).then_some(why),
+            is_transparent: self.is_transparent,
             ..connections
         })
     }
@@ -293,6 +299,8 @@ struct Source {
     pid: i32,
     until: Instant,
     socket: Result<Socket, String>,
+    /// The inodes of listeners that take connections to any address, as far as is told.
+    transparent: Vec<u64>,
 }
 
 impl Source {
@@ -305,7 +313,12 @@ impl Source {
             }
             _ => Socket::new(),
         };
-        Source { pid, until, socket }
+        Source {
+            pid,
+            until,
+            socket,
+            transparent: Vec::new(),
+        }
     }
 
     fn by(&self) -> Witness {
@@ -329,8 +342,13 @@ impl Source {
         let Ok(socket) = &mut self.socket else {
             return false;
         };
+        let transparent = &mut self.transparent;
         let asked = socket.ask(request, self.until, |row| {
-            add(rows, netlink::inet_row(row)?);
+            let socket = netlink::inet_row(row)?;
+            if socket.kind == Kind::Listening && netlink::is_transparent(row) {
+                transparent.push(socket.inode);
+            }
+            add(rows, socket);
             Some(())
         });
         if let Err(why) = asked {

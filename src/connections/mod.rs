@@ -192,6 +192,9 @@ pub struct Connections {
     pub listeners: Vec<Listener>,
     /// Clients' connections that belong to no listener that is known.
     pub elsewhere: Vec<Connection>,
+    /// Whether a listener takes connections to any address (`transparent` in Envoy's configuration),
+    /// so that some may look like outgoing ones, and are in none of these.
+    pub is_transparent: bool,
     /// How many connections Envoy is done with, and the kernel not yet: they count nowhere.
     pub closing: u64,
     /// The addresses of UDP listeners, sorted. Each may have any number of sessions.

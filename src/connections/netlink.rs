@@ -297,6 +297,17 @@ pub fn inet_row(body: &[u8]) -> Option<InetRow> {
     })
 }
 
+/// Whether a socket, of which this is the body of a message, may have any local address
+/// (IP_TRANSPARENT in ip(7)). Kernels before 5.10 do not tell.
+pub fn is_transparent(body: &[u8]) -> bool {
+    /// INET_DIAG_SOCKOPT and its bit, in linux/inet_diag.h.
+    const SOCKET_OPTIONS: u16 = 22;
+    const TRANSPARENT: u8 = 1 << 5;
+    let attributes = body.get(72..).unwrap_or_default();
+    let options = attribute(attributes, SOCKET_OPTIONS).and_then(|options| options.first());
+    options.is_some_and(|options| options & TRANSPARENT != 0)
+}
+
 /// From a `tcp_info`: what an old kernel does not tell is not known.
 fn activity(info: &[u8]) -> Option<Activity> {
     Some(Activity {

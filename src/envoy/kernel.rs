@@ -195,7 +195,10 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
         udp_sessions: udp.count() as u64,
         awake: Some(awake),
         clients,
-        sight: Sight::Kernel,
+        sight: match connections.is_transparent || roll.is_some_and(|roll| roll.reaches_out) {
+            false => Sight::Kernel,
+            true => Sight::Partial,
+        },
         ..Load::default()
     };
     load.tcp_sessions = load.connections();

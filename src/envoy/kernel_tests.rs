@@ -24,6 +24,7 @@ fn seen(listeners: Vec<connections::Listener>, udp: Vec<connections::Listener>) 
         why: None,
         listeners,
         elsewhere: Vec::new(),
+        is_transparent: false,
         closing: 0,
         udp,
     }
@@ -60,6 +61,25 @@ fn each_connection_and_each_udp_listener_may_have_something_in_flight() {
     assert_eq!(listeners, expected);
     assert_eq!((load.tcp_sessions, load.udp_sessions), (3, 1));
     assert_eq!(load.in_flight(), 4);
+}
+
+#[test]
+fn a_listener_for_any_address_or_in_another_network_namespace_may_have_what_is_not_seen() {
+    let load = |is_transparent, roll: Option<&RollCall>| {
+        let connections = Connections {
+            is_transparent,
+            ..some()
+        };
+        see(&connections, measure(&[]), roll).alone()
+    };
+    let mut roll = roll(&[]);
+    assert_eq!(load(false, Some(&roll)).sight, Sight::Kernel);
+    assert_eq!(load(true, Some(&roll)).sight, Sight::Partial);
+    roll.read_listed(
+        r#"{"listener_statuses": [{"name": "a", "local_address": {"socket_address": {
+            "address": "127.0.0.1", "port_value": 80, "network_namespace_filepath": "/run/x"}}}]}"#,
+    );
+    assert_eq!(load(false, Some(&roll)).sight, Sight::Partial);
 }
 
 #[test]

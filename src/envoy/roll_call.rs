@@ -107,6 +107,9 @@ pub struct RollCall {
     listed: Option<u64>,
     /// What the listeners are to a person, internal ones apart.
     pub titles: Titles,
+    /// Whether a listener is in another network namespace than Envoy: the kernel does not show its
+    /// connections where Envoy's are (`network_namespace_filepath`).
+    pub reaches_out: bool,
     /// When it was called.
     pub called: Option<Instant>,
     /// The names of internal listeners in the statistics.
@@ -124,6 +127,7 @@ impl RollCall {
 
     /// Takes the whole answer to [`names::QUERY`].
     pub fn read_listed(&mut self, json: &str) {
+        self.reaches_out = json.contains("\"network_namespace_filepath\":");
         let json: Value = serde_json::from_str(json).unwrap_or_default();
         let Some(listed) = json.get("listener_statuses").and_then(Value::as_array) else {
             // Without a single listener Envoy answers with an empty object.

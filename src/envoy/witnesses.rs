@@ -202,7 +202,7 @@ impl<'a> Witnesses<'a> {
                 let told = roll.map_or(0, |(roll, ..)| roll.udp_listeners());
                 let kernel = seen.alone();
                 load.sight = match kernel.udp_sessions <= told as u64 {
-                    true => Sight::Kernel,
+                    true => kernel.sight,
                     false => Sight::Partial,
                 };
                 load = load.beside(kernel, http);
