@@ -95,6 +95,9 @@ pub struct Drain {
     arrivals: Option<Arrivals>,
     /// How many came until nobody was expected any more.
     came: Option<u64>,
+    /// Whether the last look showed connections of an old generation, and whether it ended with some.
+    has_old: bool,
+    lost: bool,
     /// Whether a look shows all that is in flight: Envoy may not have told all of it yet.
     known: bool,
     closing_at: Time,
@@ -151,6 +154,8 @@ impl Drain {
                 _ => None,
             },
             came: None,
+            has_old: false,
+            lost: false,
             known: true,
             closing_at: deadline - (limits.timeout / 10).min(Duration::from_secs(1)),
             settle: limits.settle,
@@ -253,9 +258,23 @@ impl Drain {
         self.outcome
     }
 
-    /// Ends the drain from outside, unless it has ended already.
+    /// Ends the drain, unless it has ended already. What was lost meanwhile is not drained.
     pub fn end(&mut self, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Drained | Outcome::Idle if self.lost => Outcome::EnvoyExited,
+            outcome => outcome,
+        };
         self.outcome.get_or_insert(outcome);
+    }
+
+    /// An old generation of Envoy has ended by itself, with what the last look showed of it.
+    pub fn on_old_end(&mut self) {
+        self.lost |= self.has_old || !self.known;
+    }
+
+    /// Whether an old generation ended before its connections did, or may have.
+    pub fn has_lost(&self) -> bool {
+        self.lost
     }
 
     /// What to do now. The drain asks nothing unless Envoy's admin interface is `free` to answer.

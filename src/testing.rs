@@ -51,6 +51,7 @@ pub fn ended_drain(
         listeners_draining: None,
         last_connection: None,
         came: None,
+        lost: false,
         first,
         ended: Some((ended, outcome)),
         verdict: None,

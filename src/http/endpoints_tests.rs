@@ -279,6 +279,7 @@ fn shutdown_is_answered_once_the_drain_is_over_or_envoy_gone() {
             listeners_draining: None,
             last_connection: None,
             came: None,
+            lost: false,
             first: None,
             ended: None,
             verdict: None,

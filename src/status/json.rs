@@ -340,6 +340,7 @@ mod tests {
             listeners_draining: Some(born + 10 * second + second / 2),
             last_connection: None,
             came: None,
+            lost: false,
             first: None,
             ended: None,
             verdict: None,

@@ -141,6 +141,8 @@ pub struct Drain {
     pub first: Option<Load>,
     /// How many new connections came meanwhile; none where they were not counted.
     pub came: Option<u64>,
+    /// Whether an old generation of Envoy ended before its connections did, or may have.
+    pub lost: bool,
     /// How and when it ended.
     pub ended: Option<(Instant, Outcome)>,
     /// How it ended in one line, with what was left.

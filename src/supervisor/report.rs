@@ -335,6 +335,7 @@ impl Reporter {
         if let (None, Some(outcome)) = (shown.ended, drain.outcome()) {
             shown.ended = Some((now, outcome));
             shown.came = drain.came();
+            shown.lost = drain.has_lost();
             let drains = &mut snapshot.drains;
             match outcome {
                 Outcome::EnvoyExited => drains.exited += 1,
@@ -379,6 +380,7 @@ impl Reporter {
             listeners_draining: None,
             last_connection: None,
             came: None,
+            lost: false,
             first: None,
             ended: None,
             verdict: None,

@@ -180,6 +180,9 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
     if let Some(came) = drain.came.filter(|came| *came > 0) {
         let _ = write!(line, "; {} came meanwhile", plural(came, "new connection"));
     }
+    if drain.lost {
+        line.push_str("; an old generation of envoy ended before its connections did");
+    }
     match &snapshot.load {
         _ if outcome == Outcome::Unknown => line.push_str(
             ": what was in flight is not known, because envoy's admin interface never answered and \
@@ -205,6 +208,7 @@ pub fn is_cut(drain: &Drain, snapshot: &Snapshot) -> bool {
     let is_empty = |load: &Load| load.connections() == 0 && load.in_flight() == 0;
     match drain.ended {
         None => false,
+        Some(_) if drain.lost => true,
         // Those that `--open-connections` lets go may have had something in flight.
         Some((_, Outcome::Drained)) => {
             let load = snapshot.load.as_ref();

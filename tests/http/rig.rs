@@ -193,6 +193,7 @@ impl Rig {
                 listeners_draining: None,
                 last_connection: None,
                 came: None,
+                lost: false,
                 first: None,
                 ended: ended.map(|outcome| (now, outcome)),
                 verdict: None,

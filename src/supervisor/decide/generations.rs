@@ -406,6 +406,11 @@ impl Generations {
                         life.reason = format!("the old generation's end was none of ours: {exit}");
                         self.kill_newest(life, turn, AfterStop::StartAnew);
                     }
+                    Phase::Running(_) if !left.is_relieved() => {
+                        if let Some(drain) = life.service.drain_mut() {
+                            drain.on_old_end();
+                        }
+                    }
                     _ => {}
                 }
             }

@@ -167,8 +167,9 @@ impl World {
                 event == Event::Order(Order::StopNow)
                     || event == Event::Order(Order::Stop) && self.witness.stops >= 2
             }
-            (Outcome::EnvoyExited, Some(_)) => {
-                matches!(event, Event::Exited(_))
+            (Outcome::EnvoyExited, Some(seen)) => {
+                seen.lost
+                    || matches!(event, Event::Exited(_))
                     || event_is_loss(event, from)
                     || matches!(event, Event::OldExited(_)) && from.core.is_last()
             }

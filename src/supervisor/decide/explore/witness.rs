@@ -25,6 +25,8 @@ pub(super) struct DrainSeen {
     pub(super) entries_since: Option<Time>,
     /// Whether the question in flight is somebody else's.
     pub(super) stale: bool,
+    /// Whether an old generation has ended meanwhile, with something open for all that is known.
+    pub(super) lost: bool,
 }
 
 /// What an Envoy was told of its health check, as long as no drain was asked for.
@@ -130,6 +132,7 @@ impl Witness {
             closed: false,
             entries_since: None,
             stale: before.asks() == Some(Ask::Sockets),
+            lost: false,
         };
         let stale = matches!(event, Event::Answer(..))
             && self
@@ -252,7 +255,12 @@ impl Witness {
             }
             Event::NextSpawned(true) => self.old = true,
             Event::OldRelieved(true) => self.relieved = Some(now),
-            Event::OldExited(_) => self.lose_old(),
+            Event::OldExited(_) => {
+                if let Some(seen) = &mut self.drain {
+                    seen.lost = true;
+                }
+                self.lose_old();
+            }
             // While one rises it is that one, and the one before is the newest again.
             Event::Exited(_) if before.generations.is_starting() && self.old => {
                 (self.old, self.spent, self.refused) = (false, true, false);
