@@ -7,13 +7,14 @@ use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ureq::http;
-use ureq::unversioned::transport::Connector;
-use ureq::{Agent, Proxy};
+use ureq::{Agent, Proxy, Timeout};
 
-use transport::{Connect, Connected, Nowhere};
+use transport::{Connected, Nowhere, Stream, in_time};
+
+pub use transport::SLICE;
 
 use crate::process::Place;
 
@@ -166,14 +167,58 @@ pub fn exchange_with(
     method: Method,
     path: &str,
     limits: Limits,
-    mut sink: impl FnMut(&[u8]),
+    sink: impl FnMut(&[u8]),
 ) -> Result<Head, String> {
-    let agent = agent(limits, Connect(address.clone(), peer));
-    let explain = |error| explain(address, error);
-    ask(&agent, method, path, limits, &mut sink).map_err(explain)
+    exchange_while(peer, address, method, path, limits, None, sink)
 }
 
-/// Reads an answer from a connection that is there, whoever is at its other end.
+/// Whether to go on waiting for an answer, of which nothing has come for so long. Asked every [`SLICE`].
+pub type GoesOn<'a> = Option<&'a mut dyn FnMut(Duration) -> bool>;
+
+/// As [`exchange_with`], while `goes_on` says so, where it is there.
+///
+/// # Errors
+/// As there, and when it says no.
+pub fn exchange_while(
+    peer: Peer,
+    address: &Address,
+    method: Method,
+    path: &str,
+    limits: Limits,
+    goes_on: GoesOn<'_>,
+    mut sink: impl FnMut(&[u8]),
+) -> Result<Head, String> {
+    let start = Instant::now();
+    let left = || limits.time.saturating_sub(start.elapsed());
+    let stream = transport::connect(address, peer, CONNECT.min(limits.time))
+        .and_then(|mut stream| {
+            stream.send(&request(method, path), left())?;
+            stream.wait(left(), goes_on)?;
+            Ok(stream)
+        })
+        .map_err(|error| explain(address, in_time(error, Timeout::Global)))?;
+    let limits = Limits {
+        // None at all is no limit to a socket.
+        time: left().max(Duration::from_millis(1)),
+        ..limits
+    };
+    let agent = agent(limits, Connected::new(stream));
+    ask(&agent, method, path, limits, &mut sink).map_err(|error| explain(address, error))
+}
+
+/// A request without a body. It is sent before the answer is waited for, which ureq then reads.
+fn request(method: Method, path: &str) -> String {
+    let (name, length) = match method {
+        Method::Get => ("GET", ""),
+        Method::Post => ("POST", "content-length: 0\r\n"),
+    };
+    format!(
+        "{name} {path} HTTP/1.1\r\nhost: drainit\r\nuser-agent: drainit\r\n{length}\
+         connection: close\r\n\r\n"
+    )
+}
+
+/// Reads an answer from a connection that is there, whoever is at its other end. No request is sent.
 ///
 /// # Errors
 /// As [`exchange`]'s, where that goes over this connection.
@@ -183,24 +228,22 @@ pub fn read_answer(
     limits: Limits,
 ) -> Result<(Head, Vec<u8>), String> {
     let mut body = Vec::new();
-    let agent = agent(limits, Connected::new(stream));
+    let agent = agent(limits, Connected::new(Stream::Unix(stream)));
     let head = ask(&agent, Method::Get, path, limits, &mut |piece| {
         body.extend_from_slice(piece);
     });
     Ok((head.map_err(|error| error.to_string())?, body))
 }
 
-fn agent(limits: Limits, connector: impl Connector) -> Agent {
+fn agent(limits: Limits, connector: Connected) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
         .proxy(None::<Proxy>)
-        .user_agent("drainit")
         .max_idle_connections(0)
         .input_buffer_size(16 * 1024)
         .output_buffer_size(4 * 1024)
-        .timeout_connect(Some(CONNECT.min(limits.time)))
         .timeout_global(Some(limits.time))
         .build();
     Agent::with_parts(config, connector, Nowhere)
@@ -211,7 +254,7 @@ fn ask(
     method: Method,
     path: &str,
     limits: Limits,
-    sink: &mut impl FnMut(&[u8]),
+    sink: &mut dyn FnMut(&[u8]),
 ) -> Result<Head, ureq::Error> {
     let method = match method {
         Method::Get => http::Method::GET,
@@ -220,7 +263,6 @@ fn ask(
     let request = http::Request::builder()
         .method(method)
         .uri(format!("http://drainit{path}"))
-        .header("connection", "close")
         .body(())
         .map_err(ureq::Error::Http)?;
     let response = agent.run(request)?;
@@ -275,10 +317,24 @@ pub fn fetch_from(
     path: &str,
     limits: Limits,
 ) -> Result<(u16, String), String> {
+    fetch_while(peer, address, method, path, limits, None)
+}
+
+/// As [`fetch_from`], while `goes_on` says so, where it is there.
+///
+/// # Errors
+/// As there, and when it says no.
+pub fn fetch_while(
+    peer: Peer,
+    address: &Address,
+    method: Method,
+    path: &str,
+    limits: Limits,
+    goes_on: GoesOn<'_>,
+) -> Result<(u16, String), String> {
     let mut body = Vec::new();
-    let head = exchange_with(peer, address, method, path, limits, |piece| {
-        body.extend_from_slice(piece);
-    })?;
+    let sink = |piece: &[u8]| body.extend_from_slice(piece);
+    let head = exchange_while(peer, address, method, path, limits, goes_on, sink)?;
     Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
 }
 

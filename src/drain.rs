@@ -358,23 +358,23 @@ impl Drain {
         if now < self.serving_until {
             return Err(self.serving_until);
         }
-        if self.health.is_due(now) {
-            return Ok(Ask::FailHealthCheck);
-        }
-        if self.listeners.is_due(now) {
-            return Ok(Ask::DrainListeners);
-        }
-        if self.closing == Closing::Wanted {
-            return Ok(Ask::StopListeners);
-        }
-        if self.poll.due <= now {
-            return Ok(self.poll.ask);
-        }
-        let mut due = self.poll.due;
-        for step in [&self.health, &self.listeners] {
-            if !step.done {
-                due = due.min(step.due);
+        let mut next = match self.closing {
+            Closing::Wanted => (self.serving_until, Ask::StopListeners),
+            Closing::Not | Closing::Tried => (self.poll.due, self.poll.ask),
+        };
+        // What has been due for longest: an Envoy that answers no step, each time after seconds, must
+        // not keep the kernel from being asked.
+        for (step, ask) in [
+            (&self.listeners, Ask::DrainListeners),
+            (&self.health, Ask::FailHealthCheck),
+        ] {
+            if !step.done && step.due <= next.0 {
+                next = (step.due, ask);
             }
+        }
+        let (mut due, ask) = next;
+        if due <= now {
+            return Ok(ask);
         }
         if self.closes_early() {
             due = due.min(self.closing_at);

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt,
+    self, AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, socket, sockopt,
 };
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -19,7 +20,7 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Error, Timeout};
 
-use super::{Address, Peer};
+use super::{Address, GoesOn, Peer};
 use crate::process::{self, Credentials, Place};
 
 /// A resolver that is never used for anything: the connector knows the address.
@@ -34,17 +35,13 @@ impl Resolver for Nowhere {
     }
 }
 
-/// Connects to one address and to this peer there, whatever the request's URI says.
-#[derive(Debug)]
-pub struct Connect(pub Address, pub Peer);
-
 /// Has a connection already, for one request.
 #[derive(Debug)]
-pub struct Connected(Mutex<Option<UnixStream>>);
+pub struct Connected(Mutex<Option<Stream>>);
 
 impl Connected {
     /// A connection over this stream.
-    pub fn new(stream: UnixStream) -> Connected {
+    pub fn new(stream: Stream) -> Connected {
         Connected(Mutex::new(Some(stream)))
     }
 }
@@ -55,21 +52,13 @@ impl Connector for Connected {
     fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Socket>, Error> {
         let stream = self.0.lock().ok().and_then(|mut stream| stream.take());
         let stream = stream.ok_or(Error::ConnectionFailed)?;
-        Ok(Some(Socket::new(Stream::Unix(stream), details.config)))
+        Ok(Some(Socket::new(stream, details.config)))
     }
 }
 
-impl Connector for Connect {
-    type Out = Socket;
-
-    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Socket>, Error> {
-        let limit = details
-            .timeout
-            .not_zero()
-            .map_or(super::CONNECT, |left| *left);
-        let (stream, _) = connect_to(&self.0, self.1, limit)?;
-        Ok(Some(Socket::new(stream, details.config)))
-    }
+/// Connects to this address and to this peer there.
+pub fn connect(address: &Address, peer: Peer, limit: Duration) -> io::Result<Stream> {
+    connect_to(address, peer, limit).map(|(stream, _)| stream)
 }
 
 /// As [`super::meet`] has it.
@@ -131,13 +120,18 @@ fn connect_tcp(address: &str, limit: Duration) -> io::Result<TcpStream> {
 fn connect_unix(address: &UnixAddr) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    connect(fd.as_raw_fd(), address)?;
+    socket::connect(fd.as_raw_fd(), address)?;
     let stream = UnixStream::from(fd);
     stream.set_nonblocking(false)?;
     Ok(stream)
 }
 
-enum Stream {
+/// Between two questions whether to go on waiting.
+pub const SLICE: Duration = Duration::from_millis(50);
+
+/// A connection of either kind.
+#[derive(Debug)]
+pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -154,10 +148,39 @@ impl Stream {
         }
     }
 
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Sends all of it.
+    pub fn send(&mut self, text: &str, limit: Duration) -> io::Result<()> {
+        self.set_timeouts(Some(limit).filter(|limit| !limit.is_zero()))?;
         match self {
-            Stream::Tcp(stream) => stream.write_all(bytes),
-            Stream::Unix(stream) => stream.write_all(bytes),
+            Stream::Tcp(stream) => stream.write_all(text.as_bytes()),
+            Stream::Unix(stream) => stream.write_all(text.as_bytes()),
+        }
+    }
+
+    /// Waits until there is something to read, while `goes_on` says so after each [`SLICE`].
+    pub fn wait(&self, limit: Duration, mut goes_on: GoesOn<'_>) -> io::Result<()> {
+        let start = Instant::now();
+        loop {
+            let waited = start.elapsed();
+            let left = limit.saturating_sub(waited);
+            let slice = goes_on.as_ref().map_or(left, |_| left.min(SLICE));
+            let stays = goes_on.as_mut().is_none_or(|goes_on| goes_on(waited));
+            if slice.is_zero() || !stays {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            // Rounded up: it would spin.
+            let slice = PollTimeout::try_from(slice + Duration::from_millis(1));
+            let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut fds, slice.unwrap_or(PollTimeout::MAX)).is_ok_and(|ready| ready > 0) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
         }
     }
 
@@ -193,13 +216,9 @@ impl Transport for Socket {
         &mut self.buffers
     }
 
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        self.stream
-            .set_timeouts(timeout.not_zero().map(|left| *left))?;
-        let output = self.buffers.output().get(..amount).unwrap_or_default();
-        self.stream
-            .write_all(output)
-            .map_err(|error| in_time(error, timeout.reason))
+    fn transmit_output(&mut self, _: usize, _: NextTimeout) -> Result<(), Error> {
+        // The request has been sent.
+        Ok(())
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
@@ -224,7 +243,7 @@ impl Transport for Socket {
 }
 
 /// A socket's own timeout says `WouldBlock`.
-fn in_time(error: io::Error, reason: Timeout) -> Error {
+pub fn in_time(error: io::Error, reason: Timeout) -> Error {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Timeout(reason),
         _ => Error::Io(error),

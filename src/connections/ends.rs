@@ -22,7 +22,7 @@ const WAITING: usize = 64 * 1024;
 
 /// How many listeners a filter may have: the kernel translates its instructions, and keeps no more of
 /// them than net.core.optmem_max.
-const DOORS: usize = 250;
+pub const DOORS: usize = 250;
 
 /// So much is read at a time: a message has 400 bytes.
 const MESSAGE: usize = 1024;
@@ -78,17 +78,17 @@ impl Ends {
         Errno::result(attached).map(drop)
     }
 
-    /// Takes what the kernel has sent. Returns whether a connection may have ended since the last
-    /// call.
-    pub fn drain(&self) -> bool {
+    /// Takes what the kernel has sent. Returns how many connections may have ended since the last call,
+    /// at the least.
+    pub fn drain(&self) -> u64 {
         let mut message = [0; MESSAGE];
-        let mut ended = false;
+        let mut ended = 0;
         for _ in 0..MESSAGES {
             match socket::read(self.socket.as_fd(), &mut message) {
                 Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => {}
                 // ENOBUFS: there was more than could wait.
-                Ok(_) | Err(_) => ended = true,
+                Ok(_) | Err(_) => ended += 1,
             }
         }
         ended

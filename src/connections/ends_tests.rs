@@ -30,16 +30,16 @@ fn the_end_of_a_connection_wakes_and_that_of_others_does_not() {
             drop(client);
             drop(ours);
         };
-        assert!(!ends.drain());
+        assert_eq!(ends.drain(), 0);
         end(&listener);
         assert!(is_readable(&ends, Duration::from_secs(20)));
-        assert!(ends.drain() && !ends.drain());
+        assert_eq!([ends.drain(), ends.drain()], [1, 0]);
         // The kernel tells in the order in which they ended.
         end(&other);
         ends.listen(&[door(&other)]).unwrap();
         end(&other);
         assert!(is_readable(&ends, Duration::from_secs(20)));
-        assert!(ends.drain());
+        assert!(ends.drain() > 0);
     }
 }
 

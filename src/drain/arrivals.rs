@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use super::Time;
-use crate::envoy::load::Counters;
+use crate::envoy::load::{Counters, Load};
 
 /// How long Envoy accepts at the least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +33,10 @@ impl MinDrain {
 
 /// Nobody is believed to have gone who was silent for less.
 const LEAST: Duration = Duration::from_secs(1);
+
+/// A client that was told to close comes back within this, or is not expected: with the last poll, an
+/// Envoy on which nothing is left is gone within a second of its last request.
+const RETURN: Duration = Duration::from_millis(900);
 
 /// Nobody is waited for that comes less often.
 const MOST: Duration = Duration::from_secs(5);
@@ -60,12 +64,16 @@ pub(super) struct Arrivals {
     /// When it began to count what comes in a second, from how many on, and what it counted last.
     window: (Time, u64),
     rate: Option<u64>,
-    /// When a connection last came or went, as far as was seen.
+    /// When a connection last came, and when one last went, as far as was seen.
     last: Time,
+    left: Time,
     /// Whether nothing ever came, or nothing happened for a while.
     unused: bool,
-    /// Whether nobody tells what comes.
+    /// Whether Envoy does not tell what comes; and whether it did not tell of all once.
     blind: bool,
+    untold: bool,
+    /// How many came since the kernel was first asked, if it tells.
+    seen: Option<u64>,
 }
 
 impl Arrivals {
@@ -80,8 +88,11 @@ impl Arrivals {
             window: (since, 0),
             rate: None,
             last: since,
+            left: since,
             unused: false,
             blind: false,
+            untold: false,
+            seen: None,
         }
     }
 
@@ -90,14 +101,27 @@ impl Arrivals {
         self.blind = true;
     }
 
-    /// So many connections are open that are told to close; whether nothing has happened for a while.
-    pub fn on_open(&mut self, now: Time, open: u64, quiet: bool) {
+    /// So much is open.
+    pub fn on_open(&mut self, now: Time, load: &Load) {
+        let open = load.told_to_close();
         match self.open {
-            None => self.unused = quiet,
-            Some(before) if open < before => self.last = now,
+            None => self.unused = load.quiet,
+            Some(before) if open < before => self.left = now,
             Some(_) => {}
         }
         self.open = Some(open);
+        self.untold |= load.hides_arrivals;
+        if self.is_blind() && load.came.is_some_and(|came| came > 0) {
+            self.last = now;
+            self.unused = false;
+        }
+        let seen = self.seen.unwrap_or_default();
+        self.seen = load.came.map(|came| seen.saturating_add(came));
+    }
+
+    /// Whether Envoy does not tell of all that comes, so that the kernel has to.
+    fn is_blind(&self) -> bool {
+        self.blind || self.untold
     }
 
     /// The counters say this.
@@ -140,27 +164,38 @@ impl Arrivals {
         if self.unused {
             return self.since;
         }
-        if self.blind {
-            return (self.since + MOST).min(self.end);
-        }
+        let count = match (self.is_blind(), self.seen) {
+            (false, _) => self.count(),
+            (true, Some(seen)) => self.count().max(seen),
+            (true, None) => return self.end.min(self.since + MOST),
+        };
+        (self.last + self.gap(count))
+            .max(self.left + RETURN)
+            .min(self.end)
+    }
+
+    /// How long nobody came, where nobody comes any more of whom so many came.
+    fn gap(&self, count: u64) -> Duration {
         let time = self.last.saturating_sub(self.since).max(WINDOW);
-        let gap = match u32::try_from(self.count()).unwrap_or(u32::MAX) {
+        match u32::try_from(count).unwrap_or(u32::MAX) {
             0 => LEAST,
             count => (time * EXPECTED / count).clamp(LEAST, MOST),
-        };
-        (self.last + gap).min(self.end)
+        }
     }
 
     /// For the exploration of every state: times are moved by as much as brings `now` to `base`.
     #[cfg(test)]
     pub fn level(&mut self, now: Time, base: Time) {
-        let past = |at: Time| (at + base).saturating_sub(now).max(base - MOST);
-        let gap = self.until().saturating_sub(self.last);
+        let past = |at: Time, kept| (at + base).saturating_sub(now).max(base - kept);
+        let level = |count: u64| u64::from(self.gap(count) > LEAST);
+        let count = level(self.count());
+        self.seen = self.seen.map(level);
+        self.arrivals = count;
         self.end = (self.end + base).saturating_sub(now).max(base);
-        self.last = past(self.last);
+        self.last = past(self.last, MOST);
+        self.left = past(self.left, RETURN);
         // Either way the same gap follows.
         self.since = self.last;
-        self.arrivals = u64::from(gap > LEAST);
         self.first = self.first.map(|_| 0);
         self.open = self.open.map(|open| open.min(1));
         (self.window, self.rate) = ((base, 0), None);
@@ -170,7 +205,7 @@ impl Arrivals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::ms;
+    use crate::testing::{load, ms};
 
     fn counters(arrivals: u64) -> Counters {
         Counters {
@@ -179,13 +214,23 @@ mod tests {
         }
     }
 
+    /// So many connections that are told to close.
+    fn open(count: u64, came: Option<u64>) -> Load {
+        Load {
+            came,
+            hides_arrivals: came.is_some(),
+            requests: 0,
+            ..load(count)
+        }
+    }
+
     /// When a drain that begins at 0 and looks every 250 ms is over, of an Envoy whose counters say
     /// this at a time.
-    fn over(cap: u64, open: impl Fn(u64) -> u64, arrivals: impl Fn(u64) -> u64) -> u64 {
+    fn over(cap: u64, left: impl Fn(u64) -> u64, arrivals: impl Fn(u64) -> u64) -> u64 {
         let mut watch = Arrivals::new(ms(0), ms(cap));
         let mut now = 0;
         loop {
-            watch.on_open(ms(now), open(now), false);
+            watch.on_open(ms(now), &open(left(now), None));
             watch.on_counters(ms(now), counters(arrivals(now)));
             if watch.until() <= ms(now) {
                 return now;
@@ -202,11 +247,15 @@ mod tests {
     #[test]
     fn an_envoy_at_which_nothing_happened_for_a_while_waits_for_nobody_unless_somebody_comes() {
         let mut watch = Arrivals::new(ms(0), ms(5_000));
-        watch.on_open(ms(0), 3, true);
+        let quiet = Load {
+            quiet: true,
+            ..open(3, None)
+        };
+        watch.on_open(ms(0), &quiet);
         assert_eq!(watch.until(), ms(0));
         watch.on_counters(ms(0), counters(700));
         assert_eq!(watch.until(), ms(0));
-        watch.on_open(ms(250), 3, false);
+        watch.on_open(ms(250), &open(3, None));
         watch.on_counters(ms(250), counters(701));
         assert_eq!(watch.until(), ms(250 + 5_000).min(ms(5_000)));
     }
@@ -241,6 +290,27 @@ mod tests {
     #[test]
     fn without_an_orchestrator_it_is_over_though_they_never_stop() {
         assert_eq!(over(5_000, |_| 0, |now| 9 + now / 50), 5_000);
+    }
+
+    #[test]
+    fn without_envoys_word_the_kernels_count_of_those_who_came_and_went_is_gone_by() {
+        // Each connection has ended before the next look.
+        let over = |came: &dyn Fn(u64) -> Option<u64>| {
+            let mut watch = Arrivals::new(ms(0), ms(20_000));
+            let mut now = 0;
+            while watch.until() > ms(now) {
+                watch.on_open(ms(now), &open(0, came(now)));
+                watch.on_silence();
+                now += 250;
+            }
+            now
+        };
+        assert_eq!(over(&|_| Some(0)), 1_000);
+        let three = over(&|now| Some(if now < 3_000 { 5 } else { 0 }));
+        assert_eq!(three, 3_750);
+        // Nobody tells; or they never stop.
+        assert_eq!(over(&|_| None), 5_000);
+        assert_eq!(over(&|_| Some(5)), 20_000);
     }
 
     #[test]

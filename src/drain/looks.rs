@@ -181,7 +181,7 @@ impl Drain {
         self.would_end_as = None;
         self.has_old = load.old_connections > 0;
         if let Some(arrivals) = &mut self.arrivals {
-            arrivals.on_open(now, load.told_to_close(), load.quiet);
+            arrivals.on_open(now, load);
         }
         let is_empty = load.connections() <= self.open_connections && load.udp_sessions == 0;
         if is_empty && !load.hides_requests() {

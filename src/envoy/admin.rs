@@ -9,7 +9,7 @@ use super::kernel::Measure;
 use super::listeners::{Census, Listeners};
 use super::question::{Answer, Ask, Readiness};
 use super::witnesses::Witnesses;
-use crate::client::{Address, Limits, Method, Peer, fetch_from};
+use crate::client::{Address, GoesOn, Limits, Method, Peer, fetch_while};
 use crate::fault;
 use crate::mailbox::{Inbox, Wakeups};
 use crate::pulse::Pulse;
@@ -91,21 +91,26 @@ pub fn work(
         let found = job.place.find(job.owner, pulse);
         let address = found.as_ref().ok().cloned();
         let peer = job.place.peer();
+        // Who waits for a drain's step need not, where nothing is left. Of what is beside an old
+        // generation one process tells nothing.
+        let watched = job.pid.filter(|_| job.drains && job.pid == job.owner);
         let answer = match (job.ask, found) {
             (Ask::Sockets, _) if job.retired => asker.witnesses.look_at_retired(job.pid),
             (Ask::Sockets, found) => asker.witnesses.look(job.pid, found.ok().as_ref()),
-            (Ask::Activity, Ok(address)) => asker.witnesses.ask_counters(&address, peer),
-            (Ask::Traffic, Ok(address)) => match ask(Ask::Ready, &address, peer) {
+            (Ask::Activity, Ok(address)) => asker.witnesses.ask_counters(&address, peer, watched),
+            (Ask::Traffic, Ok(address)) => match ask(Ask::Ready, &address, peer, None) {
                 Ok(Answer::Ready(Readiness::Live)) => asker.witnesses.ask_traffic(&address, peer),
                 Ok(_) => Err("envoy is not live".into()),
                 Err(why) => Err(why),
             },
             (Ask::Stats, Ok(address)) => {
                 let old = job.pid != job.owner;
-                asker.witnesses.ask(&address, peer, job.pid, old)
+                asker.witnesses.ask(&address, peer, job.pid, old, watched)
             }
             (Ask::Ready, Ok(address)) => asker.ask_ready(&address, peer, job.owner),
-            (question, Ok(address)) => ask(question, &address, peer),
+            (question, Ok(address)) => asker.witnesses.patiently(watched, &address, |goes_on| {
+                ask(question, &address, peer, goes_on)
+            }),
             (_, Err(why)) => Err(why),
         };
         let checkable = address.clone().filter(|_| job.ask == Ask::Ready);
@@ -164,7 +169,7 @@ impl Asker<'_> {
                 return live();
             }
         }
-        let answer = ask(Ask::Ready, address, peer);
+        let answer = ask(Ask::Ready, address, peer, None);
         self.was_live = answer == live();
         if self.was_live && self.census.is_new() {
             self.census
@@ -174,14 +179,14 @@ impl Asker<'_> {
     }
 }
 
-/// Asks Envoy one question.
+/// Asks Envoy one question, while `goes_on` says so.
 ///
 /// # Errors
 /// One line that says why there is no answer, or none that can be believed.
-fn ask(ask: Ask, address: &Address, peer: Peer) -> Result<Answer, String> {
+fn ask(ask: Ask, address: &Address, peer: Peer, goes_on: GoesOn<'_>) -> Result<Answer, String> {
     let short = |method, path, time| {
         let limits = Limits { time, body: SHORT };
-        fetch_from(peer, address, method, path, limits)
+        fetch_while(peer, address, method, path, limits, goes_on)
     };
     match ask {
         Ask::Ready => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::client::{Address, Head, Limits, Method, Peer, exchange_with, fetch_from};
+use crate::client::{Address, GoesOn, Head, Limits, Method, Peer, exchange_while, fetch_from};
 
 /// A busy Envoy may take this long for a step of the drain: one with 10,000 clusters needs 36 ms
 /// for the page, and an answer that is lost on the way should not cost much of the deadline.
@@ -11,18 +11,19 @@ pub(super) const STEP: Duration = Duration::from_secs(3);
 /// A page of gauges: a line is about 60 bytes, and with many listeners each worker has its own.
 const PAGE: u64 = 8 * 1024 * 1024;
 
-/// Asks for a page of statistics.
+/// Asks for a page of statistics, while `goes_on` says so.
 pub(super) fn ask_stats(
     peer: Peer,
     address: &Address,
     query: &str,
+    goes_on: GoesOn<'_>,
     sink: impl FnMut(&[u8]),
 ) -> Result<Head, String> {
     let limits = Limits {
         time: STEP,
         body: PAGE,
     };
-    exchange_with(peer, address, Method::Get, query, limits, sink)
+    exchange_while(peer, address, Method::Get, query, limits, goes_on, sink)
 }
 
 /// GETs a path, for what is no question of a drain.

@@ -81,6 +81,10 @@ pub struct Seen {
     pub accepts: bool,
     /// The addresses of the listeners that count and have connections, sorted, where they are [`FEW`] at the most.
     pub doors: Vec<SocketAddr>,
+    /// The addresses of all listeners that count, sorted.
+    pub all_doors: Vec<SocketAddr>,
+    /// How many sockets the kernel has of their connections, those apart that it is about to forget.
+    pub sockets: u64,
     /// The addresses of the listeners that count, if nothing went over any connection for [`QUIET`]
     /// and the kernel's table has all there are.
     pub quiet: Option<Vec<SocketAddr>>,
@@ -175,7 +179,7 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
     };
     let mut awake = 0_u64;
     let mut quiet = Some(Vec::new());
-    let (mut clients, mut doors) = (Vec::new(), Vec::new());
+    let (mut clients, mut doors, mut all_doors) = (Vec::new(), Vec::new(), Vec::new());
     let listeners = merge(&connections.listeners, is_out, |listener| {
         awake = awake.saturating_add(listener.awake(measure.settle));
         clients.extend(heard_last(listener));
@@ -184,9 +188,11 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
             quiet.push(door);
             quiet
         });
+        all_doors.extend(address(listener));
         doors.extend(address(listener).filter(|_| listener.count() > 0));
     });
     doors.sort_unstable();
+    all_doors.sort_unstable();
     clients.sort_unstable_by_key(|client: &Client| (client.silent, client.address));
     clients.truncate(CLIENTS);
     let udp = connections.udp.iter().filter(|listener| !is_out(listener));
@@ -194,6 +200,7 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
         listeners,
         udp_sessions: udp.count() as u64,
         awake: Some(awake),
+        hides_arrivals: true,
         clients,
         sight: match connections.is_transparent || roll.is_some_and(|roll| roll.reaches_out) {
             false => Sight::Kernel,
@@ -202,6 +209,7 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
         ..Load::default()
     };
     load.tcp_sessions = load.connections();
+    let sockets = load.tcp_sessions.saturating_add(connections.closing);
     if load.tcp_sessions > FEW {
         doors.clear();
     }
@@ -215,6 +223,8 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
         load,
         accepts: !connections.listeners.is_empty(),
         doors,
+        all_doors,
+        sockets,
         knows_excluded,
     }
 }

@@ -90,6 +90,11 @@ pub struct Load {
     pub awake: Option<u64>,
     /// Whether surely nothing came in, ended, or went over any connection for [`QUIET`].
     pub quiet: bool,
+    /// Whether connections may come that Envoy's counters do not tell of.
+    pub hides_arrivals: bool,
+    /// How many connections have come since the look before, by the kernel's word. None where it was
+    /// not asked for that, or cannot tell.
+    pub came: Option<u64>,
     /// Who has the connections that count, those first that were heard of last: some of them, as
     /// far as the kernel tells.
     pub clients: Vec<Client>,

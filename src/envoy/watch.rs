@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::load::QUIET;
-use crate::connections::ends::Ends;
+use crate::connections::ends::{self, Ends};
 use crate::mailbox::{Inbox, Wakeups};
 
 /// Envoy counts a connection less a moment after its socket is gone: it is asked again so often,
@@ -77,6 +77,11 @@ impl Rest {
 pub struct Watch {
     is_on: bool,
     ends: Option<(Ends, Vec<SocketAddr>)>,
+    /// Whether the kernel is to tell how many connections come, since Envoy does not tell all.
+    counts: bool,
+    /// How many there were at the last look and have ended since, one after the other; none where not all
+    /// listeners are watched.
+    count: Option<(u64, u64)>,
     word: Word,
     rest: Option<Rest>,
 }
@@ -136,10 +141,29 @@ impl Watch {
 
     /// A look begins, which shows whatever has ended before.
     pub fn begin(&mut self) {
-        let ended = self.ends.as_ref().is_some_and(|(ends, _)| ends.drain());
-        if ended {
+        let ended = self.ends.as_ref().map_or(0, |(ends, _)| ends.drain());
+        self.note(ended);
+        if ended > 0 {
             self.hear();
         }
+    }
+
+    fn note(&mut self, ended: u64) {
+        if let Some((_, before)) = &mut self.count {
+            *before = before.saturating_add(ended);
+        }
+    }
+
+    /// How many connections have come since the last look, by the kernel's word: there are so many now.
+    /// None where it does not tell, or was not asked to.
+    pub fn came(&mut self, open: u64) -> Option<u64> {
+        let (before, ended) = self.count.take()?;
+        Some(open.saturating_add(ended).saturating_sub(before))
+    }
+
+    /// Envoy does not tell of all that comes: from now on, until the drain is over, the kernel does.
+    pub fn count(&mut self) {
+        self.counts = true;
     }
 
     fn hear(&mut self) {
@@ -151,20 +175,23 @@ impl Watch {
         }
     }
 
-    /// A look showed connections that may be the last ones, at these addresses; Envoy counted more
-    /// of them than the kernel if it is `behind`.
-    pub fn aim(&mut self, doors: &[SocketAddr], behind: bool) {
+    /// A look showed connections that may be the last ones, at these addresses; Envoy counted more of them
+    /// than the kernel if it is `behind`. There were so many `sockets` at `all` addresses.
+    pub fn aim(&mut self, last: &[SocketAddr], (all, sockets): (&[SocketAddr], u64), behind: bool) {
         if !self.is_on {
             return;
         }
         self.rest = None;
-        let is_wanted = !doors.is_empty();
+        let is_wanted = !last.is_empty();
+        let counts = self.counts && all.len() <= ends::DOORS;
+        let doors = if counts { all } else { last };
         match &mut self.ends {
-            _ if !is_wanted => self.ends = None,
+            _ if doors.is_empty() => self.ends = None,
             Some((_, before)) if before == doors => {}
             Some((ends, before)) if ends.listen(doors).is_ok() => *before = doors.to_vec(),
             _ => self.ends = Ends::new(doors).map(|ends| (ends, doors.to_vec())),
         }
+        self.count = self.ends.as_ref().filter(|_| counts).map(|_| (sockets, 0));
         self.word = match self.word {
             Word::Told(times) if behind && times < BEHIND => Word::Behind(times + 1),
             _ if is_wanted => Word::Wanted,
@@ -206,7 +233,9 @@ impl Watch {
                 }),
             };
             let is_over = poll(&mut fds, timeout) == Ok(0);
-            let ended = ends.is_some_and(|(ends, _)| ends.drain());
+            let ended = ends.map_or(0, |(ends, _)| ends.drain());
+            self.note(ended);
+            let ended = ended > 0;
             if !self.is_on {
                 if ended {
                     self.hear();
@@ -264,13 +293,13 @@ mod tests {
         let mut watch = Watch::default();
         watch.set_on(true);
         watch.begin();
-        watch.aim(&doors, false);
+        watch.aim(&doors, (&doors, 0), false);
         let once = |_| true;
         assert_eq!(next(&mut watch, once, || end(&listener)), 1);
         // Another job was asked meanwhile.
         assert_eq!(next(&mut watch, once, || end(&listener)), 1);
         watch.begin();
-        watch.aim(&doors, false);
+        watch.aim(&doors, (&doors, 0), false);
         assert_eq!(watch.word, Word::Wanted);
         watch.set_on(false);
         assert_eq!((watch.word, watch.ends.is_none()), (Word::Unwanted, true));
@@ -338,7 +367,7 @@ mod tests {
         std::thread::spawn(move || {
             let mut all = 0;
             while watch.word != Word::Unwanted {
-                watch.aim(&[], true);
+                watch.aim(&[], (&[], 0), true);
                 if watch.word != Word::Unwanted {
                     all += next(&mut watch, |_| true, || {});
                 }

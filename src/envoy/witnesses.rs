@@ -16,11 +16,14 @@ use super::stats;
 use super::titles::Titles;
 use super::traffic;
 use super::watch::Watch;
-use crate::client::{Address, Peer};
+use crate::client::{Address, GoesOn, Peer, SLICE};
 use crate::connections::names::{self, Named};
 
 /// A roll call is believed for so long: listeners come and go.
 const ROLL_CALL_LASTS: Duration = Duration::from_secs(30);
+
+/// An admin interface that has not answered for so long may hang.
+const HANGS: Duration = Duration::from_millis(300);
 
 /// So many listeners are named where none fits.
 const LISTENERS_NAMED: usize = 10;
@@ -35,6 +38,8 @@ pub struct Witnesses<'a> {
     /// What Envoy could tell when it was last asked for that, when, and of which Envoy.
     roll: Option<(RollCall, Instant, Subject)>,
     known: kernel::Known,
+    /// Whether the admin interface did not answer the last question with patience.
+    hangs: bool,
     /// Tells when one of the last connections ends.
     pub watch: Watch,
 }
@@ -46,6 +51,7 @@ impl<'a> Witnesses<'a> {
             measure,
             roll: None,
             known: kernel::Known::default(),
+            hangs: false,
             watch: Watch::default(),
         }
     }
@@ -58,9 +64,13 @@ impl<'a> Witnesses<'a> {
         self.watch.begin();
         let seen = self.see(pid, admin)?;
         let quiet = self.watch.is_quiet(seen.quiet.as_deref());
-        self.watch.aim(&seen.doors, false);
+        self.watch.count();
+        let came = self.watch.came(seen.sockets);
+        self.watch
+            .aim(&seen.doors, (&seen.all_doors, seen.sockets), false);
         let accepts = seen.accepts;
         let load = Load {
+            came,
             quiet,
             ..seen.alone()
         };
@@ -89,7 +99,7 @@ impl<'a> Witnesses<'a> {
     }
 
     /// What both say. The process whose sockets to look at may be an `old` generation beside the one
-    /// that is asked.
+    /// that is asked. For `watched` see [`Witnesses::patiently`].
     ///
     /// # Errors
     /// One line that says why there is no answer of Envoy's, or none that can be believed.
@@ -99,10 +109,14 @@ impl<'a> Witnesses<'a> {
         peer: Peer,
         pid: Option<i32>,
         old: bool,
+        watched: Option<i32>,
     ) -> Result<Answer, String> {
         self.watch.begin();
         let mut page = stats::Page::default();
-        let head = ask_stats(peer, address, stats::QUERY, |piece| page.feed(piece))?;
+        let sink = |piece: &[u8]| page.feed(piece);
+        let head = self.patiently(watched, address, |goes_on| {
+            ask_stats(peer, address, stats::QUERY, goes_on, sink)
+        })?;
         let figures = page.finish();
         let excluded = self.measure.excluded;
         let told = match head.status {
@@ -117,13 +131,21 @@ impl<'a> Witnesses<'a> {
         };
         let seen = self.see(pid, Some(address));
         let mut told = told;
+        let mut hidden = told.hidden.iter();
+        told.load.hides_arrivals = hidden.any(|hidden| hidden.is_told_by_kernel());
         match &seen {
             Ok(seen) => {
                 told.load.quiet = self.watch.is_quiet(seen.quiet.as_deref())
                     && told.load.old_connections == 0
                     && told.load.udp_sessions == 0;
-                let behind = told.load.connections() > seen.load.connections();
-                self.watch.aim(&seen.doors, behind);
+                let (told_of, open) = (told.load.connections(), seen.load.connections());
+                told.load.hides_arrivals |= open > told_of;
+                if told.load.hides_arrivals {
+                    self.watch.count();
+                }
+                told.load.came = self.watch.came(seen.sockets);
+                self.watch
+                    .aim(&seen.doors, (&seen.all_doors, seen.sockets), told_of > open);
             }
             Err(why) => log::debug!("{why}"),
         }
@@ -133,6 +155,33 @@ impl<'a> Witnesses<'a> {
         let mut load = self.weigh(told, seen, figures.shows_itself());
         load.old_sockets = left;
         Ok(Answer::Stats(load))
+    }
+
+    /// Puts a question to Envoy's admin interface. Where that does not answer, the kernel is looked at
+    /// beside it: no answer is waited for while the process that is `watched` has nothing open. Once
+    /// that was so, less patience is had with the next question.
+    ///
+    /// # Errors
+    /// As the question's.
+    pub fn patiently<T>(
+        &mut self,
+        watched: Option<i32>,
+        address: &Address,
+        question: impl FnOnce(GoesOn<'_>) -> Result<T, String>,
+    ) -> Result<T, String> {
+        let mut look = if self.hangs { SLICE } else { HANGS };
+        let mut gave_up = false;
+        let mut goes_on = |waited: Duration| {
+            if waited >= look {
+                look = waited + HANGS / 2;
+                let seen = self.see(watched, Some(address));
+                gave_up = seen.is_ok_and(|seen| seen.all_connections() == Some(0));
+            }
+            !gave_up
+        };
+        let answer = question(watched.is_some().then_some(&mut goes_on));
+        self.hangs = gave_up || self.hangs && answer.is_err();
+        answer
     }
 
     /// Has the kernel remember whether a connection of the Envoy with this pid ends, from now on.
@@ -150,24 +199,35 @@ impl<'a> Witnesses<'a> {
     ///
     /// # Errors
     /// One line that says why there is no answer, or none that can be believed.
-    pub fn ask_counters(&self, address: &Address, peer: Peer) -> Result<Answer, String> {
+    pub fn ask_counters(
+        &mut self,
+        address: &Address,
+        peer: Peer,
+        watched: Option<i32>,
+    ) -> Result<Answer, String> {
         let (mut lines, mut activity) = (Lines::default(), stats::Activity::default());
         let excluded = self.measure.excluded;
+        let roll = self.roll.take();
         let unknown = Titles::default();
-        let titles = self
-            .roll
-            .as_ref()
-            .map_or(&unknown, |(roll, ..)| &roll.titles);
-        let head = ask_stats(peer, address, stats::ACTIVITY, |piece| {
+        let titles = roll.as_ref().map_or(&unknown, |(roll, ..)| &roll.titles);
+        let sink = |piece: &[u8]| {
             lines.feed(piece, |name, value| {
                 activity.add(name, value, excluded, titles);
             });
-        })?;
-        if head.status != 200 {
-            return Err(refused(head.status, "to /stats"));
-        }
+        };
+        let head = self.patiently(watched, address, |goes_on| {
+            ask_stats(peer, address, stats::ACTIVITY, goes_on, sink)
+        });
         lines.end(|name, value| activity.add(name, value, excluded, titles));
-        activity.finish().map(Answer::Activity)
+        self.roll = roll;
+        let counters = head.and_then(|head| match head.status {
+            200 => activity.finish(),
+            status => Err(refused(status, "to /stats")),
+        });
+        if counters.is_err() {
+            self.watch.count();
+        }
+        counters.map(Answer::Activity)
     }
 
     /// How well Envoy serves.
@@ -176,7 +236,9 @@ impl<'a> Witnesses<'a> {
     /// One line that says why there is no answer.
     pub fn ask_traffic(&self, address: &Address, peer: Peer) -> Result<Answer, String> {
         let mut reader = traffic::Reader::default();
-        let head = ask_stats(peer, address, traffic::QUERY, |piece| reader.feed(piece))?;
+        let head = ask_stats(peer, address, traffic::QUERY, None, |piece| {
+            reader.feed(piece)
+        })?;
         if head.status != 200 {
             return Err(refused(head.status, "to /stats"));
         }
@@ -272,7 +334,9 @@ impl<'a> Witnesses<'a> {
 
 fn call_roll(peer: Peer, address: &Address) -> Result<RollCall, String> {
     let mut reader = roll_call::Reader::default();
-    let head = ask_stats(peer, address, roll_call::QUERY, |piece| reader.feed(piece))?;
+    let head = ask_stats(peer, address, roll_call::QUERY, None, |piece| {
+        reader.feed(piece)
+    })?;
     if head.status != 200 {
         return Err(refused(head.status, "to /stats"));
     }
