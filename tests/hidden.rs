@@ -120,6 +120,24 @@ fn what_the_kernel_may_not_show_either_is_waited_for_to_the_deadline() {
     }
 }
 
+#[test]
+fn a_stopped_envoy_with_nothing_open_is_not_waited_for() {
+    each_envoy(|envoy| {
+        let upstream = Upstream::start();
+        let config = without_udp(Admin::Unix, &upstream);
+        let options = ["--min-drain", "0s", "--drain-timeout", "60s"];
+        let mut drainit = start(envoy, &options, &config);
+        kill(drainit.envoy_pid(), Signal::SIGSTOP).unwrap();
+        let start = Instant::now();
+        drainit.signal(Signal::SIGTERM);
+        // It goes on with its SIGTERM, and ends by itself.
+        assert_eq!(drainit.wait_exit(PATIENCE), 0);
+        // Not one question was waited for to its end.
+        assert!(start.elapsed() < Duration::from_secs(3));
+        drainit.wait_log("drained after");
+    });
+}
+
 /// New in 1.40.
 #[test]
 fn a_listener_with_a_matcher_of_its_own_is_waited_for() {

@@ -36,7 +36,7 @@ const LEAST: Duration = Duration::from_secs(1);
 
 /// A client that was told to close comes back within this, or is not expected: with the last poll, an
 /// Envoy on which nothing is left is gone within a second of its last request.
-const RETURN: Duration = Duration::from_millis(900);
+const RETURN: Duration = Duration::from_millis(800);
 
 /// Nobody is waited for that comes less often.
 const MOST: Duration = Duration::from_secs(5);

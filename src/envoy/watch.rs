@@ -357,6 +357,28 @@ mod tests {
     }
 
     #[test]
+    fn who_came_and_went_between_two_looks_is_counted_where_that_was_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let doors = [listener.local_addr().unwrap()];
+        let mut watch = Watch::default();
+        watch.set_on(true);
+        watch.aim(&[], (&doors, 1), false);
+        assert_eq!(watch.came(1), None);
+        watch.count();
+        watch.aim(&[], (&doors, 1), false);
+        for _ in 0..3 {
+            end(&listener);
+        }
+        while watch.count != Some((1, 3)) {
+            wait_for_end(&watch);
+            watch.begin();
+        }
+        assert_eq!(watch.came(0), Some(2));
+        watch.aim(&[], (&doors, 1), false);
+        assert_eq!((watch.came(3), watch.came(3)), (Some(2), None));
+    }
+
+    #[test]
     fn an_envoy_that_is_behind_is_asked_again_and_not_for_ever() {
         let (sender, told) = mpsc::channel();
         let mut watch = Watch {

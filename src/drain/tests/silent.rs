@@ -157,6 +157,28 @@ fn an_admin_that_stops_answering_costs_nothing_when_the_kernel_tells_that_nothin
 }
 
 #[test]
+fn steps_that_hang_do_not_keep_the_kernel_from_being_asked() {
+    let mut drain = Drain::new(&LIMITS, ms(0), ms(0), true, true);
+    let mut now = ms(0);
+    let ended = loop {
+        match drain.next(now, true, None) {
+            Next::Ask(Ask::Sockets) => {
+                drain.answer(now, now, Ask::Sockets, Some(&load(0, 0, 0, 0)));
+            }
+            Next::Ask(ask) => {
+                // As long as drainit waits for it.
+                let asked = now;
+                now += ms(3_000);
+                drain.answer(now, asked, ask, None);
+            }
+            Next::Wait(due) => now = due,
+            Next::Over(outcome) => break outcome,
+        }
+    };
+    assert_eq!((ended, now), (Outcome::Drained, ms(21_000)));
+}
+
+#[test]
 fn nothing_left_is_not_believed_while_something_is_hidden_from_everybody() {
     let Answer::Stats(load) = load(0, 0, 0, 0) else {
         unreachable!()
