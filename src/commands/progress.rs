@@ -12,13 +12,16 @@ use super::{BODY, FOREVER, STACK, read_status, say};
 use crate::client::{Head, Limits, Method, exchange_with};
 use crate::duration::show;
 use crate::process;
-use crate::status::plural;
+use crate::status::{clients, plural};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A line at the least this often, though nothing has changed.
 const LINE: Duration = Duration::from_secs(5);
+
+/// So many clients are named, those who were heard of last.
+const CLIENTS: usize = 3;
 
 /// So many listeners are named, those with the most connections.
 const NAMED: usize = 10;
@@ -119,13 +122,15 @@ pub fn order(target: &Target, path: &str) -> Result<(Head, String), String> {
 /// Prints what is left while it drains or is held, until the process ends.
 pub fn tell(target: &Target, last: &LastSeen) {
     let mut said: Option<(String, Instant)> = None;
+    let start = Instant::now();
     loop {
         thread::sleep(LOOK);
         let Ok(status) = read_status(target, true) else {
             continue;
         };
+        let held = held(&status);
         if let Some(left) = left(&status) {
-            last.note(left);
+            last.note(format!("{left}{held}"));
         }
         let Some((what, time)) = line(&status) else {
             continue;
@@ -134,7 +139,9 @@ pub fn tell(target: &Target, last: &LastSeen) {
             .as_ref()
             .is_none_or(|(before, at)| *before != what || at.elapsed() >= LINE);
         if is_new {
-            say(&format!("{what}{time}"));
+            // Nearly everybody has a connection in the first moments.
+            let is_late = start.elapsed() >= LINE;
+            say(&format!("{what}{time}{}", if is_late { &held } else { "" }));
             said = Some((what, Instant::now()));
         }
     }
@@ -203,6 +210,22 @@ fn left(status: &Value) -> Option<String> {
     Some(format!("{connections}{details}"))
 }
 
+/// `; held by tcp: 10.1.2.3:51234, silent 12 s; and 7 more`; empty where nobody is known, or may be.
+fn held(status: &Value) -> String {
+    let view = View(status);
+    let named: Vec<_> = view
+        .items("/clients")
+        .map(View::client)
+        .take(CLIENTS)
+        .collect();
+    let all = view.count("/connections").unwrap_or_default();
+    let more = all.saturating_sub(named.len() as u64);
+    match clients::list(&named, more) {
+        list if list.is_empty() => list,
+        list => format!("; held by {list}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,6 +263,18 @@ mod tests {
         status["state"] = "drained".into();
         status["drain"]["result"] = "deadline".into();
         assert_eq!(line(&status), None);
+    }
+
+    #[test]
+    fn three_are_named_of_those_who_hold_it() {
+        let mut status = json!({ "connections": 5, "clients": [] });
+        assert_eq!(held(&status), "");
+        let client = |port| json!({ "listener": "tcp", "address": format!("10.1.2.3:{port}") });
+        status["clients"] = (1..=4).map(client).collect();
+        assert_eq!(
+            held(&status),
+            "; held by tcp: 10.1.2.3:1; 10.1.2.3:2; 10.1.2.3:3; and 2 more"
+        );
     }
 
     #[test]

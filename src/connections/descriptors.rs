@@ -224,6 +224,16 @@ impl Descriptors {
     }
 }
 
+/// The inodes of this process' own sockets, sorted.
+pub fn ours() -> Vec<u64> {
+    let directory = fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let targets = directory.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let inodes = targets.filter_map(|target| socket_inode(target.to_str()?));
+    let mut inodes: Vec<u64> = inodes.collect();
+    inodes.sort_unstable();
+    inodes
+}
+
 /// `socket:[4711]`
 fn socket_inode(target: &str) -> Option<u64> {
     target

@@ -18,6 +18,7 @@
 pub mod attribute;
 pub mod descriptors;
 pub mod ends;
+pub mod ledger;
 mod look;
 pub mod names;
 pub mod netlink;
@@ -216,6 +217,23 @@ impl Connections {
             .iter()
             .flat_map(|listener| &listener.connections)
             .chain(&self.elsewhere)
+    }
+
+    /// What follows from where this comes, and how Envoy's sockets were told from others.
+    pub fn means(&self) -> &'static str {
+        match (self.by, self.whose) {
+            (Witness::Netlink, Whose::Inode) => "nothing is missing",
+            (Witness::Proc, Whose::Inode) => {
+                "they are counted from /proc, and none is known to be silent"
+            }
+            (Witness::Netlink, Whose::Address) => {
+                "those of another process at the same addresses count, too"
+            }
+            (Witness::Proc, Whose::Address) => {
+                "they are counted from /proc, those of another process at the same addresses too, \
+                 and none is known to be silent"
+            }
+        }
     }
 
     /// How many wait in the accept queues.

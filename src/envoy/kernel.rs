@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::load::{Client, Listener, Load, QUIET, Sight};
 use super::roll_call::RollCall;
 use crate::client::Address;
+use crate::connections::ledger::Ledger;
 use crate::connections::{self, Connections, Local, Lookout};
 
 /// A look that somebody waits for, and that may fail.
@@ -24,9 +25,11 @@ const CLIENTS: usize = 10;
 /// still theirs.
 #[derive(Debug, Default)]
 pub struct Known {
-    lookout: Option<(i32, Lookout)>,
+    lookout: Option<(i32, Lookout, Ledger)>,
     /// When the names that it has were told.
     named: Option<Instant>,
+    /// What the log has said of why the kernel does not tell all that it could.
+    why: Option<String>,
 }
 
 impl Known {
@@ -40,22 +43,23 @@ impl Known {
         admin: Option<&Address>,
         excluded: &[String],
     ) -> Result<Vec<SocketAddr>, String> {
-        self.of(pid, None).doors(admin, excluded)
+        self.of(pid, None).0.doors(admin, excluded)
     }
 
-    /// The lookout for the Envoy with this pid, with the names that it told last.
-    fn of(&mut self, pid: i32, roll: Option<&RollCall>) -> &mut Lookout {
-        if self.lookout.take_if(|(of, _)| *of != pid).is_some() {
+    /// The lookout for the Envoy with this pid, with the names that it told last, and what it saw.
+    fn of(&mut self, pid: i32, roll: Option<&RollCall>) -> (&mut Lookout, &mut Ledger) {
+        if self.lookout.take_if(|(of, ..)| *of != pid).is_some() {
             self.named = None;
         }
-        let (_, lookout) = self.lookout.get_or_insert_with(|| (pid, Lookout::new(pid)));
+        let anew = || (pid, Lookout::new(pid), Ledger::new(Instant::now()));
+        let (_, lookout, ledger) = self.lookout.get_or_insert_with(anew);
         if let Some(roll) = roll
             && self.named != roll.called
         {
             self.named = roll.called;
             lookout.set_names(roll.titles.all().to_vec());
         }
-        lookout
+        (lookout, ledger)
     }
 }
 
@@ -128,8 +132,20 @@ pub fn look(
     roll: Option<&RollCall>,
     known: &mut Known,
 ) -> Result<Seen, String> {
-    let connections = known.of(pid, roll).look(admin)?;
-    Ok(see(&connections, measure, roll))
+    let (lookout, ledger) = known.of(pid, roll);
+    let mut connections = lookout.look(admin)?;
+    let now = Instant::now();
+    let seen = see(&connections, measure, roll, (ledger, now));
+    ledger.note(&connections, now);
+    let why = connections.why.take();
+    if let Some(why) = why.as_ref().filter(|_| why != known.why) {
+        log::info!(
+            "of envoy's connections the kernel does not tell all: {why}; {}",
+            connections.means()
+        );
+    }
+    known.why = why;
+    Ok(seen)
 }
 
 /// Whether the Envoy with this pid has a UDP listener, as far as can be seen in a moment.
@@ -150,27 +166,34 @@ fn address(listener: &connections::Listener) -> Option<SocketAddr> {
 }
 
 /// The clients of a listener that were heard of last.
-fn heard_last(listener: &connections::Listener) -> Vec<Client> {
-    let mut last = Vec::new();
+fn heard_last(listener: &connections::Listener, (ledger, now): (&Ledger, Instant)) -> Vec<Client> {
+    let mut last: Vec<(_, SocketAddr, _)> = Vec::new();
     for one in &listener.connections {
         let Some(peer) = one.peer else { continue };
         let client = (one.activity.map(|activity| activity.silence()), peer);
-        let place = last.partition_point(|known| *known < client);
+        let place = last.partition_point(|known| (known.0, known.1) < client);
         if place < CLIENTS {
             last.truncate(CLIENTS - 1);
-            last.insert(place, client);
+            last.insert(place, (client.0, peer, one));
         }
     }
     let name = listener.title();
-    let client = |(silent, address)| Client {
+    let client = |(silent, address, one): (_, _, &_)| Client {
         listener: name.clone(),
         address,
         silent,
+        age: ledger.age(one, now),
+        rate: ledger.rate(one, now),
     };
     last.into_iter().map(client).collect()
 }
 
-fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>) -> Seen {
+fn see(
+    connections: &Connections,
+    measure: Measure<'_>,
+    roll: Option<&RollCall>,
+    before: (&Ledger, Instant),
+) -> Seen {
     let here = || connections.listeners.iter().chain(&connections.udp);
     let (odd, knows_excluded) = odd_one_out(here, measure.excluded, roll);
     let is_out = |listener: &connections::Listener| {
@@ -182,7 +205,7 @@ fn see(connections: &Connections, measure: Measure<'_>, roll: Option<&RollCall>)
     let (mut clients, mut doors, mut all_doors) = (Vec::new(), Vec::new(), Vec::new());
     let listeners = merge(&connections.listeners, is_out, |listener| {
         awake = awake.saturating_add(listener.awake(measure.settle));
-        clients.extend(heard_last(listener));
+        clients.extend(heard_last(listener, before));
         let door = address(listener).filter(|_| listener.awake(QUIET) == 0);
         quiet = quiet.take().zip(door).map(|(mut quiet, door)| {
             quiet.push(door);

@@ -49,7 +49,13 @@ fn measure(excluded: &[String]) -> Measure<'_> {
 
 fn load_of(seen: &Connections, excluded: &[&str]) -> Load {
     let excluded: Vec<String> = excluded.iter().map(|&name| name.into()).collect();
-    see(seen, measure(&excluded), None).alone()
+    see(
+        seen,
+        measure(&excluded),
+        None,
+        (&Ledger::new(Instant::now()), Instant::now()),
+    )
+    .alone()
 }
 
 #[test]
@@ -161,7 +167,12 @@ fn roll(scopes: &[&str]) -> RollCall {
 fn a_stat_prefix_means_the_one_listener_whose_address_is_no_name() {
     let excluded = ["metrics".to_owned()];
     let see = |scopes: &[&str]| {
-        let seen = see(&some(), measure(&excluded), Some(&roll(scopes)));
+        let seen = see(
+            &some(),
+            measure(&excluded),
+            Some(&roll(scopes)),
+            (&Ledger::new(Instant::now()), Instant::now()),
+        );
         (seen.knows_excluded, seen.load.connections())
     };
     let udp = "127.7.7.7_10002";

@@ -29,6 +29,10 @@ pub struct Client {
     pub address: SocketAddr,
     /// For how long nothing was received or sent; none where the kernel does not tell.
     pub silent: Option<Duration>,
+    /// How old it is at the least: the kernel does not tell, but it was seen before.
+    pub age: Option<Duration>,
+    /// Bytes a second in both directions, since an earlier look that was not long ago.
+    pub rate: Option<u64>,
 }
 
 /// How far a look at Envoy can be trusted.

@@ -170,6 +170,8 @@ fn clients(clients: &[Client]) -> Value {
             "listener": client.listener,
             "address": client.address.to_string(),
             "silent_seconds": client.silent.map(seconds),
+            "age_seconds": client.age.map(seconds),
+            "bytes_per_second": client.rate,
         })
     };
     clients.iter().map(client).collect()

@@ -289,6 +289,8 @@ pub(crate) mod tests {
         };
         let load = Load {
             clients: vec![Client {
+                age: None,
+                rate: None,
                 listener: "https".into(),
                 address: ([10, 1, 2, 3], 51_234).into(),
                 silent: Some(second),

@@ -2,6 +2,7 @@
 //!
 //! Whoever wants to know looks here; nobody asks a thread.
 
+pub mod clients;
 pub mod hot_restart;
 pub mod json;
 pub mod metrics;

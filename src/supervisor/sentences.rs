@@ -7,8 +7,8 @@ use std::time::Instant;
 use crate::clock;
 use crate::drain::Outcome;
 use crate::duration::show;
-use crate::envoy::load::{Listener, Load, Sight};
-use crate::status::{Drain, Snapshot, State, plural};
+use crate::envoy::load::{self, Listener, Load, Sight};
+use crate::status::{Drain, Snapshot, State, clients, plural};
 
 /// What drainit is doing.
 pub fn state(snapshot: &Snapshot) -> String {
@@ -100,25 +100,18 @@ pub fn elapsed(now: Instant, drain: &Drain) -> String {
     format!(", {} of {}", show(elapsed), limit(drain))
 }
 
-/// `https 10.1.2.3:51234 silent for 12 s, tcp 10.1.9.9:40112, and 7 more`: some of those who have
-/// connections; empty where nobody is known.
+/// Some of those who have connections, as [`clients::list`] has them; empty where nobody is known.
 pub fn clients(load: &Load) -> String {
-    let mut words: Vec<_> = load
-        .clients
-        .iter()
-        .map(|client| {
-            let silent = client
-                .silent
-                .map(|time| format!(" silent for {}", show(time)));
-            let silent = silent.unwrap_or_default();
-            format!("{} {}{silent}", client.listener, client.address)
-        })
-        .collect();
-    let rest = load.connections().saturating_sub(words.len() as u64);
-    if rest > 0 && !words.is_empty() {
-        words.push(format!("and {rest} more"));
-    }
-    words.join(", ")
+    let client = |client: &load::Client| clients::Client {
+        listener: client.listener.clone(),
+        address: client.address.to_string(),
+        age: client.age,
+        silent: client.silent,
+        rate: client.rate,
+    };
+    let named: Vec<_> = load.clients.iter().map(client).collect();
+    let more = load.connections().saturating_sub(named.len() as u64);
+    clients::list(&named, more)
 }
 
 /// `drained after 3.2 s (SIGTERM): 12 connections at the start, 0 at the end`, or
@@ -314,22 +307,17 @@ mod tests {
     }
 
     #[test]
-    fn a_line_names_ten_clients_and_counts_the_rest() {
-        let client = |port, silent| Client {
-            listener: "tcp".into(),
-            address: ([10, 1, 2, 3], port).into(),
-            silent,
-        };
+    fn who_is_not_named_is_counted() {
         let mut load = load(3, 0);
         assert_eq!(clients(&load), "");
-        load.clients = vec![
-            client(40_112, None),
-            client(7, Some(Duration::from_secs(12))),
-        ];
-        assert_eq!(
-            clients(&load),
-            "tcp 10.1.2.3:40112, tcp 10.1.2.3:7 silent for 12 s, and 4 more"
-        );
+        load.clients = vec![load::Client {
+            listener: "tcp".into(),
+            address: ([10, 1, 2, 3], 7).into(),
+            silent: Some(Duration::from_secs(12)),
+            age: None,
+            rate: None,
+        }];
+        assert_eq!(clients(&load), "tcp: 10.1.2.3:7, silent 12 s; and 5 more");
     }
 
     #[test]

@@ -231,7 +231,7 @@ fn the_log_says_who_was_cut_and_since_when_they_were_silent() {
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
     let verdict = drainit.wait_log("CUT by the deadline after 2.0 s");
-    let client = format!("{} silent for ", session.address());
+    let client = format!("tcp: {}, silent ", session.address());
     let (_, cut) = verdict.split_once("who was cut: ").expect(&verdict);
     assert!(cut.contains(&client), "{verdict}");
 }

@@ -119,9 +119,9 @@ fn shape(text: &str) -> Vec<String> {
     let words = |line: &str| match words(line).join(" ").split_once(WHO) {
         // Those who are silent for equally long come in any order.
         Some((before, clients)) => {
-            let mut clients: Vec<_> = clients.split(", ").collect();
+            let mut clients: Vec<_> = clients.split("; ").collect();
             clients.sort_unstable();
-            format!("{before}{WHO}{}", clients.join(", "))
+            format!("{before}{WHO}{}", clients.join("; "))
         }
         None => words(line).join(" "),
     };

@@ -147,17 +147,6 @@ fn held<'a>(row: &Row<'_>, clients: &[(&str, View<'a>)]) -> impl Iterator<Item =
     of_it.map(|(_, client)| *client)
 }
 
-/// `10.1.2.3:51234, open 41 min, silent 12.3 s`
-fn client(client: View<'_>) -> String {
-    let mut text = client.text("/address").unwrap_or_else(unknown);
-    for (path, word) in [("/age_seconds", "open"), ("/silent_seconds", "silent")] {
-        if client.span(path).is_some() {
-            text = format!("{text} {word} {}", client.shown(path));
-        }
-    }
-    text
-}
-
 /// The columns' widths.
 struct Columns {
     name: usize,
@@ -211,7 +200,7 @@ impl Columns {
                     (false, _) | (true, 0) => String::new(),
                     (true, more) => format!(", and {more} more"),
                 };
-                Line::new(Paint::Plain, format!("    {}{more}", client(*one)))
+                Line::new(Paint::Plain, format!("    {}{more}", one.client()))
             });
             return std::iter::once(line).chain(below).collect();
         }
@@ -232,7 +221,7 @@ fn beside(line: &mut Line, clients: &[View<'_>], width: usize) {
     for (at, one) in clients.iter().enumerate() {
         let comma = if at > 0 { "; " } else { "" };
         let more = clients.len() - at - 1;
-        let next = format!("{text}{comma}{}", client(*one));
+        let next = format!("{text}{comma}{}", one.client());
         let rest = format!("; and {more} more");
         let tail = if more > 0 { rest.len() } else { 0 };
         if start.saturating_add(next.chars().count() + tail) > width {

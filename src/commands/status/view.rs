@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::commands::clean;
 use crate::duration::show;
+use crate::status::clients::Client;
 
 /// The longest text, in characters.
 const TEXT: usize = 1_000;
@@ -49,6 +50,17 @@ impl<'a> View<'a> {
     /// A number of seconds, for a person.
     pub fn shown(self, path: &str) -> String {
         self.span(path).map_or_else(unknown, show)
+    }
+
+    /// A client's connection.
+    pub fn client(self) -> Client {
+        Client {
+            listener: self.text("/listener").unwrap_or_else(unknown),
+            address: self.text("/address").unwrap_or_else(unknown),
+            age: self.span("/age_seconds"),
+            silent: self.span("/silent_seconds"),
+            rate: self.count("/bytes_per_second"),
+        }
     }
 
     /// The items of a list; of anything else, none.

@@ -158,7 +158,11 @@ fn an_admin_that_stops_answering_costs_nothing_when_the_kernel_tells_that_nothin
 
 #[test]
 fn steps_that_hang_do_not_keep_the_kernel_from_being_asked() {
-    let mut drain = Drain::new(&LIMITS, ms(0), ms(0), true, true);
+    let limits = Limits {
+        timeout: ms(60_000),
+        ..LIMITS
+    };
+    let mut drain = Drain::new(&limits, ms(0), ms(0), true, true);
     let mut now = ms(0);
     let ended = loop {
         match drain.next(now, true, None) {
@@ -175,7 +179,9 @@ fn steps_that_hang_do_not_keep_the_kernel_from_being_asked() {
             Next::Over(outcome) => break outcome,
         }
     };
-    assert_eq!((ended, now), (Outcome::Drained, ms(21_000)));
+    // Each step twice, and three looks.
+    assert_eq!(ended, Outcome::Drained);
+    assert!(now <= ms(30_000), "{now:?}");
 }
 
 #[test]

@@ -318,9 +318,9 @@ fn who_holds_a_listener_stands_beside_it_where_there_is_room_and_below_it_elsewh
         table.contains(
             "
   0.0.0.0:9000  9 of  40
-    10.1.2.1:51234 open 41 min silent 12.3 s
-    10.1.2.2:51234 open 41 min
-    10.1.2.3:51234 open 41 min, and 6 more
+    10.1.2.1:51234, over 41 min old, silent 12.3 s
+    10.1.2.2:51234, over 41 min old
+    10.1.2.3:51234, over 41 min old, and 6 more
   https         3 of 300  0.0.0.0:8443
 "
         ),
@@ -328,7 +328,7 @@ fn who_holds_a_listener_stands_beside_it_where_there_is_room_and_below_it_elsewh
     );
     let table = render(&status, Style { width: 120, ..WIDE });
     let line = format!(
-        "  0.0.0.0:9000  9 of  40  {:28}  10.1.2.1:51234 open 41 min silent 12.3 s; and 8 more",
+        "  0.0.0.0:9000  9 of  40  {:28}  10.1.2.1:51234, over 41 min old, silent 12.3 s; and 8 more",
         ""
     );
     assert!(table.lines().any(|found| found == line), "{table}");
