@@ -358,6 +358,10 @@ impl Drain {
         if now < self.serving_until {
             return Err(self.serving_until);
         }
+        // Envoy has no part in that.
+        if self.poll.ask == Ask::Sockets && self.poll.due <= now {
+            return Ok(Ask::Sockets);
+        }
         let mut next = match self.closing {
             Closing::Wanted => (self.serving_until, Ask::StopListeners),
             Closing::Not | Closing::Tried => (self.poll.due, self.poll.ask),

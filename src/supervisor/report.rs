@@ -70,6 +70,8 @@ pub struct Reporter {
     complaints: Vec<(String, Instant)>,
     /// What Envoy hides of its load, as the log has told.
     hidden: Option<String>,
+    /// Why Envoy's counters were not told last.
+    counters: Option<String>,
     /// Who asked for a drain over HTTP.
     callers: Callers,
     progress: Progress,
@@ -99,6 +101,7 @@ impl Reporter {
             stopped: false,
             complaints: Vec::new(),
             hidden: None,
+            counters: None,
             callers: Callers::default(),
             progress: Progress::default(),
             notifier,
@@ -196,6 +199,17 @@ impl Reporter {
             // What to do about that is said once, by the advice.
             Err(why) if why == address::NOT_TOLD => log::debug!("{why}"),
             Err(why) if reply.ask == Ask::ServerInfo => log::debug!("/server_info: {why}"),
+            // The interface answers; that it hides its counters is said once.
+            Err(why) if reply.ask == Ask::Activity => {
+                let is_new = self.counters.as_ref() != Some(why);
+                let level = if is_new {
+                    log::Level::Warn
+                } else {
+                    log::Level::Debug
+                };
+                log::log!(level, "{why}");
+                self.counters = Some(why.clone());
+            }
             Err(why) => self.complain(now, why, starts),
             Ok(Answer::Closed) => self.complain(now, hot_restart::CLOSED, false),
             Ok(_) if reply.ask == Ask::Sockets => {}

@@ -279,7 +279,6 @@ mod tests {
 
     use super::*;
     use crate::drain::Outcome;
-    use crate::envoy::load::Client;
     use crate::testing;
 
     fn load(listeners: u64, udp_sessions: u64) -> Load {
