@@ -133,6 +133,7 @@ mod tests {
             why: None,
             listeners: Vec::new(),
             elsewhere,
+            is_transparent: false,
             closing: 0,
             udp: Vec::new(),
         }

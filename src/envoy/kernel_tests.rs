@@ -76,7 +76,13 @@ fn a_listener_for_any_address_or_in_another_network_namespace_may_have_what_is_n
             is_transparent,
             ..some()
         };
-        see(&connections, measure(&[]), roll).alone()
+        see(
+            &connections,
+            measure(&[]),
+            roll,
+            (&Ledger::new(Instant::now()), Instant::now()),
+        )
+        .alone()
     };
     let mut roll = roll(&[]);
     assert_eq!(load(false, Some(&roll)).sight, Sight::Kernel);
