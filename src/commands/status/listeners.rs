@@ -131,19 +131,27 @@ fn rows(status: View<'_>) -> Vec<Row<'_>> {
         .collect()
 }
 
-/// The few clients that are told, each with its listener's name.
+/// The clients that are told, each with its listener's name, sorted by that.
 type Clients<'a> = Vec<(&'a str, View<'a>)>;
 
 fn clients(status: View<'_>) -> Clients<'_> {
     let clients = status.items("/clients");
-    clients
+    let mut clients: Clients<'_> = clients
         .filter_map(|client| Some((client.at("/listener")?.as_str()?, client)))
-        .collect()
+        .collect();
+    // Those of a listener stay in their order.
+    clients.sort_by_key(|(listener, _)| *listener);
+    clients
 }
 
 /// Those of the row's listener.
 fn held<'a>(row: &Row<'_>, clients: &[(&str, View<'a>)]) -> impl Iterator<Item = View<'a>> {
-    let of_it = clients.iter().filter(|(name, _)| row.name == Some(name));
+    let name = row.name.unwrap_or_default();
+    let first = clients.partition_point(|(listener, _)| *listener < name);
+    let rest = clients.get(first..).unwrap_or_default();
+    let of_it = rest
+        .iter()
+        .take_while(move |(listener, _)| *listener == name);
     of_it.map(|(_, client)| *client)
 }
 
