@@ -95,8 +95,7 @@ pub struct Drain {
     arrivals: Option<Arrivals>,
     /// How many came until nobody was expected any more.
     came: Option<u64>,
-    /// Whether the last look showed connections of an old generation, and whether it ended with some.
-    has_old: bool,
+    /// Whether connections that the drain waited for have ended with their process, or may have.
     lost: bool,
     /// Whether a look shows all that is in flight: Envoy may not have told all of it yet.
     known: bool,
@@ -154,7 +153,6 @@ impl Drain {
                 _ => None,
             },
             came: None,
-            has_old: false,
             lost: false,
             known: true,
             closing_at: deadline - (limits.timeout / 10).min(Duration::from_secs(1)),
@@ -267,12 +265,12 @@ impl Drain {
         self.outcome.get_or_insert(outcome);
     }
 
-    /// An old generation of Envoy has ended by itself, with what the last look showed of it.
-    pub fn on_old_end(&mut self) {
-        self.lost |= self.has_old || !self.known;
+    /// Connections that the drain waited for have ended with their process, or may have.
+    pub fn on_loss(&mut self) {
+        self.lost = true;
     }
 
-    /// Whether an old generation ended before its connections did, or may have.
+    /// Whether connections that the drain waited for have ended with their process, or may have.
     pub fn has_lost(&self) -> bool {
         self.lost
     }

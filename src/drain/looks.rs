@@ -179,7 +179,6 @@ impl Drain {
         let settled = load.sends_logs && load.in_flight() == 0;
         self.entries_since = settled.then(|| self.entries_since.unwrap_or(now));
         self.would_end_as = None;
-        self.has_old = load.old_connections > 0;
         if let Some(arrivals) = &mut self.arrivals {
             arrivals.on_open(now, load);
         }

@@ -142,7 +142,7 @@ pub struct Drain {
     pub first: Option<Load>,
     /// How many new connections came meanwhile; none where they were not counted.
     pub came: Option<u64>,
-    /// Whether an old generation of Envoy ended before its connections did, or may have.
+    /// Whether connections that the drain waited for have ended with their process, or may have.
     pub lost: bool,
     /// How and when it ended.
     pub ended: Option<(Instant, Outcome)>,

@@ -112,12 +112,10 @@ impl Child {
         }
     }
 
-    /// Sends Envoy itself SIGTERM, and has it go on if somebody has stopped it: a process that is
-    /// stopped takes no signal but SIGKILL. systemd does the same (systemd.kill(5), SendSIGCONT).
+    /// Sends Envoy itself SIGTERM.
     pub fn terminate(&mut self) {
         self.look();
         self.signal(libc::SIGTERM);
-        self.signal(libc::SIGCONT);
     }
 
     /// Has Envoy itself reopen its logs. Whoever has no handler for that would die of it, a start

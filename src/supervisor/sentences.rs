@@ -130,7 +130,6 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
         {
             "drained without a running envoy".into()
         }
-        Outcome::Drained if is_cut(drain, snapshot) => "CUT by --open-connections".into(),
         Outcome::Drained
         | Outcome::Idle
         | Outcome::NeverLive

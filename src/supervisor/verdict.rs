@@ -230,13 +230,7 @@ mod tests {
                 "envoy exited",
             ),
             // As `--open-connections 1` has it.
-            (
-                Outcome::Drained,
-                Some(3),
-                Some(1),
-                true,
-                "CUT by --open-connections",
-            ),
+            (Outcome::Drained, Some(3), Some(1), true, "drained"),
         ] {
             assert_eq!(
                 verdict(outcome, first, last),

@@ -285,7 +285,8 @@ fn so_many_open_connections_count_as_none() {
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
     let over = drainit.wait_log("drained after");
-    assert!(over.contains("(cut: "), "{over}");
+    assert!(over.contains("(cut: ") && over.contains("WARN"), "{over}");
+    assert!(over.contains("; who was cut: "), "{over}");
 }
 
 #[test]

@@ -66,6 +66,19 @@ fn a_killed_envoy_is_the_end_with_137_and_a_waiter_is_told() {
 }
 
 #[test]
+fn the_first_question_is_not_lost_because_it_came_before_its_thread() {
+    let (_upstream, config) = scene::of(Admin::Unix);
+    let drainit = Drainit::envoy(&[], &config);
+    wait_for("drainit to be ready", PATIENCE, || {
+        let answer = drainit.request("GET", "/ready", PATIENCE);
+        answer.is_ok_and(|(status, body)| {
+            assert!(!body.contains("thread that asks"), "{body}");
+            status == 200
+        })
+    });
+}
+
+#[test]
 fn a_stopped_envoy_is_not_ready_and_ends_with_the_deadline() {
     let (_upstream, _config, mut drainit) = scene::ready(&BOUNDS);
     kill(drainit.envoy_pid(), Signal::SIGSTOP).unwrap();

@@ -222,24 +222,17 @@ fn a_request_that_no_connection_carries_has_one_that_nobody_tells_of() {
 }
 
 #[test]
-fn what_an_old_generation_had_that_ended_is_not_called_drained() {
-    let old = |old_connections| {
-        Answer::Stats(Load {
-            old_connections,
-            ..Load::default()
-        })
+fn what_was_lost_is_not_called_drained() {
+    let limits = Limits {
+        min: MinDrain::For(ms(4_000)),
+        ..LIMITS
     };
-    for (left, outcome) in [(1, Outcome::EnvoyExited), (0, Outcome::Drained)] {
-        let limits = Limits {
-            min: MinDrain::For(ms(4_000)),
-            ..LIMITS
-        };
-        let mut play = Play::new(&limits, true);
-        assert_eq!(play.until(ms(2_000), envoy_with(&old(left))), None);
-        play.drain.on_old_end();
-        let ended = play.until(ms(60_000), envoy_with(&old(0)));
-        assert_eq!((ended, play.drain.has_lost()), (Some(outcome), left > 0));
-    }
+    let mut play = Play::new(&limits, true);
+    assert_eq!(play.until(ms(2_000), envoy_with(&load(0, 0, 0, 0))), None);
+    play.drain.on_loss();
+    let ended = play.until(ms(60_000), envoy_with(&load(0, 0, 0, 0)));
+    assert_eq!(ended, Some(Outcome::EnvoyExited));
+    assert!(play.drain.has_lost());
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub(super) enum Beside {
         told: Told,
         /// What it has left, and how far its end is.
         left: Left,
+        /// Whether the last look has shown connections of its.
+        open: bool,
         /// When to look at that next.
         look: Time,
         /// Whether the newest was spawned a second time.
@@ -296,6 +298,7 @@ impl Generations {
                 since,
                 told,
                 left,
+                open,
                 look,
                 ..
             },
@@ -305,6 +308,7 @@ impl Generations {
             *since = now;
             *told = Told::Nothing;
             *left = Left::Something;
+            *open = false;
             *look = now + LOOK;
             envoy.asking.figures_at(now + PROBE_REST);
         }
@@ -386,7 +390,13 @@ impl Generations {
                 self.beside = Beside::Nobody;
                 self.lose_everything(life, turn, exit);
             }
-            Beside::Old { since, left, .. } => {
+            Beside::Old {
+                since,
+                told,
+                left,
+                open,
+                ..
+            } => {
                 self.beside = Beside::Nobody;
                 let time = self.old_time.unwrap_or_default();
                 let is_its_time = life.is_live() && turn.now + SEEN_LATE >= since + time;
@@ -406,9 +416,12 @@ impl Generations {
                         life.reason = format!("the old generation's end was none of ours: {exit}");
                         self.kill_newest(life, turn, AfterStop::StartAnew);
                     }
-                    Phase::Running(_) if !left.is_relieved() => {
+                    Phase::Running(_)
+                        if !left.is_relieved()
+                            && (open || told != Told::All && exit != Exit::Code(0)) =>
+                    {
                         if let Some(drain) = life.service.drain_mut() {
-                            drain.on_old_end();
+                            drain.on_loss();
                         }
                     }
                     _ => {}

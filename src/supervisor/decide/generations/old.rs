@@ -98,12 +98,15 @@ impl Generations {
     /// Somebody has looked at what is open.
     pub(super) fn note_old(&mut self, life: &mut Life, turn: &mut Turn, load: &Load) {
         let now = turn.now;
-        let Beside::Old { told, left, .. } = &mut self.beside else {
+        let Beside::Old {
+            told, left, open, ..
+        } = &mut self.beside
+        else {
             return;
         };
         *told = told.after(load.uptime);
-        let nothing =
-            *told == Told::All && load.old_connections == 0 && load.old_sockets == Some(0);
+        *open = load.old_connections > 0;
+        let nothing = *told == Told::All && !*open && load.old_sockets == Some(0);
         match left {
             Left::Something if nothing && life.drain().is_none() => {
                 *left = Left::Relieving;

@@ -76,6 +76,7 @@ impl Generations {
             since: *since,
             told: Told::Nothing,
             left: Left::Something,
+            open: false,
             look: turn.now,
             second: true,
         };

@@ -176,6 +176,7 @@ impl Generations {
             since: turn.now,
             told: Told::Nothing,
             left: Left::Something,
+            open: false,
             look: turn.now + LOOK,
             second: false,
         };
