@@ -418,7 +418,8 @@ impl Generations {
                     }
                     Phase::Running(_)
                         if !left.is_relieved()
-                            && (open || told != Told::All && exit != Exit::Code(0)) =>
+                            && exit != Exit::Code(0)
+                            && (open || told != Told::All) =>
                     {
                         if let Some(drain) = life.service.drain_mut() {
                             drain.on_loss();
