@@ -418,7 +418,7 @@ impl Generations {
                     }
                     Phase::Running(_)
                         if !left.is_relieved()
-                            && exit != Exit::Code(0)
+                            && (exit != Exit::Code(0) || !is_its_time)
                             && (open || told != Told::All) =>
                     {
                         if let Some(drain) = life.service.drain_mut() {
