@@ -384,64 +384,6 @@ impl Generations {
         true
     }
 
-    fn on_old_exit(&mut self, life: &mut Life, turn: &mut Turn, exit: Exit) {
-        match self.beside {
-            Beside::Starting(_) => {
-                self.beside = Beside::Nobody;
-                self.lose_everything(life, turn, exit);
-            }
-            Beside::Old {
-                since,
-                told,
-                left,
-                open,
-                ..
-            } => {
-                self.beside = Beside::Nobody;
-                let time = self.old_time.unwrap_or_default();
-                let is_its_time = life.is_live() && turn.now + SEEN_LATE >= since + time;
-                match life.phase {
-                    Phase::Stopping {
-                        then: AfterStop::ExitAs(exit),
-                        ..
-                    } => life.phase = Phase::Over(exit.code()),
-                    Phase::Running(_)
-                        if life.drain().is_none()
-                            && !left.is_relieved()
-                            && (exit != Exit::Code(0) || !is_its_time) =>
-                    {
-                        // The newest still serves, but its main thread hangs when it would talk to
-                        // the old one: for ten seconds, then it aborts. SIGTERM makes it do so at
-                        // once.
-                        life.reason = format!("the old generation's end was none of ours: {exit}");
-                        self.kill_newest(life, turn, AfterStop::StartAnew);
-                    }
-                    Phase::Running(_)
-                        if !left.is_relieved()
-                            && (exit != Exit::Code(0) || !is_its_time)
-                            && (open || told != Told::All) =>
-                    {
-                        if let Some(drain) = life.service.drain_mut() {
-                            drain.on_loss();
-                        }
-                    }
-                    _ => {}
-                }
-            }
-            Beside::Last { .. } => {
-                self.beside = Beside::Nobody;
-                if let Some(drain) = life.service.drain_mut() {
-                    drain.end(Outcome::EnvoyExited);
-                    if drain.stops() {
-                        let view = self.view(life);
-                        life.end(turn, view, Exit::Code(0));
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// The Envoy that serves is gone while the next one starts, which is not to be trusted without
     /// it.
     fn lose_everything(&mut self, life: &mut Life, turn: &mut Turn, exit: Exit) {

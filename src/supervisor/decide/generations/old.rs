@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::super::Turn;
 use super::super::asking::{Asker, Asking};
-use super::super::life::{KILL_PATIENCE, Life, Phase};
-use super::{Beside, Generations, Step};
-use crate::drain::{Ask, Time};
+use super::super::life::{AfterStop, KILL_PATIENCE, Life, Phase};
+use super::{Beside, Generations, SEEN_LATE, Step};
+use crate::drain::{Ask, Outcome, Time};
 use crate::envoy::load::Load;
+use crate::process::Exit;
 
 /// How long an old Envoy has had nothing left, and somebody has answered in its place, before it is
 /// ended: an answer of its own that was on the way has come by then, and the last entry of an access
@@ -95,6 +96,65 @@ impl Asking {
 }
 
 impl Generations {
+    /// The old Envoy has ended: at its time, by our order, or by somebody else's.
+    pub(super) fn on_old_exit(&mut self, life: &mut Life, turn: &mut Turn, exit: Exit) {
+        match self.beside {
+            Beside::Starting(_) => {
+                self.beside = Beside::Nobody;
+                self.lose_everything(life, turn, exit);
+            }
+            Beside::Old {
+                since,
+                told,
+                left,
+                open,
+                ..
+            } => {
+                self.beside = Beside::Nobody;
+                let time = self.old_time.unwrap_or_default();
+                let is_its_time = life.is_live() && turn.now + SEEN_LATE >= since + time;
+                match life.phase {
+                    Phase::Stopping {
+                        then: AfterStop::ExitAs(exit),
+                        ..
+                    } => life.phase = Phase::Over(exit.code()),
+                    Phase::Running(_)
+                        if life.drain().is_none()
+                            && !left.is_relieved()
+                            && (exit != Exit::Code(0) || !is_its_time) =>
+                    {
+                        // The newest still serves, but its main thread hangs when it would talk to
+                        // the old one: for ten seconds, then it aborts. SIGTERM makes it do so at
+                        // once.
+                        life.reason = format!("the old generation's end was none of ours: {exit}");
+                        self.kill_newest(life, turn, AfterStop::StartAnew);
+                    }
+                    Phase::Running(_)
+                        if !left.is_relieved()
+                            && (exit != Exit::Code(0) || !is_its_time)
+                            && (open || told != Told::All) =>
+                    {
+                        if let Some(drain) = life.service.drain_mut() {
+                            drain.on_loss();
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            Beside::Last { .. } => {
+                self.beside = Beside::Nobody;
+                if let Some(drain) = life.service.drain_mut() {
+                    drain.end(Outcome::EnvoyExited);
+                    if drain.stops() {
+                        let view = self.view(life);
+                        life.end(turn, view, Exit::Code(0));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Somebody has looked at what is open.
     pub(super) fn note_old(&mut self, life: &mut Life, turn: &mut Turn, load: &Load) {
         let now = turn.now;
