@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -13,7 +14,7 @@ use crate::support::drainit::{Drainit, Setting};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::fake_envoy::shell;
 use crate::support::scene;
-use crate::support::{PATIENCE, holds_for, wait_for};
+use crate::support::{PATIENCE, wait_for};
 use crate::terminate_within;
 
 const BOUNDS: [&str; 4] = ["--drain-timeout", "3s", "--kill-timeout", "1s"];
@@ -434,21 +435,53 @@ impl Drop for MemoryLimit {
     }
 }
 
+/// A process that holds this many bytes of a memory cgroup, so that the kernel kills Envoy in it.
+struct Hog(Child);
+
+impl Hog {
+    fn new(limit: &MemoryLimit, bytes: u64, envoy: Pid) -> Hog {
+        // Else it would be the largest.
+        fs::write(format!("/proc/{envoy}/oom_score_adj"), "1000").unwrap();
+        let script = format!(
+            "{} && exec python3 -c '{}'",
+            limit.enter(),
+            format_args!("import sys; held = b\"x\" * {bytes}; sys.stdin.read()")
+        );
+        let mut hog = Command::new("sh");
+        hog.args(["-c", &script]).stdin(Stdio::piped());
+        Hog(hog.spawn().unwrap())
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn an_envoy_that_the_kernel_kills_for_its_memory_is_137() {
     let (_upstream, config) = scene::of(Admin::Unix);
-    let limit = MemoryLimit::new("oom", 8 << 20);
+    let limit = MemoryLimit::new("oom", 256 << 20);
+    let hog = |drainit: &Drainit| Hog::new(&limit, 240 << 20, drainit.envoy_pid());
     // As in a container: drainit, which needs little, is in it too.
-    let enter = || Setting::default().behind_script(&format!("{}; exec \"$@\"", limit.enter()));
-    let mut drainit = enter().envoy(&[], &config);
-    assert_eq!(drainit.wait_exit(PATIENCE), 137);
+    let inside = || Setting::default().behind_script(&format!("{}; exec \"$@\"", limit.enter()));
+    let mut drainit = inside().ready(&[], &config);
+    {
+        let _hog = hog(&drainit);
+        assert_eq!(drainit.wait_exit(PATIENCE), 137);
+    }
     let last = drainit.wait_log("; exit code ");
     assert!(last.contains("killed by SIGKILL, out of memory"), "{last}");
-    let mut drainit = enter().envoy(&RESTART, &config);
-    wait_for("restarts", PATIENCE, || restarts(&drainit) >= 2);
-    holds_for("the supervisor", Duration::from_millis(300), || {
-        !drainit.has_exited()
-    });
+
+    let mut drainit = inside().ready(&RESTART, &config);
+    {
+        let _hog = hog(&drainit);
+        wait_for("restarts", PATIENCE, || restarts(&drainit) >= 1);
+    }
+    drainit.wait_log("envoy exited: killed by SIGKILL, out of memory");
+    drainit.wait_ready();
     terminate_within(&mut drainit, Duration::ZERO, Duration::from_secs(2), 0);
 
     // A SIGKILL of somebody else's is not called that.
