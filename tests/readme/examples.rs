@@ -367,5 +367,5 @@ fn what_the_readme_shows_of_a_file_is_in_it() {
             shown += 1;
         }
     }
-    assert_eq!(shown, 4);
+    assert_eq!(shown, 3);
 }
