@@ -27,6 +27,8 @@ pub struct Wanted {
     pub stopping: bool,
     /// In a line, what drainit is doing.
     pub status: String,
+    /// When and why the last reload failed, told behind the status; empty if it did not.
+    pub reload_failed: String,
     /// Until then it may take to stop; told with every message.
     pub until: Option<Instant>,
 }
@@ -108,8 +110,8 @@ impl Notifier {
         if wanted.stopping && !self.told.stopping {
             message.push_str("STOPPING=1\n");
         }
-        let status = wanted.status.replace(char::is_control, " ");
-        let _ = write!(message, "STATUS={status}");
+        let status = format!("{}{}", wanted.status, wanted.reload_failed);
+        let _ = write!(message, "STATUS={}", status.replace(char::is_control, " "));
         if let Some(until) = wanted.until {
             let left = until.saturating_duration_since(now) + MARGIN;
             let _ = write!(message, "\nEXTEND_TIMEOUT_USEC={}", left.as_micros());

@@ -174,9 +174,8 @@ impl Supervisor {
         if !self.options.hot_restart {
             result = result.map(certificates_alone);
         }
-        if !self.core.generations().keeps_reload() {
-            self.reporter.end_reload();
-        }
+        let kept = self.core.generations().keeps_reload();
+        self.reporter.end_reload(&result, kept);
         match &result {
             Ok(line) => log::info!("reloaded: {line}"),
             Err(why) => log::warn!("reload failed: {why}"),

@@ -3,10 +3,11 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::libc;
 
+use crate::clock;
 use crate::drain::{self, Answer, Ask, Outcome, Time};
 use crate::envoy::address;
 use crate::envoy::admin::Reply;
@@ -141,9 +142,15 @@ impl Reporter {
         self.notifier.begin_reload();
     }
 
-    /// A reload is done, with or without success.
-    pub fn end_reload(&mut self) {
-        self.notifier.end_reload();
+    /// A reload has ended, with this result; `kept` is whether the next one follows at once.
+    pub fn end_reload(&mut self, result: &Result<String, String>, kept: bool) {
+        self.wanted.reload_failed = result.as_ref().err().map_or_else(String::new, |why| {
+            let at = clock::rfc3339_seconds(SystemTime::now());
+            format!("; reload failed at {at}: {why}")
+        });
+        if !kept {
+            self.notifier.end_reload();
+        }
     }
 
     /// Another Envoy is there than before: it was just spawned, or is shown again.
@@ -326,7 +333,11 @@ impl Reporter {
     fn want(&mut self, now: Instant, state: State, drain: Option<&drain::Drain>) {
         let stops = drain.is_some_and(drain::Drain::stops);
         let wanted = &mut self.wanted;
-        wanted.ready |= matches!(state, State::Live | State::Held);
+        let serves = matches!(state, State::Live | State::Held);
+        wanted.ready |= serves;
+        if !serves {
+            wanted.reload_failed.clear();
+        }
         match state {
             State::Delaying | State::Draining => {
                 wanted.stopping |= stops;
@@ -418,6 +429,7 @@ impl Reporter {
     pub fn say_last(&mut self, now: Instant, summary: &str) {
         write_termination_log(summary);
         summary.clone_into(&mut self.wanted.status);
+        self.wanted.reload_failed.clear();
         self.notifier.tell(now, &self.wanted);
     }
 }

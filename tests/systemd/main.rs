@@ -167,9 +167,21 @@ fn a_reload_by_hot_restart_is_one_of_the_unit() {
     machine.systemctl(&["start", "envoy"]);
     let main = machine.property("MainPID");
     let yaml = fs::read_to_string(machine.envoy_yaml()).unwrap();
+    fs::write(machine.envoy_yaml(), "nonsense").unwrap();
+    let (code, _) = machine.run(&["systemctl", "reload", "envoy"]);
+    assert_ne!(code, 0, "a reload that is refused fails");
+    assert!(machine.is_ready());
+    assert_eq!(machine.property("ActiveState"), "active");
+    let tells_why = || {
+        let status = machine.property("StatusText");
+        status.starts_with("envoy is live ") && status.contains("; reload failed at 20")
+    };
+    wait_for("the status to tell why", PATIENCE, tells_why);
+
     let route = "routes: [{ match: { path: /new }, direct_response: { status: 418 } }, ";
     fs::write(machine.envoy_yaml(), yaml.replace("routes: [", route)).unwrap();
     machine.systemctl(&["reload", "envoy"]);
+    wait_for("the status to tell that no more", PATIENCE, || !tells_why());
     let http = machine.config.http;
     let answer = machine
         .network
@@ -177,12 +189,6 @@ fn a_reload_by_hot_restart_is_one_of_the_unit() {
     assert_eq!(answer.unwrap().status, 418);
     assert_eq!(machine.property("ActiveState"), "active");
     assert_eq!(machine.property("MainPID"), main);
-
-    fs::write(machine.envoy_yaml(), "nonsense").unwrap();
-    let (code, _) = machine.run(&["systemctl", "reload", "envoy"]);
-    assert_ne!(code, 0, "a reload that is refused fails");
-    assert!(machine.is_ready());
-    assert_eq!(machine.property("ActiveState"), "active");
     machine.systemctl(&["stop", "envoy"]);
     assert_eq!(machine.property("Result"), "success");
     assert_eq!(machine.processes(), []);
