@@ -1,17 +1,18 @@
 """What an init costs: memory, threads, wakeups, its share of a start and of a signal, orphans;
-and what a poll costs Envoy."""
+what a poll costs Envoy, and a look at the kernel drainit."""
 
 import asyncio
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from instance import ADMIN, DRAINIT, ROOT, SUPERVISOR, WORK, Instance, ask
+from instance import ADMIN, DRAINIT, HTTP, ROOT, SUPERVISOR, WORK, Instance, ask
 
 INITS = ["tini", "dumb-init", "catatonit", "drainit"]
 PROBE = str(WORK / "probe")
@@ -165,6 +166,43 @@ async def polls(quick):
     return table
 
 
+def thread_time(pid, name):
+    """This thread's time on a processor, in ms."""
+    tasks = Path(f"/proc/{pid}/task").glob("*")
+    task = next(task for task in tasks if (task / "comm").read_text() == f"{name}\n")
+    return int((task / "schedstat").read_text().split()[0]) / 1e6
+
+
+async def looks(quick):
+    """What `drainit status` takes of drainit's thread that asks Envoy and looks at the kernel, in ms,
+    by number of connections: the first time, and later. Without any it is Envoy's answer alone."""
+    table = []
+    for n, count in enumerate((0, 1000, 9000) if quick else (0, 1000, 10_000)):
+        print(f"cost: looks at {count} connections", file=sys.stderr)
+        instance = Instance("drainit", "1.40", f"{NET}.4.{n + 1}", f"{NET}.0.1")
+        clients = []
+        try:
+            await instance.start()
+            pid = instance.process.pid
+            for _ in range(count):
+                clients.append(socket.create_connection((instance.ip, HTTP)))
+            times = []
+            for _ in range(4 if quick else 12):
+                await asyncio.sleep(1.2)  # until the figures are old
+                before = thread_time(pid, "admin")
+                line = [str(DRAINIT), "status", "--json", "--pid", str(pid)]
+                status = json.loads(subprocess.run(line, stdout=subprocess.PIPE, check=True).stdout)
+                await asyncio.sleep(0.1)
+                times.append(thread_time(pid, "admin") - before)
+            assert status["connections"] == count, status["connections"]
+            table.append({"connections": count, "first": times[0], "later": times[1:]})
+        finally:
+            for client in clients:
+                client.close()
+            await instance.kill()
+    return table
+
+
 def use_secret(instance, name, file):
     """Has the TCP listener use a secret, so that drainit has Envoy's word and asks no more."""
     source = {"path_config_source": {"path": str(file)}, "resource_api_version": "V3"}
@@ -191,9 +229,7 @@ async def check(quick, *more):
     use_secret(instance, "bench", WORK / "resources/sds/bench.json")
     try:
         await instance.start()
-        tasks = Path(f"/proc/{instance.process.pid}/task").glob("*")
-        thread = next(task for task in tasks if (task / "comm").read_text() == "certificates\n")
-        used = lambda: int((thread / "schedstat").read_text().split()[0]) / 1000
+        used = lambda: thread_time(instance.process.pid, "certificates") * 1000
         await asyncio.sleep(20)  # fresh files are read at every look, and Envoy is asked for its word
         before = used()
         await asyncio.sleep(seconds)
@@ -211,4 +247,5 @@ def measure(quick):
         "signals": signals(quick),
         "orphans": orphans(quick),
         "polls": asyncio.run(polls(quick)),
+        "looks": asyncio.run(looks(quick)),
     }

@@ -172,6 +172,9 @@ def cost(part):
                 f"{middle['drainit'] / middle[page]:.3f}",
             ]
         )
+    looks = [
+        [f"{row['connections']:,} connections", f"{row['first']:.1f}", f"{median(row['later']):.1f}"] for row in part["looks"]
+    ]
     return (
         "Cost: an Envoy 1.40 below each; drainit with its HTTP port on. kB are 1,000 bytes.\n\n"
         + table(["", *rest], lines)
@@ -179,6 +182,8 @@ def cost(part):
         + f" {part['check'][0]:.0f}, with --certificate-check 1s {part['check'][1]:.0f}.\n"
         + "\nA poll's cost: time of Envoy's main thread, ms, median.\n\n"
         + table(["", *part["polls"][0]["ms"], "drainit : Contour's"], polls)
+        + "\nA look's cost, with the poll that goes with it: time of drainit's thread, ms, at first and later (median).\n\n"
+        + table(["", "first", "later"], looks)
     )
 
 

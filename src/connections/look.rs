@@ -78,7 +78,7 @@ impl Lookout {
     ) -> Result<Vec<SocketAddr>, String> {
         let until = Instant::now() + TIME;
         let rows = Source::new(self.pid, until).listeners()?;
-        let listening = inodes(&rows);
+        let listening = listening_inodes(&rows);
         if let Some(why) = self.find_owner(&listening, &listening, until)? {
             return Err(why);
         }
@@ -120,8 +120,17 @@ impl Lookout {
         let mut source = Source::new(self.pid, until);
         prepare(&mut source);
 
+        // To look for a socket that Envoy has not in 10,000 descriptors takes longer than all the rest,
+        // and whoever asks for the figures has a new one each time.
+        let mut ours = descriptors::ours();
+        if self.pid.unsigned_abs() == std::process::id() {
+            ours.clear();
+        }
+        let is_other = |inode: &u64| ours.binary_search(inode).is_err();
+
         let mut rows = source.listeners().map_err(unknown)?;
-        let listening = inodes(&rows);
+        let mut listening = listening_inodes(&rows);
+        listening.retain(is_other);
         let denied = self.find_owner(&listening, &listening, until);
         let denied = denied.map_err(unknown)?;
         let ports = self.ports(&rows, &outgoing, denied.is_some());
@@ -135,12 +144,15 @@ impl Lookout {
         source.connections(&ports, &mut rows).map_err(unknown)?;
         let denied = match denied {
             None => {
+                if let Some(admin) = &admin {
+                    // They do not count, and each poll's is new.
+                    rows.tcp
+                        .retain(|row| row.kind == Kind::Listening || !admin.has_ip(row.local));
+                    rows.unix
+                        .retain(|row| row.listening || !admin.has_unix(&row.name));
+                }
                 let mut seen = inodes(&rows);
-                // Whoever asks for the figures over TCP is new each time, and no client of Envoy's: to
-                // look for that socket in 10,000 descriptors takes longer than all the rest.
-                let ours = descriptors::ours();
-                let is_other = self.pid.unsigned_abs() != std::process::id();
-                seen.retain(|inode| !is_other || ours.binary_search(inode).is_err());
+                seen.retain(is_other);
                 let denied = self.find_owner(&seen, &[], until).map_err(unknown)?;
                 self.descriptors.forget_others(&seen);
                 denied
@@ -284,7 +296,21 @@ fn add(rows: &mut Vec<InetRow>, row: InetRow) {
 fn inodes(rows: &Rows) -> Vec<u64> {
     let inet = rows.tcp.iter().chain(&rows.udp).map(|row| row.inode);
     let unix = rows.unix.iter().map(|row| row.inode);
-    let mut inodes: Vec<u64> = inet.chain(unix).filter(|inode| *inode != 0).collect();
+    sorted(inet.chain(unix))
+}
+
+/// The inodes of the rows that listen, sorted: each unix connection of the machine's that is new would
+/// have all of Envoy's descriptors read again.
+fn listening_inodes(rows: &Rows) -> Vec<u64> {
+    let inet = rows.tcp.iter().chain(&rows.udp);
+    let inet = inet.filter(|row| row.kind == Kind::Listening);
+    let unix = rows.unix.iter().filter(|row| row.listening);
+    let inet = inet.map(|row| row.inode);
+    sorted(inet.chain(unix.map(|row| row.inode)))
+}
+
+fn sorted(inodes: impl Iterator<Item = u64>) -> Vec<u64> {
+    let mut inodes: Vec<u64> = inodes.filter(|inode| *inode != 0).collect();
     inodes.sort_unstable();
     inodes.dedup();
     inodes
