@@ -16,7 +16,7 @@ use transport::{Connected, Nowhere, Stream, in_time};
 
 pub use transport::SLICE;
 
-use crate::process::Place;
+use crate::process::ProcessPlace;
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ pub enum Method {
 
 /// Limits on one exchange.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ExchangeLimits {
     /// All of it, from the connect to the body's last byte.
     pub time: Duration,
     /// Bytes of the answer's body.
@@ -151,7 +151,7 @@ pub fn exchange(
     address: &Address,
     method: Method,
     path: &str,
-    limits: Limits,
+    limits: ExchangeLimits,
     sink: impl FnMut(&[u8]),
 ) -> Result<Head, String> {
     exchange_with(Peer::Anyone, address, method, path, limits, sink)
@@ -166,7 +166,7 @@ pub fn exchange_with(
     address: &Address,
     method: Method,
     path: &str,
-    limits: Limits,
+    limits: ExchangeLimits,
     sink: impl FnMut(&[u8]),
 ) -> Result<Head, String> {
     exchange_while(peer, address, method, path, limits, None, sink)
@@ -184,7 +184,7 @@ pub fn exchange_while(
     address: &Address,
     method: Method,
     path: &str,
-    limits: Limits,
+    limits: ExchangeLimits,
     goes_on: GoesOn<'_>,
     mut sink: impl FnMut(&[u8]),
 ) -> Result<Head, String> {
@@ -197,7 +197,7 @@ pub fn exchange_while(
             Ok(stream)
         })
         .map_err(|error| explain(address, in_time(error, Timeout::Global)))?;
-    let limits = Limits {
+    let limits = ExchangeLimits {
         // None at all is no limit to a socket.
         time: left().max(Duration::from_millis(1)),
         ..limits
@@ -225,7 +225,7 @@ fn request(method: Method, path: &str) -> String {
 pub fn read_answer(
     stream: UnixStream,
     path: &str,
-    limits: Limits,
+    limits: ExchangeLimits,
 ) -> Result<(Head, Vec<u8>), String> {
     let mut body = Vec::new();
     let agent = agent(limits, Connected::new(Stream::Unix(stream)));
@@ -235,7 +235,7 @@ pub fn read_answer(
     Ok((head.map_err(|error| error.to_string())?, body))
 }
 
-fn agent(limits: Limits, connector: Connected) -> Agent {
+fn agent(limits: ExchangeLimits, connector: Connected) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -253,7 +253,7 @@ fn ask(
     agent: &Agent,
     method: Method,
     path: &str,
-    limits: Limits,
+    limits: ExchangeLimits,
     sink: &mut dyn FnMut(&[u8]),
 ) -> Result<Head, ureq::Error> {
     let method = match method {
@@ -301,7 +301,7 @@ pub fn fetch(
     address: &Address,
     method: Method,
     path: &str,
-    limits: Limits,
+    limits: ExchangeLimits,
 ) -> Result<(u16, String), String> {
     fetch_from(Peer::Anyone, address, method, path, limits)
 }
@@ -315,7 +315,7 @@ pub fn fetch_from(
     address: &Address,
     method: Method,
     path: &str,
-    limits: Limits,
+    limits: ExchangeLimits,
 ) -> Result<(u16, String), String> {
     fetch_while(peer, address, method, path, limits, None)
 }
@@ -329,7 +329,7 @@ pub fn fetch_while(
     address: &Address,
     method: Method,
     path: &str,
-    limits: Limits,
+    limits: ExchangeLimits,
     goes_on: GoesOn<'_>,
 ) -> Result<(u16, String), String> {
     let mut body = Vec::new();
@@ -342,7 +342,7 @@ pub fn fetch_while(
 ///
 /// # Errors
 /// When nobody listens there; of kind `Other`, and in one line, when somebody else does.
-pub fn meet(address: &Address, peer: Peer) -> io::Result<Place> {
+pub fn meet(address: &Address, peer: Peer) -> io::Result<ProcessPlace> {
     transport::meet(address, peer)
 }
 

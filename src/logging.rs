@@ -23,7 +23,7 @@ use crate::mailbox::{Inbox, Mailbox};
 use crate::options::Options;
 use crate::process;
 
-use line::{Reader, Style};
+use line::{LineStyle, LogReader};
 
 /// Lines that wait to be written.
 const QUEUE: usize = 256;
@@ -44,21 +44,21 @@ enum Item {
 /// What the thread that writes is sent; none where it could not be started.
 static QUEUED: OnceLock<Mailbox<Item>> = OnceLock::new();
 /// How lines look, once somebody logs.
-static STYLE: OnceLock<Style> = OnceLock::new();
+static STYLE: OnceLock<LineStyle> = OnceLock::new();
 static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// Starts to log. Where no level is given, `RUST_LOG` counts.
 pub fn start(options: &Options) {
     let level = options.log_level;
-    let style = Style {
+    let style = LineStyle {
         format: options.log_format,
-        reader: Reader::of_stderr(|name| std::env::var(name).ok()),
+        reader: LogReader::of_stderr(|name| std::env::var(name).ok()),
     };
     // Only a second logger in the same process would find it set.
     let _ = STYLE.set(style);
     start_writer();
     let mut builder = Builder::new();
-    builder.target(Target::Pipe(Box::new(Queue(style))));
+    builder.target(Target::Pipe(Box::new(LogWriter(style))));
     let wanted = if options.log_level_given {
         String::new()
     } else {
@@ -145,7 +145,7 @@ pub fn flush(limit: Duration) {
     }
 }
 
-impl Style {
+impl LineStyle {
     /// What precedes the next line: that others were lost, if any were.
     fn lost_lines(self) -> Vec<u8> {
         match LOST.swap(0, Ordering::Relaxed) {
@@ -156,9 +156,9 @@ impl Style {
 }
 
 /// Where env_logger writes to.
-struct Queue(Style);
+struct LogWriter(LineStyle);
 
-impl Write for Queue {
+impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match QUEUED.get() {
             Some(queue) if queue.pending() >= QUEUE => {

@@ -42,7 +42,7 @@ pub enum Command {
     /// `drainit health [live|ready]`
     Health(Box<Options>, Probe),
     /// `drainit status`
-    Status(Box<Options>, Look),
+    Status(Box<Options>, StatusMode),
     /// `drainit reload`, and whether it waits for the reload's end
     Reload(Box<Options>, bool),
     /// `drainit check`: of this command line or, where it is empty, of the drainit of `--pid`; as
@@ -82,7 +82,7 @@ pub enum Probe {
 
 /// How `drainit status` shows what it has to show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Look {
+pub struct StatusMode {
     /// Again and again, in place.
     pub watch: bool,
     /// As JSON.

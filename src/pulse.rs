@@ -25,7 +25,7 @@ impl Pulse {
             busy.path.as_mut_os_string().push(path);
             busy.since = Some(Instant::now());
         }
-        let _over = Over(self);
+        let _over = EndOnDrop(self);
         act()
     }
 
@@ -42,9 +42,9 @@ impl Pulse {
 }
 
 /// Ends it, also in a panic.
-struct Over<'a>(&'a Pulse);
+struct EndOnDrop<'a>(&'a Pulse);
 
-impl Drop for Over<'_> {
+impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
         self.0.lock().since = None;
     }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::drain::{Limits, MinDrain, Outcome};
-use crate::envoy::load::{Listener, Load};
-use crate::status::Drain;
+use crate::envoy::load::{ListenerLoad, Load};
+use crate::status::DrainStatus;
 
 /// So many milliseconds.
 pub const fn ms(milliseconds: u64) -> Duration {
@@ -41,8 +41,8 @@ pub fn ended_drain(
     started: Instant,
     ended: Instant,
     outcome: Outcome,
-) -> Drain {
-    Drain {
+) -> DrainStatus {
+    DrainStatus {
         cause: "SIGTERM".into(),
         started,
         deadline: started + s(25),
@@ -59,8 +59,8 @@ pub fn ended_drain(
 }
 
 /// A listener of this name that has so many connections.
-pub fn listener(name: impl Into<String>, connections: u64) -> Listener {
-    Listener {
+pub fn listener(name: impl Into<String>, connections: u64) -> ListenerLoad {
+    ListenerLoad {
         name: name.into(),
         address: None,
         connections,

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use drainit::connections::{Connections, Listener, Lookout, Whose, Witness, names};
+use drainit::connections::{Connections, Listener, Lookout, Ownership, Witness, names};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 
@@ -121,7 +121,7 @@ fn a_thousand_clients_of_three_listeners_are_counted_named_and_aged() {
     let after = Instant::now();
     assert_eq!(
         (seen.by, seen.whose, seen.why.as_deref()),
-        (Witness::Netlink, Whose::Inode, None)
+        (Witness::Netlink, Ownership::Inode, None)
     );
     let expected = [("http", 500), ("metrics", 200), ("tcp", 300)];
     let expected = expected.map(|(name, count)| (name.to_owned(), count));

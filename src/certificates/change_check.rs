@@ -21,12 +21,12 @@ const READ_EVERY: u32 = 10;
 const READ_AFTER: Duration = Duration::from_secs(10);
 
 /// What a file system says of a file: device, inode, links, size, and when it changed.
-type Print = [i64; 6];
+type FileStamp = [i64; 6];
 
 /// The files as they were just before they were read.
 #[derive(Debug, Default)]
 pub struct ChangeCheck {
-    prints: Option<Vec<Option<Print>>>,
+    prints: Option<Vec<Option<FileStamp>>>,
     trusted: bool,
     looks: u32,
     read: Option<SystemTime>,
@@ -44,7 +44,7 @@ impl ChangeCheck {
         if fresh && !self.new {
             return false;
         }
-        let old = |print: &Print| {
+        let old = |print: &FileStamp| {
             let [.., seconds, nanoseconds] = *print;
             let changed = Duration::new(
                 seconds.try_into().unwrap_or(0),
@@ -71,7 +71,7 @@ impl ChangeCheck {
 
 /// What the file system says of each file; none where a file that is needed cannot be looked at:
 /// then it is for the reader to say why.
-fn prints(files: &Files, pulse: &Pulse) -> Option<Vec<Option<Print>>> {
+fn prints(files: &Files, pulse: &Pulse) -> Option<Vec<Option<FileStamp>>> {
     let print = |(file, path): (File, &Path)| {
         match pulse.during(path, || fs::metadata(path)) {
             // Nobody can set the change time, unlike the modification time.

@@ -10,7 +10,7 @@ use super::{name, publish};
 
 /// What Envoy says of one secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct SecretSeen {
     /// Whether it knows the secret.
     pub known: bool,
     /// The version that it took last; none where it took none that has one.
@@ -19,9 +19,9 @@ pub struct Seen {
     pub refusals: u64,
 }
 
-impl Seen {
+impl SecretSeen {
     /// An Envoy that was not given the secret so far.
-    pub const NOTHING: Seen = Seen {
+    pub const NOTHING: SecretSeen = SecretSeen {
         known: true,
         version: None,
         refusals: 0,
@@ -32,7 +32,7 @@ impl Seen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
     /// Envoy's secrets, in the order that was asked for.
-    pub secrets: Vec<Seen>,
+    pub secrets: Vec<SecretSeen>,
     /// The serial numbers of the leaves it has loaded, as [`serial`] writes them; or why they
     /// could not be asked for.
     pub serials: Result<HashSet<String>, String>,
@@ -48,7 +48,7 @@ pub struct Expected<'a> {
     /// The secrets' names.
     pub names: &'a [String],
     /// What Envoy said of them before; none where it could not be asked.
-    pub before: Option<&'a [Seen]>,
+    pub before: Option<&'a [SecretSeen]>,
 }
 
 /// What to think of it.
@@ -104,7 +104,7 @@ pub fn judge(expected: &Expected<'_>, observed: &Observation) -> Verdict {
     Verdict::Other(match other {
         Some((
             name,
-            Seen {
+            SecretSeen {
                 version: Some(has), ..
             },
         )) => {
@@ -146,8 +146,8 @@ fn literally(name: &str) -> String {
 }
 
 /// What the page says of these secrets, in this order.
-pub fn parse_stats(page: &str, names: &[String]) -> Vec<Seen> {
-    let mut seen = vec![Seen::default(); names.len()];
+pub fn parse_stats(page: &str, names: &[String]) -> Vec<SecretSeen> {
+    let mut seen = vec![SecretSeen::default(); names.len()];
     let names: Vec<_> = names.iter().map(|n| name::in_statistics(n)).collect();
     for line in page.lines() {
         let Some((name, value)) = line.split_once(": ") else {

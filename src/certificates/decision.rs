@@ -11,12 +11,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, error, info, log, warn};
 
-use super::confirm::Seen;
+use super::confirm::SecretSeen;
 use super::duty::Duty;
 use super::lifetime;
 use super::pending::{Origin, Pending, Set};
 use super::read::{Contents, Material, Refusal};
-use super::record::{Outcome, Record};
+use super::record::{ChangeOutcome, Record};
 use super::usable::Age;
 use super::watch::Watch;
 
@@ -29,7 +29,7 @@ const VALIDATE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is to be done next. Each is answered by the method of its name in the past tense.
 #[derive(Debug)]
-pub enum Step {
+pub enum SetStep {
     /// Nothing before this time.
     Wait(Instant),
     /// Look at the files: [`Decision::read`], or [`Decision::unchanged`] where they need not be read.
@@ -46,7 +46,7 @@ pub enum Step {
 
 /// What is being done.
 #[derive(Debug)]
-enum Phase {
+enum SetPhase {
     /// The files are watched.
     Watching,
     /// A candidate Envoy is to try a set.
@@ -56,7 +56,7 @@ enum Phase {
     /// Envoy is asked how things are before the change.
     Before(Set, Origin),
     /// A set is to be published, not before this time.
-    Publish(Set, Origin, Option<Vec<Seen>>, Instant),
+    Publish(Set, Origin, Option<Vec<SecretSeen>>, Instant),
 }
 
 /// What is decided about one set of files.
@@ -64,7 +64,7 @@ enum Phase {
 pub struct Decision {
     names: Vec<String>,
     duty: Duty,
-    phase: Phase,
+    phase: SetPhase,
     pending: Option<Pending>,
     envoy_runs: bool,
     /// The highest generation that was ever written.
@@ -104,7 +104,7 @@ impl Decision {
             record: Record::new(&names),
             names,
             duty,
-            phase: Phase::Watching,
+            phase: SetPhase::Watching,
             pending: None,
             envoy_runs: false,
             generation,
@@ -120,61 +120,61 @@ impl Decision {
     }
 
     /// What to do next.
-    pub fn next(&mut self, now: Instant) -> Step {
-        match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Watching => match &self.current {
+    pub fn next(&mut self, now: Instant) -> SetStep {
+        match std::mem::replace(&mut self.phase, SetPhase::Watching) {
+            SetPhase::Watching => match &self.current {
                 Some(current) if self.astray => {
                     // What was to come after it, if anything, is given up.
                     let origin = self.pending.as_ref().map(|pending| pending.origin);
                     let origin = origin.unwrap_or(Origin::Rollback);
-                    self.phase = Phase::Publish(current.clone(), origin, None, now);
+                    self.phase = SetPhase::Publish(current.clone(), origin, None, now);
                 }
                 _ => return self.watch(now),
             },
-            Phase::Try(set, origin) => {
+            SetPhase::Try(set, origin) => {
                 let contents = set.contents.clone();
-                self.phase = Phase::Trying(set, origin, now + VALIDATE_WITHIN);
-                return Step::Validate(contents);
+                self.phase = SetPhase::Trying(set, origin, now + VALIDATE_WITHIN);
+                return SetStep::Validate(contents);
             }
-            Phase::Trying(set, origin, until) if now < until => {
-                self.phase = Phase::Trying(set, origin, until);
-                return Step::Wait(until);
+            SetPhase::Trying(set, origin, until) if now < until => {
+                self.phase = SetPhase::Trying(set, origin, until);
+                return SetStep::Wait(until);
             }
-            Phase::Trying(set, origin, _) => {
+            SetPhase::Trying(set, origin, _) => {
                 warn!("{}: a candidate Envoy gave no verdict", self.name());
                 self.go_on(set, origin, now);
             }
-            Phase::Before(set, origin) => {
-                self.phase = Phase::Before(set, origin);
-                return Step::Observe;
+            SetPhase::Before(set, origin) => {
+                self.phase = SetPhase::Before(set, origin);
+                return SetStep::Observe;
             }
-            Phase::Publish(set, origin, before, due) => {
+            SetPhase::Publish(set, origin, before, due) => {
                 let step = if now < due {
-                    Step::Wait(due)
+                    SetStep::Wait(due)
                 } else {
-                    Step::Publish(self.generation.saturating_add(1), set.contents.clone())
+                    SetStep::Publish(self.generation.saturating_add(1), set.contents.clone())
                 };
-                self.phase = Phase::Publish(set, origin, before, due);
+                self.phase = SetPhase::Publish(set, origin, before, due);
                 return step;
             }
         }
-        Step::Wait(now)
+        SetStep::Wait(now)
     }
 
-    fn watch(&self, now: Instant) -> Step {
+    fn watch(&self, now: Instant) -> SetStep {
         let asking = self.pending.as_ref().filter(|_| self.envoy_runs);
         let mut look = self.watch.due();
         if self.duty == Duty::Listener && !self.holds && self.watch.seen().is_some() {
             match self.cannot_vacate {
                 Some((again, _)) if again > now => look = look.min(again),
-                _ => return Step::Vacate(self.generation.saturating_add(1)),
+                _ => return SetStep::Vacate(self.generation.saturating_add(1)),
             }
         }
         match asking {
-            Some(pending) if pending.ask <= now => Step::Observe,
-            _ if look <= now => Step::Read,
-            Some(pending) => Step::Wait(pending.ask.min(look)),
-            None => Step::Wait(look),
+            Some(pending) if pending.ask <= now => SetStep::Observe,
+            _ if look <= now => SetStep::Read,
+            Some(pending) => SetStep::Wait(pending.ask.min(look)),
+            None => SetStep::Wait(look),
         }
     }
 
@@ -231,7 +231,7 @@ impl Decision {
                 self.watch.act(refusal.until);
                 self.wanted = None;
                 let why = refusal.to_string();
-                self.record.add(Outcome::Refused, Some(&why));
+                self.record.add(ChangeOutcome::Refused, Some(&why));
                 self.fall_back(now, wall);
                 self.make_do(now, wall);
             }
@@ -265,7 +265,7 @@ impl Decision {
     fn act(&mut self, set: Set, now: Instant) {
         if let Some(lacks) = &set.lacks {
             let why = lacks.to_string();
-            self.record.add(Outcome::Refused, Some(&why));
+            self.record.add(ChangeOutcome::Refused, Some(&why));
         }
         if self.loaded() == Some(&*set.contents) {
             if set.lacks.is_some() {
@@ -313,7 +313,7 @@ impl Decision {
 
     /// Takes what is only out of date, where there is nothing else.
     fn make_do(&mut self, now: Instant, wall: SystemTime) {
-        let nothing = self.current.is_none() && matches!(self.phase, Phase::Watching);
+        let nothing = self.current.is_none() && matches!(self.phase, SetPhase::Watching);
         let (Duty::Listener, true, Some(Ok(contents))) = (self.duty, nothing, self.watch.seen())
         else {
             return;
@@ -337,15 +337,15 @@ impl Decision {
         if harmless && set.is_sure() {
             self.go_on(set, origin, now);
         } else {
-            self.phase = Phase::Try(set, origin);
+            self.phase = SetPhase::Try(set, origin);
         }
     }
 
     fn go_on(&mut self, set: Set, origin: Origin, now: Instant) {
         match origin {
             Origin::EarlierRun => self.installed(set, origin, None, now),
-            _ if self.envoy_runs => self.phase = Phase::Before(set, origin),
-            _ => self.phase = Phase::Publish(set, origin, None, now),
+            _ if self.envoy_runs => self.phase = SetPhase::Before(set, origin),
+            _ => self.phase = SetPhase::Publish(set, origin, None, now),
         }
     }
 

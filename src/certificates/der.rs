@@ -33,14 +33,14 @@ pub mod tag {
 
 /// Reads the elements of some DER in their order.
 #[derive(Clone, Copy)]
-pub struct Reader<'a> {
+pub struct DerReader<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> DerReader<'a> {
     /// A reader of the elements in `der`.
-    pub fn new(der: &'a [u8]) -> Reader<'a> {
-        Reader { rest: der }
+    pub fn new(der: &'a [u8]) -> DerReader<'a> {
+        DerReader { rest: der }
     }
 
     /// Whether nothing is left.
@@ -73,15 +73,15 @@ impl<'a> Reader<'a> {
     /// The next element, which must be a sequence: a reader of what it holds.
     ///
     /// # Errors
-    /// As [`Reader::expect`].
-    pub fn sequence(&mut self) -> Result<Reader<'a>, Malformed> {
-        self.expect(tag::SEQUENCE).map(Reader::new)
+    /// As [`DerReader::expect`].
+    pub fn sequence(&mut self) -> Result<DerReader<'a>, Malformed> {
+        self.expect(tag::SEQUENCE).map(DerReader::new)
     }
 
     /// The next element, which must be a whole number: its bytes without leading zeros.
     ///
     /// # Errors
-    /// As [`Reader::expect`], and when it is longer than it needs to be.
+    /// As [`DerReader::expect`], and when it is longer than it needs to be.
     pub fn integer(&mut self) -> Result<&'a [u8], Malformed> {
         match self.expect(tag::INTEGER)? {
             [] => Err(Malformed("a number is empty")),
@@ -95,7 +95,7 @@ impl<'a> Reader<'a> {
     /// The next element, which must be a bit string of whole bytes.
     ///
     /// # Errors
-    /// As [`Reader::expect`], and when bits are left over.
+    /// As [`DerReader::expect`], and when bits are left over.
     pub fn bit_string(&mut self) -> Result<&'a [u8], Malformed> {
         whole_bytes(self.expect(tag::BIT_STRING)?)
     }
@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
     /// The next element, which must be a UTCTime or a GeneralizedTime, to the second.
     ///
     /// # Errors
-    /// As [`Reader::expect`], and when it is no time in UTC.
+    /// As [`DerReader::expect`], and when it is no time in UTC.
     pub fn time(&mut self) -> Result<SystemTime, Malformed> {
         match self.any()? {
             (tag::UTC_TIME, text) => {
@@ -261,7 +261,7 @@ mod tests {
     fn a_two_digit_year_is_of_1950_to_2049() {
         let time = |text: &[u8]| {
             let der = [&[tag::UTC_TIME, text.len() as u8], text].concat();
-            Reader::new(&der).time()
+            DerReader::new(&der).time()
         };
         assert_eq!(time(b"491231235959Z").ok(), moment(b"20491231235959Z"));
         assert_eq!(time(b"500101000000Z").ok(), moment(b"19500101000000Z"));
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn ber_that_is_not_der_is_refused() {
-        let why = |der: &[u8]| Reader::new(der).any().unwrap_err().0;
+        let why = |der: &[u8]| DerReader::new(der).any().unwrap_err().0;
         assert_eq!(
             why(&[0x30, 0x80, 0, 0]),
             "a length is indefinite (BER, not DER)"
@@ -300,24 +300,24 @@ mod tests {
             assert_eq!(why(cut), "it is cut off", "{cut:?}");
         }
         assert_eq!(
-            Reader::new(&[2, 2, 0, 1]).integer(),
+            DerReader::new(&[2, 2, 0, 1]).integer(),
             Err(Malformed("a number is longer than it needs to be"))
         );
-        assert_eq!(Reader::new(&[2, 2, 0, 0x80]).integer(), Ok(&[0x80][..]));
-        assert_eq!(Reader::new(&[2, 1, 0]).integer(), Ok(&[][..]));
+        assert_eq!(DerReader::new(&[2, 2, 0, 0x80]).integer(), Ok(&[0x80][..]));
+        assert_eq!(DerReader::new(&[2, 1, 0]).integer(), Ok(&[][..]));
     }
 
     proptest! {
         #[test]
         fn an_element_is_never_longer_than_what_was_given(der: Vec<u8>) {
-            let mut reader = Reader::new(&der);
+            let mut reader = DerReader::new(&der);
             let mut read = 0;
             while let Ok((_, value)) = reader.any() {
                 read += value.len() + 2;
             }
             prop_assert!(read <= der.len());
-            let _ = Reader::new(&der).time();
-            let _ = Reader::new(&der).integer();
+            let _ = DerReader::new(&der).time();
+            let _ = DerReader::new(&der).integer();
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::directory::Sds;
 use super::read::Material;
-use super::sds::{Kind, LEAF_ONLY, Secret};
+use super::sds::{LEAF_ONLY, Secret, SecretKind};
 use super::secret::SecretBytes;
 
 /// What an SDS file holds.
@@ -76,9 +76,9 @@ impl Existing {
     ///
     /// # Errors
     /// When the kernel has no memory.
-    pub fn material(&mut self, kind: Kind) -> io::Result<Option<Material>> {
+    pub fn material(&mut self, kind: SecretKind) -> io::Result<Option<Material>> {
         Ok(match kind {
-            Kind::Certificate => {
+            SecretKind::Certificate => {
                 let staple = self.take("ocsp_staple", "inline_bytes")?;
                 let staple = staple.and_then(|staple| STANDARD.decode(&*staple).ok());
                 let staple = staple
@@ -91,7 +91,7 @@ impl Existing {
                     staple: staple.map(Ok),
                 })
             }
-            Kind::Validation => {
+            SecretKind::Validation => {
                 let leaf_only = self.body.as_ref().and_then(|body| body.get(LEAF_ONLY));
                 let leaf_only = leaf_only == Some(&Value::Bool(true));
                 let crl = self.take("crl", "inline_string")?;
@@ -102,8 +102,8 @@ impl Existing {
     }
 
     /// What a validation context says besides: whom to expect.
-    pub fn context(self, kind: Kind) -> Option<Map<String, Value>> {
-        let mut body = self.body.filter(|_| kind == Kind::Validation)?;
+    pub fn context(self, kind: SecretKind) -> Option<Map<String, Value>> {
+        let mut body = self.body.filter(|_| kind == SecretKind::Validation)?;
         // Without its files, watching their directory makes no sense.
         for name in ["watched_directory", LEAF_ONLY] {
             take(&mut body, name);

@@ -6,7 +6,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// What is left, from the best to the worst. Each is worth one warning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Left {
+pub enum LifeLeft {
     /// More than a third.
     Plenty,
     /// Less than a third: it should have been renewed by now.
@@ -19,21 +19,25 @@ pub enum Left {
     Nothing,
 }
 
-impl Left {
+impl LifeLeft {
     /// What a certificate of this validity has left.
-    pub fn of(not_before: SystemTime, not_after: SystemTime, now: SystemTime) -> Left {
+    pub fn of(not_before: SystemTime, not_after: SystemTime, now: SystemTime) -> LifeLeft {
         let Ok(left) = not_after.duration_since(now) else {
-            return Left::Nothing;
+            return LifeLeft::Nothing;
         };
         let life = not_after.duration_since(not_before).unwrap_or(left);
         if left < life / 10 {
-            return if left < DAY { Left::Day } else { Left::Tenth };
+            return if left < DAY {
+                LifeLeft::Day
+            } else {
+                LifeLeft::Tenth
+            };
         }
         // 33 in 100: who renews at a third, as cert-manager does, has some time to do it.
         if left < life / 100 * 33 {
-            return Left::Third;
+            return LifeLeft::Third;
         }
-        Left::Plenty
+        LifeLeft::Plenty
     }
 }
 
@@ -60,21 +64,21 @@ mod tests {
     #[test]
     fn a_warning_is_due_at_a_third_a_tenth_and_on_the_last_day() {
         let days = |days: u64| at(days * 86_400);
-        let left = |now| Left::of(days(0), days(90), now);
-        assert_eq!(left(days(0)), Left::Plenty);
-        assert_eq!(left(days(60)), Left::Plenty);
-        assert_eq!(left(days(61)), Left::Third);
-        assert_eq!(left(days(82)), Left::Tenth);
-        assert_eq!(left(days(89) + Duration::from_secs(1)), Left::Day);
-        assert_eq!(left(days(91)), Left::Nothing);
+        let left = |now| LifeLeft::of(days(0), days(90), now);
+        assert_eq!(left(days(0)), LifeLeft::Plenty);
+        assert_eq!(left(days(60)), LifeLeft::Plenty);
+        assert_eq!(left(days(61)), LifeLeft::Third);
+        assert_eq!(left(days(82)), LifeLeft::Tenth);
+        assert_eq!(left(days(89) + Duration::from_secs(1)), LifeLeft::Day);
+        assert_eq!(left(days(91)), LifeLeft::Nothing);
     }
 
     #[test]
     fn a_certificate_of_an_hour_is_not_always_on_its_last_day() {
-        let left = |now| Left::of(at(0), at(3600), at(now));
-        assert_eq!(left(1800), Left::Plenty);
-        assert_eq!(left(2500), Left::Third);
-        assert_eq!(left(3400), Left::Day);
+        let left = |now| LifeLeft::of(at(0), at(3600), at(now));
+        assert_eq!(left(1800), LifeLeft::Plenty);
+        assert_eq!(left(2500), LifeLeft::Third);
+        assert_eq!(left(3400), LifeLeft::Day);
     }
 
     #[test]

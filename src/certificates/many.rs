@@ -53,11 +53,11 @@ fn too_many(files: usize, most: usize, limit: &Path) -> Option<String> {
 /// The log of a start with many secrets.
 #[derive(Debug)]
 pub struct Start {
-    phase: Phase,
+    phase: StartPhase,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Phase {
+enum StartPhase {
     /// The sets are read and published.
     Publishing,
     /// Envoy is asked whether it has them.
@@ -73,24 +73,28 @@ impl Start {
         if many {
             hush(rotations, true);
         }
-        let phase = if many { Phase::Publishing } else { Phase::Over };
+        let phase = if many {
+            StartPhase::Publishing
+        } else {
+            StartPhase::Over
+        };
         Start { phase }
     }
 
     /// Tells how far all of them are, once for each step. `ready`: Envoy may be started.
     pub fn tell(&mut self, rotations: &mut [Rotation], ready: bool) {
-        if self.phase == Phase::Publishing && ready {
-            self.phase = Phase::Loading;
+        if self.phase == StartPhase::Publishing && ready {
+            self.phase = StartPhase::Loading;
             tell("published", rotations, |rotation| {
                 (!rotation.decision.has_set()).then(|| rotation.decision.waiting_for())
             });
         }
-        if self.phase == Phase::Loading
+        if self.phase == StartPhase::Loading
             && rotations
                 .iter()
                 .all(|rotation| rotation.decision.is_through())
         {
-            self.phase = Phase::Over;
+            self.phase = StartPhase::Over;
             tell("loaded by Envoy", rotations, |rotation| {
                 rotation.decision.record.error().map(str::to_owned)
             });

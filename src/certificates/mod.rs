@@ -3,7 +3,7 @@
 //!
 //! [`run`] is the body of a thread of its own. It does what a [`Decision`](decision::Decision) for each
 //! set tells it to, and may hang on a stuck file system: nobody waits for it. Started again after
-//! a panic it goes on from what is published; tell it [`Command::EnvoyStarted`] then.
+//! a panic it goes on from what is published; tell it [`CertificateCommand::EnvoyStarted`] then.
 
 mod change_check;
 pub mod check;
@@ -44,14 +44,14 @@ use self::duty::Duty;
 use self::name::{CONTOUR_CA, CONTOUR_LEAF};
 use self::notify::Notify;
 use self::probe::Probes;
-use self::publish::Target;
+use self::publish::SdsTarget;
 use self::read::{Files, Source};
 use self::rotation::Rotation;
-use self::sds::Kind;
+use self::sds::SecretKind;
 use crate::fault;
 use crate::mailbox::{Inbox, Wakeups};
 use crate::pulse::Pulse;
-use crate::status::Certificate;
+use crate::status::SecretStatus;
 
 /// The thread wakes at least this often.
 const AT_MOST: Duration = Duration::from_secs(3600);
@@ -64,7 +64,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// What is to be kept fresh.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct CertificateSettings {
     /// The xDS client's certificate, key and CA.
     pub xds: Option<Files>,
     /// Further secrets, for listeners: a name that [`name::check`] takes, and where its files are.
@@ -73,27 +73,27 @@ pub struct Config {
     /// The directory in whose `sds` the SDS files go.
     pub resources: PathBuf,
     /// How often the files are looked at.
-    pub check: Check,
+    pub check: CheckTimes,
 }
 
 /// How often files are looked at.
 #[derive(Clone, Copy, Debug)]
-pub struct Check {
+pub struct CheckTimes {
     /// So far apart at the most.
     pub every: Duration,
     /// Whether somebody asked for that: then also where the kernel tells of every change.
     pub given: bool,
 }
 
-impl Config {
+impl CertificateSettings {
     /// What is known of the secrets before any file was looked at: their names.
-    pub fn unread(&self) -> Vec<Certificate> {
+    pub fn unread(&self) -> Vec<SecretStatus> {
         let xds = self.xds.iter().flat_map(|_| [CONTOUR_LEAF, CONTOUR_CA]);
         let others = self.secrets.iter().map(|(name, _)| name.as_str());
-        let unread = |name: &str| Certificate {
+        let unread = |name: &str| SecretStatus {
             secret: name.to_owned(),
             stale: true,
-            ..Certificate::default()
+            ..SecretStatus::default()
         };
         xds.chain(others).map(unread).collect()
     }
@@ -101,13 +101,13 @@ impl Config {
 
 /// What the certificate thread tells the main one.
 #[derive(Debug)]
-pub enum Report {
+pub enum CertificateReport {
     /// Envoy must not be started yet, because of this. Sent when it changes.
     Waiting(String),
     /// Envoy may start: the xDS client's set is published, and each other secret, or that there is
     /// none so far.
     FirstSetReady,
-    /// Run `envoy --mode validate -c` on this file, by `/dev/fd`, and answer [`Command::Validated`].
+    /// Run `envoy --mode validate -c` on this file, by `/dev/fd`, and answer [`CertificateCommand::Validated`].
     Validate {
         /// To be sent back.
         id: u64,
@@ -115,22 +115,22 @@ pub enum Report {
         config: OwnedFd,
     },
     /// What is known of the secrets. Sent when it changes.
-    Status(Vec<Certificate>),
-    /// The SDS files are looked after, as the last [`Command::CheckPublished`] with this number asked:
+    Status(Vec<SecretStatus>),
+    /// The SDS files are looked after, as the last [`CertificateCommand::CheckPublished`] with this number asked:
     /// they hold what was published.
     PublishedChecked(u64),
-    /// What came of the last [`Command::CheckNow`], by its number, in one line.
+    /// What came of the last [`CertificateCommand::CheckNow`], by its number, in one line.
     Reloaded(u64, Result<String, String>),
 }
 
 /// What the main thread tells the certificate thread.
 #[derive(Clone, Debug)]
-pub enum Command {
-    /// Look at the files now, and act on them: answered by [`Report::Reloaded`], unless another
+pub enum CertificateCommand {
+    /// Look at the files now, and act on them: answered by [`CertificateReport::Reloaded`], unless another
     /// one comes before that.
     CheckNow(u64),
     /// Look whether the SDS files still hold what was published, and write them again where they do
-    /// not: answered by [`Report::PublishedChecked`] once they do, unless another one comes before that.
+    /// not: answered by [`CertificateReport::PublishedChecked`] once they do, unless another one comes before that.
     CheckPublished(u64),
     /// An Envoy runs from here on; its admin may not answer yet.
     EnvoyStarted,
@@ -138,7 +138,7 @@ pub enum Command {
     EnvoyReplaced,
     /// No Envoy runs from here on.
     EnvoyGone,
-    /// The answer to [`Report::Validate`]. `Ok` also when no verdict could be had.
+    /// The answer to [`CertificateReport::Validate`]. `Ok` also when no verdict could be had.
     Validated {
         /// As in the question.
         id: u64,
@@ -154,10 +154,10 @@ pub enum Command {
 /// `report` tells the main thread; `pulse` shows what file this is at. The kernel is asked to tell of
 /// changes only where `commands` come with their wakeups.
 pub fn run(
-    config: &Config,
+    config: &CertificateSettings,
     admin: impl Fn(&str) -> Result<String, String>,
-    report: &dyn Fn(Report),
-    (commands, wakeups): (&Inbox<Command>, Option<Wakeups>),
+    report: &dyn Fn(CertificateReport),
+    (commands, wakeups): (&Inbox<CertificateCommand>, Option<Wakeups>),
     pulse: &Pulse,
 ) {
     let mut rotations = rotations(config, pulse);
@@ -188,7 +188,7 @@ pub fn run(
             heard.for_each(|(_, rotation)| rotation.hear(now, word));
         }
         match command {
-            Some(Command::CheckNow(number)) => {
+            Some(CertificateCommand::CheckNow(number)) => {
                 reload = Some(number);
                 rotations
                     .iter_mut()
@@ -197,31 +197,31 @@ pub fn run(
                     .iter_mut()
                     .for_each(|rotation| rotation.check_published(pulse));
             }
-            Some(Command::CheckPublished(number)) => {
+            Some(CertificateCommand::CheckPublished(number)) => {
                 checks_published = Some(number);
                 rotations
                     .iter_mut()
                     .for_each(|rotation| rotation.check_published(pulse));
             }
-            Some(Command::EnvoyStarted) => {
+            Some(CertificateCommand::EnvoyStarted) => {
                 rotations
                     .iter_mut()
                     .for_each(|rotation| rotation.decision.envoy_started(now));
             }
-            Some(Command::EnvoyReplaced) => {
+            Some(CertificateCommand::EnvoyReplaced) => {
                 rotations
                     .iter_mut()
                     .for_each(|rotation| rotation.decision.envoy_replaced(now));
             }
-            Some(Command::EnvoyGone) => rotations
+            Some(CertificateCommand::EnvoyGone) => rotations
                 .iter_mut()
                 .for_each(|rotation| rotation.decision.envoy_gone()),
-            Some(Command::Validated { id, verdict }) => {
+            Some(CertificateCommand::Validated { id, verdict }) => {
                 if let Some(rotation) = rotations.iter_mut().find(|rotation| rotation.asked(id)) {
                     rotation.validated(verdict);
                 }
             }
-            Some(Command::Stop) => return,
+            Some(CertificateCommand::Stop) => return,
             None => {}
         }
         wake = Instant::now() + AT_MOST;
@@ -229,7 +229,7 @@ pub fn run(
             let places = (&mut notify, &mut probes, pulse);
             wake = wake.min(rotation.work(&admin, places, &mut |config| {
                 let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-                report(Report::Validate { id, config });
+                report(CertificateReport::Validate { id, config });
                 id
             }));
         }
@@ -239,7 +239,7 @@ pub fn run(
             let status = rotations
                 .iter()
                 .flat_map(|rotation| rotation.decision.record.status());
-            report(Report::Status(status.cloned().collect()));
+            report(CertificateReport::Status(status.cloned().collect()));
         }
         if !ready {
             let lacking = rotations
@@ -250,11 +250,11 @@ pub fn run(
                 .collect();
             if lacking.is_empty() {
                 ready = true;
-                report(Report::FirstSetReady);
+                report(CertificateReport::FirstSetReady);
             } else if waiting != lacking.join("; ") {
                 waiting = lacking.join("; ");
                 info!("waiting for certificates: {waiting}");
-                report(Report::Waiting(waiting.clone()));
+                report(CertificateReport::Waiting(waiting.clone()));
             }
         }
         start.tell(&mut rotations, ready);
@@ -262,33 +262,33 @@ pub fn run(
         if !rotations.iter().any(astray)
             && let Some(number) = checks_published.take()
         {
-            report(Report::PublishedChecked(number));
+            report(CertificateReport::PublishedChecked(number));
         }
         if let Some(number) = reload
             && rotations.iter().all(|rotation| rotation.decision.is_idle())
         {
             reload = None;
-            report(Report::Reloaded(number, outcome(&rotations)));
+            report(CertificateReport::Reloaded(number, outcome(&rotations)));
         }
     }
 }
 
-fn rotations(config: &Config, pulse: &Pulse) -> Vec<Rotation> {
+fn rotations(config: &CertificateSettings, pulse: &Pulse) -> Vec<Rotation> {
     let start = Instant::now();
-    match pulse.during(&config.resources, || Target::sweep(&config.resources)) {
+    match pulse.during(&config.resources, || SdsTarget::sweep(&config.resources)) {
         Ok(said) => info!("{said}"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => error!("{error}"),
     }
     let xds = config.xds.iter().map(|files| {
-        let target = Target::contour(&config.resources);
+        let target = SdsTarget::contour(&config.resources);
         (files.clone(), target, Duty::Gate)
     });
     let secrets = config.secrets.iter().map(|(name, source)| {
-        let target = Target::listener(&config.resources, name, Kind::of(source));
+        let target = SdsTarget::listener(&config.resources, name, SecretKind::of(source));
         (Files(vec![source.clone()]), target, Duty::Listener)
     });
-    let rotation = |(number, (files, target, duty)): (usize, (Files, Target, Duty))| {
+    let rotation = |(number, (files, target, duty)): (usize, (Files, SdsTarget, Duty))| {
         Rotation::new(number, files, target, duty, &config.check, start, pulse)
     };
     xds.chain(secrets).enumerate().map(rotation).collect()

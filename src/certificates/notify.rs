@@ -25,7 +25,7 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::sys::statfs::fstatfs;
 use nix::sys::time::TimeSpec;
 
-use super::Command;
+use super::CertificateCommand;
 use super::directory::{LINKS, steps};
 use crate::mailbox::{Inbox, Wakeups};
 use crate::pulse::Pulse;
@@ -65,7 +65,7 @@ const OVERLAY: u32 = 0x794c_7630;
 
 /// What happened to one of a set's files, by its number, which is below 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word {
+pub enum FileEvent {
     /// A name on the way to it leads to something that was there before, or to nothing.
     Renamed(u8),
     /// A name on the way to it is new: the file may not be whole yet.
@@ -85,11 +85,11 @@ pub enum Word {
 pub struct Notify {
     /// Of the mailbox whose commands are waited for.
     wakeups: Option<Wakeups>,
-    kernel: Option<Kernel>,
+    kernel: Option<KernelWatch>,
 }
 
 #[derive(Debug)]
-struct Kernel {
+struct KernelWatch {
     inotify: Inotify,
     /// In an exceptional state for whoever polls it once something was mounted or unmounted.
     mounts: File,
@@ -116,7 +116,7 @@ struct Watched {
 impl Notify {
     /// Watches nothing so far, and never will where `watch` is false or without `wakeups`.
     pub fn new(wakeups: Option<Wakeups>, watch: bool) -> Notify {
-        let kernel = (watch && wakeups.is_some()).then(Kernel::new);
+        let kernel = (watch && wakeups.is_some()).then(KernelWatch::new);
         let kernel = kernel.and_then(|kernel| {
             kernel
                 .map_err(|error| info!("certificate files cannot be watched: inotify: {error}"))
@@ -126,7 +126,11 @@ impl Notify {
     }
 
     /// The next command; waits for one, for a word, and for `limit` at the most.
-    pub fn wait(&mut self, commands: &Inbox<Command>, limit: Duration) -> Option<Command> {
+    pub fn wait(
+        &mut self,
+        commands: &Inbox<CertificateCommand>,
+        limit: Duration,
+    ) -> Option<CertificateCommand> {
         let Some(wakeups) = &self.wakeups else {
             return commands.wait(limit);
         };
@@ -158,8 +162,10 @@ impl Notify {
     }
 
     /// What happened since the last call, each with the set that it is about, or none for all.
-    pub fn words(&mut self) -> Vec<(Option<usize>, Word)> {
-        self.kernel.as_mut().map_or_else(Vec::new, Kernel::words)
+    pub fn words(&mut self) -> Vec<(Option<usize>, FileEvent)> {
+        self.kernel
+            .as_mut()
+            .map_or_else(Vec::new, KernelWatch::words)
     }
 
     /// Watches these files of a set, and nothing else of it any more; whether every change of them
@@ -192,10 +198,10 @@ impl Notify {
     }
 }
 
-impl Kernel {
-    fn new() -> io::Result<Kernel> {
+impl KernelWatch {
+    fn new() -> io::Result<KernelWatch> {
         let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
-        Ok(Kernel {
+        Ok(KernelWatch {
             mounts: File::open("/proc/self/mountinfo")?,
             inotify: Inotify::init(flags)?,
             mounted: false,
@@ -205,10 +211,10 @@ impl Kernel {
         })
     }
 
-    fn words(&mut self) -> Vec<(Option<usize>, Word)> {
+    fn words(&mut self) -> Vec<(Option<usize>, FileEvent)> {
         let mut words = Vec::new();
         if std::mem::take(&mut self.mounted) {
-            words.push((None, Word::Unknown));
+            words.push((None, FileEvent::Unknown));
         }
         // What is left is told by the next poll.
         for _ in 0..BATCHES {
@@ -227,10 +233,10 @@ impl Kernel {
         words
     }
 
-    fn tell(&self, event: &InotifyEvent, words: &mut Vec<(Option<usize>, Word)>) {
+    fn tell(&self, event: &InotifyEvent, words: &mut Vec<(Option<usize>, FileEvent)>) {
         let has = |flags| event.mask.intersects(flags);
         if has(AddWatchFlags::IN_Q_OVERFLOW) {
-            words.push((None, Word::Unknown));
+            words.push((None, FileEvent::Unknown));
             return;
         }
         let gone = has(MOVES | AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_UNMOUNT);
@@ -239,15 +245,15 @@ impl Kernel {
         for watched in self.watched.iter().filter(of_it) {
             let file = watched.file;
             let word = if gone || has(AddWatchFlags::IN_MOVE | AddWatchFlags::IN_DELETE) {
-                Word::Renamed(file)
+                FileEvent::Renamed(file)
             } else if has(AddWatchFlags::IN_CREATE) {
-                Word::Created(file)
+                FileEvent::Created(file)
             } else if has(AddWatchFlags::IN_CLOSE_WRITE) {
-                Word::Written(file)
+                FileEvent::Written(file)
             } else if has(AddWatchFlags::IN_MODIFY) {
-                Word::Writing(file)
+                FileEvent::Writing(file)
             } else {
-                Word::Touched
+                FileEvent::Touched
             };
             words.push((Some(watched.set), word));
         }

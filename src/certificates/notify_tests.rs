@@ -14,7 +14,7 @@ struct Scene {
     dir: PathBuf,
     file: PathBuf,
     notify: Notify,
-    commands: (Mailbox<Command>, Inbox<Command>),
+    commands: (Mailbox<CertificateCommand>, Inbox<CertificateCommand>),
     tells_all: bool,
 }
 
@@ -43,7 +43,7 @@ impl Scene {
     }
 
     /// Waits until the kernel has said this.
-    fn wait_for(&mut self, wanted: Word) {
+    fn wait_for(&mut self, wanted: FileEvent) {
         let start = Instant::now();
         let mut all = Vec::new();
         while !all.contains(&wanted) {
@@ -59,7 +59,7 @@ impl Scene {
     }
 
     fn says_nothing(&mut self) {
-        self.commands.0.send(Command::EnvoyGone);
+        self.commands.0.send(CertificateCommand::EnvoyGone);
         assert!(self.notify.wait(&self.commands.1, LIMIT).is_some());
         assert_eq!(self.notify.words(), []);
     }
@@ -81,22 +81,22 @@ fn whoever_changes_a_file_or_what_its_name_leads_to_is_told_of() {
     scene.says_nothing();
     // In its place, and by another name of it.
     hard_link(&file, dir.join("other")).unwrap();
-    scene.wait_for(Word::Touched);
+    scene.wait_for(FileEvent::Touched);
     let mut open = fs::File::options().append(true).open(dir.join("other"));
     open.as_mut().unwrap().write_all(b"2").unwrap();
-    scene.wait_for(Word::Writing(0));
+    scene.wait_for(FileEvent::Writing(0));
     drop(open);
-    scene.wait_for(Word::Written(0));
+    scene.wait_for(FileEvent::Written(0));
     // Another in its place, three times: each is watched in turn.
     for _ in 0..3 {
         fs::write(dir.join("new"), "3").unwrap();
         rename(dir.join("new"), &file).unwrap();
-        scene.wait_for(Word::Renamed(0));
+        scene.wait_for(FileEvent::Renamed(0));
         scene.notify.words();
         scene.says_nothing();
     }
     fs::write(&file, "4").unwrap();
-    scene.wait_for(Word::Written(0));
+    scene.wait_for(FileEvent::Written(0));
     // What does not matter is not told, nor that it is read.
     fs::write(dir.join("live/another"), "5").unwrap();
     rename(dir.join("live/another"), dir.join("live/still another")).unwrap();
@@ -104,16 +104,16 @@ fn whoever_changes_a_file_or_what_its_name_leads_to_is_told_of() {
     scene.says_nothing();
     // Gone, and there again, with its directory.
     fs::remove_file(&file).unwrap();
-    scene.wait_for(Word::Renamed(0));
+    scene.wait_for(FileEvent::Renamed(0));
     assert!(!scene.tells_all);
     fs::write(&file, "6").unwrap();
-    scene.wait_for(Word::Created(0));
+    scene.wait_for(FileEvent::Created(0));
     rename(dir.join("live"), dir.join("old")).unwrap();
-    scene.wait_for(Word::Renamed(0));
+    scene.wait_for(FileEvent::Renamed(0));
     fs::create_dir(dir.join("live")).unwrap();
-    scene.wait_for(Word::Created(0));
+    scene.wait_for(FileEvent::Created(0));
     fs::write(&file, "7").unwrap();
-    scene.wait_for(Word::Created(0));
+    scene.wait_for(FileEvent::Created(0));
     scene.notify.words();
     fs::write(dir.join("old/tls.crt"), "8").unwrap();
     scene.says_nothing();
@@ -135,19 +135,19 @@ fn a_link_on_the_way_that_leads_elsewhere_is_told_of() {
     symlink("..2", dir.join("real/..data_tmp")).unwrap();
     scene.says_nothing();
     rename(dir.join("real/..data_tmp"), dir.join("real/..data")).unwrap();
-    scene.wait_for(Word::Renamed(0));
+    scene.wait_for(FileEvent::Renamed(0));
     fs::remove_dir_all(dir.join("real/..1")).unwrap();
     scene.notify.words();
     // It is the new one that is watched.
     fs::write(dir.join("real/..2/tls.crt"), "3").unwrap();
-    scene.wait_for(Word::Written(0));
+    scene.wait_for(FileEvent::Written(0));
     fs::create_dir(dir.join("other")).unwrap();
     fs::remove_file(dir.join("live")).unwrap();
-    scene.wait_for(Word::Renamed(0));
+    scene.wait_for(FileEvent::Renamed(0));
     symlink("other", dir.join("live")).unwrap();
-    scene.wait_for(Word::Created(0));
+    scene.wait_for(FileEvent::Created(0));
     fs::write(dir.join("other/tls.crt"), "4").unwrap();
-    scene.wait_for(Word::Created(0));
+    scene.wait_for(FileEvent::Created(0));
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn words_that_were_lost_are_told_of_and_what_cannot_be_watched_is_known() {
         (&file).write_all(b"1").unwrap();
         file.set_permissions(mode).unwrap();
     }
-    scene.wait_for(Word::Unknown);
+    scene.wait_for(FileEvent::Unknown);
 
     for path in ["/proc/self/status", "/sys/kernel/notes", "/dev/null", "/"] {
         scene.file = path.into();

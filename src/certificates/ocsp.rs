@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use super::der::{Malformed, Reader, tag};
+use super::der::{DerReader, Malformed, tag};
 use super::x509::hex;
 
 /// What a response says of a certificate.
@@ -56,7 +56,7 @@ impl Response {
 
 /// A response's own status, and what it answers.
 fn outer(der: &[u8]) -> Result<(&[u8], Option<&[u8]>), Malformed> {
-    let mut outer = Reader::new(der);
+    let mut outer = DerReader::new(der);
     let mut response = outer.sequence()?;
     if !outer.is_empty() {
         return Err(Malformed("something follows the response"));
@@ -65,13 +65,13 @@ fn outer(der: &[u8]) -> Result<(&[u8], Option<&[u8]>), Malformed> {
     let Some(bytes) = response.optional(tag::CONSTRUCTED_0)? else {
         return Ok((status, None));
     };
-    let mut bytes = Reader::new(bytes).sequence()?;
+    let mut bytes = DerReader::new(bytes).sequence()?;
     bytes.expect(tag::OBJECT_IDENTIFIER)?;
     Ok((status, Some(bytes.expect(tag::OCTET_STRING)?)))
 }
 
 fn inner(der: &[u8]) -> Result<Response, Malformed> {
-    let mut data = Reader::new(der).sequence()?.sequence()?;
+    let mut data = DerReader::new(der).sequence()?.sequence()?;
     data.optional(tag::CONSTRUCTED_0)?; // the version
     data.any()?; // who answers
     data.time()?; // when
@@ -96,7 +96,9 @@ fn inner(der: &[u8]) -> Result<Response, Malformed> {
         serial,
         status,
         since,
-        until: until.map(|until| Reader::new(until).time()).transpose()?,
+        until: until
+            .map(|until| DerReader::new(until).time())
+            .transpose()?,
     })
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::check::{self, Checked};
-use super::confirm::{self, Expected, Observation, Seen, Verdict};
+use super::confirm::{self, Expected, Observation, SecretSeen, Verdict};
 use super::read::{Contents, Refusal};
 use super::usable::Age;
 use crate::clock::rfc3339_seconds;
@@ -131,7 +131,7 @@ pub struct Pending {
     pub origin: Origin,
     /// When Envoy is asked next.
     pub ask: Instant,
-    before: Option<Vec<Seen>>,
+    before: Option<Vec<SecretSeen>>,
     /// Whether it was published before this Envoy started: that can have refused nothing else.
     first: bool,
     /// When it is late; none while no Envoy runs, or once it is.
@@ -144,7 +144,7 @@ pub struct Pending {
 
 impl Pending {
     /// A set that a running Envoy is to take from now on; `before` is what it said just before.
-    pub fn new(set: Set, origin: Origin, before: Option<Vec<Seen>>, now: Instant) -> Pending {
+    pub fn new(set: Set, origin: Origin, before: Option<Vec<SecretSeen>>, now: Instant) -> Pending {
         Pending {
             set,
             origin,
@@ -199,8 +199,8 @@ impl Pending {
     ) -> Ruling {
         let verdict = match &answer {
             Ok(observed) => {
-                let nothing = [Seen::NOTHING; 2];
-                let took = |seen: &Seen| seen.version.is_some();
+                let nothing = [SecretSeen::NOTHING; 2];
+                let took = |seen: &SecretSeen| seen.version.is_some();
                 let first = self.first && !observed.secrets.iter().any(took);
                 let expected = Expected {
                     generation,
@@ -237,7 +237,7 @@ impl Pending {
             }
             Verdict::Accepted(why) | Verdict::Unused(why) => Ruling::NotYet(why),
         };
-        let known = |secrets: &[Seen]| secrets.iter().all(|seen| seen.known);
+        let known = |secrets: &[SecretSeen]| secrets.iter().all(|seen| seen.known);
         if let Ok(observed) = answer
             && known(&observed.secrets)
             && !self.before.as_deref().is_some_and(known)

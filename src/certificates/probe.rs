@@ -22,10 +22,10 @@ const STACK: usize = 128 * 1024;
 
 /// The threads that have not come back yet.
 #[derive(Debug, Default)]
-pub struct Probes(Vec<Running>);
+pub struct Probes(Vec<RunningProbe>);
 
 #[derive(Debug)]
-struct Running {
+struct RunningProbe {
     since: Instant,
     paths: Vec<PathBuf>,
     at: Pulse,
@@ -42,7 +42,7 @@ impl Probes {
             .retain(|running| !running.over.load(Ordering::Acquire));
         let paths: Vec<_> = files.each().map(|(_, path)| path.to_owned()).collect();
         let beside = |a: &PathBuf, b: &PathBuf| a.parent() == b.parent();
-        let same = |running: &&Running| {
+        let same = |running: &&RunningProbe| {
             let mut all = running.paths.iter();
             all.any(|one| paths.iter().any(|path| beside(one, path)))
         };
@@ -51,7 +51,7 @@ impl Probes {
             let path = running.at.busy().map(|(_, path)| path);
             return Err((path.unwrap_or_default(), running.since));
         }
-        let running = Running {
+        let running = RunningProbe {
             since: Instant::now(),
             paths: paths.clone(),
             at: Pulse::default(),

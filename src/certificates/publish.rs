@@ -13,7 +13,7 @@ use super::directory::{Access, Sds};
 use super::existing::Existing;
 use super::name::{self, CONTOUR_CA, CONTOUR_CA_FILE, CONTOUR_LEAF, CONTOUR_LEAF_FILE};
 use super::read::{Contents, Material};
-use super::sds::{Kind, LEAF_ONLY, Secret};
+use super::sds::{LEAF_ONLY, Secret, SecretKind};
 use super::secret::SecretBytes;
 use crate::json::json;
 
@@ -21,7 +21,7 @@ const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3
 
 /// Where a set is published.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub struct SdsTarget {
     /// The set's secret, or that of its certificate and key.
     pub first: Secret,
     /// The secret of the CA bundle that belongs to that, where one does.
@@ -41,25 +41,25 @@ pub struct Published {
     pub contents: Option<Contents>,
 }
 
-impl Target {
+impl SdsTarget {
     /// The xDS client's set, below this resources directory.
-    pub fn contour(dir: &Path) -> Target {
+    pub fn contour(dir: &Path) -> SdsTarget {
         let secret = |name: &str, kind, file: &str| Secret {
             name: name.to_owned(),
             kind,
             path: dir.join("sds").join(format!("{file}.json")),
         };
-        Target {
-            first: secret(CONTOUR_LEAF, Kind::Certificate, CONTOUR_LEAF_FILE),
-            ca: Some(secret(CONTOUR_CA, Kind::Validation, CONTOUR_CA_FILE)),
+        SdsTarget {
+            first: secret(CONTOUR_LEAF, SecretKind::Certificate, CONTOUR_LEAF_FILE),
+            ca: Some(secret(CONTOUR_CA, SecretKind::Validation, CONTOUR_CA_FILE)),
             dir: dir.to_owned(),
             context: contour_context(),
         }
     }
 
     /// A listener's secret, below this resources directory.
-    pub fn listener(dir: &Path, name: &str, kind: Kind) -> Target {
-        Target {
+    pub fn listener(dir: &Path, name: &str, kind: SecretKind) -> SdsTarget {
+        SdsTarget {
             first: Secret {
                 name: name.to_owned(),
                 kind,
@@ -148,8 +148,8 @@ impl Target {
         sds.replace(self.first.file(), vacant(generation).as_bytes())
     }
 
-    /// Whether the files hold what [`Target::publish`] wrote, or without contents
-    /// [`Target::vacate`].
+    /// Whether the files hold what [`SdsTarget::publish`] wrote, or without contents
+    /// [`SdsTarget::vacate`].
     ///
     /// # Errors
     /// When they cannot be read.
@@ -187,8 +187,8 @@ impl Target {
         let context = Value::Object(context);
         let resources = |secret: &Secret| {
             let body = match secret.kind {
-                Kind::Certificate => &certificate,
-                Kind::Validation => &context,
+                SecretKind::Certificate => &certificate,
+                SecretKind::Validation => &context,
             };
             let (name, kind) = (&secret.name, secret.kind.field());
             json!({ "resources": [{ "@type": format!("{TLS}.Secret"), "name": name, kind: body }] })

@@ -6,14 +6,14 @@ use std::time::SystemTime;
 use log::{Level, error, log, warn};
 
 use super::check::Checked;
-use super::lifetime::Left;
+use super::lifetime::LifeLeft;
 use crate::clock::rfc3339_seconds;
 use crate::duration::show;
-use crate::status::Certificate;
+use crate::status::SecretStatus;
 
 /// What becomes of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ChangeOutcome {
     /// Envoy loaded it.
     Ok,
     /// drainit refused the set: it was not given to Envoy.
@@ -24,14 +24,14 @@ pub enum Outcome {
     Unconfirmed,
 }
 
-impl Outcome {
-    /// The outcome's name, and its place in [`Certificate::reloads`].
+impl ChangeOutcome {
+    /// The outcome's name, and its place in [`SecretStatus::reloads`].
     fn name_and_place(self) -> (&'static str, usize) {
         match self {
-            Outcome::Ok => ("ok", 0),
-            Outcome::Refused => ("refused", 1),
-            Outcome::Rejected => ("rejected", 2),
-            Outcome::Unconfirmed => ("unconfirmed", 3),
+            ChangeOutcome::Ok => ("ok", 0),
+            ChangeOutcome::Refused => ("refused", 1),
+            ChangeOutcome::Rejected => ("rejected", 2),
+            ChangeOutcome::Unconfirmed => ("unconfirmed", 3),
         }
     }
 }
@@ -39,9 +39,9 @@ impl Outcome {
 /// The record of one set: a line for each of its secrets, the leaf's first.
 #[derive(Debug)]
 pub struct Record {
-    status: Vec<Certificate>,
+    status: Vec<SecretStatus>,
     /// What was last said of each secret's end.
-    left: Vec<Left>,
+    left: Vec<LifeLeft>,
     changed: bool,
     /// Whether what happens to this set alone is for debugging only.
     pub hushed: bool,
@@ -50,14 +50,14 @@ pub struct Record {
 impl Record {
     /// A record of nothing so far.
     pub fn new(names: &[String]) -> Record {
-        let status = names.iter().map(|name| Certificate {
+        let status = names.iter().map(|name| SecretStatus {
             secret: name.clone(),
             stale: true,
-            ..Certificate::default()
+            ..SecretStatus::default()
         });
         Record {
             status: status.collect(),
-            left: vec![Left::Plenty; names.len()],
+            left: vec![LifeLeft::Plenty; names.len()],
             changed: true,
             hushed: false,
         }
@@ -69,12 +69,12 @@ impl Record {
     }
 
     /// The lines.
-    pub fn status(&self) -> &[Certificate] {
+    pub fn status(&self) -> &[SecretStatus] {
         &self.status
     }
 
     /// The lines, when they have changed since this was last asked for.
-    pub fn changed(&mut self) -> Option<&[Certificate]> {
+    pub fn changed(&mut self) -> Option<&[SecretStatus]> {
         std::mem::take(&mut self.changed).then_some(self.status.as_slice())
     }
 
@@ -85,7 +85,7 @@ impl Record {
 
     /// Notes that this set is published.
     pub fn installed(&mut self, generation: u64, set: &[Checked]) {
-        self.left.fill(Left::Plenty);
+        self.left.fill(LifeLeft::Plenty);
         for (status, checked) in self.status.iter_mut().zip(set) {
             status.generation = generation;
             let [before, after] = checked.validity();
@@ -105,7 +105,7 @@ impl Record {
     }
 
     /// A change is through, and why where it did not succeed.
-    pub fn add(&mut self, outcome: Outcome, why: Option<&str>) {
+    pub fn add(&mut self, outcome: ChangeOutcome, why: Option<&str>) {
         let (name, place) = outcome.name_and_place();
         for status in &mut self.status {
             status.last_result = Some(name);
@@ -122,7 +122,7 @@ impl Record {
 
     /// What was published before is loaded: nothing was changed, and what was not known of it is.
     pub fn set_ok(&mut self) {
-        let (unconfirmed, _) = Outcome::Unconfirmed.name_and_place();
+        let (unconfirmed, _) = ChangeOutcome::Unconfirmed.name_and_place();
         for status in &mut self.status {
             if status.last_result == Some(unconfirmed) {
                 status.last_result = None;
@@ -157,7 +157,7 @@ impl Record {
             let (Some(before), Some(after)) = (status.not_before, status.not_after) else {
                 continue;
             };
-            let left = Left::of(before, after, now);
+            let left = LifeLeft::of(before, after, now);
             if left <= *said {
                 continue;
             }

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant, SystemTime};
 use log::{error, warn};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::Check;
+use super::CheckTimes;
 use super::change_check::ChangeCheck;
 use super::confirm::{self, Observation};
-use super::decision::{Decision, Step};
+use super::decision::{Decision, SetStep};
 use super::duty::Duty;
-use super::notify::{Notify, Word};
+use super::notify::{FileEvent, Notify};
 use super::probe::Probes;
-use super::publish::{Published, Target};
+use super::publish::{Published, SdsTarget};
 use super::read::{Contents, Files, Refusal};
 use crate::duration::show;
 use crate::pulse::Pulse;
@@ -46,7 +46,7 @@ pub struct Rotation {
     /// of none since they were last read.
     local: bool,
     files: Files,
-    target: Target,
+    target: SdsTarget,
     names: Vec<String>,
     change_check: ChangeCheck,
     /// The number of the question what a candidate Envoy thinks.
@@ -59,9 +59,9 @@ impl Rotation {
     pub fn new(
         number: usize,
         files: Files,
-        mut target: Target,
+        mut target: SdsTarget,
         duty: Duty,
-        check: &Check,
+        check: &CheckTimes,
         start: Instant,
         pulse: &Pulse,
     ) -> Rotation {
@@ -106,33 +106,33 @@ impl Rotation {
         for _ in 0..STEPS {
             let now = Instant::now();
             match self.decision.next(now) {
-                Step::Wait(until) => {
+                SetStep::Wait(until) => {
                     let stale = self.decision.is_stale(SystemTime::now());
                     self.decision.record.set_stale(stale);
                     return until;
                 }
-                Step::Read => {
+                SetStep::Read => {
                     if let Err((path, since)) = self.read(notify, probes, pulse) {
                         return self.hangs(&path, since);
                     }
                 }
-                Step::Observe => {
+                SetStep::Observe => {
                     let answer = self.observe(admin);
                     self.decision.observed(now, Instant::now(), answer);
                 }
-                Step::Publish(generation, contents) => {
+                SetStep::Publish(generation, contents) => {
                     let path = &self.target.first.path;
                     let result = pulse.during(path, || self.target.publish(generation, &contents));
                     let result = result.map_err(|error| error.to_string());
                     self.decision.published(Instant::now(), result);
                 }
-                Step::Vacate(generation) => {
+                SetStep::Vacate(generation) => {
                     let path = &self.target.first.path;
                     let result = pulse.during(path, || self.target.vacate(generation));
                     let result = result.map_err(|error| error.to_string());
                     self.decision.vacated(Instant::now(), result);
                 }
-                Step::Validate(contents) => match self.candidate(&contents) {
+                SetStep::Validate(contents) => match self.candidate(&contents) {
                     Ok(config) => self.candidate = Some(validate(config)),
                     Err(error) => {
                         // The Envoy that runs, or is going to, judges alone.
@@ -151,7 +151,7 @@ impl Rotation {
     }
 
     /// The kernel said this of the files: they are read at the next look.
-    pub fn hear(&mut self, now: Instant, word: Word) {
+    pub fn hear(&mut self, now: Instant, word: FileEvent) {
         // They may be on another file system now.
         self.local = false;
         self.change_check = ChangeCheck::default();
@@ -276,7 +276,7 @@ impl Rotation {
         let now = Instant::now();
         self.decision.read(now, wall, reading);
         if again {
-            self.hear(now, Word::Touched);
+            self.hear(now, FileEvent::Touched);
         }
         Ok(())
     }

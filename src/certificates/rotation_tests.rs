@@ -2,9 +2,11 @@
 
 use super::super::read::Source;
 use super::*;
-use crate::certificates::{Check, Command, Config, Report, run};
+use crate::certificates::{
+    CertificateCommand, CertificateReport, CertificateSettings, CheckTimes, run,
+};
 use crate::mailbox::{Inbox, Mailbox, Waker};
-use crate::status::Certificate;
+use crate::status::SecretStatus;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -19,8 +21,8 @@ fn data(name: &str) -> PathBuf {
 
 struct Thread {
     dir: PathBuf,
-    commands: Mailbox<Command>,
-    reports: Inbox<Report>,
+    commands: Mailbox<CertificateCommand>,
+    reports: Inbox<CertificateReport>,
     /// What the admin answers for `/stats`, made of the published files; and all paths asked for.
     asked: Arc<Mutex<Vec<String>>>,
 }
@@ -39,11 +41,11 @@ impl Thread {
             ca: dir.join("ca.crt"),
             crl: None,
         };
-        let config = Config {
+        let config = CertificateSettings {
             xds: Some(Files(vec![pair.clone(), trust])),
             secrets: vec![("edge".to_owned(), pair)],
             resources: dir.join("resources"),
-            check: Check {
+            check: CheckTimes {
                 every: Duration::from_millis(50),
                 given: true,
             },
@@ -77,14 +79,15 @@ impl Thread {
     }
 
     /// The first report that is of interest; candidates are all accepted meanwhile.
-    fn wait<T>(&self, interest: impl Fn(&Report) -> Option<T>) -> T {
+    fn wait<T>(&self, interest: impl Fn(&CertificateReport) -> Option<T>) -> T {
         loop {
             let report = self.reports.wait(Duration::from_secs(10)).unwrap();
-            if let Report::Validate { id, config } = &report {
+            if let CertificateReport::Validate { id, config } = &report {
                 let file = std::fs::File::from(config.try_clone().unwrap());
                 assert_eq!(file.metadata().unwrap().nlink(), 0, "it has no name");
                 let (id, verdict) = (*id, Ok(()));
-                self.commands.send(Command::Validated { id, verdict });
+                self.commands
+                    .send(CertificateCommand::Validated { id, verdict });
             }
             if let Some(found) = interest(&report) {
                 return found;
@@ -95,7 +98,7 @@ impl Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        self.commands.send(Command::Stop);
+        self.commands.send(CertificateCommand::Stop);
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
@@ -123,8 +126,8 @@ fn envoy_answers(sds: &Path, path: &str) -> String {
     page
 }
 
-fn status(report: &Report, generation: u64, result: Option<&str>) -> Option<()> {
-    let Report::Status(status) = report else {
+fn status(report: &CertificateReport, generation: u64, result: Option<&str>) -> Option<()> {
+    let CertificateReport::Status(status) = report else {
         return None;
     };
     assert_eq!(status.len(), 3);
@@ -140,7 +143,7 @@ fn status(report: &Report, generation: u64, result: Option<&str>) -> Option<()> 
 fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
     let thread = Thread::start("thread");
     let lacking = thread.wait(|report| match report {
-        Report::Waiting(what) => Some(what.clone()),
+        CertificateReport::Waiting(what) => Some(what.clone()),
         _ => None,
     });
     assert!(lacking.contains("tls.crt: is missing"), "{lacking}");
@@ -149,15 +152,15 @@ fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
         "edge keeps nobody waiting: {lacking}"
     );
     thread.write("ec.crt", "ec.key");
-    thread.wait(|report| matches!(report, Report::FirstSetReady).then_some(()));
+    thread.wait(|report| matches!(report, CertificateReport::FirstSetReady).then_some(()));
     assert!(thread.asked.lock().unwrap().is_empty(), "no Envoy runs");
-    thread.commands.send(Command::EnvoyStarted);
+    thread.commands.send(CertificateCommand::EnvoyStarted);
     thread.wait(|report| status(report, 1, Some("ok")));
     thread.write("rsa.crt", "rsa.key");
     thread.wait(|report| status(report, 2, Some("ok")));
-    thread.commands.send(Command::CheckNow(1));
+    thread.commands.send(CertificateCommand::CheckNow(1));
     let line = thread.wait(|report| match report {
-        Report::Reloaded(1, line) => Some(line.clone()),
+        CertificateReport::Reloaded(1, line) => Some(line.clone()),
         _ => None,
     });
     assert!(line.unwrap().contains("edge: gen-3, serial f0"));
@@ -167,8 +170,9 @@ fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
     fs::remove_file(sds.join("edge.json")).unwrap();
     fs::write(&leaf, "?").unwrap();
     for expected in [["gen-3", "gen-4"]; 2] {
-        thread.commands.send(Command::CheckPublished(7));
-        thread.wait(|report| matches!(report, Report::PublishedChecked(7)).then_some(()));
+        thread.commands.send(CertificateCommand::CheckPublished(7));
+        thread
+            .wait(|report| matches!(report, CertificateReport::PublishedChecked(7)).then_some(()));
         let text = |path: &Path| fs::read_to_string(path).unwrap();
         let found = [text(&leaf), text(&sds.join("edge.json"))];
         for (found, expected) in found.iter().zip(expected) {
@@ -177,9 +181,9 @@ fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
     }
     fs::remove_dir_all(&sds).unwrap();
     fs::write(thread.dir.join("tls.key"), "").unwrap();
-    thread.commands.send(Command::CheckNow(1));
+    thread.commands.send(CertificateCommand::CheckNow(1));
     let line = thread.wait(|report| match report {
-        Report::Reloaded(1, line) => Some(line.clone()),
+        CertificateReport::Reloaded(1, line) => Some(line.clone()),
         _ => None,
     });
     assert!(line.unwrap_err().contains("the key: is empty"));
@@ -201,13 +205,13 @@ fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
 fn what_the_kernel_does_not_tell_of_is_found_in_the_interval_that_was_asked_for() {
     let thread = Thread::start("rotation-mapped");
     thread.write("ec.crt", "ec.key");
-    thread.wait(|report| matches!(report, Report::FirstSetReady).then_some(()));
-    thread.commands.send(Command::EnvoyStarted);
-    let all = |report: &Report, wanted: &str| {
-        let Report::Status(secrets) = report else {
+    thread.wait(|report| matches!(report, CertificateReport::FirstSetReady).then_some(()));
+    thread.commands.send(CertificateCommand::EnvoyStarted);
+    let all = |report: &CertificateReport, wanted: &str| {
+        let CertificateReport::Status(secrets) = report else {
             return None;
         };
-        let ended = |secret: &Certificate| secret.last_result == Some(wanted);
+        let ended = |secret: &SecretStatus| secret.last_result == Some(wanted);
         secrets.iter().all(ended).then_some(())
     };
     thread.wait(|report| all(report, "ok"));

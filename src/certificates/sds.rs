@@ -7,27 +7,27 @@ use super::read::Source;
 
 /// What a secret is in Envoy's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SecretKind {
     /// A `tls_certificate`.
     Certificate,
     /// A `validation_context`.
     Validation,
 }
 
-impl Kind {
+impl SecretKind {
     /// The name of the field that holds it.
     pub fn field(self) -> &'static str {
         match self {
-            Kind::Certificate => "tls_certificate",
-            Kind::Validation => "validation_context",
+            SecretKind::Certificate => "tls_certificate",
+            SecretKind::Validation => "validation_context",
         }
     }
 
     /// What these files are made into.
-    pub fn of(source: &Source) -> Kind {
+    pub fn of(source: &Source) -> SecretKind {
         match source {
-            Source::Pair { .. } => Kind::Certificate,
-            Source::Trust { .. } => Kind::Validation,
+            Source::Pair { .. } => SecretKind::Certificate,
+            Source::Trust { .. } => SecretKind::Validation,
         }
     }
 }
@@ -38,7 +38,7 @@ pub struct Secret {
     /// The secret's name in Envoy's configuration and statistics.
     pub name: String,
     /// What it is there.
-    pub kind: Kind,
+    pub kind: SecretKind,
     /// The secret's SDS file.
     pub path: PathBuf,
 }

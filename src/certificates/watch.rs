@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::notify::Word;
+use super::notify::FileEvent;
 use super::read::{Contents, Refusal};
 
 /// Contents that stayed the same for this long are complete, whoever writes them: twice the pause
@@ -86,7 +86,7 @@ impl Watch {
     }
 
     /// The kernel said this of them.
-    pub fn hear(&mut self, now: Instant, word: Word) {
+    pub fn hear(&mut self, now: Instant, word: FileEvent) {
         let mut heard = self.heard.unwrap_or(Heard {
             first: now,
             last: now,
@@ -99,18 +99,18 @@ impl Watch {
         heard.fresh = true;
         let bit = |file: u8| 1_u8.checked_shl(file.into()).unwrap_or(0);
         match word {
-            Word::Renamed(file) => heard.writing &= !bit(file),
-            Word::Created(file) => {
+            FileEvent::Renamed(file) => heard.writing &= !bit(file),
+            FileEvent::Created(file) => {
                 heard.writing &= !bit(file);
                 heard.in_place = true;
             }
-            Word::Writing(file) => {
+            FileEvent::Writing(file) => {
                 heard.writing |= bit(file);
                 heard.in_place = true;
             }
-            Word::Written(file) => heard.writing &= !bit(file),
-            Word::Touched => {}
-            Word::Unknown => {
+            FileEvent::Written(file) => heard.writing &= !bit(file),
+            FileEvent::Touched => {}
+            FileEvent::Unknown => {
                 // What is seen counts as seen without a word.
                 self.heard = None;
                 self.look = now;

@@ -30,7 +30,7 @@ fn look(watch: &mut Watch, now: Instant, bytes: u8) {
 fn whole_files_are_complete_as_soon_as_nothing_more_comes() {
     let (mut watch, start) = calm(true);
     for (file, at) in [(0, 100), (1, 110), (2, 112)] {
-        watch.hear(start + ms(at), Word::Renamed(file));
+        watch.hear(start + ms(at), FileEvent::Renamed(file));
     }
     let due = watch.due();
     assert_eq!(due, start + ms(112) + QUIET);
@@ -42,7 +42,7 @@ fn whole_files_are_complete_as_soon_as_nothing_more_comes() {
 #[test]
 fn a_file_that_somebody_writes_is_complete_once_it_is_closed() {
     let (mut watch, start) = calm(true);
-    watch.hear(start + ms(100), Word::Writing(1));
+    watch.hear(start + ms(100), FileEvent::Writing(1));
     let mut now = watch.due();
     look(&mut watch, now, 2);
     for _ in 0..3 {
@@ -51,18 +51,18 @@ fn a_file_that_somebody_writes_is_complete_once_it_is_closed() {
         look(&mut watch, now, 2);
     }
     // Another file's end is not this one's.
-    watch.hear(now, Word::Written(0));
+    watch.hear(now, FileEvent::Written(0));
     let due = watch.due();
     look(&mut watch, due, 2);
     assert!(!watch.is_complete(due, false));
-    watch.hear(due, Word::Written(1));
+    watch.hear(due, FileEvent::Written(1));
     let due = watch.due();
     look(&mut watch, due, 2);
     assert!(watch.is_complete(due, false));
     assert!(!watch.is_complete(due, true), "the rest may be to come");
     // Whoever never closes it is waited for no longer than a writer of whom nothing is known.
     let (mut watch, start) = calm(true);
-    watch.hear(start, Word::Writing(1));
+    watch.hear(start, FileEvent::Writing(1));
     while !watch.is_settled(watch.due()) {
         let due = watch.due();
         look(&mut watch, due, 2);
@@ -74,14 +74,14 @@ fn a_file_that_somebody_writes_is_complete_once_it_is_closed() {
 fn a_change_without_a_word_is_complete_only_when_it_has_settled() {
     let (mut watch, start) = calm(false);
     // A word that a later change does not belong to.
-    watch.hear(start + ms(10), Word::Renamed(0));
+    watch.hear(start + ms(10), FileEvent::Renamed(0));
     let mut now = watch.due();
     look(&mut watch, now, 2);
     now += ms(50);
     look(&mut watch, now, 3);
     assert!(!watch.is_complete(now + ms(100), false));
-    watch.hear(now, Word::Renamed(0));
-    watch.hear(now, Word::Unknown);
+    watch.hear(now, FileEvent::Renamed(0));
+    watch.hear(now, FileEvent::Unknown);
     assert_eq!(watch.due(), now);
     look(&mut watch, now, 4);
     assert!(!watch.is_complete(now + ms(100), false));
@@ -92,7 +92,7 @@ fn a_change_without_a_word_is_complete_only_when_it_has_settled() {
 fn a_writer_that_never_pauses_does_not_keep_files_from_being_looked_at() {
     let (mut watch, start) = calm(true);
     for at in 0..1000 {
-        watch.hear(start + ms(at), Word::Writing(0));
+        watch.hear(start + ms(at), FileEvent::Writing(0));
     }
     assert_eq!(watch.due(), start + SETTLE);
 }
@@ -103,7 +103,7 @@ fn looks_are_rare_where_the_kernel_tells_and_news_of_the_same_bytes_is_none() {
     assert_eq!(watch.due(), start + ms(1000));
     let (mut watch, start) = calm(true);
     assert_eq!(watch.due(), start + NET);
-    watch.hear(start + ms(100), Word::Touched);
+    watch.hear(start + ms(100), FileEvent::Touched);
     let due = watch.due();
     look(&mut watch, due, 1);
     assert!(!watch.is_news());

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::der::{Malformed, Reader, tag, whole_bytes};
+use super::der::{DerReader, Malformed, tag, whole_bytes};
 
 /// What is read of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Certificate {
     /// # Errors
     /// When `der` is not one certificate, whole and alone.
     pub fn parse(der: &[u8]) -> Result<Certificate, Malformed> {
-        let mut outer = Reader::new(der);
+        let mut outer = DerReader::new(der);
         let mut certificate = outer.sequence()?;
         if !outer.is_empty() {
             return Err(Malformed("something follows the certificate"));
@@ -48,17 +48,17 @@ impl Certificate {
         let algorithm = key.sequence()?.expect(tag::OBJECT_IDENTIFIER)?;
         let key = key.bit_string()?;
         let public = if algorithm == RSA {
-            Reader::new(key).sequence()?.integer()?
+            DerReader::new(key).sequence()?.integer()?
         } else {
             key
         };
         body.optional(tag::PRIMITIVE_1)?; // the issuer's number
         body.optional(tag::PRIMITIVE_2)?; // the subject's number
         let extensions = body.optional(tag::CONSTRUCTED_3)?.unwrap_or_default();
-        let feature = extension(extensions, TLS_FEATURE).map(Reader::new);
+        let feature = extension(extensions, TLS_FEATURE).map(DerReader::new);
         let feature = feature.and_then(|mut features| features.sequence().ok());
         let key_id = extension(extensions, SUBJECT_KEY);
-        let key_id = key_id.and_then(|id| Reader::new(id).expect(tag::OCTET_STRING).ok());
+        let key_id = key_id.and_then(|id| DerReader::new(id).expect(tag::OCTET_STRING).ok());
         Ok(Certificate {
             serial,
             not_before,
@@ -88,7 +88,7 @@ impl Certificate {
 /// The value of the extension of this identifier, of all that are in `DER`; none also where they are
 /// malformed, which is for Envoy to judge.
 fn extension<'a>(extensions: &'a [u8], id: &[u8]) -> Option<&'a [u8]> {
-    let mut extensions = Reader::new(extensions).sequence().ok()?;
+    let mut extensions = DerReader::new(extensions).sequence().ok()?;
     loop {
         let mut extension = extensions.sequence().ok()?;
         let found = extension.expect(tag::OBJECT_IDENTIFIER).ok()?;
@@ -126,7 +126,7 @@ impl Crl {
     /// # Errors
     /// When `der` is not one list, whole and alone.
     pub fn parse(der: &[u8]) -> Result<Crl, Malformed> {
-        let mut outer = Reader::new(der);
+        let mut outer = DerReader::new(der);
         let mut list = outer.sequence()?;
         if !outer.is_empty() {
             return Err(Malformed("something follows the list"));
@@ -141,7 +141,7 @@ impl Crl {
         let until = body.is_time().then(|| body.time()).transpose()?;
         body.optional(tag::SEQUENCE)?; // what is revoked
         let extensions = body.optional(tag::CONSTRUCTED_0)?.unwrap_or_default();
-        let authority = extension(extensions, AUTHORITY_KEY).map(Reader::new);
+        let authority = extension(extensions, AUTHORITY_KEY).map(DerReader::new);
         let key_id =
             authority.and_then(|mut key| key.sequence().ok()?.expect(tag::PRIMITIVE_0).ok());
         Ok(Crl {
@@ -190,7 +190,7 @@ impl Key {
 
 /// PKCS #8: a version, an algorithm, and the key in that algorithm's own shape.
 fn pkcs8(der: &[u8]) -> Result<Key, Malformed> {
-    let mut key = Reader::new(der).sequence()?;
+    let mut key = DerReader::new(der).sequence()?;
     key.integer()?;
     let algorithm = key.sequence()?.expect(tag::OBJECT_IDENTIFIER)?;
     let inner = key.expect(tag::OCTET_STRING)?;
@@ -213,7 +213,7 @@ fn pkcs8(der: &[u8]) -> Result<Key, Malformed> {
 
 /// PKCS #1: a version, the modulus, and what is nobody's business.
 fn rsa(der: &[u8]) -> Result<Key, Malformed> {
-    let mut key = Reader::new(der).sequence()?;
+    let mut key = DerReader::new(der).sequence()?;
     key.integer()?;
     Ok(Key {
         public: Some(key.integer()?.to_vec()),
@@ -223,12 +223,12 @@ fn rsa(der: &[u8]) -> Result<Key, Malformed> {
 
 /// SEC 1: a version, the secret number, the curve, and the point, which may be left out.
 fn ec(der: &[u8]) -> Result<Key, Malformed> {
-    let mut key = Reader::new(der).sequence()?;
+    let mut key = DerReader::new(der).sequence()?;
     key.integer()?;
     key.expect(tag::OCTET_STRING)?;
     key.optional(tag::CONSTRUCTED_0)?;
     let public = match key.optional(tag::CONSTRUCTED_1)? {
-        Some(point) => Some(Reader::new(point).bit_string()?.to_vec()),
+        Some(point) => Some(DerReader::new(point).bit_string()?.to_vec()),
         None => None,
     };
     Ok(Key {

@@ -15,9 +15,9 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::facts::Admin;
+use super::facts::AdminSetting;
 use super::overlay;
-use crate::client::{Address, Limits, Method, Peer, fetch_from};
+use crate::client::{Address, ExchangeLimits, Method, Peer, fetch_from};
 use crate::envoy::address::Pipe;
 use crate::envoy::{flags, refusal};
 use crate::process::mute::{Mute, name_of_answering};
@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// All of a configuration: 10,000 clusters have 40 MB.
-pub const DUMP: Limits = Limits {
+pub const DUMP: ExchangeLimits = ExchangeLimits {
     time: Duration::from_secs(15),
     body: 256 << 20,
 };
@@ -89,7 +89,7 @@ impl Candidate {
     ///
     /// # Errors
     /// One line, when it cannot be run.
-    pub fn admin(&self) -> Result<Admin, String> {
+    pub fn admin(&self) -> Result<AdminSetting, String> {
         let mut pipe = Pipe::new().map_err(|error| error.to_string())?;
         let mut args = overlay::apart(&self.args);
         let path = pipe.path().ok_or("no pipe")?;
@@ -101,14 +101,14 @@ impl Candidate {
             thread::sleep(LOOK);
             run.look();
             match pipe.read() {
-                Ok(Some(address)) => return Ok(Admin::At(address)),
+                Ok(Some(address)) => return Ok(AdminSetting::At(address)),
                 _ if run.said().is_ok_and(|said| said.contains(NO_ADMIN)) => {
-                    return Ok(Admin::Missing);
+                    return Ok(AdminSetting::Missing);
                 }
                 _ => {}
             }
         }
-        Ok(Admin::Unknown)
+        Ok(AdminSetting::Unknown)
     }
 
     /// The answer to `/config_dump`, and whether one more of `admin.allow_paths`, the last, is ours.

@@ -5,14 +5,14 @@ use std::path;
 use std::time::Duration;
 
 use super::config::Config;
-use crate::certificates::publish::Target;
-use crate::certificates::sds::{Kind, Secret};
+use crate::certificates::publish::SdsTarget;
+use crate::certificates::sds::{Secret, SecretKind};
 use crate::client::Address;
 use crate::options::Options;
 
 /// Where Envoy's admin interface is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Admin {
+pub enum AdminSetting {
     /// Here, as it is configured.
     At(Address),
     /// Nowhere: the configuration has none.
@@ -40,7 +40,7 @@ pub struct Facts {
     /// The configuration, where it could be read.
     pub config: Option<Config>,
     /// The admin interface.
-    pub admin: Admin,
+    pub admin: AdminSetting,
     /// Of the machine and of the container.
     pub host: Host,
     /// Certificates that cannot be used: the option that names them, and why.
@@ -86,15 +86,15 @@ impl Facts {
         };
         let dir = &path::absolute(dir).unwrap_or_else(|_| dir.clone());
         let mut written = Vec::new();
-        let mut take = |target: Target| {
+        let mut take = |target: SdsTarget| {
             written.push(target.first);
             written.extend(target.ca);
         };
         if self.options.cert_file.is_some() {
-            take(Target::contour(dir));
+            take(SdsTarget::contour(dir));
         }
         for (name, source) in self.options.secrets.iter().chain(&self.options.validations) {
-            take(Target::listener(dir, name, Kind::of(source)));
+            take(SdsTarget::listener(dir, name, SecretKind::of(source)));
         }
         written
     }

@@ -5,7 +5,7 @@ use std::fs;
 
 use super::candidate::Candidate;
 use super::config::Config;
-use super::facts::{Admin, Facts};
+use super::facts::{AdminSetting, Facts};
 use super::host;
 use super::overlay::{self, Stage};
 use super::program::{self, Program};
@@ -114,7 +114,7 @@ fn read_text(facts: &mut Facts) {
     match fs::read_to_string(file).map(|text| Config::of_text(&text)) {
         Ok(Some(config)) => {
             if config.bootstrap.get("admin").is_none() && facts.refusal.is_none() {
-                facts.admin = Admin::Missing;
+                facts.admin = AdminSetting::Missing;
             }
             facts.config = Some(config);
         }

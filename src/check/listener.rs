@@ -9,7 +9,7 @@ use crate::envoy::listeners::is_excluded;
 
 /// What comes in at a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ListenerKind {
     /// HTTP over TCP.
     Http,
     /// HTTP over QUIC.
@@ -22,25 +22,25 @@ pub enum Kind {
     Other,
 }
 
-impl Kind {
+impl ListenerKind {
     /// The kind's word in the table.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Http => "http",
-            Kind::Quic => "quic",
-            Kind::Tcp => "tcp",
-            Kind::Udp => "udp",
-            Kind::Other => "other",
+            ListenerKind::Http => "http",
+            ListenerKind::Quic => "quic",
+            ListenerKind::Tcp => "tcp",
+            ListenerKind::Udp => "udp",
+            ListenerKind::Other => "other",
         }
     }
 }
 
 /// Every listener that is known.
-pub fn all(config: &Config) -> Vec<Listener<'_>> {
+pub fn all(config: &Config) -> Vec<ConfiguredListener<'_>> {
     let mut all = Vec::new();
     for list in config.listeners() {
         for json in list {
-            all.push(Listener::new(json, config));
+            all.push(ConfiguredListener::new(json, config));
         }
     }
     all
@@ -48,11 +48,11 @@ pub fn all(config: &Config) -> Vec<Listener<'_>> {
 
 /// A listener.
 #[derive(Debug)]
-pub struct Listener<'a> {
+pub struct ConfiguredListener<'a> {
     /// All of it.
     pub json: &'a Value,
     /// What comes in.
-    pub kind: Kind,
+    pub kind: ListenerKind,
     /// Where, as Envoy writes it.
     pub address: String,
     /// The listener's HTTP connection managers, each with its routes; none where it gets them
@@ -64,9 +64,9 @@ pub struct Listener<'a> {
     pub datagrams: Vec<&'a Value>,
 }
 
-impl<'a> Listener<'a> {
+impl<'a> ConfiguredListener<'a> {
     /// The listener that is configured by `json`.
-    pub fn new(json: &'a Value, config: &'a Config) -> Listener<'a> {
+    pub fn new(json: &'a Value, config: &'a Config) -> ConfiguredListener<'a> {
         let (mut managers, mut proxies, mut datagrams) = (Vec::new(), Vec::new(), Vec::new());
         let mut take = |filter: &'a Value| {
             let Some(filter) = filter.get("typed_config") else {
@@ -89,14 +89,14 @@ impl<'a> Listener<'a> {
         let udp = text(json, "/address/socket_address/protocol") == "UDP";
         let quic = json.pointer("/udp_listener_config/quic_options").is_some();
         let kind = match () {
-            () if udp && quic => Kind::Quic,
-            () if udp => Kind::Udp,
-            () if !managers.is_empty() => Kind::Http,
-            () if !proxies.is_empty() => Kind::Tcp,
-            () => Kind::Other,
+            () if udp && quic => ListenerKind::Quic,
+            () if udp => ListenerKind::Udp,
+            () if !managers.is_empty() => ListenerKind::Http,
+            () if !proxies.is_empty() => ListenerKind::Tcp,
+            () => ListenerKind::Other,
         };
         let place = json.get("address").unwrap_or(&Value::Null);
-        Listener {
+        ConfiguredListener {
             json,
             kind,
             address: match json.get("internal_listener") {

@@ -297,7 +297,7 @@ mod tests {
         fs::write(&config, format!("path: {}\n", path.display())).unwrap();
         let secret = Secret {
             name: "www".into(),
-            kind: crate::certificates::sds::Kind::Certificate,
+            kind: crate::certificates::sds::SecretKind::Certificate,
             path: path.clone(),
         };
         let mut args = line(&format!("-c|{}|-l|off", config.display()));
@@ -326,7 +326,7 @@ mod tests {
             fs::write(&config, format!("path: {path}\n")).unwrap();
             let secret = Secret {
                 name: "www".into(),
-                kind: crate::certificates::sds::Kind::Certificate,
+                kind: crate::certificates::sds::SecretKind::Certificate,
                 path: std::env::current_dir().unwrap().join("no/www.json"),
             };
             let mut args = line(&format!("-c|{}", config.display()));

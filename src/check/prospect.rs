@@ -1,22 +1,24 @@
 //! What a SIGTERM does to a listener.
 
 use super::facts::Facts;
-use super::listener::{Kind, Listener};
+use super::listener::{ConfiguredListener, ListenerKind};
 use super::report::Prospect;
 use super::rules_listener::{TOLD_SINCE, is_told, longest_request};
 use crate::duration::show;
 
 /// What a SIGTERM does to this listener.
-pub fn of(listener: &Listener<'_>, facts: &Facts) -> Prospect {
+pub fn of(listener: &ConfiguredListener<'_>, facts: &Facts) -> Prospect {
     let upgrades = listener.has_upgrades();
     let (mut told, mut waits, mut cut) = match listener.kind {
-        Kind::Http | Kind::Quic if upgrades => ("next response", "requests, sessions", "sessions"),
-        Kind::Http | Kind::Quic => {
+        ListenerKind::Http | ListenerKind::Quic if upgrades => {
+            ("next response", "requests, sessions", "sessions")
+        }
+        ListenerKind::Http | ListenerKind::Quic => {
             let long = longest_request(listener) > facts.deadline();
             let cut = if long { "long requests" } else { "-" };
             ("next response", "requests", cut)
         }
-        Kind::Tcp => {
+        ListenerKind::Tcp => {
             let all = listener.proxies.iter().all(|proxy| is_told(proxy));
             let told = all && facts.is_since(TOLD_SINCE) != Some(false);
             (
@@ -25,8 +27,8 @@ pub fn of(listener: &Listener<'_>, facts: &Facts) -> Prospect {
                 "sessions",
             )
         }
-        Kind::Udp => ("no", "sessions", "sessions"),
-        Kind::Other => ("no", "connections", "connections"),
+        ListenerKind::Udp => ("no", "sessions", "sessions"),
+        ListenerKind::Other => ("no", "connections", "connections"),
     };
     let mut idle = listener.datagram_idle();
     let excluded = listener.is_called(&facts.options.exclude_listeners);

@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 use super::config;
 use super::config::{Config, items};
 use super::facts::Facts;
-use super::listener::{self, Listener};
+use super::listener::{self, ConfiguredListener};
 use super::matcher::{any_fits, expression, hides};
 use super::report::Report;
-use crate::certificates::sds::Kind;
+use crate::certificates::sds::SecretKind;
 use crate::envoy::{roll_call, stats};
 
 /// All of them.
@@ -66,13 +66,13 @@ fn admin_paths(facts: &Facts, config: &Config, report: &mut Report) {
 /// Envoy adds up what several listeners have that share a name.
 fn namesakes(facts: &Facts, config: &Config, report: &mut Report) {
     let listeners = listener::all(config);
-    let named = |one: &&Listener<'_>| {
+    let named = |one: &&ConfiguredListener<'_>| {
         let counts = !one.is_internal() && !one.is_called(&facts.options.exclude_listeners);
         counts && !config::text(one.json, "/stat_prefix").is_empty()
     };
     let listeners: Vec<_> = listeners.iter().filter(named).collect();
     for one in &listeners {
-        let same = |other: &&&Listener<'_>| other.scope() == one.scope();
+        let same = |other: &&&ConfiguredListener<'_>| other.scope() == one.scope();
         if listeners.iter().filter(same).count() > 1 {
             let what = format!(
                 "several listeners have the stat_prefix {}: Envoy tells their connections as one sum",
@@ -88,7 +88,7 @@ fn namesakes(facts: &Facts, config: &Config, report: &mut Report) {
 fn statistics(facts: &Facts, config: &Config, report: &mut Report) {
     let ours = config.bootstrap.pointer("/stats_config/stats_matcher");
     let listeners = listener::all(config);
-    let count = |one: &&Listener<'_>| {
+    let count = |one: &&ConfiguredListener<'_>| {
         !one.is_internal() && !one.is_called(&facts.options.exclude_listeners)
     };
     let seen = |matcher: &Value, place: &str, name: &str, prefix: &str, report: &mut Report| {
@@ -142,9 +142,9 @@ fn statistics(facts: &Facts, config: &Config, report: &mut Report) {
 }
 
 /// What drainit reads of a listener's statistics, and how each begins.
-fn names_of(listener: &Listener<'_>) -> Vec<(String, &'static str)> {
+fn names_of(listener: &ConfiguredListener<'_>) -> Vec<(String, &'static str)> {
     let mut names = Vec::new();
-    if listener.kind != listener::Kind::Udp {
+    if listener.kind != listener::ListenerKind::Udp {
         let name = format!("listener.{}.downstream_cx_active", listener.scope());
         names.push((name, "listener."));
     }
@@ -234,8 +234,8 @@ fn secrets(facts: &Facts, config: &Config, report: &mut Report) {
         {
             let what = format!("nothing in the configuration reads {path}");
             let context = match one.kind {
-                Kind::Certificate => "tls_certificate_sds_secret_configs",
-                Kind::Validation => "validation_context_sds_secret_config",
+                SecretKind::Certificate => "tls_certificate_sds_secret_configs",
+                SecretKind::Validation => "validation_context_sds_secret_config",
             };
             let remedy = format!(
                 "{context} with the name {} and path_config_source {{ path: {path} }}",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::facts::{Admin, Facts, Orchestrator};
+use super::facts::{AdminSetting, Facts, Orchestrator};
 use super::report::Report;
 use crate::client::Address;
 use crate::duration::show;
@@ -58,7 +58,7 @@ fn refused(facts: &Facts, report: &mut Report) {
 /// drainit has to know where to ask.
 fn admin(facts: &Facts, report: &mut Report) {
     let given = facts.options.admin_address.as_ref();
-    if facts.admin == Admin::Missing {
+    if facts.admin == AdminSetting::Missing {
         let what = "Envoy has no admin interface: a drain goes by the connections that the kernel \
                     shows, idle ones too, and /ready is never 200";
         report.find("admin", what.into(), "", &format!("add {ADMIN_BLOCK}"));
@@ -70,7 +70,7 @@ fn admin(facts: &Facts, report: &mut Report) {
             "with --envoy-flags keep Envoy does not tell drainit where its admin interface is";
         report.find("admin", what.into(), "", "--admin-address ADDR");
     }
-    if let (Some(given), Admin::At(told)) = (given, &facts.admin)
+    if let (Some(given), AdminSetting::At(told)) = (given, &facts.admin)
         && differ(given, told)
     {
         let what = format!("--admin-address is {given}, and Envoy's admin interface is at {told}");

@@ -6,12 +6,12 @@ use serde_json::Value;
 
 use super::config::{text, time};
 use super::facts::Facts;
-use super::listener::{Kind, Listener};
+use super::listener::{ConfiguredListener, ListenerKind};
 use super::report::Report;
 use crate::duration::show;
 
 /// All of them.
-pub const ALL: &[fn(&Facts, &Listener<'_>, &mut Report)] = &[
+pub const ALL: &[fn(&Facts, &ConfiguredListener<'_>, &mut Report)] = &[
     modify_only,
     untold_sessions,
     long_requests,
@@ -30,8 +30,8 @@ pub fn is_told(proxy: &Value) -> bool {
 
 /// A failed health check alone tells no client of a listener of this type; a listener that drains
 /// does, within 0.05 s of a SIGTERM (seen on 1.36.4 and 1.40.0, with HTTP/1 and HTTP/3).
-fn modify_only(_: &Facts, listener: &Listener<'_>, report: &mut Report) {
-    if listener.kind == Kind::Quic && text(listener.json, "/drain_type") == "MODIFY_ONLY" {
+fn modify_only(_: &Facts, listener: &ConfiguredListener<'_>, report: &mut Report) {
+    if listener.kind == ListenerKind::Quic && text(listener.json, "/drain_type") == "MODIFY_ONLY" {
         let what = "drain_type MODIFY_ONLY: `drainit hold` tells none of the listener's clients to go; \
                     a SIGTERM does";
         let remedy = "leave drain_type out";
@@ -40,7 +40,7 @@ fn modify_only(_: &Facts, listener: &Listener<'_>, report: &mut Report) {
 }
 
 /// A session of which nobody is told ends by itself, or is cut.
-fn untold_sessions(facts: &Facts, listener: &Listener<'_>, report: &mut Report) {
+fn untold_sessions(facts: &Facts, listener: &ConfiguredListener<'_>, report: &mut Report) {
     let untold = listener.proxies.iter().any(|proxy| !is_told(proxy));
     if untold && facts.is_since(TOLD_SINCE) == Some(true) {
         let deadline = show(facts.deadline());
@@ -56,7 +56,7 @@ fn untold_sessions(facts: &Facts, listener: &Listener<'_>, report: &mut Report) 
 
 /// The longest that a request may last by what the routes say: the longest time of all where one
 /// says that there is no limit, none where none says anything (Envoy's own limit is 15 s then).
-pub fn longest_request(listener: &Listener<'_>) -> Duration {
+pub fn longest_request(listener: &ConfiguredListener<'_>) -> Duration {
     let mut longest = Duration::ZERO;
     for (manager, routes) in &listener.managers {
         let all = time(manager, "/common_http_protocol_options/max_stream_duration");
@@ -77,7 +77,7 @@ pub fn longest_request(listener: &Listener<'_>) -> Duration {
 }
 
 /// What may last longer than the drain is cut by it.
-fn long_requests(facts: &Facts, listener: &Listener<'_>, report: &mut Report) {
+fn long_requests(facts: &Facts, listener: &ConfiguredListener<'_>, report: &mut Report) {
     if listener.managers.iter().any(|(_, routes)| routes.is_none()) {
         let place = listener.place();
         report.miss(format!(
@@ -102,7 +102,7 @@ fn long_requests(facts: &Facts, listener: &Listener<'_>, report: &mut Report) {
 }
 
 /// What has no limit on its silence is never ended by Envoy.
-fn endless_silence(facts: &Facts, listener: &Listener<'_>, report: &mut Report) {
+fn endless_silence(facts: &Facts, listener: &ConfiguredListener<'_>, report: &mut Report) {
     let place = listener.place();
     let deadline = show(facts.deadline());
     let mut check = |json: &Value, path: &str, what: &str| {
@@ -131,7 +131,7 @@ fn endless_silence(facts: &Facts, listener: &Listener<'_>, report: &mut Report) 
 }
 
 /// A datagram has no end: only silence ends a session.
-fn long_datagram_sessions(facts: &Facts, listener: &Listener<'_>, report: &mut Report) {
+fn long_datagram_sessions(facts: &Facts, listener: &ConfiguredListener<'_>, report: &mut Report) {
     let deadline = facts.deadline();
     let idle = listener.datagram_idle().unwrap_or_default();
     if idle > deadline {
@@ -163,8 +163,8 @@ const PROBES: [&str; 12] = [
 ];
 
 /// What comes at regular times, whether Envoy drains or not, is not what a drain should wait for.
-fn probes(_: &Facts, listener: &Listener<'_>, report: &mut Report) {
-    if !matches!(listener.kind, Kind::Http | Kind::Quic) {
+fn probes(_: &Facts, listener: &ConfiguredListener<'_>, report: &mut Report) {
+    if !matches!(listener.kind, ListenerKind::Http | ListenerKind::Quic) {
         return;
     }
     let has_word = |text: &str, also: &str| {

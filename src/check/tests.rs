@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::judge;
 use crate::certificates::read::Source;
 use crate::check::config::Config;
-use crate::check::facts::{Admin, Facts, Orchestrator};
+use crate::check::facts::{AdminSetting, Facts, Orchestrator};
 use crate::check::report::Finding;
 use crate::client::Address;
 
@@ -61,7 +61,7 @@ fn facts(listeners: &[Value], besides: &Value) -> Facts {
     Facts {
         config: Config::of_text(&bootstrap.to_string()),
         version: Some("1.40.0".into()),
-        admin: Admin::At(Address::Tcp("127.0.0.1:9901".into())),
+        admin: AdminSetting::At(Address::Tcp("127.0.0.1:9901".into())),
         ..Facts::default()
     }
 }
@@ -238,7 +238,7 @@ fn many_listeners_with_one_fault_are_one_finding() {
 #[test]
 fn an_admin_interface_that_is_not_there_or_does_not_answer_is_found() {
     let mut missing = facts(&[], &json!({}));
-    missing.admin = Admin::Missing;
+    missing.admin = AdminSetting::Missing;
     expect(&missing, &["admin"]);
     let mut kept = facts(&[], &json!({}));
     kept.options.add_envoy_flags = false;

@@ -21,7 +21,7 @@ use ureq::unversioned::transport::{
 use ureq::{Error, Timeout};
 
 use super::{Address, GoesOn, Peer};
-use crate::process::{self, Credentials, Place};
+use crate::process::{self, Credentials, ProcessPlace};
 
 /// A resolver that is never used for anything: the connector knows the address.
 #[derive(Debug)]
@@ -62,9 +62,9 @@ pub fn connect(address: &Address, peer: Peer, limit: Duration) -> io::Result<Str
 }
 
 /// As [`super::meet`] has it.
-pub fn meet(address: &Address, peer: Peer) -> io::Result<Place> {
+pub fn meet(address: &Address, peer: Peer) -> io::Result<ProcessPlace> {
     let (_, place) = connect_to(address, peer, super::CONNECT)?;
-    Ok(place.unwrap_or(Place::Untold))
+    Ok(place.unwrap_or(ProcessPlace::Untold))
 }
 
 /// Also where the process is that listens, where that was asked.
@@ -72,7 +72,7 @@ fn connect_to(
     address: &Address,
     peer: Peer,
     limit: Duration,
-) -> io::Result<(Stream, Option<Place>)> {
+) -> io::Result<(Stream, Option<ProcessPlace>)> {
     let stream = match address {
         Address::Tcp(address) => return Ok((Stream::Tcp(connect_tcp(address, limit)?), None)),
         Address::Unix(path) => connect_unix(&UnixAddr::new(path.as_path())?)?,

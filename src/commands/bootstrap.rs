@@ -13,7 +13,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::certificates::publish::Target;
+use crate::certificates::publish::SdsTarget;
 use crate::options::bootstrap::Bootstrap;
 
 /// Writes what these options ask for.
@@ -26,7 +26,7 @@ pub fn run(options: &Bootstrap) -> Result<(), String> {
         (None, _) => None,
         (Some(files), None) => Some(config::tls_by_file(files)?),
         (Some(files), Some(resources)) => {
-            let target = Target::contour(resources);
+            let target = SdsTarget::contour(resources);
             write_secrets(&target, files)?;
             Some(config::tls_by_sds(&target)?)
         }
@@ -53,7 +53,7 @@ fn node_id(variable: impl Fn(&str) -> Option<OsString>) -> String {
 
 /// The SDS files, which name the certificates' files: there is no secret in them, and without
 /// `drainit` Envoy sees at least some changes by itself. `drainit` takes them over.
-fn write_secrets(target: &Target, [cert, key, ca]: &[PathBuf; 3]) -> Result<(), String> {
+fn write_secrets(target: &SdsTarget, [cert, key, ca]: &[PathBuf; 3]) -> Result<(), String> {
     for (secret, response) in target.by_filename(utf8(cert)?, utf8(key)?, utf8(ca)?) {
         let written = target.write(secret, &response);
         written.map_err(|error| io_error(&secret.path, &error))?;

@@ -13,7 +13,7 @@ use crate::client::{self, Address, Peer};
 use crate::http::Listen;
 use crate::http::control::{prefix, socket_name};
 use crate::options::Options;
-use crate::process::{self, Place};
+use crate::process::{self, ProcessPlace};
 
 /// How long the names of strangers may take: a thousandth of it for a hundred of them.
 const SEARCH: Duration = Duration::from_secs(5);
@@ -185,12 +185,12 @@ fn listening(listen: &Listen) -> Result<Target, String> {
     };
     let met = client::meet(&target.address, target.peer);
     match met.map_err(|error| format!("{}: {error}", target.address))? {
-        Place::Here(pid) => {
+        ProcessPlace::Here(pid) => {
             target.peer = Peer::Drainit(Some(pid));
             target.pid = Some(pid);
         }
-        Place::Elsewhere => {}
-        Place::Untold => target.pid = pid_in(&read_status(&target, true)?),
+        ProcessPlace::Elsewhere => {}
+        ProcessPlace::Untold => target.pid = pid_in(&read_status(&target, true)?),
     }
     Ok(target)
 }

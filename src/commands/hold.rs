@@ -2,7 +2,7 @@
 
 use super::find::{self, Target};
 use super::progress::{self, Waiting};
-use super::status::view::View;
+use super::status::view::JsonView;
 use super::{complain, read_status, say};
 use crate::client::Head;
 use crate::options::Options;
@@ -37,7 +37,7 @@ pub fn resume(options: &Options) -> u8 {
 /// The hold is over, and no Envoy serves: why.
 fn not_live(target: &Target) -> String {
     let why = read_status(target, true).ok().and_then(|status| {
-        let text = |path| View(&status).text(path);
+        let text = |path| JsonView(&status).text(path);
         Some(format!("{}: {}", text("/state")?, text("/reason")?))
     });
     let why = why.map_or(String::new(), |why| format!(": {why}"));

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::client::{Limits, Method, fetch_from};
+use crate::client::{ExchangeLimits, Method, fetch_from};
 use crate::options::Command;
 use crate::process;
 use find::Target;
@@ -32,7 +32,7 @@ const FOREVER: Duration = Duration::from_secs(31 * 86_400);
 const BODY: u64 = 4 * 1024 * 1024;
 
 /// How long an answer may take, and how long it may be.
-const LIMITS: Limits = Limits {
+const LIMITS: ExchangeLimits = ExchangeLimits {
     time: PATIENCE,
     body: BODY,
 };
@@ -125,7 +125,7 @@ pub fn read_status(target: &Target, now: bool) -> Result<Value, String> {
 /// # Errors
 /// One line, when it ended without a word.
 pub fn read_end(target: &Target) -> Result<Value, String> {
-    let limits = Limits {
+    let limits = ExchangeLimits {
         time: FOREVER,
         body: BODY,
     };

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::find::Target;
-use super::status::view::View;
+use super::status::view::JsonView;
 use super::{BODY, FOREVER, STACK, read_status, say};
-use crate::client::{Head, Limits, Method, exchange_with};
+use crate::client::{ExchangeLimits, Head, Method, exchange_with};
 use crate::duration::show;
 use crate::process;
 use crate::status::{clients, plural};
@@ -108,7 +108,7 @@ impl Waiting {
 /// # Errors
 /// One line: the connection ended before.
 pub fn order(target: &Target, path: &str) -> Result<(Head, String), String> {
-    let limits = Limits {
+    let limits = ExchangeLimits {
         time: FOREVER,
         body: BODY,
     };
@@ -150,7 +150,7 @@ pub fn tell(target: &Target, last: &LastSeen) {
 /// What the drain is at, and how far its time has come; none once it is over: how it ended is the
 /// answer's to tell.
 fn line(status: &Value) -> Option<(String, String)> {
-    let view = View(status);
+    let view = JsonView(status);
     let wait = view.wait();
     if wait.is_some_and(|wait| wait.text("/result").is_some()) {
         return None;
@@ -177,7 +177,7 @@ fn line(status: &Value) -> Option<(String, String)> {
 
 /// `2 connections (https 1, tcp 1; 1 request in flight)`: what counts; none where it is not known.
 fn left(status: &Value) -> Option<String> {
-    let view = View(status);
+    let view = JsonView(status);
     let connections = plural(view.count("/connections")?, "connection");
     let mut open: Vec<(u64, String)> = view
         .items("/listeners")
@@ -212,10 +212,10 @@ fn left(status: &Value) -> Option<String> {
 
 /// `; held by tcp: 10.1.2.3:51234, silent 12 s; and 7 more`; empty where nobody is known, or may be.
 fn held(status: &Value) -> String {
-    let view = View(status);
+    let view = JsonView(status);
     let named: Vec<_> = view
         .items("/clients")
-        .map(View::client)
+        .map(JsonView::client)
         .take(CLIENTS)
         .collect();
     let all = view.count("/connections").unwrap_or_default();

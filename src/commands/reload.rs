@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::libc::SIGHUP;
 use serde_json::Value;
 
-use super::status::view::View;
+use super::status::view::JsonView;
 use super::{complain, find, read_status, say};
 use crate::envoy::hot_restart;
 use crate::options::Options;
@@ -67,9 +67,10 @@ fn reload(options: &Options, waits: bool) -> Result<String, String> {
         // Before the first look, too: another's may have come first.
         thread::sleep(LOOK);
         let now = read_status(&target, true)?;
-        let view = View(&now);
+        let view = JsonView(&now);
         let count = |path| view.count(path).unwrap_or_default();
-        let is_new = count("/reloads_asked") > View(&before).count("/reloads_asked").unwrap_or(0);
+        let is_new =
+            count("/reloads_asked") > JsonView(&before).count("/reloads_asked").unwrap_or(0);
         let Some(number) = asked.or(is_new.then(|| count("/reloads_asked"))) else {
             continue;
         };
@@ -100,7 +101,7 @@ fn reload(options: &Options, waits: bool) -> Result<String, String> {
 }
 
 /// What the reload is at, and how long that takes at the most, where that is known.
-fn stage(view: View<'_>) -> (String, String) {
+fn stage(view: JsonView<'_>) -> (String, String) {
     if !view.holds("/reload_kept") {
         return ("reloading".into(), String::new());
     }
@@ -142,7 +143,7 @@ mod tests {
             "envoy": { "old_generation_pid": 12, "old_generation_left_seconds": 14.2 },
         });
         let line = |status: &Value| {
-            let (stage, time) = stage(View(status));
+            let (stage, time) = stage(JsonView(status));
             format!("{stage}{time}")
         };
         assert_eq!(line(&status), "reloading");

@@ -21,14 +21,14 @@ use serde_json::Value;
 
 use super::find::{self, Target};
 use super::{STACK, complain, is_obeyed, say};
-use crate::options::{Look, Options};
+use crate::options::{Options, StatusMode};
 use crate::{fault, process};
 
 use keys::Keys;
 pub use paint::Style;
 use screen::Screen;
 pub use table::render;
-use view::View;
+use view::JsonView;
 
 /// Between two looks.
 const REST: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ const MOVING: Duration = Duration::from_millis(250);
 const SECOND_TRY: Duration = Duration::from_millis(300);
 
 /// Shows the status, once or again and again: 0, or 1 when nothing runs.
-pub fn run(options: &Options, look: Look) -> u8 {
+pub fn run(options: &Options, look: StatusMode) -> u8 {
     let asked =
         find::target(options).and_then(|target| Ok((super::read_status(&target, false)?, target)));
     match asked {
@@ -122,7 +122,7 @@ impl Output {
     }
 
     /// Shows how it ended, below what was there before the pictures.
-    fn end(mut self, verdict: &End) {
+    fn end(mut self, verdict: &LastStatus) {
         if let Output::Screen(screen) = &mut self {
             // What was so a moment ago is not so any more.
             screen.forget();
@@ -130,12 +130,12 @@ impl Output {
         let is_json = matches!(self, Output::Json);
         drop(self);
         match (is_json, verdict) {
-            (true, End::Told(status)) => show(status, true),
-            (true, End::Silent(_)) => {}
-            (false, End::Told(status)) => {
-                say(&table::verdict(View(status)).unwrap_or_default());
+            (true, LastStatus::Told(status)) => show(status, true),
+            (true, LastStatus::Silent(_)) => {}
+            (false, LastStatus::Told(status)) => {
+                say(&table::verdict(JsonView(status)).unwrap_or_default());
             }
-            (false, End::Silent(last)) => {
+            (false, LastStatus::Silent(last)) => {
                 let last = table::lines(last).into_iter().next();
                 let last = last.unwrap_or_default();
                 say(&format!(
@@ -196,7 +196,7 @@ fn watch(target: &Target, first: Value, json: bool) -> u8 {
     if gone {
         let end = match told {
             Some(told) => told.wait(status),
-            None => End::Silent(status),
+            None => LastStatus::Silent(status),
         };
         output.end(&end);
     }
@@ -205,7 +205,7 @@ fn watch(target: &Target, first: Value, json: bool) -> u8 {
 }
 
 /// How drainit ended.
-enum End {
+enum LastStatus {
     /// The last status of a drainit that ends, with the verdict.
     Told(Value),
     /// What was seen last: it was killed, or is too old to tell.
@@ -222,7 +222,7 @@ impl LastWord {
         let told = word.0.clone();
         let read = move || {
             let last = super::read_end(&target).ok();
-            let last = last.filter(|status| View(status).at("/verdict").is_some());
+            let last = last.filter(|status| JsonView(status).at("/verdict").is_some());
             // Nobody else sets it.
             let _ = told.set(last);
         };
@@ -231,13 +231,13 @@ impl LastWord {
     }
 
     /// How it ended that is gone by now, and was seen last like this.
-    fn wait(self, seen: Value) -> End {
+    fn wait(self, seen: Value) -> LastStatus {
         let until = Instant::now() + LAST_WORD;
         while self.0.get().is_none() && Instant::now() < until {
             thread::sleep(MOMENT);
         }
         let told = self.0.get().cloned().flatten();
-        told.map_or(End::Silent(seen), End::Told)
+        told.map_or(LastStatus::Silent(seen), LastStatus::Told)
     }
 }
 

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use super::names::Named;
-use super::rows::{Admin, InetRow, Kind, Rows, UnixRow};
-use super::{Connection, Connections, Listener, Local, State, Whose, Witness};
+use super::rows::{AdminSocket, InetRow, Rows, SocketKind, UnixRow};
+use super::{Connection, ConnectionState, Connections, Listener, Local, Ownership, Witness};
 
 /// What is known beside the tables' rows.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Known<'a> {
     /// What Envoy's admin interface named.
     pub names: &'a [Named],
     /// Where its connections do not count.
-    pub admin: Option<&'a Admin>,
+    pub admin: Option<&'a AdminSocket>,
     /// The ports that the kernel gives to those who connect.
     pub outgoing: &'a RangeInclusive<u16>,
 }
@@ -136,7 +136,11 @@ impl Slots {
 /// them count as wait at Envoy's own listening sockets, though not necessarily the same.
 pub fn attribute(rows: &Rows, known: &Known) -> Connections {
     let mut slots = Slots(Vec::new());
-    for row in rows.tcp.iter().filter(|row| row.kind == Kind::Listening) {
+    for row in rows
+        .tcp
+        .iter()
+        .filter(|row| row.kind == SocketKind::Listening)
+    {
         let local = Local::Ip(row.local);
         if known.is_own(row.inode, &local)
             && !known.is_admins(row.local)
@@ -168,7 +172,11 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
             let _ = slots.at(v6, address, known);
         }
     }
-    for row in rows.tcp.iter().filter(|row| row.kind == Kind::Listening) {
+    for row in rows
+        .tcp
+        .iter()
+        .filter(|row| row.kind == SocketKind::Listening)
+    {
         if known.own.is_some() && !known.is_own(row.inode, &Local::Ip(row.local)) {
             for (_, slot) in slots.of_port(row.local.port()) {
                 if let Local::Ip(address) = slot.listener.local {
@@ -181,7 +189,7 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
     }
     let (mut elsewhere, mut closing) = (Vec::new(), 0);
     for row in &rows.tcp {
-        if row.kind == Kind::Open(State::EnvoyClosed) && row.inode == 0 {
+        if row.kind == SocketKind::Open(ConnectionState::EnvoyClosed) && row.inode == 0 {
             // The kernel alone is left: it needs no Envoy to send the rest.
             closing += u64::from(slots.best(row).is_some());
         } else {
@@ -199,8 +207,8 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
     Connections {
         by: known.by,
         whose: match known.own {
-            Some(_) => Whose::Inode,
-            None => Whose::Address,
+            Some(_) => Ownership::Inode,
+            None => Ownership::Address,
         },
         why: None,
         listeners,
@@ -212,7 +220,7 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
 }
 
 fn take(row: &InetRow, slots: &mut Slots, elsewhere: &mut Vec<Connection>, known: &Known) {
-    let Kind::Open(state) = row.kind else {
+    let SocketKind::Open(state) = row.kind else {
         return;
     };
     let accepted = row.inode != 0;
@@ -288,7 +296,7 @@ fn unix(rows: &[UnixRow], known: &Known) -> Vec<Listener> {
         {
             listener.connections.push(Connection {
                 peer: None,
-                state: State::Established,
+                state: ConnectionState::Established,
                 accepted,
                 inode: row.inode,
                 unread: 0,

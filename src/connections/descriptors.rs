@@ -38,11 +38,11 @@ pub struct Descriptors {
     /// The inodes in `by_number`, sorted.
     own: Vec<u64>,
     /// Sockets that the process has not, sorted by inode.
-    foreign: Vec<Foreign>,
+    foreign: Vec<ForeignSocket>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Foreign {
+struct ForeignSocket {
     inode: u64,
     /// When that was seen last.
     at: Instant,
@@ -169,7 +169,7 @@ impl Descriptors {
                 }
                 Err(at) => self.foreign.insert(
                     at,
-                    Foreign {
+                    ForeignSocket {
                         inode,
                         at: now,
                         twice: false,

@@ -19,7 +19,7 @@ const KEPT: Duration = Duration::from_secs(1);
 
 /// What is remembered of a connection: 16 bytes.
 #[derive(Clone, Copy, Debug)]
-struct Row {
+struct LedgerRow {
     inode: u32,
     /// When it was first seen, in seconds since the ledger was begun.
     since: u32,
@@ -32,7 +32,7 @@ pub struct Ledger {
     begun: Instant,
     at: Option<Instant>,
     /// Sorted by inode.
-    rows: Vec<Row>,
+    rows: Vec<LedgerRow>,
 }
 
 impl Ledger {
@@ -45,7 +45,7 @@ impl Ledger {
         }
     }
 
-    fn row(&self, one: &Connection) -> Option<&Row> {
+    fn row(&self, one: &Connection) -> Option<&LedgerRow> {
         let at = self
             .rows
             .binary_search_by_key(&one.inode, |row| row.inode.into());
@@ -88,7 +88,7 @@ impl Ledger {
         keys.sort_unstable();
         let rows = keys.into_iter().filter_map(|key| {
             let one = accepted.get(usize::try_from(key & u64::from(u32::MAX)).ok()?)?;
-            Some(Row {
+            Some(LedgerRow {
                 inode: u32::try_from(one.inode).ok()?,
                 since: self.row(one).map_or(present, |row| row.since),
                 bytes: bytes(one).unwrap_or_default(),
@@ -107,12 +107,12 @@ fn bytes(one: &Connection) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connections::{Activity, State, Whose, Witness};
+    use crate::connections::{Activity, ConnectionState, Ownership, Witness};
 
     fn connection(inode: u64, ago: u32, received: u64) -> Connection {
         Connection {
             peer: None,
-            state: State::Established,
+            state: ConnectionState::Established,
             accepted: inode != 0,
             inode,
             unread: 0,
@@ -129,7 +129,7 @@ mod tests {
     fn seen(elsewhere: Vec<Connection>) -> Connections {
         Connections {
             by: Witness::Netlink,
-            whose: Whose::Inode,
+            whose: Ownership::Inode,
             why: None,
             listeners: Vec::new(),
             elsewhere,

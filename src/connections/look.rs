@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use super::attribute::{Known, attribute};
 use super::descriptors::{self, Descriptors, Unreadable};
 use super::names::Named;
-use super::netlink::{self, Family, Request};
-use super::rows::{Admin, InetRow, Kind, Rows};
-use super::socket::Socket;
+use super::netlink::{self, DumpRequest, Families};
+use super::rows::{AdminSocket, InetRow, Rows, SocketKind};
+use super::socket::DiagSocket;
 use super::{Connections, Local, Witness, table};
 use crate::client::Address;
 
@@ -77,7 +77,7 @@ impl Lookout {
         excluded: &[String],
     ) -> Result<Vec<SocketAddr>, String> {
         let until = Instant::now() + TIME;
-        let rows = Source::new(self.pid, until).listeners()?;
+        let rows = RowSource::new(self.pid, until).listeners()?;
         let listening = listening_inodes(&rows);
         if let Some(why) = self.find_owner(&listening, &listening, until)? {
             return Err(why);
@@ -91,7 +91,7 @@ impl Lookout {
             excluded.iter().any(means)
         };
         let own = |row: &&InetRow| {
-            row.kind == Kind::Listening
+            row.kind == SocketKind::Listening
                 && self.descriptors.own().binary_search(&row.inode).is_ok()
                 && !admin.as_ref().is_some_and(|admin| admin.has_ip(row.local))
                 && !is_out(&Local::Ip(row.local))
@@ -111,13 +111,13 @@ impl Lookout {
     fn look_by(
         &mut self,
         admin: Option<&Address>,
-        prepare: impl FnOnce(&mut Source),
+        prepare: impl FnOnce(&mut RowSource),
     ) -> Result<Connections, String> {
         let unknown = |why| format!("envoy's connections are not known: {why}");
         let until = Instant::now() + TIME;
         let outgoing = outgoing_ports();
         let admin = self.place(admin);
-        let mut source = Source::new(self.pid, until);
+        let mut source = RowSource::new(self.pid, until);
         prepare(&mut source);
 
         // To look for a socket that Envoy has not in 10,000 descriptors takes longer than all the rest,
@@ -146,8 +146,9 @@ impl Lookout {
             None => {
                 if let Some(admin) = &admin {
                     // They do not count, and each poll's is new.
-                    rows.tcp
-                        .retain(|row| row.kind == Kind::Listening || !admin.has_ip(row.local));
+                    rows.tcp.retain(|row| {
+                        row.kind == SocketKind::Listening || !admin.has_ip(row.local)
+                    });
                     rows.unix
                         .retain(|row| row.listening || !admin.has_unix(&row.name));
                 }
@@ -181,11 +182,11 @@ impl Lookout {
     }
 
     /// Where the admin interface's connections are.
-    fn place(&self, admin: Option<&Address>) -> Option<Admin> {
+    fn place(&self, admin: Option<&Address>) -> Option<AdminSocket> {
         let directory = || fs::read_link(format!("/proc/{}/cwd", self.pid)).ok();
         match admin? {
-            admin @ Address::Unix(_) => Admin::new(admin, directory().as_deref()),
-            admin => Admin::new(admin, None),
+            admin @ Address::Unix(_) => AdminSocket::new(admin, directory().as_deref()),
+            admin => AdminSocket::new(admin, None),
         }
     }
 
@@ -259,7 +260,9 @@ impl Lookout {
                 continue;
             }
             let is_v6 = rows.tcp.iter().any(|row| {
-                row.kind == Kind::Listening && row.v6 && Local::Ip(row.local) == listener.local
+                row.kind == SocketKind::Listening
+                    && row.v6
+                    && Local::Ip(row.local) == listener.local
             });
             self.earlier.push((is_v6, listener.local.clone()));
         }
@@ -269,7 +272,7 @@ impl Lookout {
 /// Whether the Envoy with this pid has a UDP listener, as far as can be seen in this time.
 pub fn has_udp_listener(pid: i32, time: Duration) -> bool {
     let until = Instant::now() + time;
-    let Ok(rows) = Source::new(pid, until).listeners() else {
+    let Ok(rows) = RowSource::new(pid, until).listeners() else {
         return false;
     };
     let seen = inodes(&Rows {
@@ -303,7 +306,7 @@ fn inodes(rows: &Rows) -> Vec<u64> {
 /// have all of Envoy's descriptors read again.
 fn listening_inodes(rows: &Rows) -> Vec<u64> {
     let inet = rows.tcp.iter().chain(&rows.udp);
-    let inet = inet.filter(|row| row.kind == Kind::Listening);
+    let inet = inet.filter(|row| row.kind == SocketKind::Listening);
     let unix = rows.unix.iter().filter(|row| row.listening);
     let inet = inet.map(|row| row.inode);
     sorted(inet.chain(unix.map(|row| row.inode)))
@@ -326,16 +329,16 @@ fn outgoing_ports() -> RangeInclusive<u16> {
 }
 
 /// Where the rows come from: NETLINK_SOCK_DIAG, and /proc from its first refusal on.
-struct Source {
+struct RowSource {
     pid: i32,
     until: Instant,
-    socket: Result<Socket, String>,
+    socket: Result<DiagSocket, String>,
     /// The inodes of listeners that take connections to any address, as far as is told.
     transparent: Vec<u64>,
 }
 
-impl Source {
-    fn new(pid: i32, until: Instant) -> Source {
+impl RowSource {
+    fn new(pid: i32, until: Instant) -> RowSource {
         // A netlink socket shows the sockets of the namespace that it was made in.
         let namespace = |of: &str| fs::read_link(Path::new("/proc").join(of).join("ns/net"));
         let socket = match (namespace("self"), namespace(&pid.to_string())) {
@@ -345,9 +348,9 @@ impl Source {
             {
                 Err("envoy is in another network namespace".into())
             }
-            _ => Socket::new(),
+            _ => DiagSocket::new(),
         };
-        Source {
+        RowSource {
             pid,
             until,
             socket,
@@ -363,7 +366,7 @@ impl Source {
     }
 
     /// Hands over the rows that answer the request; false where there is no answer.
-    fn ask(&mut self, request: &Request, take: impl FnMut(&[u8]) -> Option<()>) -> bool {
+    fn ask(&mut self, request: &DumpRequest, take: impl FnMut(&[u8]) -> Option<()>) -> bool {
         let Ok(socket) = &mut self.socket else {
             return false;
         };
@@ -371,7 +374,7 @@ impl Source {
     }
 
     /// Asks for what nothing else can replace: a refusal is the end of the socket.
-    fn ask_for_tcp(&mut self, request: &Request, rows: &mut Vec<InetRow>) -> bool {
+    fn ask_for_tcp(&mut self, request: &DumpRequest, rows: &mut Vec<InetRow>) -> bool {
         let length = rows.len();
         let Ok(socket) = &mut self.socket else {
             return false;
@@ -379,7 +382,7 @@ impl Source {
         let transparent = &mut self.transparent;
         let asked = socket.ask(request, self.until, |row| {
             let socket = netlink::inet_row(row)?;
-            if socket.kind == Kind::Listening && netlink::is_transparent(row) {
+            if socket.kind == SocketKind::Listening && netlink::is_transparent(row) {
                 transparent.push(socket.inode);
             }
             add(rows, socket);
@@ -397,7 +400,7 @@ impl Source {
     fn listeners(&mut self) -> Result<Rows, String> {
         let mut rows = Rows::default();
         let all = [false, true].into_iter().all(|v6| {
-            let request = Request::TcpListeners { v6 };
+            let request = DumpRequest::TcpListeners { v6 };
             self.ask_for_tcp(&request, &mut rows.tcp)
         });
         if !all {
@@ -408,7 +411,7 @@ impl Source {
         }
         for v6 in [false, true] {
             let udp = &mut rows.udp;
-            let request = Request::Udp { v6 };
+            let request = DumpRequest::Udp { v6 };
             if !self.ask(&request, |row| {
                 udp.push(netlink::inet_row(row)?);
                 Some(())
@@ -418,7 +421,7 @@ impl Source {
             }
         }
         let unix = &mut rows.unix;
-        if !self.ask(&Request::Unix, |row| {
+        if !self.ask(&DumpRequest::Unix, |row| {
             unix.extend(netlink::unix_row(row)?);
             Some(())
         }) {
@@ -436,13 +439,13 @@ impl Source {
     ) -> Result<(), String> {
         let is_wanted = |row: &InetRow| {
             let port = row.local.port();
-            row.kind == Kind::Listening || ports.iter().any(|range| range.contains(&port))
+            row.kind == SocketKind::Listening || ports.iter().any(|range| range.contains(&port))
         };
         if self.socket.is_ok() {
             let length = rows.tcp.len();
             // Both families at once save a walk through the kernel's table.
-            let request = Request::TcpConnections {
-                family: Family::Both,
+            let request = DumpRequest::TcpConnections {
+                family: Families::Both,
                 ports,
             };
             let tcp = &mut rows.tcp;
@@ -451,15 +454,15 @@ impl Source {
                 Some(())
             }) {
                 rows.tcp.truncate(length);
-                let all = [Family::V4, Family::V6].into_iter().all(|family| {
-                    let request = Request::TcpConnections { family, ports };
+                let all = [Families::V4, Families::V6].into_iter().all(|family| {
+                    let request = DumpRequest::TcpConnections { family, ports };
                     self.ask_for_tcp(&request, &mut rows.tcp)
                 });
                 if !all {
                     rows.tcp.truncate(length);
                     for v6 in [false, true] {
                         table::tcp(self.pid, v6, self.until, |row| {
-                            if row.kind != Kind::Listening {
+                            if row.kind != SocketKind::Listening {
                                 add(&mut rows.tcp, row);
                             }
                         })?;

@@ -6,7 +6,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::thread;
 
-use super::super::{Listener, State};
+use super::super::{ConnectionState, Listener};
 use super::*;
 use crate::testing::{Sleeper, TempDir};
 
@@ -136,7 +136,7 @@ fn what_went_over_a_connection_and_when_is_known() {
     assert_eq!((one.unread, one.unacknowledged), (101, 0));
     assert_eq!(
         (one.peer, one.state),
-        (client.local_addr().ok(), State::ClientClosed)
+        (client.local_addr().ok(), ConnectionState::ClientClosed)
     );
     // The end is none of what it says. Either way the kernel's clock ticks every 10 ms.
     let ticks = Duration::from_millis(20);

@@ -9,7 +9,7 @@
 //! Whose a socket is, its inode says (`descriptors`): Envoy's sockets are those in /proc/PID/fd. So
 //! the sockets of another process on the same port, and of another generation of a hot restart,
 //! are told apart. Where that directory may not be read, sockets are counted by the addresses of
-//! the listeners that Envoy named, and [`Whose::Address`] says so.
+//! the listeners that Envoy named, and [`Ownership::Address`] says so.
 //!
 //! A connection is a client's if its local address is a listener's; or if its local port is none
 //! that the kernel gives to those who connect: its listener is gone, or transparent. Of UDP,
@@ -43,7 +43,7 @@ pub enum Witness {
 
 /// How Envoy's sockets are told from those of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum Ownership {
     /// By their inodes, which are in Envoy's /proc/PID/fd.
     Inode,
     /// /proc/PID/fd may not be read: by the addresses that Envoy's listeners have, so that the
@@ -84,7 +84,7 @@ impl fmt::Display for Local {
 
 /// What a client's connection is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum ConnectionState {
     /// Open in both directions.
     Established,
     /// The client has closed its half: Envoy may still send.
@@ -120,7 +120,7 @@ pub struct Connection {
     /// The client; none on a unix socket.
     pub peer: Option<SocketAddr>,
     /// Which halves are open.
-    pub state: State,
+    pub state: ConnectionState,
     /// Whether Envoy has accepted it. Otherwise it waits in the accept queue, and is reset if its
     /// listener is closed.
     pub accepted: bool,
@@ -185,8 +185,8 @@ pub struct Connections {
     /// Where this comes from.
     pub by: Witness,
     /// How Envoy's sockets were told from others.
-    pub whose: Whose,
-    /// In one line, why it is not from [`Witness::Netlink`] by [`Whose::Inode`]; none if it is.
+    pub whose: Ownership,
+    /// In one line, why it is not from [`Witness::Netlink`] by [`Ownership::Inode`]; none if it is.
     pub why: Option<String>,
     /// The listeners, sorted by address, the admin's apart. Those of a name are several where it
     /// has additional addresses.
@@ -222,14 +222,14 @@ impl Connections {
     /// What follows from where this comes, and how Envoy's sockets were told from others.
     pub fn means(&self) -> &'static str {
         match (self.by, self.whose) {
-            (Witness::Netlink, Whose::Inode) => "nothing is missing",
-            (Witness::Proc, Whose::Inode) => {
+            (Witness::Netlink, Ownership::Inode) => "nothing is missing",
+            (Witness::Proc, Ownership::Inode) => {
                 "they are counted from /proc, and none is known to be silent"
             }
-            (Witness::Netlink, Whose::Address) => {
+            (Witness::Netlink, Ownership::Address) => {
                 "those of another process at the same addresses count, too"
             }
-            (Witness::Proc, Whose::Address) => {
+            (Witness::Proc, Ownership::Address) => {
                 "they are counted from /proc, those of another process at the same addresses too, \
                  and none is known to be silent"
             }

@@ -9,8 +9,8 @@ use std::ops::RangeInclusive;
 
 use nix::libc;
 
-use super::rows::{InetRow, Kind, UnixRow, canonical};
-use super::{Activity, State};
+use super::rows::{InetRow, SocketKind, UnixRow, canonical};
+use super::{Activity, ConnectionState};
 
 /// Bytes of a message's header: length, type, flags, sequence number, port id.
 const HEADER: usize = 16;
@@ -49,7 +49,7 @@ const LISTEN: u8 = 10;
 
 /// Of which families a dump of TCP sockets is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub enum Families {
     /// IPv4 sockets.
     V4,
     /// IPv6 sockets, those with an IPv4 address too.
@@ -60,7 +60,7 @@ pub enum Family {
 
 /// What to ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Request<'a> {
+pub enum DumpRequest<'a> {
     /// The TCP listeners.
     TcpListeners {
         /// IPv6 sockets, in place of IPv4 ones.
@@ -69,7 +69,7 @@ pub enum Request<'a> {
     /// The TCP connections with a local port in any of these ranges; all, where they are too many.
     TcpConnections {
         /// Of these families.
-        family: Family,
+        family: Families,
         /// The local ports.
         ports: &'a [RangeInclusive<u16>],
     },
@@ -82,20 +82,20 @@ pub enum Request<'a> {
     Unix,
 }
 
-impl Request<'_> {
+impl DumpRequest<'_> {
     /// The message. Answers to it have the same `sequence` number.
     pub fn to_bytes(&self, sequence: u32) -> Vec<u8> {
         let bit = |state: u8| 1_u32 << state;
         let mut kind = SOCK_DIAG_BY_FAMILY;
         let mut body = match self {
-            Request::TcpListeners { v6 } => inet(*v6, libc::IPPROTO_TCP, 0, bit(LISTEN)),
-            Request::TcpConnections { family, ports } => {
+            DumpRequest::TcpListeners { v6 } => inet(*v6, libc::IPPROTO_TCP, 0, bit(LISTEN)),
+            DumpRequest::TcpConnections { family, ports } => {
                 let states = [ESTABLISHED, CLOSE_WAIT, FIN_WAIT1, FIN_WAIT2];
                 let states = states.into_iter().fold(0, |all, state| all | bit(state));
                 let extensions = 1 << (INFO - 1);
                 let mut body = match family {
                     // inet_diag_req: family, lengths, extensions, a socket's id, states, dbs.
-                    Family::Both => {
+                    Families::Both => {
                         kind = TCPDIAG_GETSOCK;
                         let mut body = vec![low_byte(libc::AF_INET), 0, 0, extensions];
                         body.resize(body.len() + ID, 0);
@@ -103,13 +103,13 @@ impl Request<'_> {
                         body.extend(0_u32.to_ne_bytes());
                         body
                     }
-                    one => inet(*one == Family::V6, libc::IPPROTO_TCP, extensions, states),
+                    one => inet(*one == Families::V6, libc::IPPROTO_TCP, extensions, states),
                 };
                 body.extend(bytecode(ports));
                 body
             }
-            Request::Udp { v6 } => inet(*v6, libc::IPPROTO_UDP, 0, bit(CLOSE)),
-            Request::Unix => {
+            DumpRequest::Udp { v6 } => inet(*v6, libc::IPPROTO_UDP, 0, bit(CLOSE)),
+            DumpRequest::Unix => {
                 // unix_diag_req: family, protocol, padding, states, inode, what to show, cookie.
                 let show: u32 = 1 | 1 << 4; // UDIAG_SHOW_NAME, UDIAG_SHOW_RQLEN
                 let mut body = vec![low_byte(libc::AF_UNIX), 0, 0, 0];
@@ -266,10 +266,10 @@ pub fn inet_row(body: &[u8]) -> Option<InetRow> {
         _ => return None,
     };
     let kind = match *body.get(1)? {
-        LISTEN | CLOSE => Kind::Listening,
-        ESTABLISHED => Kind::Open(State::Established),
-        CLOSE_WAIT => Kind::Open(State::ClientClosed),
-        FIN_WAIT1 | FIN_WAIT2 => Kind::Open(State::EnvoyClosed),
+        LISTEN | CLOSE => SocketKind::Listening,
+        ESTABLISHED => SocketKind::Open(ConnectionState::Established),
+        CLOSE_WAIT => SocketKind::Open(ConnectionState::ClientClosed),
+        FIN_WAIT1 | FIN_WAIT2 => SocketKind::Open(ConnectionState::EnvoyClosed),
         _ => return None,
     };
     let port = |at: usize| Some(u16::from_be_bytes(array_at(body, at)?));

@@ -54,7 +54,7 @@ fn established() -> Vec<u8> {
 #[test]
 fn a_connection_is_read_whole() {
     let expected = InetRow {
-        kind: Kind::Open(State::Established),
+        kind: SocketKind::Open(ConnectionState::Established),
         v6: false,
         local: "127.0.0.1:8080".parse().unwrap(),
         peer: "10.1.2.3:51234".parse().unwrap(),

@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::{Activity, Local, State};
+use super::{Activity, ConnectionState, Local};
 use crate::client::Address;
 
 /// A TCP or UDP socket in the kernel's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InetRow {
     /// What it is.
-    pub kind: Kind,
+    pub kind: SocketKind,
     /// Whether it is an IPv6 socket, which may have an IPv4 address.
     pub v6: bool,
     /// The socket's own end, canonical.
@@ -29,11 +29,11 @@ pub struct InetRow {
 
 /// What a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SocketKind {
     /// A listener's, or of UDP one that is not connected.
     Listening,
     /// A connection's.
-    Open(State),
+    Open(ConnectionState),
 }
 
 /// A unix stream socket in the kernel's table that has a name.
@@ -62,7 +62,7 @@ pub struct Rows {
 
 /// Where Envoy's admin interface is, whose connections do not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admin {
+pub enum AdminSocket {
     /// Here.
     At(Local),
     /// On a host whose name is not resolved here: at any address with this port.
@@ -72,39 +72,39 @@ pub enum Admin {
     Path(PathBuf, Option<PathBuf>),
 }
 
-impl Admin {
+impl AdminSocket {
     /// At this address, of an Envoy that works in this `directory`; none where it is no text.
-    pub fn new(address: &Address, directory: Option<&Path>) -> Option<Admin> {
+    pub fn new(address: &Address, directory: Option<&Path>) -> Option<AdminSocket> {
         Some(match address {
             Address::Tcp(text) => match text.parse() {
-                Ok(address) => Admin::At(Local::Ip(canonical(address))),
-                Err(_) => Admin::Port(text.rsplit_once(':')?.1.parse().ok()?),
+                Ok(address) => AdminSocket::At(Local::Ip(canonical(address))),
+                Err(_) => AdminSocket::Port(text.rsplit_once(':')?.1.parse().ok()?),
             },
             Address::Unix(path) => {
                 let relative = directory.and_then(|directory| path.strip_prefix(directory).ok());
-                Admin::Path(path.clone(), relative.map(Path::to_owned))
+                AdminSocket::Path(path.clone(), relative.map(Path::to_owned))
             }
-            Address::Abstract(name) => Admin::At(Local::Unix(format!("@{name}"))),
+            Address::Abstract(name) => AdminSocket::At(Local::Unix(format!("@{name}"))),
         })
     }
 
     /// Whether a socket with this local address is the admin's.
     pub fn has_ip(&self, local: SocketAddr) -> bool {
         match self {
-            Admin::At(Local::Ip(admin)) => {
+            AdminSocket::At(Local::Ip(admin)) => {
                 *admin == local || admin.port() == local.port() && admin.ip().is_unspecified()
             }
-            Admin::At(Local::Unix(_)) | Admin::Path(..) => false,
-            Admin::Port(port) => *port == local.port(),
+            AdminSocket::At(Local::Unix(_)) | AdminSocket::Path(..) => false,
+            AdminSocket::Port(port) => *port == local.port(),
         }
     }
 
     /// Whether a unix socket of this name is the admin's: the kernel has it as it was bound.
     pub fn has_unix(&self, name: &str) -> bool {
         match self {
-            Admin::At(Local::Unix(admin)) => admin == name,
-            Admin::At(Local::Ip(_)) | Admin::Port(_) => false,
-            Admin::Path(path, relative) => {
+            AdminSocket::At(Local::Unix(admin)) => admin == name,
+            AdminSocket::At(Local::Ip(_)) | AdminSocket::Port(_) => false,
+            AdminSocket::Path(path, relative) => {
                 let bound = Path::new(name.strip_prefix("./").unwrap_or(name));
                 bound == path || relative.as_deref() == Some(bound)
             }

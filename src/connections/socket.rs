@@ -11,7 +11,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use super::netlink::{Message, Messages, Request};
+use super::netlink::{DumpRequest, Message, Messages};
 
 /// Of one read: the kernel makes its pieces as large as what is read into, up to this size.
 const PIECE: usize = 32 * 1024;
@@ -47,20 +47,20 @@ pub(super) fn read<'a>(
 }
 
 /// Asks the kernel for rows of its table, one question after the other.
-pub(super) struct Socket {
+pub(super) struct DiagSocket {
     socket: OwnedFd,
     buffer: Vec<u8>,
     sequence: u32,
 }
 
-impl Socket {
-    pub fn new() -> Result<Socket, String> {
+impl DiagSocket {
+    pub fn new() -> Result<DiagSocket, String> {
         let socket = open(SockFlag::empty()).and_then(|socket| {
             // The kernel answers while it is asked, so that a wait is none in practice.
             setsockopt(&socket, ReceiveTimeout, &TimeVal::new(1, 0))?;
             Ok(socket)
         });
-        Ok(Socket {
+        Ok(DiagSocket {
             socket: socket.map_err(|error| format!("NETLINK_SOCK_DIAG: {}", error.desc()))?,
             // Larger than a piece: what fills it is cut.
             buffer: vec![0; PIECE + 4],
@@ -74,7 +74,7 @@ impl Socket {
     /// One line, where not all of them came, or one is none: then they are worth nothing.
     pub fn ask(
         &mut self,
-        request: &Request,
+        request: &DumpRequest,
         until: Instant,
         mut take: impl FnMut(&[u8]) -> Option<()>,
     ) -> Result<(), String> {

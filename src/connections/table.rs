@@ -8,8 +8,8 @@ use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
-use super::State;
-use super::rows::{InetRow, Kind, UnixRow};
+use super::ConnectionState;
+use super::rows::{InetRow, SocketKind, UnixRow};
 
 /// Of one table: a connection is a line of 150 bytes.
 const TABLE: u64 = 64 * 1024 * 1024;
@@ -133,7 +133,7 @@ fn inet_row(line: &[u8], v6: bool) -> Option<(InetRow, u32)> {
     let state = hex(words.next()?)?;
     let (unacknowledged, unread) = halves(words.next()?)?;
     let row = InetRow {
-        kind: Kind::Listening,
+        kind: SocketKind::Listening,
         v6,
         local,
         peer,
@@ -146,14 +146,14 @@ fn inet_row(line: &[u8], v6: bool) -> Option<(InetRow, u32)> {
 }
 
 /// A TCP socket's kind by its state's number; none of one that does not count.
-fn tcp_kind(state: u32) -> Option<Kind> {
+fn tcp_kind(state: u32) -> Option<SocketKind> {
     Some(match state {
-        0x0A => Kind::Listening,
-        0x01 => Kind::Open(State::Established),
+        0x0A => SocketKind::Listening,
+        0x01 => SocketKind::Open(ConnectionState::Established),
         // CLOSE_WAIT
-        0x08 => Kind::Open(State::ClientClosed),
+        0x08 => SocketKind::Open(ConnectionState::ClientClosed),
         // FIN_WAIT1, FIN_WAIT2
-        0x04 | 0x05 => Kind::Open(State::EnvoyClosed),
+        0x04 | 0x05 => SocketKind::Open(ConnectionState::EnvoyClosed),
         _ => return None,
     })
 }

@@ -62,7 +62,7 @@ fn a_line_is_read_with_both_ends_its_queues_and_its_inode() {
     assert_eq!(
         rows.tcp[5],
         InetRow {
-            kind: Kind::Open(State::Established),
+            kind: SocketKind::Open(ConnectionState::Established),
             v6: false,
             local: "127.7.7.7:10000".parse().unwrap(),
             peer: "127.0.0.1:42914".parse().unwrap(),

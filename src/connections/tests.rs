@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::attribute::{Known, attribute};
 use super::names::Named;
-use super::rows::{Admin, InetRow, Kind, Rows, UnixRow};
+use super::rows::{AdminSocket, InetRow, Rows, SocketKind, UnixRow};
 use super::table::tests::{TCP, UDP, UNIX, rows};
 use super::*;
 
@@ -33,7 +33,7 @@ struct World {
     own: Option<Vec<u64>>,
     earlier: Vec<(bool, Local)>,
     names: Vec<Named>,
-    admin: Option<Admin>,
+    admin: Option<AdminSocket>,
 }
 
 impl World {
@@ -42,7 +42,7 @@ impl World {
             own: Some((900..=999).collect()),
             earlier: Vec::new(),
             names: Vec::new(),
-            admin: Admin::new(&"unix:/tmp/exp/admin.sock".parse().unwrap(), None),
+            admin: AdminSocket::new(&"unix:/tmp/exp/admin.sock".parse().unwrap(), None),
         }
     }
 
@@ -73,7 +73,7 @@ fn counts(seen: &Connections) -> Vec<(String, u64)> {
         .collect()
 }
 
-fn row(kind: Kind, v6: bool, local: &str, inode: u64) -> InetRow {
+fn row(kind: SocketKind, v6: bool, local: &str, inode: u64) -> InetRow {
     InetRow {
         kind,
         v6,
@@ -87,11 +87,16 @@ fn row(kind: Kind, v6: bool, local: &str, inode: u64) -> InetRow {
 }
 
 fn listening(v6: bool, local: &str, inode: u64) -> InetRow {
-    row(Kind::Listening, v6, local, inode)
+    row(SocketKind::Listening, v6, local, inode)
 }
 
 fn open(v6: bool, local: &str, inode: u64) -> InetRow {
-    row(Kind::Open(State::Established), v6, local, inode)
+    row(
+        SocketKind::Open(ConnectionState::Established),
+        v6,
+        local,
+        inode,
+    )
 }
 
 fn tcp(rows: &[InetRow]) -> Rows {
@@ -258,7 +263,7 @@ fn the_admins_connections_do_not_count_whatever_it_is_called() {
         "[::ffff:127.0.0.1]:9901",
     ] {
         let mut world = World::new();
-        world.admin = Admin::new(&admin.parse().unwrap(), None);
+        world.admin = AdminSocket::new(&admin.parse().unwrap(), None);
         assert_eq!(
             counts(&world.see(&all)),
             pairs(&[("127.0.0.1:80", 1)]),
@@ -266,8 +271,8 @@ fn the_admins_connections_do_not_count_whatever_it_is_called() {
         );
     }
     let mut world = World::new();
-    world.admin = Admin::new(&"@admin".parse().unwrap(), None);
-    assert_eq!(world.admin, Some(Admin::At(local("@admin"))));
+    world.admin = AdminSocket::new(&"@admin".parse().unwrap(), None);
+    assert_eq!(world.admin, Some(AdminSocket::At(local("@admin"))));
     assert_eq!(world.see(&all).count(), 3);
 }
 
@@ -275,7 +280,7 @@ fn the_admins_connections_do_not_count_whatever_it_is_called() {
 fn the_admins_path_is_known_by_the_name_that_it_was_bound_by() {
     let admin = |path: &str, directory: &str| {
         let path = format!("unix:{path}").parse().unwrap();
-        Admin::new(&path, Some(directory.as_ref())).unwrap()
+        AdminSocket::new(&path, Some(directory.as_ref())).unwrap()
     };
     for (path, directory, bound) in [
         ("/srv/admin.sock", "/srv", "admin.sock"),
@@ -302,7 +307,7 @@ fn where_inodes_are_not_known_the_named_addresses_count() {
         open(true, "[::1]:81", 8),
         open(false, "10.0.0.9:22", 9),
     ]));
-    assert_eq!(seen.whose, Whose::Address);
+    assert_eq!(seen.whose, Ownership::Address);
     assert_eq!(counts(&seen), pairs(&[("0.0.0.0:80", 2), ("[::1]:81", 1)]));
     assert_eq!(seen.elsewhere, []);
 }
@@ -425,10 +430,10 @@ fn some_row() -> impl Strategy<Value = InetRow> {
         proptest::sample::select(vec!["0.0.0.0", "127.0.0.1", "[::]", "[::1]", "10.0.0.9"]);
     let port = proptest::sample::select(vec![80, 81, 9901, 40_000]);
     let kind = prop_oneof![
-        2 => Just(Kind::Listening),
-        4 => Just(Kind::Open(State::Established)),
-        1 => Just(Kind::Open(State::ClientClosed)),
-        1 => Just(Kind::Open(State::EnvoyClosed)),
+        2 => Just(SocketKind::Listening),
+        4 => Just(SocketKind::Open(ConnectionState::Established)),
+        1 => Just(SocketKind::Open(ConnectionState::ClientClosed)),
+        1 => Just(SocketKind::Open(ConnectionState::EnvoyClosed)),
     ];
     (address, port, kind, any::<bool>(), 0..12_u64, 0..3_u32).prop_map(
         |(address, port, kind, v6, inode, unread)| InetRow {
@@ -450,9 +455,9 @@ proptest! {
         let own: Vec<u64> = (1..=6).collect();
         let mut world = World::new();
         world.own = Some(own.clone());
-        world.admin = Admin::new(&"127.0.0.1:9901".parse().unwrap(), None);
+        world.admin = AdminSocket::new(&"127.0.0.1:9901".parse().unwrap(), None);
         let seen = world.see(&tcp(&all));
-        let is_open = |row: &&InetRow| row.kind != Kind::Listening;
+        let is_open = |row: &&InetRow| row.kind != SocketKind::Listening;
         let is_admin = |row: &&InetRow| row.local == at("127.0.0.1:9901");
         let ports: Vec<u16> = all.iter()
             .filter(|row| !is_open(row) && !is_admin(row) && own.contains(&row.inode))

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use super::address::Place;
 use super::fetch::{STEP, refused};
 use super::kernel::Measure;
-use super::listeners::{Census, Listeners};
+use super::listeners::{Census, ListenerCount};
 use super::question::{Answer, Ask, Readiness};
 use super::witnesses::Witnesses;
-use crate::client::{Address, GoesOn, Limits, Method, Peer, fetch_while};
+use crate::client::{Address, ExchangeLimits, GoesOn, Method, Peer, fetch_while};
 use crate::fault;
 use crate::mailbox::{Inbox, Wakeups};
 use crate::pulse::Pulse;
@@ -41,7 +41,7 @@ pub struct Job {
 
 /// What became of a [`Job`].
 #[derive(Debug)]
-pub struct Reply {
+pub struct AdminReply {
     /// The job's number.
     pub number: u64,
     /// What was asked.
@@ -53,16 +53,16 @@ pub struct Reply {
     /// The answer, or why there is none, in one line.
     pub answer: Result<Answer, String>,
     /// To [`Ask::Ready`], of an Envoy that is live: how many listeners it has.
-    pub listeners: Option<Listeners>,
+    pub listeners: Option<ListenerCount>,
 }
 
 /// What the thread has to say.
 // Nearly always a reply, and a few at a time: a box would save nothing.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
-pub enum Report {
+pub enum AdminReport {
     /// What became of a job.
-    Reply(Box<Reply>),
+    Reply(Box<AdminReply>),
     /// A connection of Envoy's has ended during a drain: the last one, perhaps.
     ConnectionEnded,
 }
@@ -72,7 +72,7 @@ pub enum Report {
 pub fn work(
     jobs: (&Inbox<Job>, &Wakeups),
     measure: Measure<'_>,
-    report: &dyn Fn(Report),
+    report: &dyn Fn(AdminReport),
     pulse: &Pulse,
 ) {
     let mut asker = Asker {
@@ -83,7 +83,7 @@ pub fn work(
     };
     loop {
         let watch = &mut asker.witnesses.watch;
-        let job = watch.next(jobs, || report(Report::ConnectionEnded));
+        let job = watch.next(jobs, || report(AdminReport::ConnectionEnded));
         watch.set_on(job.drains);
         fault::point("admin");
         // What it said of that before is worth nothing now.
@@ -114,7 +114,7 @@ pub fn work(
             (_, Err(why)) => Err(why),
         };
         let checkable = address.clone().filter(|_| job.ask == Ask::Ready);
-        report(Report::Reply(Box::new(Reply {
+        report(AdminReport::Reply(Box::new(AdminReply {
             number: job.number,
             ask: job.ask,
             address,
@@ -164,7 +164,7 @@ impl Asker<'_> {
         if self.census.takes_turn(owner, Instant::now()) && self.was_live {
             self.census
                 .ask(peer, address, self.witnesses.measure.excluded);
-            if let Some(Listeners::Count(_)) = self.census.told() {
+            if let Some(ListenerCount::Count(_)) = self.census.told() {
                 // It answers, and nothing else has changed for all that is known.
                 return live();
             }
@@ -185,7 +185,7 @@ impl Asker<'_> {
 /// One line that says why there is no answer, or none that can be believed.
 fn ask(ask: Ask, address: &Address, peer: Peer, goes_on: GoesOn<'_>) -> Result<Answer, String> {
     let short = |method, path, time| {
-        let limits = Limits { time, body: SHORT };
+        let limits = ExchangeLimits { time, body: SHORT };
         fetch_while(peer, address, method, path, limits, goes_on)
     };
     match ask {

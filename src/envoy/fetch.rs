@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::client::{Address, GoesOn, Head, Limits, Method, Peer, exchange_while, fetch_from};
+use crate::client::{
+    Address, ExchangeLimits, GoesOn, Head, Method, Peer, exchange_while, fetch_from,
+};
 
 /// A busy Envoy may take this long for a step of the drain: one with 10,000 clusters needs 36 ms
 /// for the page, and an answer that is lost on the way should not cost much of the deadline.
@@ -19,7 +21,7 @@ pub(super) fn ask_stats(
     goes_on: GoesOn<'_>,
     sink: impl FnMut(&[u8]),
 ) -> Result<Head, String> {
-    let limits = Limits {
+    let limits = ExchangeLimits {
         time: STEP,
         body: PAGE,
     };
@@ -31,7 +33,7 @@ pub(super) fn ask_stats(
 /// # Errors
 /// One line: no answer within 3 s, none with 200, or one that is longer than a page of gauges.
 pub fn get(peer: Peer, address: &Address, path: &str) -> Result<String, String> {
-    let limits = Limits {
+    let limits = ExchangeLimits {
         time: STEP,
         body: PAGE,
     };

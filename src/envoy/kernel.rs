@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::load::{Client, Listener, Load, QUIET, Sight};
+use super::load::{Client, ListenerLoad, Load, QUIET, Sight};
 use super::roll_call::RollCall;
 use crate::client::Address;
 use crate::connections::ledger::Ledger;
@@ -24,7 +24,7 @@ const CLIENTS: usize = 10;
 /// What an Envoy was seen with: when it has stopped accepting, the connections of its listeners are
 /// still theirs.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct KernelMemory {
     lookout: Option<(i32, Lookout, Ledger)>,
     /// When the names that it has were told.
     named: Option<Instant>,
@@ -32,7 +32,7 @@ pub struct Known {
     why: Option<String>,
 }
 
-impl Known {
+impl KernelMemory {
     /// The addresses of the listeners that count, of the Envoy with this pid.
     ///
     /// # Errors
@@ -107,7 +107,7 @@ impl Seen {
     /// The load where nobody else tells: what belongs to no known listener may be a client's, too.
     pub fn alone(mut self) -> Load {
         if self.elsewhere > 0 {
-            self.load.listeners.push(Listener {
+            self.load.listeners.push(ListenerLoad {
                 name: "elsewhere".into(),
                 address: None,
                 connections: self.elsewhere,
@@ -130,7 +130,7 @@ pub fn look(
     admin: Option<&Address>,
     measure: Measure<'_>,
     roll: Option<&RollCall>,
-    known: &mut Known,
+    known: &mut KernelMemory,
 ) -> Result<Seen, String> {
     let (lookout, ledger) = known.of(pid, roll);
     let mut connections = lookout.look(admin)?;
@@ -258,7 +258,7 @@ fn merge(
     all: &[connections::Listener],
     is_out: impl Fn(&connections::Listener) -> bool,
     mut each: impl FnMut(&connections::Listener),
-) -> Vec<Listener> {
+) -> Vec<ListenerLoad> {
     let mut by_title: Vec<_> = all.iter().map(|one| (one.title(), one)).collect();
     by_title.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     let mut listeners = Vec::new();
@@ -270,7 +270,7 @@ fn merge(
         let addresses = same.iter().map(|(_, one)| one.local.to_string());
         let addresses: Vec<String> = addresses.collect();
         listeners.extend(same.first().map(|(title, one)| {
-            Listener {
+            ListenerLoad {
                 name: title.clone(),
                 address: one.name.is_some().then(|| addresses.join(", ")),
                 connections: same

@@ -1,7 +1,7 @@
 use std::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::connections::{Local, Whose, Witness};
+use crate::connections::{Local, Ownership, Witness};
 
 fn listener(local: &str, listening: bool, queued: u64) -> connections::Listener {
     connections::Listener {
@@ -20,7 +20,7 @@ fn listener(local: &str, listening: bool, queued: u64) -> connections::Listener 
 fn seen(listeners: Vec<connections::Listener>, udp: Vec<connections::Listener>) -> Connections {
     Connections {
         by: Witness::Proc,
-        whose: Whose::Inode,
+        whose: Ownership::Inode,
         why: None,
         listeners,
         elsewhere: Vec::new(),
@@ -118,7 +118,7 @@ fn a_listener_with_several_addresses_is_one_and_excluded_by_any_of_them() {
         listener("127.7.7.7:82", true, 4),
     ];
     let seen = seen(all, Vec::new());
-    let web = |excluded| Listener {
+    let web = |excluded| ListenerLoad {
         name: "web".into(),
         address: Some("127.7.7.7:80, 127.7.7.8:81".into()),
         connections: 3,
@@ -142,7 +142,7 @@ fn this_very_process_is_seen_as_it_is() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
     let name = tcp.local_addr().unwrap().to_string();
-    let mut known = Known::default();
+    let mut known = KernelMemory::default();
     let mut count = || {
         let seen = look(pid, None, measure(&[]), None, &mut known).unwrap();
         assert!(seen.accepts && seen.load.sight == Sight::Kernel);
@@ -162,7 +162,7 @@ fn this_very_process_is_seen_as_it_is() {
 
 /// What Envoy could tell: these names in its statistics.
 fn roll(scopes: &[&str]) -> RollCall {
-    let mut reader = super::super::roll_call::Reader::default();
+    let mut reader = super::super::roll_call::RollCallReader::default();
     for scope in scopes {
         reader.feed(format!("listener.{scope}.downstream_pre_cx_active: 0\n").as_bytes());
     }

@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{Address, Limits, Method, Peer, exchange_with};
+use crate::client::{Address, ExchangeLimits, Method, Peer, exchange_with};
 
 /// Where there are some, they are counted again after so long.
 const REST: Duration = Duration::from_secs(10);
 
 /// All of the answer: a listener is a line of it.
-const PAGE: Limits = Limits {
+const PAGE: ExchangeLimits = ExchangeLimits {
     time: Duration::from_secs(1),
     body: 8 * 1024 * 1024,
 };
@@ -19,7 +19,7 @@ const LINE: usize = 4096;
 
 /// How many active listeners Envoy has, its admin interface's and the excluded ones apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listeners {
+pub enum ListenerCount {
     /// So many addresses.
     Count(u64),
     /// Envoy does not tell (`admin.allow_paths`), or did not: that is not none.
@@ -31,7 +31,7 @@ pub enum Listeners {
 pub struct Census {
     /// The Envoy that it is about.
     owner: Option<i32>,
-    told: Option<(Listeners, Instant)>,
+    told: Option<(ListenerCount, Instant)>,
     /// Whether the last question was this one, and not for readiness.
     was_last: bool,
 }
@@ -48,7 +48,7 @@ impl Census {
         }
         let turn = match self.told {
             None => false,
-            Some((Listeners::Count(0), _)) => !self.was_last,
+            Some((ListenerCount::Count(0), _)) => !self.was_last,
             Some((_, at)) => !self.was_last && now.saturating_duration_since(at) >= REST,
         };
         self.was_last = turn;
@@ -61,13 +61,13 @@ impl Census {
     }
 
     /// What is known.
-    pub fn told(&self) -> Option<Listeners> {
+    pub fn told(&self) -> Option<ListenerCount> {
         self.told.map(|(listeners, _)| listeners)
     }
 
     /// Asks.
     pub fn ask(&mut self, peer: Peer, address: &Address, excluded: &[String]) {
-        let mut page = Page::default();
+        let mut page = ListenersReader::default();
         let head = exchange_with(peer, address, Method::Get, "/listeners", PAGE, |piece| {
             page.feed(piece, excluded);
         });
@@ -75,11 +75,11 @@ impl Census {
             Ok(head) if head.status == 200 => page.finish(excluded),
             Ok(head) => {
                 log::debug!("envoy does not tell its listeners: {}", head.status);
-                Listeners::Untold
+                ListenerCount::Untold
             }
             Err(why) => {
                 log::debug!("envoy does not tell its listeners: {why}");
-                Listeners::Untold
+                ListenerCount::Untold
             }
         };
         self.told = Some((listeners, Instant::now()));
@@ -88,14 +88,14 @@ impl Census {
 
 /// Envoy's page: `name::127.0.0.1:8080`, a line for each address of an active listener.
 #[derive(Debug, Default)]
-struct Page {
+struct ListenersReader {
     line: Vec<u8>,
     count: u64,
     /// Whether something in it is no such line.
     strange: bool,
 }
 
-impl Page {
+impl ListenersReader {
     fn feed(&mut self, bytes: &[u8], excluded: &[String]) {
         for &byte in bytes {
             if byte == b'\n' {
@@ -119,12 +119,12 @@ impl Page {
         self.count = self.count.saturating_add(u64::from(counts));
     }
 
-    fn finish(mut self, excluded: &[String]) -> Listeners {
+    fn finish(mut self, excluded: &[String]) -> ListenerCount {
         self.read_line(excluded);
         if self.strange && self.count == 0 {
-            return Listeners::Untold;
+            return ListenerCount::Untold;
         }
-        Listeners::Count(self.count)
+        ListenerCount::Count(self.count)
     }
 }
 
@@ -147,9 +147,9 @@ pub fn is_excluded(name: &str, address: &str, excluded: &[String]) -> bool {
 mod tests {
     use super::*;
 
-    fn read(text: &str, excluded: &[&str]) -> Listeners {
+    fn read(text: &str, excluded: &[&str]) -> ListenerCount {
         let excluded: Vec<String> = excluded.iter().map(ToString::to_string).collect();
-        let mut page = Page::default();
+        let mut page = ListenersReader::default();
         for piece in text.as_bytes().chunks(3) {
             page.feed(piece, &excluded);
         }
@@ -160,17 +160,20 @@ mod tests {
     fn listeners_that_somebody_can_connect_to_are_counted() {
         let text = "a::b::127.0.0.1:80\nv6::[::1]:80\npipe::/run/a.sock\n\
                     inner::envoy://inner/\nprobes::0.0.0.0:8002\n";
-        assert_eq!(read(text, &[]), Listeners::Count(4));
+        assert_eq!(read(text, &[]), ListenerCount::Count(4));
         for name in ["probes", "0.0.0.0:8002", "0.0.0.0_8002", ":8002"] {
-            assert_eq!(read(text, &[name]), Listeners::Count(3), "{name}");
+            assert_eq!(read(text, &[name]), ListenerCount::Count(3), "{name}");
         }
-        assert_eq!(read(text, &[":80", "pipe", "probes"]), Listeners::Count(0));
-        assert_eq!(read("", &[]), Listeners::Count(0));
+        assert_eq!(
+            read(text, &[":80", "pipe", "probes"]),
+            ListenerCount::Count(0)
+        );
+        assert_eq!(read("", &[]), ListenerCount::Count(0));
     }
 
     #[test]
     fn a_page_of_something_else_is_not_none() {
-        assert_eq!(read("<html>hello</html>", &[]), Listeners::Untold);
+        assert_eq!(read("<html>hello</html>", &[]), ListenerCount::Untold);
     }
 
     #[test]
@@ -178,10 +181,10 @@ mod tests {
         let now = Instant::now();
         let mut census = Census::default();
         assert!(!census.takes_turn(Some(7), now) && census.is_new());
-        census.told = Some((Listeners::Count(0), now));
+        census.told = Some((ListenerCount::Count(0), now));
         let turns: Vec<_> = (0..4).map(|_| census.takes_turn(Some(7), now)).collect();
         assert_eq!(turns, [true, false, true, false]);
-        census.told = Some((Listeners::Count(2), now));
+        census.told = Some((ListenerCount::Count(2), now));
         assert!(!census.takes_turn(Some(7), now));
         assert!(census.takes_turn(Some(7), now + REST));
         assert!(!census.takes_turn(Some(7), now + REST));

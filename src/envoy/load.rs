@@ -8,7 +8,7 @@ pub const QUIET: Duration = Duration::from_secs(10);
 
 /// The connections of one listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listener {
+pub struct ListenerLoad {
     /// The listener's own name, or else its address; its name in Envoy's statistics where neither
     /// is known.
     pub name: String,
@@ -62,7 +62,7 @@ impl Sight {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// The listeners that ever had a connection, sorted by name.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerLoad>,
     /// HTTP requests in flight; a WebSocket is one.
     pub requests: u64,
     /// Connections that are no HTTP: they are in flight as long as they are open.
@@ -156,7 +156,7 @@ impl Load {
     /// Whether requests are in flight that no connection carries which anybody tells of: theirs is
     /// hidden.
     pub fn hides_requests(&self) -> bool {
-        let is_open = |listener: &Listener| listener.connections > 0;
+        let is_open = |listener: &ListenerLoad| listener.connections > 0;
         self.requests > 0 && self.old_connections == 0 && !self.listeners.iter().any(is_open)
     }
 

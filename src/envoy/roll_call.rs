@@ -226,12 +226,12 @@ impl RollCall {
 
 /// The answer to [`QUERY`], being read.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub struct RollCallReader {
     lines: Lines,
     roll: RollCall,
 }
 
-impl Reader {
+impl RollCallReader {
     /// Takes the next bytes of the answer's body.
     pub fn feed(&mut self, bytes: &[u8]) {
         let roll = &mut self.roll;

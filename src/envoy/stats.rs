@@ -40,13 +40,13 @@ const ADMIN_ALONE: &str = "admin.main_thread";
 
 /// Adds up the answer to [`ACTIVITY`].
 #[derive(Debug, Default)]
-pub struct Activity {
+pub struct ActivityReader {
     counters: Counters,
     /// Whether the question itself was counted.
     own: bool,
 }
 
-impl Activity {
+impl ActivityReader {
     /// Takes a line of the answer. The admin interface's requests and connections are no traffic,
     /// nor are connections to internal listeners and those that `excluded` means among these
     /// `titles`.
@@ -105,12 +105,12 @@ struct Manager {
 
 /// A page of gauges that is being read.
 #[derive(Debug, Default)]
-pub struct Page {
+pub struct GaugeReader {
     lines: Lines,
     figures: Figures,
 }
 
-impl Page {
+impl GaugeReader {
     /// Takes the next bytes of the answer's body.
     pub fn feed(&mut self, bytes: &[u8]) {
         let figures = &mut self.figures;
@@ -128,7 +128,7 @@ impl Page {
 
 /// What Envoy tells of its load.
 #[derive(Debug)]
-pub struct Told {
+pub struct ToldLoad {
     /// The load, as far as it is told.
     pub load: Load,
     /// Connections of all HTTP connection managers but the admin interface's.
@@ -137,14 +137,14 @@ pub struct Told {
     pub hidden: Vec<Hidden>,
 }
 
-impl Told {
+impl ToldLoad {
     /// What an Envoy tells that refuses to.
-    pub fn nothing() -> Told {
+    pub fn nothing() -> ToldLoad {
         let load = Load {
             health_failed: true,
             ..Load::default()
         };
-        Told {
+        ToldLoad {
             load,
             http: 0,
             hidden: vec![Hidden::Statistics],
@@ -270,7 +270,7 @@ impl Figures {
     /// The connections of an internal listener carry what an outer one's do, and do not count. Nor
     /// can they be told from the outer ones' below the same connection manager: an outer TCP
     /// session that feeds an internal HTTP connection is doubtful.
-    pub fn load(&self, roll: &RollCall, excluded: &[String]) -> Told {
+    pub fn load(&self, roll: &RollCall, excluded: &[String]) -> ToldLoad {
         let mut hidden = roll.hidden(self.listeners(), self.has_admins_namesake());
         if hidden.is_empty() && !self.is_proven() {
             // Who hides that may hide anything.
@@ -318,7 +318,7 @@ impl Figures {
             sends_logs: roll.sends_logs,
             ..Load::default()
         };
-        Told {
+        ToldLoad {
             load,
             http: all_http,
             hidden,

@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn figures(text: &str) -> Figures {
-    let mut page = Page::default();
+    let mut page = GaugeReader::default();
     page.feed(text.as_bytes());
     page.finish()
 }
@@ -16,8 +16,8 @@ fn read(text: &str, excluded: &[&str]) -> Load {
 }
 
 /// What Envoy tells, to whom the second text is a roll call's answer.
-fn told(text: &str, roll: &str) -> Told {
-    let mut reader = super::super::roll_call::Reader::default();
+fn told(text: &str, roll: &str) -> ToldLoad {
+    let mut reader = super::super::roll_call::RollCallReader::default();
     reader.feed(roll.as_bytes());
     figures(text).load(&reader.finish(), &[])
 }
@@ -198,7 +198,7 @@ fn udp_sessions_that_are_hidden_are_missed_and_those_of_quic_are_not() {
 
 #[test]
 fn an_outer_session_that_feeds_an_internal_connection_is_doubtful() {
-    let mut roll = super::super::roll_call::Reader::default();
+    let mut roll = super::super::roll_call::RollCallReader::default();
     roll.feed(ROLL.as_bytes());
     roll.feed(b"listener.envoy_internal_inner.downstream_pre_cx_active: 0\n");
     let mut roll = roll.finish();
@@ -243,7 +243,7 @@ fn the_last_line_needs_no_newline() {
 #[test]
 fn counters_of_requests_move_the_activity_and_the_admins_own_do_not() {
     let activity = |lines: &[(&str, u64)]| {
-        let mut activity = Activity::default();
+        let mut activity = ActivityReader::default();
         lines.iter().for_each(|(name, value)| {
             activity.add(name, *value, &["probes".into()], &Titles::default())
         });
@@ -276,7 +276,7 @@ proptest! {
     fn pieces_do_not_matter(cuts in proptest::collection::vec(0..BUSY.len(), 0..20)) {
         let mut cuts = cuts;
         cuts.sort_unstable();
-        let mut page = Page::default();
+        let mut page = GaugeReader::default();
         let mut from = 0;
         for cut in cuts {
             page.feed(&BUSY.as_bytes()[from..cut]);
@@ -289,7 +289,7 @@ proptest! {
 
     #[test]
     fn garbage_proves_nothing(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
-        let mut page = Page::default();
+        let mut page = GaugeReader::default();
         page.feed(&bytes);
         prop_assert!(!page.finish().is_proven());
     }

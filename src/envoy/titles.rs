@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
-use super::load::Listener;
+use super::load::ListenerLoad;
 use crate::connections::Local;
 use crate::connections::names::Named;
 
@@ -99,14 +99,14 @@ impl Titles {
     }
 
     /// The listener of this name in the statistics, with so many connections.
-    pub fn listener(&self, scope: &str, connections: u64, excluded: &[String]) -> Listener {
+    pub fn listener(&self, scope: &str, connections: u64, excluded: &[String]) -> ListenerLoad {
         let (named, address) = self.find(scope);
         let (name, address) = match (named, address) {
             (Some(named), _) => (named.title(), named.address()),
             (None, Some(local)) => (local.to_string(), None),
             (None, None) => (scope.to_owned(), None),
         };
-        Listener {
+        ListenerLoad {
             name,
             address,
             connections,

@@ -69,14 +69,14 @@ pub struct Traffic {
 
 /// Reads the answer to [`QUERY`].
 #[derive(Debug, Default)]
-pub struct Reader {
+pub struct TrafficReader {
     lines: Lines,
     traffic: Traffic,
     /// By a listener's name there: connections that it accepted, and requests answered on them.
     scopes: HashMap<String, (u64, u64)>,
 }
 
-impl Reader {
+impl TrafficReader {
     /// Takes the next piece of the answer.
     pub fn feed(&mut self, piece: &[u8]) {
         let (traffic, scopes) = (&mut self.traffic, &mut self.scopes);
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_counts_is_added_up_and_the_admins_own_is_not() {
-        let mut reader = Reader::default();
+        let mut reader = TrafficReader::default();
         reader.feed(
             b"cluster.a.upstream_cx_connect_fail: 3\ncluster.a.upstream_cx_total: 10\n\
               cluster.b.upstream_cx_none_healthy: 2\nhttp.admin.downstream_rq_completed: 99\n\

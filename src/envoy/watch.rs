@@ -74,7 +74,7 @@ impl Rest {
 
 /// Watches while jobs are waited for.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub struct EndWatch {
     is_on: bool,
     ends: Option<(Ends, Vec<SocketAddr>)>,
     /// Whether the kernel is to tell how many connections come, since Envoy does not tell all.
@@ -86,11 +86,11 @@ pub struct Watch {
     rest: Option<Rest>,
 }
 
-impl Watch {
+impl EndWatch {
     /// Whether there is a drain that wants to know.
     pub fn set_on(&mut self, is_on: bool) {
         if self.is_on && !is_on {
-            *self = Watch::default();
+            *self = EndWatch::default();
         }
         self.is_on = is_on;
     }
@@ -272,7 +272,7 @@ mod tests {
     }
 
     /// Has a watch wait for the next job; `told` hears of each word, and says whether to send one.
-    fn next(watch: &mut Watch, told: impl Fn(u32) -> bool + Sync, before: impl FnOnce()) -> u32 {
+    fn next(watch: &mut EndWatch, told: impl Fn(u32) -> bool + Sync, before: impl FnOnce()) -> u32 {
         let (waker, wakeups) = Waker::new().unwrap();
         let (mailbox, jobs) = Mailbox::new(Some(waker));
         let count = std::cell::Cell::new(0);
@@ -290,7 +290,7 @@ mod tests {
     fn an_end_is_told_once_for_each_look_and_again_after_a_job_that_was_none() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let doors = [listener.local_addr().unwrap()];
-        let mut watch = Watch::default();
+        let mut watch = EndWatch::default();
         watch.set_on(true);
         watch.begin();
         watch.aim(&doors, (&doors, 0), false);
@@ -310,12 +310,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let door = |of: &TcpListener| of.local_addr().unwrap();
-        let long_ago = |watch: &mut Watch| {
+        let long_ago = |watch: &mut EndWatch| {
             if let Some(rest) = &mut watch.rest {
                 rest.since = rest.since.map(|since| since - QUIET);
             }
         };
-        let mut watch = Watch::default();
+        let mut watch = EndWatch::default();
         assert!(!watch.is_quiet(Some(&[])));
         watch.rest(1, vec![door(&listener)]);
         assert!(!watch.is_quiet(Some(&[door(&listener)])));
@@ -332,7 +332,7 @@ mod tests {
         assert!(!watch.is_quiet(Some(&[door(&listener)])));
     }
 
-    fn wait_for_end(watch: &Watch) {
+    fn wait_for_end(watch: &EndWatch) {
         let (ends, _) = watch.ends.as_ref().unwrap();
         let mut fds = [PollFd::new(ends.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut fds, PollTimeout::MAX), Ok(1));
@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn after_an_end_at_rest_the_kernel_is_silent_for_a_while() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut watch = Watch::default();
+        let mut watch = EndWatch::default();
         watch.rest(1, vec![listener.local_addr().unwrap()]);
         assert!(watch.ends.is_some());
         end(&listener);
@@ -360,7 +360,7 @@ mod tests {
     fn who_came_and_went_between_two_looks_is_counted_where_that_was_asked_for() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let doors = [listener.local_addr().unwrap()];
-        let mut watch = Watch::default();
+        let mut watch = EndWatch::default();
         watch.set_on(true);
         watch.aim(&[], (&doors, 1), false);
         assert_eq!(watch.came(1), None);
@@ -381,10 +381,10 @@ mod tests {
     #[test]
     fn an_envoy_that_is_behind_is_asked_again_and_not_for_ever() {
         let (sender, told) = mpsc::channel();
-        let mut watch = Watch {
+        let mut watch = EndWatch {
             is_on: true,
             word: Word::Told(0),
-            ..Watch::default()
+            ..EndWatch::default()
         };
         std::thread::spawn(move || {
             let mut all = 0;

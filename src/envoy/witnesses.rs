@@ -15,7 +15,7 @@ use super::roll_call::{self, Hidden, RollCall};
 use super::stats;
 use super::titles::Titles;
 use super::traffic;
-use super::watch::Watch;
+use super::watch::EndWatch;
 use crate::client::{Address, GoesOn, Peer, SLICE};
 use crate::connections::names::{self, Named};
 
@@ -37,11 +37,11 @@ pub struct Witnesses<'a> {
     pub measure: Measure<'a>,
     /// What Envoy could tell when it was last asked for that, when, and of which Envoy.
     roll: Option<(RollCall, Instant, Subject)>,
-    known: kernel::Known,
+    known: kernel::KernelMemory,
     /// Whether the admin interface did not answer the last question with patience.
     hangs: bool,
     /// Tells when one of the last connections ends.
-    pub watch: Watch,
+    pub watch: EndWatch,
 }
 
 impl<'a> Witnesses<'a> {
@@ -50,9 +50,9 @@ impl<'a> Witnesses<'a> {
         Witnesses {
             measure,
             roll: None,
-            known: kernel::Known::default(),
+            known: kernel::KernelMemory::default(),
             hangs: false,
-            watch: Watch::default(),
+            watch: EndWatch::default(),
         }
     }
 
@@ -112,7 +112,7 @@ impl<'a> Witnesses<'a> {
         watched: Option<i32>,
     ) -> Result<Answer, String> {
         self.watch.begin();
-        let mut page = stats::Page::default();
+        let mut page = stats::GaugeReader::default();
         let sink = |piece: &[u8]| page.feed(piece);
         let head = self.patiently(watched, address, |goes_on| {
             ask_stats(peer, address, stats::QUERY, goes_on, sink)
@@ -126,7 +126,7 @@ impl<'a> Witnesses<'a> {
             ),
             200 if figures.is_proven() => figures.load(&RollCall::of_a_stand_in(), excluded),
             200 => return Err("the answer lacks server.live: it is cut, or no statistics".into()),
-            400..=499 if head.is_envoy => stats::Told::nothing(),
+            400..=499 if head.is_envoy => stats::ToldLoad::nothing(),
             status => return Err(refused(status, "to /stats")),
         };
         let seen = self.see(pid, Some(address));
@@ -205,7 +205,7 @@ impl<'a> Witnesses<'a> {
         peer: Peer,
         watched: Option<i32>,
     ) -> Result<Answer, String> {
-        let (mut lines, mut activity) = (Lines::default(), stats::Activity::default());
+        let (mut lines, mut activity) = (Lines::default(), stats::ActivityReader::default());
         let excluded = self.measure.excluded;
         let roll = self.roll.take();
         let unknown = Titles::default();
@@ -235,7 +235,7 @@ impl<'a> Witnesses<'a> {
     /// # Errors
     /// One line that says why there is no answer.
     pub fn ask_traffic(&self, address: &Address, peer: Peer) -> Result<Answer, String> {
-        let mut reader = traffic::Reader::default();
+        let mut reader = traffic::TrafficReader::default();
         let head = ask_stats(peer, address, traffic::QUERY, None, |piece| {
             reader.feed(piece)
         })?;
@@ -248,8 +248,8 @@ impl<'a> Witnesses<'a> {
     }
 
     /// What follows from what Envoy `told` and from what was `seen` beside it.
-    fn weigh(&self, told: stats::Told, seen: Option<Seen>, shows_itself: bool) -> Load {
-        let stats::Told {
+    fn weigh(&self, told: stats::ToldLoad, seen: Option<Seen>, shows_itself: bool) -> Load {
+        let stats::ToldLoad {
             mut load,
             http,
             mut hidden,
@@ -333,7 +333,7 @@ impl<'a> Witnesses<'a> {
 }
 
 fn call_roll(peer: Peer, address: &Address) -> Result<RollCall, String> {
-    let mut reader = roll_call::Reader::default();
+    let mut reader = roll_call::RollCallReader::default();
     let head = ask_stats(peer, address, roll_call::QUERY, None, |piece| {
         reader.feed(piece)
     })?;

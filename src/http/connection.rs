@@ -8,9 +8,9 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
 use super::endpoints::{Endpoint, When};
-use super::listen::Peer;
+use super::listen::Caller;
 use super::reply::Reply;
-use super::request::{self, Head, MAX_HEAD};
+use super::request::{self, MAX_HEAD, ParsedHead};
 
 /// From the connection's begin to the end of the request's head.
 const HEAD_TIME: Duration = Duration::from_secs(2);
@@ -24,13 +24,13 @@ const LINGER_BYTES: usize = 16 << 20;
 const LINGER_TURN: usize = 64 << 10;
 
 /// A connection. Closed when dropped.
-pub struct Connection {
+pub struct ServerConnection {
     socket: OwnedFd,
-    peer: Peer,
-    phase: Phase,
+    peer: Caller,
+    phase: ConnectionPhase,
 }
 
-enum Phase {
+enum ConnectionPhase {
     /// The request's head is coming: the bytes so far.
     Reading { head: Vec<u8>, deadline: Instant },
     /// The answer waits for the snapshot to change.
@@ -67,14 +67,14 @@ pub struct Held {
     pub half_closed: bool,
 }
 
-impl Connection {
+impl ServerConnection {
     /// A connection that was accepted `now`. `socket` is non-blocking.
-    pub fn new(socket: OwnedFd, peer: Peer, now: Instant) -> Connection {
-        let phase = Phase::Reading {
+    pub fn new(socket: OwnedFd, peer: Caller, now: Instant) -> ServerConnection {
+        let phase = ConnectionPhase::Reading {
             head: Vec::new(),
             deadline: now + HEAD_TIME,
         };
-        Connection {
+        ServerConnection {
             socket,
             peer,
             phase,
@@ -82,7 +82,7 @@ impl Connection {
     }
 
     /// Who is at the other end.
-    pub fn peer(&self) -> Peer {
+    pub fn peer(&self) -> Caller {
         self.peer
     }
 
@@ -94,7 +94,7 @@ impl Connection {
     /// The request that waits, if one does.
     pub fn held(&self) -> Option<Held> {
         match self.phase {
-            Phase::Held(held) => Some(held),
+            ConnectionPhase::Held(held) => Some(held),
             _ => None,
         }
     }
@@ -113,46 +113,51 @@ impl Connection {
 
     /// Whether the peer is to be given time to get its answer.
     pub fn is_answering(&self) -> bool {
-        matches!(self.phase, Phase::Writing { .. } | Phase::Lingering { .. })
+        matches!(
+            self.phase,
+            ConnectionPhase::Writing { .. } | ConnectionPhase::Lingering { .. }
+        )
     }
 
     /// Whether it is to be dropped.
     pub fn is_closed(&self) -> bool {
-        matches!(self.phase, Phase::Closed)
+        matches!(self.phase, ConnectionPhase::Closed)
     }
 
     /// How little is lost by closing it for another: the least first. None for a caller who
     /// waits for a drain.
     pub fn worth(&self) -> Option<u8> {
         match &self.phase {
-            Phase::Closed | Phase::Lingering { .. } => Some(0),
-            Phase::Reading { .. } => Some(1),
-            Phase::Held(_) if self.awaits_drain() => None,
-            Phase::Held(held) if held.half_closed => Some(2),
-            Phase::Held(_) => Some(3),
-            Phase::Writing { .. } => Some(4),
+            ConnectionPhase::Closed | ConnectionPhase::Lingering { .. } => Some(0),
+            ConnectionPhase::Reading { .. } => Some(1),
+            ConnectionPhase::Held(_) if self.awaits_drain() => None,
+            ConnectionPhase::Held(held) if held.half_closed => Some(2),
+            ConnectionPhase::Held(_) => Some(3),
+            ConnectionPhase::Writing { .. } => Some(4),
         }
     }
 
     /// What to poll for.
     pub fn events(&self) -> PollFlags {
         match &self.phase {
-            Phase::Reading { .. } | Phase::Lingering { .. } => PollFlags::POLLIN,
-            Phase::Writing { .. } => PollFlags::POLLOUT,
-            Phase::Held(held) if !held.half_closed => POLLRDHUP,
+            ConnectionPhase::Reading { .. } | ConnectionPhase::Lingering { .. } => {
+                PollFlags::POLLIN
+            }
+            ConnectionPhase::Writing { .. } => PollFlags::POLLOUT,
+            ConnectionPhase::Held(held) if !held.half_closed => POLLRDHUP,
             // That the peer reset the connection is always told.
-            Phase::Held(_) | Phase::Closed => PollFlags::empty(),
+            ConnectionPhase::Held(_) | ConnectionPhase::Closed => PollFlags::empty(),
         }
     }
 
-    /// When [`Connection::expire`] has something to do, if nothing comes before.
+    /// When [`ServerConnection::expire`] has something to do, if nothing comes before.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Reading { deadline, .. }
-            | Phase::Writing { deadline, .. }
-            | Phase::Lingering { deadline, .. } => Some(*deadline),
-            Phase::Held(held) => held.until,
-            Phase::Closed => None,
+            ConnectionPhase::Reading { deadline, .. }
+            | ConnectionPhase::Writing { deadline, .. }
+            | ConnectionPhase::Lingering { deadline, .. } => Some(*deadline),
+            ConnectionPhase::Held(held) => held.until,
+            ConnectionPhase::Closed => None,
         }
     }
 
@@ -162,19 +167,19 @@ impl Connection {
             return;
         }
         match &self.phase {
-            Phase::Held(_) => (),
-            Phase::Reading { head, .. } if !head.is_empty() => {
+            ConnectionPhase::Held(_) => (),
+            ConnectionPhase::Reading { head, .. } if !head.is_empty() => {
                 let text = format!("a request head has {} s", HEAD_TIME.as_secs());
                 self.send(Reply::text(408, text), false, now);
             }
-            _ => self.phase = Phase::Closed,
+            _ => self.phase = ConnectionPhase::Closed,
         }
     }
 
     /// Reads what has come of the head; `None` while it is not all there, and when none is being
     /// read.
-    pub fn read_head(&mut self) -> Option<Head> {
-        let Phase::Reading { head, .. } = &mut self.phase else {
+    pub fn read_head(&mut self) -> Option<ParsedHead> {
+        let ConnectionPhase::Reading { head, .. } = &mut self.phase else {
             return None;
         };
         let mut buffer = [0; 4096];
@@ -183,7 +188,7 @@ impl Connection {
                 Ok(0) if head.is_empty() => break,
                 Ok(0) => {
                     let text = "bad request: it ended before its head did";
-                    return Some(Head::Bad(Reply::text(400, text)));
+                    return Some(ParsedHead::Bad(Reply::text(400, text)));
                 }
                 Ok(length) => {
                     let new = buffer.get(..length).unwrap_or_default();
@@ -193,7 +198,7 @@ impl Connection {
                     // each. What is no request at all mostly shows at once.
                     if first || new.contains(&b'\n') || head.len() >= MAX_HEAD {
                         match request::parse(head) {
-                            Head::Partial => (),
+                            ParsedHead::Partial => (),
                             done => return Some(done),
                         }
                     }
@@ -203,18 +208,18 @@ impl Connection {
                 Err(_) => break,
             }
         }
-        self.phase = Phase::Closed;
+        self.phase = ConnectionPhase::Closed;
         None
     }
 
     /// Lets the request wait.
     pub fn hold(&mut self, held: Held) {
-        self.phase = Phase::Held(held);
+        self.phase = ConnectionPhase::Held(held);
     }
 
     /// Answers. As much as the socket takes goes at once.
     pub fn send(&mut self, reply: Reply, head_only: bool, now: Instant) {
-        self.phase = Phase::Writing {
+        self.phase = ConnectionPhase::Writing {
             bytes: reply.into_bytes(head_only),
             sent: 0,
             deadline: now + WRITE_TIME,
@@ -226,20 +231,20 @@ impl Connection {
     /// is POLLRDHUP and maybe others.
     pub fn proceed(&mut self, flags: Option<PollFlags>, now: Instant) {
         match &mut self.phase {
-            Phase::Held(held) => match flags {
+            ConnectionPhase::Held(held) => match flags {
                 // The others are told again, once this one is not asked for any more.
                 None => held.half_closed = true,
-                Some(flags) if !flags.is_empty() => self.phase = Phase::Closed,
+                Some(flags) if !flags.is_empty() => self.phase = ConnectionPhase::Closed,
                 Some(_) => (),
             },
-            Phase::Writing { .. } => self.write(now),
-            Phase::Lingering { .. } => self.discard(),
-            Phase::Reading { .. } | Phase::Closed => (),
+            ConnectionPhase::Writing { .. } => self.write(now),
+            ConnectionPhase::Lingering { .. } => self.discard(),
+            ConnectionPhase::Reading { .. } | ConnectionPhase::Closed => (),
         }
     }
 
     fn write(&mut self, now: Instant) {
-        let Phase::Writing { bytes, sent, .. } = &mut self.phase else {
+        let ConnectionPhase::Writing { bytes, sent, .. } = &mut self.phase else {
             return;
         };
         while let Some(rest) = bytes.get(*sent..).filter(|rest| !rest.is_empty()) {
@@ -248,22 +253,22 @@ impl Connection {
                 Err(Errno::EINTR) => (),
                 Err(Errno::EAGAIN) => return,
                 Err(_) => {
-                    self.phase = Phase::Closed;
+                    self.phase = ConnectionPhase::Closed;
                     return;
                 }
             }
         }
         self.phase = match shutdown(self.socket.as_raw_fd(), Shutdown::Write) {
-            Ok(()) => Phase::Lingering {
+            Ok(()) => ConnectionPhase::Lingering {
                 left: LINGER_BYTES,
                 deadline: now + LINGER_TIME,
             },
-            Err(_) => Phase::Closed,
+            Err(_) => ConnectionPhase::Closed,
         };
     }
 
     fn discard(&mut self) {
-        let Phase::Lingering { left, .. } = &mut self.phase else {
+        let ConnectionPhase::Lingering { left, .. } = &mut self.phase else {
             return;
         };
         let mut buffer = [0; 16 << 10];
@@ -278,7 +283,7 @@ impl Connection {
                 Err(Errno::EAGAIN) => return,
                 // The peer is done, or has sent too much, or is gone.
                 Ok(_) | Err(_) => {
-                    self.phase = Phase::Closed;
+                    self.phase = ConnectionPhase::Closed;
                     return;
                 }
             }
@@ -286,7 +291,7 @@ impl Connection {
     }
 }
 
-impl AsFd for Connection {
+impl AsFd for ServerConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

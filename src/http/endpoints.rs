@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::reply::Reply;
-use super::request::{Method, Request};
-use crate::envoy::listeners::Listeners;
+use super::request::{Request, RequestMethod};
+use crate::envoy::listeners::ListenerCount;
 use crate::envoy::question::Readiness;
 use crate::status::{ADMIN_LOST, OrderNumber, Snapshot, State, json, metrics};
 
@@ -64,7 +64,7 @@ pub enum When {
 
 /// An endpoint's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum EndpointAnswer {
     /// Answer with this reply now.
     Now(Reply),
     /// Answer when the snapshot has changed, or at that time if there is one.
@@ -95,9 +95,9 @@ pub fn route(request: &Request, local: bool) -> Result<Endpoint, Reply> {
     };
     let (allowed, allow) = match endpoint {
         // HEAD changes nothing anywhere (RFC 9110, 9.2.1).
-        Endpoint::Shutdown => (&[Method::Get, Method::Post][..], "GET, POST"),
-        Endpoint::Hold(_) | Endpoint::Resume(_) => (&[Method::Post][..], "POST"),
-        _ => (&[Method::Get, Method::Head][..], "GET, HEAD"),
+        Endpoint::Shutdown => (&[RequestMethod::Get, RequestMethod::Post][..], "GET, POST"),
+        Endpoint::Hold(_) | Endpoint::Resume(_) => (&[RequestMethod::Post][..], "POST"),
+        _ => (&[RequestMethod::Get, RequestMethod::Head][..], "GET, HEAD"),
     };
     if allowed.contains(&request.method) {
         return Ok(endpoint);
@@ -116,30 +116,30 @@ pub fn answer(
     now: Instant,
     wall: SystemTime,
     trusted: bool,
-) -> Answer {
+) -> EndpointAnswer {
     match endpoint {
-        Endpoint::Health => Answer::Now(health(snapshot, now)),
+        Endpoint::Health => EndpointAnswer::Now(health(snapshot, now)),
         Endpoint::Ready => ready(snapshot, asked, now),
         Endpoint::Shutdown => shutdown(snapshot),
-        Endpoint::Hold(number) => order(snapshot, number).unwrap_or(Answer::Later(None)),
+        Endpoint::Hold(number) => order(snapshot, number).unwrap_or(EndpointAnswer::Later(None)),
         Endpoint::Resume(number) => order(snapshot, number).unwrap_or_else(|| {
             let until = asked.checked_add(RESUME_WAIT);
             match until.filter(|until| now < *until) {
-                Some(until) => Answer::Later(Some(until)),
-                None => Answer::Now(Reply::text(503, UNHEARD)),
+                Some(until) => EndpointAnswer::Later(Some(until)),
+                None => EndpointAnswer::Now(Reply::text(503, UNHEARD)),
             }
         }),
-        Endpoint::Status(When::End) if snapshot.verdict.is_none() => Answer::Later(None),
+        Endpoint::Status(When::End) if snapshot.verdict.is_none() => EndpointAnswer::Later(None),
         Endpoint::Status(When::Fresh) | Endpoint::Metrics
             if is_worth_a_look(snapshot, asked, now) =>
         {
-            Answer::Later(asked.checked_add(LOOK_WAIT))
+            EndpointAnswer::Later(asked.checked_add(LOOK_WAIT))
         }
-        Endpoint::Status(_) => Answer::Now(Reply {
+        Endpoint::Status(_) => EndpointAnswer::Now(Reply {
             content_type: "application/json",
             ..Reply::text(200, json::render(snapshot, now, wall, trusted))
         }),
-        Endpoint::Metrics => Answer::Now(Reply {
+        Endpoint::Metrics => EndpointAnswer::Now(Reply {
             content_type: metrics::CONTENT_TYPE,
             ..Reply::text(200, metrics::render(snapshot, now))
         }),
@@ -184,7 +184,7 @@ fn health(snapshot: &Snapshot, now: Instant) -> Reply {
     Reply::text(503, text)
 }
 
-fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
+fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> EndpointAnswer {
     let refusal = match snapshot.state {
         State::Held => Some(HELD.to_owned()),
         // It has not heard of that yet, or is just hearing of it.
@@ -196,12 +196,12 @@ fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
         State::Gone => Some(GONE.to_owned()),
     };
     if let Some(text) = refusal {
-        return Answer::Now(Reply::text(503, text));
+        return EndpointAnswer::Now(Reply::text(503, text));
     }
     if snapshot.is_admin_away() {
         // The old generation serves while the new one rises, and after one that did not; nobody can
         // be asked.
-        return Answer::Now(Reply::text(200, "LIVE"));
+        return EndpointAnswer::Now(Reply::text(200, "LIVE"));
     }
     // What an Envoy before this one said does not count. What was asked shortly before the
     // request came does, because the supervisor would not ask again so soon.
@@ -215,44 +215,44 @@ fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
         _ => "UNREACHABLE",
     };
     match fresh {
-        Some((_, Ok(Readiness::Live))) => Answer::Now(match snapshot.admin.listeners {
-            Some(Listeners::Count(0)) => Reply::text(503, "no listener"),
+        Some((_, Ok(Readiness::Live))) => EndpointAnswer::Now(match snapshot.admin.listeners {
+            Some(ListenerCount::Count(0)) => Reply::text(503, "no listener"),
             _ => Reply::text(200, "LIVE"),
         }),
-        Some((_, Ok(readiness))) => Answer::Now(Reply::text(503, readiness.to_string())),
-        Some((_, Err(why))) => Answer::Now(Reply::text(503, format!("{silent}: {why}"))),
+        Some((_, Ok(readiness))) => EndpointAnswer::Now(Reply::text(503, readiness.to_string())),
+        Some((_, Err(why))) => EndpointAnswer::Now(Reply::text(503, format!("{silent}: {why}"))),
         None => match asked.checked_add(READY_WAIT) {
-            Some(until) if now < until => Answer::Later(Some(until)),
+            Some(until) if now < until => EndpointAnswer::Later(Some(until)),
             _ => {
                 let text = format!("{silent}: envoy's admin interface does not answer");
-                Answer::Now(Reply::text(503, text))
+                EndpointAnswer::Now(Reply::text(503, text))
             }
         },
     }
 }
 
-fn shutdown(snapshot: &Snapshot) -> Answer {
+fn shutdown(snapshot: &Snapshot) -> EndpointAnswer {
     let ended = snapshot.drain.as_ref().and_then(|drain| drain.ended);
     if ended.is_some() || snapshot.state == State::Gone {
-        Answer::Now(Reply {
+        EndpointAnswer::Now(Reply {
             drain_result: ended.map(|(_, outcome)| outcome.name()),
             ..Reply::text(200, "OK")
         })
     } else {
-        Answer::Later(None)
+        EndpointAnswer::Later(None)
     }
 }
 
 /// What became of the order of this number, if that is known by now.
-fn order(snapshot: &Snapshot, number: OrderNumber) -> Option<Answer> {
+fn order(snapshot: &Snapshot, number: OrderNumber) -> Option<EndpointAnswer> {
     let found = snapshot.orders.iter().find(|(order, _)| *order == number);
     match found {
-        Some((_, Ok(how))) => Some(Answer::Now(Reply {
+        Some((_, Ok(how))) => Some(EndpointAnswer::Now(Reply {
             drain_result: Some(*how),
             ..Reply::text(200, "OK")
         })),
-        Some((_, Err(why))) => Some(Answer::Now(Reply::text(409, why.as_str()))),
-        None if snapshot.state == State::Gone => Some(Answer::Now(Reply::text(409, GONE))),
+        Some((_, Err(why))) => Some(EndpointAnswer::Now(Reply::text(409, why.as_str()))),
+        None if snapshot.state == State::Gone => Some(EndpointAnswer::Now(Reply::text(409, GONE))),
         None => None,
     }
 }

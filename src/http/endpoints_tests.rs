@@ -2,7 +2,7 @@ use std::time::UNIX_EPOCH;
 
 use super::*;
 use crate::drain::Outcome;
-use crate::status::{Drain, Envoy};
+use crate::status::{DrainStatus, EnvoyStatus};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -14,7 +14,7 @@ fn snapshot(state: State) -> (Snapshot, Instant) {
     snapshot.reason = "because".to_owned();
     let absent = [State::Waiting, State::Restarting, State::Gone];
     if !absent.contains(&state) {
-        snapshot.envoy = Some(Envoy {
+        snapshot.envoy = Some(EnvoyStatus {
             pid: 2,
             version: None,
             started: born,
@@ -23,7 +23,7 @@ fn snapshot(state: State) -> (Snapshot, Instant) {
     (snapshot, born + 1_000 * SECOND)
 }
 
-fn request(method: Method, path: &str) -> Request {
+fn request(method: RequestMethod, path: &str) -> Request {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     Request {
         from_page: false,
@@ -33,12 +33,12 @@ fn request(method: Method, path: &str) -> Request {
     }
 }
 
-fn ask(endpoint: Endpoint, snapshot: &Snapshot, asked: Instant, now: Instant) -> Answer {
+fn ask(endpoint: Endpoint, snapshot: &Snapshot, asked: Instant, now: Instant) -> EndpointAnswer {
     answer(endpoint, asked, snapshot, now, UNIX_EPOCH, true)
 }
 
-fn says(status: u16, text: &str) -> Answer {
-    Answer::Now(Reply::text(status, text))
+fn says(status: u16, text: &str) -> EndpointAnswer {
+    EndpointAnswer::Now(Reply::text(status, text))
 }
 
 #[test]
@@ -51,20 +51,26 @@ fn paths_are_exact_and_methods_are_those_of_the_contract() {
         ("/status?now", Endpoint::Status(When::Now)),
         ("/metrics", Endpoint::Metrics),
     ] {
-        assert_eq!(route(&request(Method::Get, path), false), Ok(endpoint));
-        assert_eq!(route(&request(Method::Head, path), false), Ok(endpoint));
-        for method in [Method::Post, Method::Other] {
+        assert_eq!(
+            route(&request(RequestMethod::Get, path), false),
+            Ok(endpoint)
+        );
+        assert_eq!(
+            route(&request(RequestMethod::Head, path), false),
+            Ok(endpoint)
+        );
+        for method in [RequestMethod::Post, RequestMethod::Other] {
             let reply = route(&request(method, path), false).unwrap_err();
             assert_eq!((reply.status, reply.allow), (405, Some("GET, HEAD")));
         }
     }
-    for method in [Method::Get, Method::Post] {
+    for method in [RequestMethod::Get, RequestMethod::Post] {
         assert_eq!(
             route(&request(method, "/shutdown"), false),
             Ok(Endpoint::Shutdown)
         );
     }
-    let reply = route(&request(Method::Other, "/shutdown"), false).unwrap_err();
+    let reply = route(&request(RequestMethod::Other, "/shutdown"), false).unwrap_err();
     assert_eq!((reply.status, reply.allow), (405, Some("GET, POST")));
     for path in [
         "/",
@@ -77,7 +83,7 @@ fn paths_are_exact_and_methods_are_those_of_the_contract() {
         "/quitquitquit",
     ] {
         assert_eq!(
-            route(&request(Method::Get, path), false)
+            route(&request(RequestMethod::Get, path), false)
                 .unwrap_err()
                 .status,
             404
@@ -92,12 +98,19 @@ fn a_hold_and_a_resume_are_posted_to_a_unix_socket_and_elsewhere_there_is_no_suc
         ("/resume", Endpoint::Resume(0)),
     ];
     for (path, endpoint) in orders {
-        assert_eq!(route(&request(Method::Post, path), true), Ok(endpoint));
-        for method in [Method::Get, Method::Head, Method::Other] {
+        assert_eq!(
+            route(&request(RequestMethod::Post, path), true),
+            Ok(endpoint)
+        );
+        for method in [
+            RequestMethod::Get,
+            RequestMethod::Head,
+            RequestMethod::Other,
+        ] {
             let reply = route(&request(method, path), true).unwrap_err();
             assert_eq!((reply.status, reply.allow), (405, Some("POST")));
         }
-        for method in [Method::Get, Method::Post] {
+        for method in [RequestMethod::Get, RequestMethod::Post] {
             let reply = route(&request(method, path), false).unwrap_err();
             assert_eq!(reply.status, 404, "{path}");
         }
@@ -110,17 +123,20 @@ fn an_order_is_answered_by_its_number_and_a_resume_after_ten_seconds_at_the_late
     let hold = |snapshot: &Snapshot, now| ask(Endpoint::Hold(2), snapshot, asked, now);
     let resume = |snapshot: &Snapshot, now| ask(Endpoint::Resume(3), snapshot, asked, now);
     snapshot.orders = [(1, Ok("drained"))].into();
-    assert_eq!(hold(&snapshot, asked), Answer::Later(None));
-    assert_eq!(hold(&snapshot, asked + 1_000 * SECOND), Answer::Later(None));
+    assert_eq!(hold(&snapshot, asked), EndpointAnswer::Later(None));
+    assert_eq!(
+        hold(&snapshot, asked + 1_000 * SECOND),
+        EndpointAnswer::Later(None)
+    );
     let until = asked + 10 * SECOND;
-    assert_eq!(resume(&snapshot, asked), Answer::Later(Some(until)));
-    let Answer::Now(reply) = resume(&snapshot, until) else {
+    assert_eq!(resume(&snapshot, asked), EndpointAnswer::Later(Some(until)));
+    let EndpointAnswer::Now(reply) = resume(&snapshot, until) else {
         panic!("it waits on");
     };
     assert_eq!(reply.status, 503);
     snapshot.orders.push_back((2, Ok("deadline")));
     snapshot.orders.push_back((3, Err("no way back".into())));
-    let Answer::Now(reply) = hold(&snapshot, asked) else {
+    let EndpointAnswer::Now(reply) = hold(&snapshot, asked) else {
         panic!("it waits on");
     };
     assert_eq!((reply.status, reply.drain_result), (200, Some("deadline")));
@@ -182,9 +198,9 @@ fn an_envoy_without_a_listener_is_not_ready_and_one_that_does_not_tell_is() {
     snapshot.admin.ready = Some((now, Ok(Readiness::Live)));
     for (listeners, answer) in [
         (None, says(200, "LIVE")),
-        (Some(Listeners::Untold), says(200, "LIVE")),
-        (Some(Listeners::Count(1)), says(200, "LIVE")),
-        (Some(Listeners::Count(0)), says(503, "no listener")),
+        (Some(ListenerCount::Untold), says(200, "LIVE")),
+        (Some(ListenerCount::Count(1)), says(200, "LIVE")),
+        (Some(ListenerCount::Count(0)), says(503, "no listener")),
     ] {
         snapshot.admin.listeners = listeners;
         assert_eq!(ask(Endpoint::Ready, &snapshot, now, now), answer);
@@ -223,7 +239,7 @@ fn ready_says_at_once_what_it_knows() {
 fn ready_waits_for_an_answer_that_is_fresh_and_gives_up_after_900_ms() {
     let (mut snapshot, asked) = snapshot(State::Live);
     let until = asked + SECOND * 9 / 10;
-    let later = Answer::Later(Some(until));
+    let later = EndpointAnswer::Later(Some(until));
     let lost = says(503, "UNREACHABLE: envoy's admin interface does not answer");
     let just_before = until - SECOND / 1_000;
 
@@ -246,14 +262,14 @@ fn ready_waits_for_an_answer_that_is_fresh_and_gives_up_after_900_ms() {
 fn what_the_last_envoy_said_is_no_answer_of_this_one() {
     let (mut snapshot, now) = snapshot(State::Starting);
     snapshot.admin.ready = Some((now - SECOND / 2, Ok(Readiness::Live)));
-    snapshot.envoy = Some(Envoy {
+    snapshot.envoy = Some(EnvoyStatus {
         pid: 3,
         version: None,
         started: now - SECOND / 4,
     });
     assert!(matches!(
         ask(Endpoint::Ready, &snapshot, now, now),
-        Answer::Later(_)
+        EndpointAnswer::Later(_)
     ));
 }
 
@@ -263,14 +279,14 @@ fn shutdown_is_answered_once_the_drain_is_over_or_envoy_gone() {
         let (mut snapshot, now) = snapshot(state);
         let expected = match state {
             State::Gone => says(200, "OK"),
-            _ => Answer::Later(None),
+            _ => EndpointAnswer::Later(None),
         };
         assert_eq!(
             ask(Endpoint::Shutdown, &snapshot, now, now),
             expected,
             "{state:?}"
         );
-        snapshot.drain = Some(Drain {
+        snapshot.drain = Some(DrainStatus {
             cause: "/shutdown".into(),
             started: now,
             deadline: now + 25 * SECOND,
@@ -292,7 +308,7 @@ fn shutdown_is_answered_once_the_drain_is_over_or_envoy_gone() {
         if let Some(drain) = &mut snapshot.drain {
             drain.ended = Some((now, Outcome::Deadline));
         }
-        let Answer::Now(reply) = ask(Endpoint::Shutdown, &snapshot, now, now) else {
+        let EndpointAnswer::Now(reply) = ask(Endpoint::Shutdown, &snapshot, now, now) else {
             panic!("{state:?}");
         };
         assert_eq!((reply.status, reply.body.as_str()), (200, "OK"));
@@ -312,7 +328,7 @@ fn status_and_metrics_say_what_they_are() {
         ),
     ] {
         match ask(endpoint, &snapshot, now, now) {
-            Answer::Now(reply) => {
+            EndpointAnswer::Now(reply) => {
                 assert_eq!((reply.status, reply.content_type), (200, content_type));
                 assert!(reply.body.starts_with(start));
             }
@@ -326,7 +342,7 @@ fn figures_that_are_old_are_waited_for_unless_the_last_will_do() {
     let (mut snapshot, now) = snapshot(State::Live);
     snapshot.admin.answered = Some(now);
     let waits = |endpoint, snapshot: &Snapshot, now| {
-        matches!(ask(endpoint, snapshot, now, now), Answer::Later(_))
+        matches!(ask(endpoint, snapshot, now, now), EndpointAnswer::Later(_))
     };
     let status = Endpoint::Status(When::Fresh);
     assert!(waits(status, &snapshot, now) && waits(Endpoint::Metrics, &snapshot, now));

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::connection::{Connection, Held};
-use super::endpoints::{self, Answer, Endpoint, When};
-use super::listen::Peer;
+use super::connection::{Held, ServerConnection};
+use super::endpoints::{self, Endpoint, EndpointAnswer, When};
+use super::listen::Caller;
 use super::reply::Reply;
-use super::request::{Head, Method, Request};
+use super::request::{ParsedHead, Request, RequestMethod};
 use crate::cidr::Cidr;
 use crate::status::{OrderNumber, SharedSnapshot, State};
 
@@ -87,23 +87,23 @@ impl<'a> Handler<'a> {
     }
 
     /// Counts who waits for the end of a drain; to be called when some may have gone.
-    pub fn count(&mut self, connections: &[Connection]) {
+    pub fn count(&mut self, connections: &[ServerConnection]) {
         let waiting = connections.iter().filter(|one| one.awaits_drain());
         self.seated = waiting.count();
     }
 
     /// Does what a head asks for: answers, or lets the connection wait.
-    pub fn on_head(&mut self, connection: &mut Connection, head: Head, now: Instant) {
+    pub fn on_head(&mut self, connection: &mut ServerConnection, head: ParsedHead, now: Instant) {
         match head {
-            Head::Partial => (),
-            Head::Bad(reply) => connection.send(reply, false, now),
-            Head::Whole(request) => self.begin(connection, &request, now),
+            ParsedHead::Partial => (),
+            ParsedHead::Bad(reply) => connection.send(reply, false, now),
+            ParsedHead::Whole(request) => self.begin(connection, &request, now),
         }
     }
 
-    fn begin(&mut self, connection: &mut Connection, request: &Request, now: Instant) {
-        let head_only = request.method == Method::Head;
-        let local = connection.peer() == Peer::Unix;
+    fn begin(&mut self, connection: &mut ServerConnection, request: &Request, now: Instant) {
+        let head_only = request.method == RequestMethod::Head;
+        let local = connection.peer() == Caller::Unix;
         let mut endpoint = match endpoints::route(request, local) {
             Ok(endpoint) => endpoint,
             Err(reply) => return connection.send(reply, head_only, now),
@@ -120,8 +120,10 @@ impl<'a> Handler<'a> {
                 Ok(name) => (self.wish)(number(&mut endpoint, name)),
                 Err(name) => {
                     let who = match peer {
-                        Peer::Ip(_) => "see --shutdown-from",
-                        Peer::Unix => "root and drainit's own user may, from its own pid namespace",
+                        Caller::Ip(_) => "see --shutdown-from",
+                        Caller::Unix => {
+                            "root and drainit's own user may, from its own pid namespace"
+                        }
                     };
                     let text = format!("{name} may not {order}: {who}");
                     return connection.send(Reply::text(403, text), head_only, now);
@@ -141,7 +143,7 @@ impl<'a> Handler<'a> {
             half_closed: false,
         };
         let answer = self.answer(held, now);
-        let waits = matches!(answer, Answer::Later(_));
+        let waits = matches!(answer, EndpointAnswer::Later(_));
         match endpoint {
             Endpoint::Health => self.probe_wanted = true,
             // Somebody else may have had a held Envoy's health check pass.
@@ -160,21 +162,21 @@ impl<'a> Handler<'a> {
         }
         self.probe(now);
         match answer {
-            Answer::Now(reply) => connection.send(reply, head_only, now),
-            Answer::Later(until) => connection.hold(Held { until, ..held }),
+            EndpointAnswer::Now(reply) => connection.send(reply, head_only, now),
+            EndpointAnswer::Later(until) => connection.hold(Held { until, ..held }),
         }
     }
 
     /// Answers a request that was held, if it can be answered by now.
-    pub fn look_again(&self, connection: &mut Connection, now: Instant) {
+    pub fn look_again(&self, connection: &mut ServerConnection, now: Instant) {
         if let Some(held) = connection.held()
-            && let Answer::Now(reply) = self.answer(held, now)
+            && let EndpointAnswer::Now(reply) = self.answer(held, now)
         {
             connection.send(reply, held.head_only, now);
         }
     }
 
-    fn answer(&self, held: Held, now: Instant) -> Answer {
+    fn answer(&self, held: Held, now: Instant) -> EndpointAnswer {
         let snapshot = self.board.read();
         let wall = SystemTime::now();
         endpoints::answer(

@@ -103,15 +103,15 @@ impl fmt::Display for Listen {
 /// A socket that listens. Closed when dropped, and a unix socket's file removed: should it be left
 /// behind, because its process was killed, the next that binds it replaces it.
 #[derive(Debug)]
-pub struct Listener {
-    socket: Socket,
+pub struct BoundSocket {
+    socket: ListeningSocket,
     address: Listen,
     /// Device and inode of a unix socket's file.
     file: Option<(u64, u64)>,
 }
 
 #[derive(Debug)]
-enum Socket {
+enum ListeningSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
@@ -120,23 +120,23 @@ enum Socket {
 ///
 /// A port that is taken must not keep Envoy from its traffic: it is tried again, once a second.
 #[derive(Debug, Default)]
-pub struct Listeners {
-    pub(super) bound: Vec<Listener>,
+pub struct BoundSockets {
+    pub(super) bound: Vec<BoundSocket>,
     /// The first that was wanted: of the others the log tells only what is wrong.
     public: Option<Listen>,
     missing: Vec<Listen>,
     retry_at: Option<Instant>,
 }
 
-impl Listeners {
+impl BoundSockets {
     /// Binds `wanted`, the public one first, and remembers what could not be had; the log tells of
     /// it.
-    pub fn new(wanted: impl IntoIterator<Item = Listen>) -> Listeners {
+    pub fn new(wanted: impl IntoIterator<Item = Listen>) -> BoundSockets {
         let missing: Vec<Listen> = wanted.into_iter().collect();
-        let mut listeners = Listeners {
+        let mut listeners = BoundSockets {
             public: missing.first().cloned(),
             missing,
-            ..Listeners::default()
+            ..BoundSockets::default()
         };
         listeners.bind_missing(Instant::now(), true);
         listeners
@@ -144,7 +144,7 @@ impl Listeners {
 
     /// The addresses that are listened on.
     pub fn addresses(&self) -> impl Iterator<Item = &Listen> {
-        self.bound.iter().map(Listener::address)
+        self.bound.iter().map(BoundSocket::address)
     }
 
     /// When to try again, if anything is missing.
@@ -160,7 +160,7 @@ impl Listeners {
     }
 
     fn bind_missing(&mut self, now: Instant, first: bool) {
-        let Listeners {
+        let BoundSockets {
             bound,
             public,
             missing,
@@ -198,7 +198,7 @@ impl Listeners {
 /// # Errors
 /// What binding failed of: for a unix socket, `AddrInUse` when somebody answers on it, or when
 /// the path is no socket.
-pub fn bind(address: &Listen) -> io::Result<Option<Listener>> {
+pub fn bind(address: &Listen) -> io::Result<Option<BoundSocket>> {
     let unspecified = |ip: IpAddr| SocketAddr::new(ip, PORT);
     let socket = match address {
         Listen::Default => match bind_tcp(unspecified(Ipv6Addr::UNSPECIFIED.into())) {
@@ -211,7 +211,7 @@ pub fn bind(address: &Listen) -> io::Result<Option<Listener>> {
         Listen::Unix(path) => bind_unix(path)?,
         Listen::Abstract(name) => {
             let address = UnixAddr::from_abstract_name(name)?;
-            Socket::Unix(UnixListener::bind_addr(&address)?)
+            ListeningSocket::Unix(UnixListener::bind_addr(&address)?)
         }
         Listen::Off => return Ok(None),
     };
@@ -220,16 +220,16 @@ pub fn bind(address: &Listen) -> io::Result<Option<Listener>> {
         _ => None,
     };
     let address = match &socket {
-        Socket::Tcp(socket) => {
+        ListeningSocket::Tcp(socket) => {
             socket.set_nonblocking(true)?;
             Listen::Tcp(socket.local_addr()?)
         }
-        Socket::Unix(socket) => {
+        ListeningSocket::Unix(socket) => {
             socket.set_nonblocking(true)?;
             address.clone()
         }
     };
-    Ok(Some(Listener {
+    Ok(Some(BoundSocket {
         socket,
         address,
         file,
@@ -242,7 +242,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-impl Drop for Listener {
+impl Drop for BoundSocket {
     fn drop(&mut self) {
         // Another's is left alone. The inode is not used again while the socket is open.
         if let Listen::Unix(path) = &self.address
@@ -253,7 +253,7 @@ impl Drop for Listener {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
+fn bind_tcp(address: SocketAddr) -> io::Result<ListeningSocket> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
@@ -266,16 +266,16 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
     nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     // As many as the system lets wait: a probe must not be refused because strangers come.
     listen(&socket, Backlog::MAXALLOWABLE)?;
-    Ok(Socket::Tcp(TcpListener::from(socket)))
+    Ok(ListeningSocket::Tcp(TcpListener::from(socket)))
 }
 
-fn bind_unix(path: &Path) -> io::Result<Socket> {
+fn bind_unix(path: &Path) -> io::Result<ListeningSocket> {
     match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
             std::fs::remove_file(path)?;
-            UnixListener::bind(path).map(Socket::Unix)
+            UnixListener::bind(path).map(ListeningSocket::Unix)
         }
-        bound => bound.map(Socket::Unix),
+        bound => bound.map(ListeningSocket::Unix),
     }
 }
 
@@ -294,48 +294,48 @@ fn is_stale(path: &Path) -> bool {
     is_socket && connect(socket.as_raw_fd(), &address) == Err(Errno::ECONNREFUSED)
 }
 
-impl Listener {
+impl BoundSocket {
     /// Where it listens; the port is the one it got.
     pub fn address(&self) -> &Listen {
         &self.address
     }
 
     /// The next connection, non-blocking.
-    pub(super) fn accept(&self) -> io::Result<(OwnedFd, Peer)> {
+    pub(super) fn accept(&self) -> io::Result<(OwnedFd, Caller)> {
         match &self.socket {
-            Socket::Tcp(listener) => {
+            ListeningSocket::Tcp(listener) => {
                 let (stream, address) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                Ok((stream.into(), Peer::Ip(address.ip().to_canonical())))
+                Ok((stream.into(), Caller::Ip(address.ip().to_canonical())))
             }
-            Socket::Unix(listener) => {
+            ListeningSocket::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                Ok((stream.into(), Peer::Unix))
+                Ok((stream.into(), Caller::Unix))
             }
         }
     }
 }
 
-impl AsFd for Listener {
+impl AsFd for BoundSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
-            Socket::Tcp(socket) => socket.as_fd(),
-            Socket::Unix(socket) => socket.as_fd(),
+            ListeningSocket::Tcp(socket) => socket.as_fd(),
+            ListeningSocket::Unix(socket) => socket.as_fd(),
         }
     }
 }
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
+pub enum Caller {
     /// An address of IPv4 or IPv6; an IPv4-mapped one is IPv4.
     Ip(IpAddr),
     /// A process of this machine.
     Unix,
 }
 
-impl Peer {
+impl Caller {
     /// Who it is, if it may ask for `/shutdown`: an address out of `networks`, or a process that
     /// [may give orders](Credentials::authorize). `socket` is the connection.
     ///
@@ -343,11 +343,11 @@ impl Peer {
     /// Who it is, if it may not.
     pub(super) fn authorize(self, socket: &OwnedFd, networks: &[Cidr]) -> Result<String, String> {
         match self {
-            Peer::Ip(ip) if networks.iter().any(|network| network.contains(ip)) => {
+            Caller::Ip(ip) if networks.iter().any(|network| network.contains(ip)) => {
                 Ok(ip.to_string())
             }
-            Peer::Ip(ip) => Err(ip.to_string()),
-            Peer::Unix => match Credentials::of(socket) {
+            Caller::Ip(ip) => Err(ip.to_string()),
+            Caller::Unix => match Credentials::of(socket) {
                 Ok(peer) => peer.authorize(),
                 Err(_) => Err("a process that cannot be told".to_owned()),
             },
@@ -412,7 +412,7 @@ mod tests {
         };
         let _client = std::net::TcpStream::connect(("127.0.0.1", address.port())).unwrap();
         let (_, peer) = listener.accept().unwrap();
-        assert_eq!(peer, Peer::Ip(Ipv4Addr::LOCALHOST.into()));
+        assert_eq!(peer, Caller::Ip(Ipv4Addr::LOCALHOST.into()));
         let error = listener.accept().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
@@ -467,9 +467,9 @@ mod tests {
     fn a_process_of_our_own_user_may_shut_down_and_an_address_outside_may_not() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let socket = OwnedFd::from(ours);
-        assert!(Peer::Unix.authorize(&socket, &[]).is_ok());
+        assert!(Caller::Unix.authorize(&socket, &[]).is_ok());
         let networks = ["10.0.0.0/8".parse().unwrap()];
-        let peer = |text: &str| Peer::Ip(text.parse().unwrap());
+        let peer = |text: &str| Caller::Ip(text.parse().unwrap());
         assert_eq!(
             peer("10.1.2.3").authorize(&socket, &networks),
             Ok("10.1.2.3".into())

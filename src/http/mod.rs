@@ -1,6 +1,6 @@
 //! Health, shutdown, status and metrics over HTTP: one thread, one `poll`.
 //!
-//! Bind the addresses ([`Listeners`]), then run [`serve`] on a thread of its own. It answers from the
+//! Bind the addresses ([`BoundSockets`]), then run [`serve`] on a thread of its own. It answers from the
 //! snapshot and asks nobody; what a request changes is a [`Wish`] for
 //! the main thread. It returns once drainit is [gone](crate::status::State::Gone) and everybody who
 //! waited has their answer. Should it panic, it can be run again.
@@ -37,5 +37,5 @@ pub mod request;
 mod server;
 
 pub use handler::Wish;
-pub use listen::{Listen, Listener, Listeners, Peer, bind};
+pub use listen::{BoundSocket, BoundSockets, Caller, Listen, bind};
 pub use server::serve;

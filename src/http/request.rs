@@ -9,7 +9,7 @@ const MAX_HEADERS: usize = 64;
 
 /// A request's method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
+pub enum RequestMethod {
     /// `GET`
     Get,
     /// `HEAD`
@@ -24,7 +24,7 @@ pub enum Method {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The request's method.
-    pub method: Method,
+    pub method: RequestMethod,
     /// The request's path, without the query.
     pub path: String,
     /// What follows the question mark; empty where there is none.
@@ -36,7 +36,7 @@ pub struct Request {
 
 /// What some bytes at the beginning of a connection are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Head {
+pub enum ParsedHead {
     /// Not all of a head yet.
     Partial,
     /// A whole head; whatever follows it is of no interest.
@@ -46,23 +46,23 @@ pub enum Head {
 }
 
 /// Reads `bytes`, all that has come so far.
-pub fn parse(bytes: &[u8]) -> Head {
+pub fn parse(bytes: &[u8]) -> ParsedHead {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     // What is beyond the limit may be a body already, and a part of it at that.
     let head = bytes.get(..MAX_HEAD).unwrap_or(bytes);
     match request.parse(head) {
         Ok(httparse::Status::Complete(_)) => (),
-        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return Head::Partial,
+        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return ParsedHead::Partial,
         Ok(httparse::Status::Partial) => {
             let text = format!("a request head has at most {MAX_HEAD} bytes");
-            return Head::Bad(Reply::text(431, text));
+            return ParsedHead::Bad(Reply::text(431, text));
         }
         Err(httparse::Error::TooManyHeaders) => {
             let text = format!("a request has at most {MAX_HEADERS} headers");
-            return Head::Bad(Reply::text(431, text));
+            return ParsedHead::Bad(Reply::text(431, text));
         }
-        Err(error) => return Head::Bad(Reply::text(400, format!("bad request: {error}"))),
+        Err(error) => return ParsedHead::Bad(Reply::text(400, format!("bad request: {error}"))),
     }
     let target = origin_form(request.path.unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -71,13 +71,13 @@ pub fn parse(bytes: &[u8]) -> Head {
             || header.name.eq_ignore_ascii_case("sec-fetch-site")
                 && !header.value.trim_ascii().eq_ignore_ascii_case(b"none")
     });
-    Head::Whole(Request {
+    ParsedHead::Whole(Request {
         from_page,
         method: match request.method {
-            Some("GET") => Method::Get,
-            Some("HEAD") => Method::Head,
-            Some("POST") => Method::Post,
-            _ => Method::Other,
+            Some("GET") => RequestMethod::Get,
+            Some("HEAD") => RequestMethod::Head,
+            Some("POST") => RequestMethod::Post,
+            _ => RequestMethod::Other,
         },
         path: path.to_owned(),
         query: query.to_owned(),
@@ -98,14 +98,14 @@ mod tests {
 
     fn whole(bytes: &[u8]) -> Request {
         match parse(bytes) {
-            Head::Whole(request) => request,
+            ParsedHead::Whole(request) => request,
             other => panic!("{other:?}"),
         }
     }
 
     fn status(bytes: &[u8]) -> u16 {
         match parse(bytes) {
-            Head::Bad(reply) => {
+            ParsedHead::Bad(reply) => {
                 assert!(!reply.body.contains('\n'));
                 reply.status
             }
@@ -116,15 +116,24 @@ mod tests {
     #[test]
     fn a_request_is_its_method_and_its_path() {
         let request = whole(b"GET /ready?verbose=1 HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert_eq!((request.method, &*request.path), (Method::Get, "/ready"));
+        assert_eq!(
+            (request.method, &*request.path),
+            (RequestMethod::Get, "/ready")
+        );
         let request = whole(b"POST /shutdown HTTP/1.0\n\nbody");
         assert_eq!(
             (request.method, &*request.path),
-            (Method::Post, "/shutdown")
+            (RequestMethod::Post, "/shutdown")
         );
         let request = whole(b"get / HTTP/1.1\r\n\r\nGET /pipelined HTTP/1.1\r\n\r\n");
-        assert_eq!((request.method, &*request.path), (Method::Other, "/"));
-        assert_eq!(whole(b"HEAD * HTTP/1.1\r\n\r\n").method, Method::Head);
+        assert_eq!(
+            (request.method, &*request.path),
+            (RequestMethod::Other, "/")
+        );
+        assert_eq!(
+            whole(b"HEAD * HTTP/1.1\r\n\r\n").method,
+            RequestMethod::Head
+        );
         let request = whole(b"GET http://a:8090/status?now HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!((&*request.path, &*request.query), ("/status", "now"));
         assert_eq!(whole(b"GET http://a HTTP/1.1\r\n\r\n").path, "/");
@@ -153,7 +162,7 @@ mod tests {
     fn a_head_that_has_not_ended_is_partial_at_every_byte() {
         let head = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n";
         for end in 0..head.len() {
-            assert_eq!(parse(&head[..end]), Head::Partial, "{end}");
+            assert_eq!(parse(&head[..end]), ParsedHead::Partial, "{end}");
         }
         assert_eq!(whole(head).path, "/healthz");
     }

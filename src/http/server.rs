@@ -8,9 +8,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::connection::Connection;
+use super::connection::ServerConnection;
 use super::handler::{Handler, Wish};
-use super::listen::{Listener, Listeners};
+use super::listen::{BoundSocket, BoundSockets};
 use crate::cidr::Cidr;
 use crate::fault;
 use crate::mailbox::Wakeups;
@@ -34,7 +34,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(300);
 /// # Errors
 /// When `poll` fails, which it does if the kernel is out of memory.
 pub fn serve(
-    listeners: &mut Listeners,
+    listeners: &mut BoundSockets,
     board: &SharedSnapshot,
     wakeups: &Wakeups,
     wish: &dyn Fn(Wish),
@@ -66,11 +66,11 @@ fn connection_limit() -> usize {
 }
 
 struct Server<'a> {
-    listeners: &'a mut Listeners,
+    listeners: &'a mut BoundSockets,
     wakeups: &'a Wakeups,
     limit: usize,
     /// The oldest first.
-    connections: Vec<Connection>,
+    connections: Vec<ServerConnection>,
     handler: Handler<'a>,
     /// When accepting goes on, after it failed.
     accept_after: Option<Instant>,
@@ -92,7 +92,7 @@ impl Server<'_> {
         let next = self
             .connections
             .iter()
-            .filter_map(Connection::deadline)
+            .filter_map(ServerConnection::deadline)
             .chain(self.accept_after)
             .chain(self.listeners.retry_at())
             .chain(self.handler.probe(now))
@@ -159,7 +159,7 @@ impl Server<'_> {
     /// Takes the connections that have come, as many as are fair.
     fn accept(&mut self, listener: usize, now: Instant) {
         for _ in 0..ACCEPT_TURN {
-            let Some(accepted) = self.listeners.bound.get(listener).map(Listener::accept) else {
+            let Some(accepted) = self.listeners.bound.get(listener).map(BoundSocket::accept) else {
                 return;
             };
             let (socket, peer) = match accepted {
@@ -180,7 +180,7 @@ impl Server<'_> {
             if self.connections.len() >= self.limit && !self.evict() {
                 return;
             }
-            let mut connection = Connection::new(socket, peer, now);
+            let mut connection = ServerConnection::new(socket, peer, now);
             // Most requests come with their connection; such a one cannot be evicted for others
             // before it was looked at.
             if let Some(head) = connection.read_head() {
@@ -216,7 +216,7 @@ impl Server<'_> {
         loop {
             let now = Instant::now();
             self.look_around(now);
-            let waits = |it: &Connection| it.is_answering() || it.awaits_end();
+            let waits = |it: &ServerConnection| it.is_answering() || it.awaits_end();
             self.connections.retain(waits);
             if self.connections.is_empty() || now >= end {
                 return Ok(());

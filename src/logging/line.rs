@@ -16,16 +16,16 @@ const TARGET: &str = "drainit";
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Style {
+pub struct LineStyle {
     /// What is in a line.
     pub format: LogFormat,
     /// Who reads it.
-    pub reader: Reader,
+    pub reader: LogReader,
 }
 
 /// Who reads the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reader {
+pub enum LogReader {
     /// A pipe or a file.
     File,
     /// A terminal that has colours.
@@ -35,27 +35,27 @@ pub enum Reader {
     Journal,
 }
 
-impl Reader {
+impl LogReader {
     /// Who reads standard error.
-    pub fn of_stderr(env: impl Fn(&str) -> Option<String>) -> Reader {
+    pub fn of_stderr(env: impl Fn(&str) -> Option<String>) -> LogReader {
         let stderr = io::stderr();
         // A service may hand its JOURNAL_STREAM on to a child whose stderr is another file: only
         // device and inode tell (systemd.exec(5)).
         let identity = || fstat(&stderr).map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
         if env("JOURNAL_STREAM").is_some_and(|stream| identity() == Ok(stream)) {
-            return Reader::Journal;
+            return LogReader::Journal;
         }
         let plain = env("NO_COLOR").is_some_and(|value| !value.is_empty())
             || env("TERM").is_some_and(|term| term == "dumb");
         if !plain && stderr.is_terminal() {
-            Reader::Terminal
+            LogReader::Terminal
         } else {
-            Reader::File
+            LogReader::File
         }
     }
 }
 
-impl Style {
+impl LineStyle {
     /// The line of a record, without its end.
     pub fn record(self, record: &Record<'_>) -> String {
         let mut fields = Map::new();
@@ -85,7 +85,7 @@ impl Style {
         mut fields: Map<String, serde_json::Value>,
     ) -> String {
         let time = rfc3339(SystemTime::now());
-        let journal = self.reader == Reader::Journal;
+        let journal = self.reader == LogReader::Journal;
         let priority = if journal { priority(level) } else { "" };
         if self.format == LogFormat::Json {
             fields.insert("time".into(), time.into());
@@ -96,9 +96,9 @@ impl Style {
         // What an argument or a peer put into it must not make two lines of one, or reach a terminal.
         let message = message.replace(char::is_control, " ");
         match self.reader {
-            Reader::Journal => format!("{priority}{target}: {message}"),
-            Reader::File => format!("[{time} {level:<5} {target}] {message}"),
-            Reader::Terminal => {
+            LogReader::Journal => format!("{priority}{target}: {message}"),
+            LogReader::File => format!("[{time} {level:<5} {target}] {message}"),
+            LogReader::Terminal => {
                 let colour = colour(level);
                 format!("[{time} {colour}{level:<5}\x1b[0m {target}] {message}")
             }
@@ -189,8 +189,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn style(format: LogFormat, reader: Reader) -> Style {
-        Style { format, reader }
+    fn style(format: LogFormat, reader: LogReader) -> LineStyle {
+        LineStyle { format, reader }
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
             .args(format_args!("two\nlines \"quoted\""))
             .key_values(&fields)
             .build();
-        let line = style(LogFormat::Json, Reader::File).record(&record);
+        let line = style(LogFormat::Json, LogReader::File).record(&record);
         assert!(!line.contains('\n'));
         let mut object: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert!(object["time"].take().is_string());
@@ -225,7 +225,7 @@ mod tests {
                 "state": "live",
             })
         );
-        let journal = style(LogFormat::Json, Reader::Journal).record(&record);
+        let journal = style(LogFormat::Json, LogReader::Journal).record(&record);
         assert!(journal.starts_with("<4>{"), "{journal}");
     }
 
@@ -238,13 +238,13 @@ mod tests {
                 .args(format_args!("a\x1b[31m\nb"))
                 .build()
         };
-        let line = style(LogFormat::Text, Reader::File).record(&record("drainit::http::server"));
+        let line = style(LogFormat::Text, LogReader::File).record(&record("drainit::http::server"));
         let (time, rest) = line.split_once(' ').unwrap();
         assert!(time.starts_with("[2") && time.ends_with('Z'), "{line}");
         assert_eq!(rest, "INFO  drainit] a [31m b");
-        let line = style(LogFormat::Text, Reader::File).record(&record("ureq::unversioned"));
+        let line = style(LogFormat::Text, LogReader::File).record(&record("ureq::unversioned"));
         assert!(line.contains("INFO  ureq] "), "{line}");
-        let line = style(LogFormat::Text, Reader::Terminal).record(&record("drainit"));
+        let line = style(LogFormat::Text, LogReader::Terminal).record(&record("drainit"));
         assert!(
             line.ends_with(" \x1b[32mINFO \x1b[0m drainit] a [31m b"),
             "{line}"
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_journal_gets_priorities_and_no_time_of_ours() {
-        let style = style(LogFormat::Text, Reader::Journal);
+        let style = style(LogFormat::Text, LogReader::Journal);
         for (level, line) in [
             (Level::Error, "<3>drainit: x"),
             (Level::Warn, "<4>drainit: x"),
@@ -266,11 +266,11 @@ mod tests {
 
     #[test]
     fn lost_lines_are_told_in_the_lines_own_format() {
-        let line = style(LogFormat::Json, Reader::File).lost(3);
+        let line = style(LogFormat::Json, LogReader::File).lost(3);
         let object: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(object["message"], "3 log lines were lost: nobody read them");
         assert_eq!(object["level"], "warn");
-        let text = style(LogFormat::Text, Reader::Journal).lost(3);
+        let text = style(LogFormat::Text, LogReader::Journal).lost(3);
         assert!(text.starts_with("<4>drainit: 3 "), "{text}");
     }
 }

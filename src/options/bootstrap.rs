@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use lexopt::{Arg, Parser};
 
-use super::flag::{Env, Flag, Set, Settings, Value, explain};
+use super::flag::{Env, Flag, Setter, Settings, Value, explain};
 use super::near::find;
 
 /// What `drainit bootstrap` is to write, and where.
@@ -48,7 +48,7 @@ const fn flag(
     value: &'static str,
     default: &'static str,
     doc: &'static str,
-    set: Set<Bootstrap>,
+    set: Setter<Bootstrap>,
 ) -> Flag<Bootstrap> {
     // Contour has variables for a few of them, and drainit's own belong to the main command.
     Flag::new(name, Value::One(value), default, doc, set).without_variable()

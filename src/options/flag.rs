@@ -35,11 +35,11 @@ pub struct Flag<T: 'static> {
     pub brief: Option<&'static str>,
     /// The heading of the group of options that begins with this one.
     pub heading: Option<&'static str>,
-    set: Set<T>,
+    set: Setter<T>,
 }
 
 /// Sets an option's value, or says what is wrong with it.
-pub type Set<T> = fn(&mut T, &str) -> Result<(), String>;
+pub type Setter<T> = fn(&mut T, &str) -> Result<(), String>;
 
 /// The value of a variable, as the environment has it.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -71,7 +71,7 @@ impl<T: Settings> Flag<T> {
         value: Value,
         default: &'static str,
         doc: &'static str,
-        set: Set<T>,
+        set: Setter<T>,
     ) -> Flag<T> {
         Flag {
             name,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::flag::{Flag, Set, Settings, Value};
+use super::flag::{Flag, Setter, Settings, Value};
 use super::{LONE, LogFormat, Options, Restart};
 use crate::certificates::name;
 use crate::certificates::read::Source;
@@ -150,7 +150,7 @@ const fn flag(
     value: Value,
     default: &'static str,
     doc: &'static str,
-    set: Set<Options>,
+    set: Setter<Options>,
 ) -> Flag<Options> {
     Flag::new(name, value, default, doc, set)
 }

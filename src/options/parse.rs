@@ -9,7 +9,7 @@ use super::entries::{self, ENTRIES, Entry};
 use super::flag::{self, Env, explain};
 use super::flags::FLAGS;
 use super::near::{self, find};
-use super::{Command, Look, Options, Probe, Topic};
+use super::{Command, Options, Probe, StatusMode, Topic};
 
 /// Reads a command line, and the environment where that says nothing.
 ///
@@ -167,7 +167,7 @@ fn command(
         return check(given, entry, parser);
     }
     let mut words = Vec::new();
-    let mut look = Look::default();
+    let mut look = StatusMode::default();
     let mut waits = true;
     while let Some(arg) = parser.next().map_err(explain)? {
         match arg {

@@ -23,7 +23,7 @@ pub struct Credentials {
 
 /// Where the process at the other end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ProcessPlace {
     /// In our pid namespace, with this pid.
     Here(i32),
     /// In another one.
@@ -46,13 +46,13 @@ impl Credentials {
     }
 
     /// Where the process is.
-    pub fn place(self) -> Place {
+    pub fn place(self) -> ProcessPlace {
         if self.is_untold() {
-            Place::Untold
+            ProcessPlace::Untold
         } else if self.pid > 0 && process::shares_pid_namespace(self.pid) {
-            Place::Here(self.pid)
+            ProcessPlace::Here(self.pid)
         } else {
-            Place::Elsewhere
+            ProcessPlace::Elsewhere
         }
     }
 
@@ -70,10 +70,12 @@ impl Credentials {
         let trusted = self.is_trusted();
         let uid = self.uid;
         match self.place() {
-            Place::Here(pid) if trusted => Ok(format!("pid {pid} of uid {uid}")),
-            Place::Here(pid) => Err(format!("pid {pid} of uid {uid}")),
-            Place::Elsewhere => Err(format!("a process of uid {uid} in another pid namespace")),
-            Place::Untold => {
+            ProcessPlace::Here(pid) if trusted => Ok(format!("pid {pid} of uid {uid}")),
+            ProcessPlace::Here(pid) => Err(format!("pid {pid} of uid {uid}")),
+            ProcessPlace::Elsewhere => {
+                Err(format!("a process of uid {uid} in another pid namespace"))
+            }
+            ProcessPlace::Untold => {
                 static SAID: Once = Once::new();
                 SAID.call_once(|| {
                     log::warn!(
@@ -91,7 +93,7 @@ impl Credentials {
     ///
     /// # Errors
     /// One line that says who it is instead.
-    pub fn believe(self, pid: Option<i32>) -> Result<Place, String> {
+    pub fn believe(self, pid: Option<i32>) -> Result<ProcessPlace, String> {
         // Strangers may have bound thousands of names: what costs least decides first.
         if let Some(pid) = pid.filter(|pid| self.pid != *pid && !self.is_untold()) {
             return Err(match self.pid {
@@ -101,21 +103,21 @@ impl Credentials {
         }
         let place = self.place();
         let who = match place {
-            Place::Here(pid) => format!("process {pid} of uid {}", self.uid),
+            ProcessPlace::Here(pid) => format!("process {pid} of uid {}", self.uid),
             _ => format!("a process of uid {}", self.uid),
         };
-        if pid.is_some() && place == Place::Elsewhere {
+        if pid.is_some() && place == ProcessPlace::Elsewhere {
             return Err(format!("{who} in another pid namespace answers"));
         }
         let us = geteuid();
-        let believed = self.is_trusted() || us.is_root() && place != Place::Untold;
+        let believed = self.is_trusted() || us.is_root() && place != ProcessPlace::Untold;
         if !believed {
             return Err(format!(
                 "{who} answers, and is neither root's nor of our uid {us}"
             ));
         }
         // Who listened may be gone, its socket another's, and its pid a drainit's by now.
-        if let Place::Here(pid) = place
+        if let ProcessPlace::Here(pid) = place
             && process::owner(pid).is_some_and(|uid| uid != self.uid)
         {
             return Err(format!("{who} listened there, and is gone"));
@@ -143,9 +145,9 @@ mod tests {
     fn a_kernel_that_tells_ourselves_is_noticed_and_the_user_alone_counts() {
         let (socket, _other) = UnixStream::pair().unwrap();
         let us = Credentials::of(&socket).unwrap();
-        assert_eq!(us.place(), Place::Untold);
+        assert_eq!(us.place(), ProcessPlace::Untold);
         assert!(us.authorize().is_ok());
-        assert_eq!(us.believe(Some(1)), Ok(Place::Untold));
+        assert_eq!(us.believe(Some(1)), Ok(ProcessPlace::Untold));
         let stranger = Credentials { uid: 4711, ..us };
         assert!(stranger.authorize().is_err());
         // Not even by root: any process's pid may have been ours before.
@@ -156,7 +158,7 @@ mod tests {
     fn a_process_that_our_pid_namespace_does_not_hold_is_neither_obeyed_nor_taken_for_another() {
         for uid in [0, ours(), 65_534] {
             let stranger = Credentials { pid: 0, uid };
-            assert_eq!(stranger.place(), Place::Elsewhere);
+            assert_eq!(stranger.place(), ProcessPlace::Elsewhere);
             assert!(stranger.authorize().is_err());
             assert!(stranger.believe(Some(1)).is_err());
         }
@@ -167,8 +169,8 @@ mod tests {
         let child = Sleeper::start();
         let pid = child.pid();
         let peer = Credentials { pid, uid: ours() };
-        assert_eq!(peer.believe(Some(pid)), Ok(Place::Here(pid)));
-        assert_eq!(peer.believe(None), Ok(Place::Here(pid)));
+        assert_eq!(peer.believe(Some(pid)), Ok(ProcessPlace::Here(pid)));
+        assert_eq!(peer.believe(None), Ok(ProcessPlace::Here(pid)));
         assert!(peer.authorize().is_ok());
         let why = peer.believe(Some(1)).unwrap_err();
         assert!(why.contains("answers for process 1"), "{why}");

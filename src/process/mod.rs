@@ -16,7 +16,7 @@ use std::io;
 use nix::libc::{self, c_int};
 use nix::sys::signal::Signal;
 
-pub use credentials::{Credentials, Place};
+pub use credentials::{Credentials, ProcessPlace};
 pub use exit::{End, Exit, ExitClass, reap};
 pub use handle::Handle;
 pub use namespace::{is_proc_ours, owner, pid_namespace, shares_pid_namespace};

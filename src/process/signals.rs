@@ -169,17 +169,17 @@ const FIRST_REAL_TIME: c_int = 32;
 const LAST: c_int = 64;
 
 /// The kernel's own sigaction: handler, flags, restorer, mask.
-type Action = [libc::c_ulong; 4];
+type KernelAction = [libc::c_ulong; 4];
 
-const DEFAULT: Action = [0; 4];
+const DEFAULT: KernelAction = [0; 4];
 
 /// The kernel's sigset has 64 bits.
 const SIGSET: usize = 8;
 
 /// What the kernel does at a signal.
-fn action(signal: c_int) -> Action {
+fn action(signal: c_int) -> KernelAction {
     let mut action = DEFAULT;
-    let none = std::ptr::null::<Action>();
+    let none = std::ptr::null::<KernelAction>();
     // SAFETY: the kernel writes no more than a sigaction, which is four words.
     unsafe {
         libc::syscall(
@@ -194,8 +194,8 @@ fn action(signal: c_int) -> Action {
 }
 
 /// Has the kernel do the default, or what it does at another signal already.
-fn set_action(signal: c_int, action: &Action) {
-    let none = std::ptr::null_mut::<Action>();
+fn set_action(signal: c_int, action: &KernelAction) {
+    let none = std::ptr::null_mut::<KernelAction>();
     // SAFETY: the kernel reads four words. The default runs no code, and what another signal has
     // was set by libc.
     unsafe {

@@ -10,7 +10,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A client's connection. Shown as `10.1.2.3:51234, over 41 min old, silent 12 s` or `10.1.9.9:40112, 3 kB/s`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Client {
+pub struct ShownClient {
     /// The listener's name.
     pub listener: String,
     /// The client's address and port.
@@ -23,7 +23,7 @@ pub struct Client {
     pub rate: Option<u64>,
 }
 
-impl fmt::Display for Client {
+impl fmt::Display for ShownClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.address)?;
         let silent = self.silent.unwrap_or_default();
@@ -44,7 +44,7 @@ impl fmt::Display for Client {
 
 /// `postgres: 10.1.2.3:51234, over 41 min old, silent 12 s; 10.1.9.9:40112, 3 kB/s; and 7 more`: some of
 /// those who have connections, and how many there are beside them; empty where nobody is known.
-pub fn list(clients: &[Client], more: u64) -> String {
+pub fn list(clients: &[ShownClient], more: u64) -> String {
     let mut text = String::new();
     let mut add = |listener: &str, client: &dyn fmt::Display| {
         text = match text.is_empty() {
@@ -53,7 +53,7 @@ pub fn list(clients: &[Client], more: u64) -> String {
         };
     };
     for (at, first) in clients.iter().enumerate() {
-        let same = |one: &&Client| one.listener == first.listener;
+        let same = |one: &&ShownClient| one.listener == first.listener;
         // There are ten at the most.
         if clients.iter().take(at).any(|one| same(&one)) {
             continue;
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_client_is_told_with_its_age_its_silence_or_its_rate() {
-        let client = |listener: &str, age, silent, rate| Client {
+        let client = |listener: &str, age, silent, rate| ShownClient {
             listener: listener.into(),
             address: "10.1.2.3:7".into(),
             age,

@@ -7,11 +7,11 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 
-use super::{Admin, Certificate, Drain, LastEnd, Snapshot};
+use super::{Admin, DrainStatus, LastEnd, SecretStatus, Snapshot};
 use crate::client::Address;
 use crate::clock::{rfc3339, seconds, unix_seconds, wall_at};
-use crate::envoy::listeners::Listeners;
-use crate::envoy::load::{Client, Listener, Load};
+use crate::envoy::listeners::ListenerCount;
+use crate::envoy::load::{Client, ListenerLoad, Load};
 use crate::json::json;
 use crate::process::{self, ExitClass};
 
@@ -144,14 +144,14 @@ fn admin(admin: &Admin, clock: &Clock) -> Value {
         "failing_seconds": admin.failing_since.map(|since| clock.age(since)),
         "errors": admin.errors,
         "listeners": match admin.listeners {
-            Some(Listeners::Count(count)) => Some(count),
-            Some(Listeners::Untold) | None => None,
+            Some(ListenerCount::Count(count)) => Some(count),
+            Some(ListenerCount::Untold) | None => None,
         },
     })
 }
 
 fn listeners(load: Option<&Load>) -> Value {
-    let listener = |listener: &Listener| {
+    let listener = |listener: &ListenerLoad| {
         json!({
             "name": listener.name,
             "address": listener.address,
@@ -188,7 +188,7 @@ fn last_end(last: LastEnd, clock: &Clock) -> Value {
     })
 }
 
-fn drain(drain: &Drain, clock: &Clock) -> Value {
+fn drain(drain: &DrainStatus, clock: &Clock) -> Value {
     let ended = drain.ended;
     let until = ended.map_or(clock.now, |(at, _)| at);
     let elapsed = until.saturating_duration_since(drain.started);
@@ -220,7 +220,7 @@ fn drain(drain: &Drain, clock: &Clock) -> Value {
 }
 
 /// What has happened in `drain`, in the order of time.
-fn timeline(drain: &Drain, clock: &Clock) -> Value {
+fn timeline(drain: &DrainStatus, clock: &Clock) -> Value {
     let mut moments: Vec<(&str, Instant)> = [
         ("asked", Some(drain.started)),
         ("health check failed", drain.health_failed),
@@ -245,7 +245,7 @@ fn timeline(drain: &Drain, clock: &Clock) -> Value {
 }
 
 /// `hang` is why nothing is known of the files.
-fn certificate(certificate: &Certificate, hang: Option<&String>, clock: &Clock) -> Value {
+fn certificate(certificate: &SecretStatus, hang: Option<&String>, clock: &Clock) -> Value {
     let [ok, refused, rejected, unconfirmed] = certificate.reloads;
     let left = |until| unix_seconds(until).saturating_sub(unix_seconds(clock.wall));
     let validity = certificate.not_before.zip(certificate.not_after);
@@ -278,7 +278,7 @@ mod tests {
 
     use super::*;
     use crate::drain::Outcome;
-    use crate::status::{Envoy, State};
+    use crate::status::{EnvoyStatus, State};
 
     /// Every path of `value`, as `drain.first.requests`; of a list, its first item's.
     fn paths(value: &Value, prefix: &str, into: &mut Vec<String>) {
@@ -328,12 +328,12 @@ mod tests {
         let second = Duration::from_secs(1);
         let mut snapshot = Snapshot::new(born);
         snapshot.state = State::Draining;
-        snapshot.envoy = Some(Envoy {
+        snapshot.envoy = Some(EnvoyStatus {
             pid: 7,
             version: Some("1.40.0".into()),
             started: born + second,
         });
-        snapshot.drain = Some(Drain {
+        snapshot.drain = Some(DrainStatus {
             cause: "SIGTERM".into(),
             started: born + 10 * second,
             deadline: born + 35 * second,

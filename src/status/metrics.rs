@@ -18,7 +18,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The metrics of `snapshot`, looked at `now`. The wall clock has no part in them: when a
 /// certificate expires is told as it is, and the scraper's clock says how far away that is.
 pub fn render(snapshot: &Snapshot, now: Instant) -> String {
-    let mut page = Page::default();
+    let mut page = MetricsPage::default();
 
     page.name(
         "drainit_state",
@@ -149,7 +149,7 @@ fn exact_seconds(duration: Duration) -> Value {
     seconds(duration).into()
 }
 
-fn certificates(page: &mut Page, snapshot: &Snapshot) {
+fn certificates(page: &mut MetricsPage, snapshot: &Snapshot) {
     page.name(
         "drainit_certificate_not_before_seconds",
         "gauge",
@@ -204,12 +204,12 @@ fn certificates(page: &mut Page, snapshot: &Snapshot) {
 
 /// The page, and the name whose samples are being written. Writing to a `String` cannot fail.
 #[derive(Default)]
-struct Page {
+struct MetricsPage {
     text: String,
     name: &'static str,
 }
 
-impl Page {
+impl MetricsPage {
     fn name(&mut self, name: &'static str, kind: &str, help: &str) {
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
         self.name = name;
@@ -250,9 +250,9 @@ pub(crate) mod tests {
     use super::*;
     use crate::client::Peer;
     use crate::drain::Outcome;
-    use crate::envoy::load::{Client, Listener};
+    use crate::envoy::load::{Client, ListenerLoad};
     use crate::process::{End, Exit, ExitClass};
-    use crate::status::{Admin, Certificate, Drain, Drains, Envoy, LastEnd, Reload};
+    use crate::status::{Admin, DrainStatus, Drains, EnvoyStatus, LastEnd, Reload, SecretStatus};
 
     const NAMES: [&str; 21] = [
         "drainit_state",
@@ -281,7 +281,7 @@ pub(crate) mod tests {
     /// A snapshot in which nothing is empty.
     pub(crate) fn full(born: Instant) -> Snapshot {
         let second = Duration::from_secs(1);
-        let listener = |name: &str, connections, excluded| Listener {
+        let listener = |name: &str, connections, excluded| ListenerLoad {
             name: name.into(),
             address: Some("127.0.0.1:443".into()),
             connections,
@@ -305,7 +305,7 @@ pub(crate) mod tests {
         Snapshot {
             state: State::Drained,
             reason: "drained".into(),
-            envoy: Some(Envoy {
+            envoy: Some(EnvoyStatus {
                 pid: 7,
                 version: Some("1.40.0".into()),
                 started: born + second,
@@ -322,7 +322,7 @@ pub(crate) mod tests {
             },
             excluded: vec!["admin".into()],
             load: Some(load.clone()),
-            drain: Some(Drain {
+            drain: Some(DrainStatus {
                 cause: "/shutdown from 127.0.0.1".into(),
                 started: born + 10 * second,
                 deadline: born + 35 * second,
@@ -361,7 +361,7 @@ pub(crate) mod tests {
             },
             reaped: 8,
             certificates: vec![
-                Certificate {
+                SecretStatus {
                     secret: "xds".into(),
                     generation: 2,
                     serial: Some("1f".into()),
@@ -373,11 +373,11 @@ pub(crate) mod tests {
                     changed: Some(born),
                     reloads: [1, 2, 3, 4],
                 },
-                Certificate {
+                SecretStatus {
                     secret: "a\"b\\c\nd".into(),
                     stale: true,
                     reloads: [10, 20, 30, 40],
-                    ..Certificate::default()
+                    ..SecretStatus::default()
                 },
             ],
             ..Snapshot::new(born)

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::client::{Address, Peer};
 use crate::drain::Outcome;
-use crate::envoy::listeners::Listeners;
+use crate::envoy::listeners::ListenerCount;
 use crate::envoy::load::Load;
 use crate::envoy::question::Readiness;
 use crate::mailbox::Waker;
@@ -82,7 +82,7 @@ impl State {
 
 /// The running Envoy.
 #[derive(Clone, Debug)]
-pub struct Envoy {
+pub struct EnvoyStatus {
     /// Envoy's process id, as drainit sees it.
     pub pid: i32,
     /// Envoy's version as `/server_info` tells it (`1.40.0`), once it has.
@@ -107,7 +107,7 @@ pub struct Admin {
     /// What `/ready` last said, or why it could not be asked, and when it was asked.
     pub ready: Option<(Instant, Result<Readiness, String>)>,
     /// How many listeners Envoy has, once it is live.
-    pub listeners: Option<Listeners>,
+    pub listeners: Option<ListenerCount>,
 }
 
 /// How an Envoy ended.
@@ -123,7 +123,7 @@ pub struct LastEnd {
 
 /// A drain, or the wait of a hold, under way or over.
 #[derive(Clone, Debug)]
-pub struct Drain {
+pub struct DrainStatus {
     /// Why it began: `SIGTERM`, `/shutdown from 127.0.0.1`.
     pub cause: String,
     /// When it was asked for.
@@ -165,7 +165,7 @@ pub struct Drains {
 
 /// A secret that is kept fresh.
 #[derive(Clone, Debug, Default)]
-pub struct Certificate {
+pub struct SecretStatus {
     /// The SDS secret's name.
     pub secret: String,
     /// The generation that Envoy was last given; 0 before the first.
@@ -236,7 +236,7 @@ pub struct Snapshot {
     /// Where it is to listen, as `--listen` spells it.
     pub listen: String,
     /// The running Envoy, while there is one.
-    pub envoy: Option<Envoy>,
+    pub envoy: Option<EnvoyStatus>,
     /// How often Envoy was started again after it had ended.
     pub restarts: u64,
     /// How the last one ended.
@@ -252,9 +252,9 @@ pub struct Snapshot {
     /// When that was.
     pub load_at: Option<Instant>,
     /// The drain, once one was asked for.
-    pub drain: Option<Drain>,
+    pub drain: Option<DrainStatus>,
     /// The wait of the hold, under way or over, while Envoy is held.
-    pub hold: Option<Drain>,
+    pub hold: Option<DrainStatus>,
     /// What became of the last orders to hold and to resume.
     pub orders: VecDeque<(OrderNumber, OrderEnd)>,
     /// The drains that are over.
@@ -262,7 +262,7 @@ pub struct Snapshot {
     /// How many processes were reaped, Envoy's own included.
     pub reaped: u64,
     /// The secrets that are kept fresh.
-    pub certificates: Vec<Certificate>,
+    pub certificates: Vec<SecretStatus>,
     /// Why nothing is known of their files any more: a file system does not answer.
     pub certificates_hang: Option<String>,
     /// The last reload, if there was one.
@@ -313,12 +313,12 @@ impl Snapshot {
     }
 
     /// What waits for what is in flight: a drain, or a hold.
-    pub fn wait(&self) -> Option<&Drain> {
+    pub fn wait(&self) -> Option<&DrainStatus> {
         self.drain.as_ref().or(self.hold.as_ref())
     }
 
     /// What waits for what is in flight, to change it.
-    pub fn wait_mut(&mut self) -> Option<&mut Drain> {
+    pub fn wait_mut(&mut self) -> Option<&mut DrainStatus> {
         self.drain.as_mut().or(self.hold.as_mut())
     }
 

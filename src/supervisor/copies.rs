@@ -52,7 +52,7 @@ pub struct Copy {
 
 /// What the thread tells.
 #[derive(Debug)]
-pub enum Word {
+pub enum ConfigurationReport {
     /// Envoy was started a moment ago: this is what it reads.
     Read(Copy),
     /// The file has changed, and stayed so.
@@ -176,7 +176,12 @@ fn glance(path: &Path) -> Option<[i64; 6]> {
 
 /// The thread: compares for ever. A message means that Envoy was started just now; `pulse` shows
 /// when it looks at the file.
-pub fn work(copies: &Copies, started: &Inbox<()>, report: &impl Fn(Word), pulse: &Pulse) {
+pub fn work(
+    copies: &Copies,
+    started: &Inbox<()>,
+    report: &impl Fn(ConfigurationReport),
+    pulse: &Pulse,
+) {
     let mut number = 0;
     let mut keep = |bytes: &[u8]| {
         number += 1;
@@ -204,7 +209,7 @@ pub fn work(copies: &Copies, started: &Inbox<()>, report: &impl Fn(Word), pulse:
         let is = read.as_ref().map(|bytes| copies.print(bytes));
         let is = is.map_err(Clone::clone);
         if start && let Ok(bytes) = &read {
-            report(keep(bytes).map_or_else(Word::Lost, Word::Read));
+            report(keep(bytes).map_or_else(ConfigurationReport::Lost, ConfigurationReport::Read));
             told = Some(is.clone());
             seen = Some((is, now));
             continue;
@@ -227,8 +232,10 @@ pub fn work(copies: &Copies, started: &Inbox<()>, report: &impl Fn(Word), pulse:
         }
         told = Some(is);
         report(match read {
-            Ok(bytes) => keep(&bytes).map_or_else(Word::Lost, Word::Changed),
-            Err(why) => Word::Lost(why),
+            Ok(bytes) => {
+                keep(&bytes).map_or_else(ConfigurationReport::Lost, ConfigurationReport::Changed)
+            }
+            Err(why) => ConfigurationReport::Lost(why),
         });
     }
 }
@@ -267,22 +274,24 @@ mod tests {
             fs::read_to_string(&copy.path).unwrap()
         };
         start.send(());
-        let Word::Read(first) = words.recv().unwrap() else {
+        let ConfigurationReport::Read(first) = words.recv().unwrap() else {
             panic!("what Envoy reads");
         };
         assert_eq!(held(&first), "one");
         mount("two", "two");
-        let Word::Changed(second) = words.recv().unwrap() else {
+        let ConfigurationReport::Changed(second) = words.recv().unwrap() else {
             panic!("what it was changed to");
         };
         assert_eq!(held(&second), "two");
         fs::write(dir.join("two/envoy.yaml"), "one").unwrap();
-        let Word::Changed(third) = words.recv().unwrap() else {
+        let ConfigurationReport::Changed(third) = words.recv().unwrap() else {
             panic!("what it was changed to");
         };
         assert_eq!(third.print, first.print);
         fs::remove_file(dir.join("envoy.yaml")).unwrap();
-        assert!(matches!(words.recv().unwrap(), Word::Lost(why) if why == "is missing"));
+        assert!(
+            matches!(words.recv().unwrap(), ConfigurationReport::Lost(why) if why == "is missing")
+        );
         copies.remove();
         fs::remove_dir_all(&dir).unwrap();
     }

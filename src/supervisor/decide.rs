@@ -17,13 +17,13 @@ use crate::drain::{Ask, Drain, Time};
 use crate::status::State;
 
 pub use asking::Question;
-pub use generations::{Generations, News, Reloaded, Step, Who};
+pub use generations::{Generations, News, Reloaded, RestartStep, Who};
 pub use hold::{HoldEnd, ResumeEnd};
 pub use life::KILL_PATIENCE;
 pub use messages::{Action, Input, Order, Rules};
 
-use asking::Asker;
-use generations::{Sight, View};
+use asking::Requester;
+use generations::{View, Visibility};
 use hold::Waiters;
 use life::{Life, Phase};
 
@@ -51,7 +51,7 @@ impl Turn {
         self.actions.push(action);
     }
 
-    fn ask(&mut self, ask: Ask, asker: Asker) -> Question {
+    fn ask(&mut self, ask: Ask, asker: Requester) -> Question {
         self.questions += 1;
         self.act(Action::Ask(ask));
         Question {

@@ -7,9 +7,9 @@ use nix::libc;
 use super::Supervisor;
 use super::decide::{Input, Order, Who};
 use super::envoys::Whose;
-use super::leaving::{Leaving, Step};
+use super::leaving::{Leaving, LeavingStep};
 use super::trials::{self, Purpose};
-use crate::certificates::Command;
+use crate::certificates::CertificateCommand;
 use crate::drain::Time;
 use crate::process::cgroup;
 use crate::process::{self, End, Exit, ExitClass};
@@ -64,7 +64,7 @@ impl Supervisor {
         } else {
             self.warn_of_another(exit);
             self.forsake_configuration();
-            self.helpers.tell(Command::EnvoyGone);
+            self.helpers.tell(CertificateCommand::EnvoyGone);
             self.reporter.on_exit(end);
             self.board.update(|snapshot| snapshot.envoy = None);
         }
@@ -83,7 +83,7 @@ impl Supervisor {
     }
 
     /// Envoy said whether it refuses what it was started with.
-    pub(super) fn on_start_tried(&mut self, verdict: &trials::Verdict) {
+    pub(super) fn on_start_tried(&mut self, verdict: &trials::TrialResult) {
         let refusal = {
             let itself = self.envoys.is_envoy_itself();
             verdict.refusal_of_start(itself, self.options.add_envoy_flags)
@@ -177,16 +177,16 @@ impl Supervisor {
                 false => Vec::new(),
             };
             match leaving.next(now, !rest.is_empty()) {
-                Step::Wait(_) => return,
-                Step::Exit => {
+                LeavingStep::Wait(_) => return,
+                LeavingStep::Exit => {
                     self.exit = Some(leaving.code);
                     return;
                 }
-                Step::Terminate => {
+                LeavingStep::Terminate => {
                     log::info!("SIGTERM to what envoy leaves behind: {}", list(&rest));
                     process::signal_descendants(&rest, libc::SIGTERM);
                 }
-                Step::Kill => {
+                LeavingStep::Kill => {
                     log::warn!("SIGKILL to what envoy leaves behind: {}", list(&rest));
                     self.envoys.kill_all();
                 }

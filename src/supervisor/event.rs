@@ -1,8 +1,8 @@
 //! What reaches the main thread.
 
-use super::copies::Word;
-use crate::certificates::Report;
-use crate::envoy::admin::Reply;
+use super::copies::ConfigurationReport;
+use crate::certificates::CertificateReport;
+use crate::envoy::admin::AdminReply;
 use crate::http::Wish;
 
 /// A report of a helper thread.
@@ -11,13 +11,13 @@ pub enum Event {
     /// A request over HTTP wishes for something that this thread alone can do.
     Http(Wish),
     /// Envoy's admin interface answered, or did not.
-    Admin(Box<Reply>),
+    Admin(Box<AdminReply>),
     /// A connection of Envoy's has ended, as the kernel tells: the last one, perhaps.
     ConnectionEnded,
     /// The certificate thread has something to tell.
-    Certificates(Report),
+    Certificates(CertificateReport),
     /// Envoy's configuration file was looked at.
-    Configuration(Word),
+    Configuration(ConfigurationReport),
     /// A helper thread ended: by a panic, or because it could not go on.
     ThreadEnded(Thread),
 }

@@ -6,9 +6,9 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
-use super::copies::{Copies, Copy, Print, Word};
+use super::copies::{ConfigurationReport, Copies, Copy, Print};
 use super::decide::{Input, News};
-use super::probation::{self, Probation, Record};
+use super::probation::{self, Probation, TrackRecord};
 use crate::drain::Time;
 use crate::envoy::traffic::Traffic;
 use crate::status::{Configuration, State};
@@ -28,7 +28,7 @@ pub(super) struct Follow {
     /// The one that was gone back from: nobody but a person has it tried again.
     refused: Option<Print>,
     /// What the Envoy that serves has done.
-    record: Record,
+    record: TrackRecord,
     /// The watch over a new configuration, while Envoy runs one.
     probation: Option<Probation>,
     /// Why the reload that is under way or kept goes back to the last good one.
@@ -49,7 +49,7 @@ impl Follow {
             next: None,
             good: None,
             refused: None,
-            record: Record::default(),
+            record: TrackRecord::default(),
             probation: None,
             back: None,
             changed: false,
@@ -75,7 +75,7 @@ impl Follow {
     /// What runs has proven good.
     fn settle(&mut self) {
         self.probation = None;
-        self.record = Record::default();
+        self.record = TrackRecord::default();
         let before = std::mem::replace(&mut self.good, self.runs.clone());
         self.discard(before);
     }
@@ -109,17 +109,17 @@ impl Supervisor {
     }
 
     /// The file was looked at.
-    pub(super) fn on_configuration(&mut self, word: Word) {
+    pub(super) fn on_configuration(&mut self, word: ConfigurationReport) {
         let starts = self.core.generations().is_starting();
         let Some(follow) = &mut self.follow else {
             return;
         };
         match word {
-            Word::Lost(why) => log::warn!(
+            ConfigurationReport::Lost(why) => log::warn!(
                 "the configuration file {} {why}: envoy goes on with what it has",
                 follow.copies.file().display()
             ),
-            Word::Read(copy) => {
+            ConfigurationReport::Read(copy) => {
                 follow.good.get_or_insert_with(|| copy.clone());
                 let place = if starts {
                     &mut follow.next
@@ -129,7 +129,7 @@ impl Supervisor {
                 let before = place.replace(copy);
                 follow.discard(before);
             }
-            Word::Changed(copy) => {
+            ConfigurationReport::Changed(copy) => {
                 let (print, is_back) = (Some(copy.print), self.envoys.runs_copy());
                 follow.discard(Some(copy));
                 if print == follow.runs_print() {
@@ -189,7 +189,7 @@ impl Supervisor {
             (true, Some(why)) => {
                 follow.runs.clone_from(&follow.good);
                 follow.next = None;
-                follow.record = Record::default();
+                follow.record = TrackRecord::default();
                 follow.due = now + probation::LOOK;
                 self.envoys.keep_copy();
                 log::error!("back to the last good configuration: the file's was worse: {why}");
@@ -283,7 +283,7 @@ impl Supervisor {
         let Some(follow) = &mut self.follow else {
             return;
         };
-        follow.record = Record::default();
+        follow.record = TrackRecord::default();
         let is_ours = self.core.drain().is_some() || self.terminated.is_some();
         if follow.probation.take().is_none() || is_ours {
             return;

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use super::copies::{self, Copies};
 use super::event::{Event, Thread};
 use crate::certificates::read::{Files, Source};
-use crate::certificates::{self, Check, Command};
-use crate::envoy::admin::{self, Job, Report};
+use crate::certificates::{self, CertificateCommand, CheckTimes};
+use crate::envoy::admin::{self, AdminReport, Job};
 use crate::envoy::fetch;
 use crate::envoy::kernel::Measure;
-use crate::http::{self, Listen, Listeners, control};
+use crate::http::{self, BoundSockets, Listen, control};
 use crate::mailbox::{Mailbox, Waker, Wakeups};
 use crate::options::Options;
 use crate::process;
@@ -114,7 +114,7 @@ pub struct Helpers {
     job_waker: Waker,
     job_wakeups: Arc<Wakeups>,
     jobs: Option<Mailbox<Job>>,
-    commands: Option<Mailbox<Command>>,
+    commands: Option<Mailbox<CertificateCommand>>,
     envoy_runs: bool,
     /// What files the threads are at that look at some.
     pulses: Pulses,
@@ -177,8 +177,8 @@ impl Helpers {
                 };
                 let report = |report| {
                     mailbox.send(match report {
-                        Report::Reply(reply) => Event::Admin(reply),
-                        Report::ConnectionEnded => Event::ConnectionEnded,
+                        AdminReport::Reply(reply) => Event::Admin(reply),
+                        AdminReport::ConnectionEnded => Event::ConnectionEnded,
                     });
                 };
                 admin::work((&jobs, &wakeups), measure, &report, &pulse);
@@ -193,7 +193,7 @@ impl Helpers {
             let (waker, wakeups) = Waker::new().ok().unzip();
             let (sender, commands) = Mailbox::new(waker);
             if self.envoy_runs {
-                sender.send(Command::EnvoyStarted);
+                sender.send(CertificateCommand::EnvoyStarted);
             }
             let (board, mailbox) = (self.board.clone(), self.mailbox.clone());
             let pulse = self.pulses.certificates.clone();
@@ -274,10 +274,10 @@ impl Helpers {
     }
 
     /// Tells the certificate thread something; whether there is one to be told.
-    pub fn tell(&mut self, command: Command) -> bool {
+    pub fn tell(&mut self, command: CertificateCommand) -> bool {
         match command {
-            Command::EnvoyStarted => self.envoy_runs = true,
-            Command::EnvoyGone => self.envoy_runs = false,
+            CertificateCommand::EnvoyStarted => self.envoy_runs = true,
+            CertificateCommand::EnvoyGone => self.envoy_runs = false,
             _ => {}
         }
         self.commands
@@ -309,7 +309,7 @@ impl Helpers {
 
 fn serve(options: &Options, board: &SharedSnapshot, wakeups: &Wakeups, mailbox: &Mailbox<Event>) {
     let [known, secret] = control::own_names().map(Listen::Abstract);
-    let mut listeners = Listeners::new([options.listen.clone(), known, secret]);
+    let mut listeners = BoundSockets::new([options.listen.clone(), known, secret]);
     if let Err(error) = http::serve(
         &mut listeners,
         board,
@@ -331,7 +331,7 @@ fn get(board: &SharedSnapshot, path: &str) -> Result<String, String> {
     fetch::get(peer, &address, path)
 }
 
-fn certificates_config(options: &Options) -> Option<certificates::Config> {
+fn certificates_config(options: &Options) -> Option<certificates::CertificateSettings> {
     let xds = options.cert_file.as_ref().zip(options.key_file.as_ref());
     let xds = xds.map(|(cert, key)| {
         let pair = Source::Pair {
@@ -345,11 +345,11 @@ fn certificates_config(options: &Options) -> Option<certificates::Config> {
             .map(|ca| Source::Trust { ca, crl: None });
         Files(std::iter::once(pair).chain(trust).collect())
     });
-    Some(certificates::Config {
+    Some(certificates::CertificateSettings {
         xds,
         secrets: [&*options.secrets, &options.validations].concat(),
         resources: options.resources_dir.clone()?,
-        check: Check {
+        check: CheckTimes {
             every: options.certificate_check,
             given: options.certificate_check_given,
         },

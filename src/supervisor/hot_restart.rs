@@ -2,9 +2,9 @@
 //! from it.
 
 use super::Supervisor;
-use super::decide::{Input, News, Reloaded, Step, Who};
-use super::trials::{Purpose, Verdict, program};
-use crate::certificates::Command;
+use super::decide::{Input, News, Reloaded, RestartStep, Who};
+use super::trials::{Purpose, TrialResult, program};
+use crate::certificates::CertificateCommand;
 use crate::drain::Time;
 use crate::envoy::load::Load;
 use crate::envoy::{flags, hot_restart, refusal};
@@ -17,23 +17,23 @@ pub(super) const CLOSED: &str =
 
 impl Supervisor {
     /// Does what the core says of a hot restart.
-    pub(super) fn on_step(&mut self, now: Time, step: Step) {
+    pub(super) fn on_step(&mut self, now: Time, step: RestartStep) {
         match step {
-            Step::Try => self.try_next(),
-            Step::SpawnNext => self.spawn_next(),
-            Step::KillNewest => self.envoys.kill_newest(),
-            Step::RelieveOld => {
+            RestartStep::Try => self.try_next(),
+            RestartStep::SpawnNext => self.spawn_next(),
+            RestartStep::KillNewest => self.envoys.kill_newest(),
+            RestartStep::RelieveOld => {
                 let hurries = self.core.generations().hurries(now);
                 let relieved = self.envoys.relieve_old(hurries);
                 self.handle(Input::HotRestart(News::OldRelieved(relieved)));
             }
-            Step::TerminateOld => self.envoys.terminate_old(),
-            Step::KillOld => {
+            RestartStep::TerminateOld => self.envoys.terminate_old(),
+            RestartStep::KillOld => {
                 self.envoys.kill_old();
                 self.note_generations();
             }
-            Step::Keep => self.keep_reload(),
-            Step::Reloaded(how) => self.on_reloaded(how),
+            RestartStep::Keep => self.keep_reload(),
+            RestartStep::Reloaded(how) => self.on_reloaded(how),
         }
     }
 
@@ -103,7 +103,8 @@ impl Supervisor {
             _ => "until the reload under way has ended".into(),
         };
         log::info!("the reload is kept {waits_for}");
-        self.helpers.tell(Command::CheckNow(self.reloading.number));
+        self.helpers
+            .tell(CertificateCommand::CheckNow(self.reloading.number));
         self.note_hot_restart(|hot_restart| hot_restart.kept = true);
     }
 
@@ -133,7 +134,7 @@ impl Supervisor {
     }
 
     /// A trial of the next generation ended.
-    pub(super) fn on_next_tried(&mut self, verdict: Verdict) {
+    pub(super) fn on_next_tried(&mut self, verdict: TrialResult) {
         match verdict.purpose {
             Purpose::Configuration if verdict.exit == Some(Exit::Code(0)) => {
                 let mut line = program(self.envoys.line());
@@ -234,7 +235,7 @@ impl Supervisor {
         let result = match how {
             Reloaded::Live => {
                 // From here on the new Envoy's word on the certificates is the one that counts.
-                self.helpers.tell(Command::EnvoyReplaced);
+                self.helpers.tell(CertificateCommand::EnvoyReplaced);
                 self.read_certificates();
                 let pid = self.envoys.pid().unwrap_or_default();
                 Ok(format!(

@@ -7,12 +7,12 @@ use nix::libc;
 
 use super::decide::{Input, Order};
 use super::event::{Event, Thread};
-use super::trials::{Purpose, Verdict, program};
+use super::trials::{Purpose, TrialResult, program};
 use super::{Supervisor, notes};
-use crate::certificates::{Command, Report};
+use crate::certificates::{CertificateCommand, CertificateReport};
 use crate::client::Peer;
 use crate::drain::{Answer, Ask};
-use crate::envoy::admin::Reply;
+use crate::envoy::admin::AdminReply;
 use crate::http::Wish;
 use crate::process::{self, Exit};
 
@@ -83,7 +83,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn on_reply(&mut self, mut reply: Reply) {
+    pub(super) fn on_reply(&mut self, mut reply: AdminReply) {
         let Some(question) = self
             .core
             .asked()
@@ -127,7 +127,7 @@ impl Supervisor {
     /// The question in flight will get no answer.
     pub(super) fn on_missing_answer(&mut self) {
         if let Some(question) = self.core.asked() {
-            self.on_reply(Reply {
+            self.on_reply(AdminReply {
                 number: question.number,
                 ask: question.ask,
                 address: None,
@@ -138,28 +138,28 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn on_certificates(&mut self, report: Report) {
+    pub(super) fn on_certificates(&mut self, report: CertificateReport) {
         match report {
-            Report::Waiting(which) => {
+            CertificateReport::Waiting(which) => {
                 self.hangs.note_waiting(&which);
                 self.handle(Input::CertificatesMissing(which));
             }
-            Report::FirstSetReady => self.handle(Input::CertificatesReady),
-            Report::Validate { id, config } => {
+            CertificateReport::FirstSetReady => self.handle(Input::CertificatesReady),
+            CertificateReport::Validate { id, config } => {
                 let mut line = program(self.envoys.line());
                 line.extend(["--mode", "validate", "-c"].map(OsString::from));
                 self.trials.ask_of(Purpose::Certificates(id), line, config);
             }
-            Report::Status(secrets) => self.board.update(|snapshot| {
+            CertificateReport::Status(secrets) => self.board.update(|snapshot| {
                 notes::note_certificates(snapshot, Instant::now(), secrets);
             }),
-            Report::PublishedChecked(number) => self.sds_files.checked(number),
-            Report::Reloaded(number, result) => self.on_reading(number, result),
+            CertificateReport::PublishedChecked(number) => self.sds_files.checked(number),
+            CertificateReport::Reloaded(number, result) => self.on_reading(number, result),
         }
     }
 
     /// A trial ended.
-    pub(super) fn on_verdict(&mut self, verdict: Verdict) {
+    pub(super) fn on_verdict(&mut self, verdict: TrialResult) {
         match verdict.purpose {
             Purpose::Certificates(id) => self.on_certificates_tried(id, &verdict),
             Purpose::Start => self.on_start_tried(&verdict),
@@ -171,7 +171,7 @@ impl Supervisor {
     }
 
     /// A candidate Envoy said what it thinks of certificates.
-    fn on_certificates_tried(&mut self, id: u64, verdict: &Verdict) {
+    fn on_certificates_tried(&mut self, id: u64, verdict: &TrialResult) {
         let refusal = verdict.refusal();
         if refusal.is_none() && verdict.exit != Some(Exit::Code(0)) {
             log::warn!(
@@ -180,6 +180,7 @@ impl Supervisor {
             );
         }
         let verdict = refusal.map_or(Ok(()), Err);
-        self.helpers.tell(Command::Validated { id, verdict });
+        self.helpers
+            .tell(CertificateCommand::Validated { id, verdict });
     }
 }

@@ -7,7 +7,7 @@ use crate::drain::Time;
 
 /// What to do about the processes that are left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum LeavingStep {
     /// Send them SIGTERM.
     Terminate,
     /// Send them SIGKILL.
@@ -57,21 +57,21 @@ impl Leaving {
     }
 
     /// What to do now; `left` is whether anything is.
-    pub fn next(&mut self, now: Time, left: bool) -> Step {
+    pub fn next(&mut self, now: Time, left: bool) -> LeavingStep {
         if !left {
-            return Step::Exit;
+            return LeavingStep::Exit;
         }
         if now < self.wake_at() {
             if self.killed.is_none() && !std::mem::replace(&mut self.told, true) {
-                return Step::Terminate;
+                return LeavingStep::Terminate;
             }
-            return Step::Wait(self.wake_at());
+            return LeavingStep::Wait(self.wake_at());
         }
         if self.killed.is_some() {
-            return Step::Exit;
+            return LeavingStep::Exit;
         }
         self.killed = Some(now);
-        Step::Kill
+        LeavingStep::Kill
     }
 }
 
@@ -86,12 +86,12 @@ mod tests {
     fn what_is_left_is_told_then_killed_and_then_not_waited_for() {
         let mut leaving = Leaving::new(ms(100), 0, TIMEOUT, Some(ms(50)), None);
         for (at, step) in [
-            (100, Step::Terminate),
-            (100, Step::Wait(ms(2_050))),
-            (2_049, Step::Wait(ms(2_050))),
-            (2_050, Step::Kill),
-            (2_050, Step::Wait(ms(2_850))),
-            (2_850, Step::Exit),
+            (100, LeavingStep::Terminate),
+            (100, LeavingStep::Wait(ms(2_050))),
+            (2_049, LeavingStep::Wait(ms(2_050))),
+            (2_050, LeavingStep::Kill),
+            (2_050, LeavingStep::Wait(ms(2_850))),
+            (2_850, LeavingStep::Exit),
         ] {
             assert_eq!(leaving.next(ms(at), true), step, "{at}");
         }
@@ -101,21 +101,21 @@ mod tests {
     fn nothing_left_is_the_end_at_any_time() {
         for (at, killed) in [(100, None), (2_050, None), (2_100, Some(ms(2_050)))] {
             let mut leaving = Leaving::new(ms(100), 0, TIMEOUT, None, killed);
-            assert_eq!(leaving.next(ms(at), false), Step::Exit);
+            assert_eq!(leaving.next(ms(at), false), LeavingStep::Exit);
         }
     }
 
     #[test]
     fn a_person_without_patience_has_it_killed() {
         let mut leaving = Leaving::new(ms(100), 0, TIMEOUT, None, None);
-        assert_eq!(leaving.next(ms(100), true), Step::Terminate);
+        assert_eq!(leaving.next(ms(100), true), LeavingStep::Terminate);
         leaving.hurry();
-        assert_eq!(leaving.next(ms(200), true), Step::Kill);
+        assert_eq!(leaving.next(ms(200), true), LeavingStep::Kill);
     }
 
     #[test]
     fn what_was_killed_before_gets_no_second_time() {
         let mut leaving = Leaving::new(ms(900), 137, TIMEOUT, Some(ms(0)), Some(ms(100)));
-        assert_eq!(leaving.next(ms(900), true), Step::Exit);
+        assert_eq!(leaving.next(ms(900), true), LeavingStep::Exit);
     }
 }

@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::certificates::Command;
+use crate::certificates::CertificateCommand;
 use crate::drain::Time;
 use crate::envoy::admin::Job;
 use crate::fault;
@@ -48,7 +48,7 @@ use crate::notify::Notifier;
 use crate::options::{self, Options, Restart};
 use crate::process::{self, Signals, cgroup};
 use crate::status::hot_restart::HotRestart;
-use crate::status::{Admin, Envoy, SharedSnapshot, Snapshot, State};
+use crate::status::{Admin, EnvoyStatus, SharedSnapshot, Snapshot, State};
 
 use copies::Copies;
 use decide::{Action, Core, Input, Rules};
@@ -343,7 +343,7 @@ impl Supervisor {
                 self.board
                     .update(|snapshot| snapshot.restarts += u64::from(again));
                 self.note_start(pid);
-                self.helpers.tell(Command::EnvoyStarted);
+                self.helpers.tell(CertificateCommand::EnvoyStarted);
                 self.note_configuration();
                 self.handle(Input::Spawned);
             }
@@ -370,7 +370,7 @@ impl Supervisor {
             };
             snapshot.load = None;
             snapshot.load_at = None;
-            snapshot.envoy = Some(Envoy {
+            snapshot.envoy = Some(EnvoyStatus {
                 pid,
                 version: None,
                 started: now,

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use crate::drain::{Answer, Ask};
-use crate::envoy::admin::Reply;
+use crate::envoy::admin::AdminReply;
 use crate::envoy::question::Readiness;
-use crate::status::{Certificate, Snapshot};
+use crate::status::{SecretStatus, Snapshot};
 
 /// Notes in the snapshot what Envoy answered, or that it did not; whether an answer was `expected`
 /// from it at all.
-pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expected: bool) {
+pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &AdminReply, expected: bool) {
     if let Some(address) = &reply.address {
         snapshot.admin.address = Some(address.clone());
         snapshot.admin.peer = reply.peer;
@@ -89,9 +89,9 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &Reply, expecte
 }
 
 /// Notes in the snapshot what is known of the certificates, and when that changed.
-pub fn note_certificates(snapshot: &mut Snapshot, now: Instant, secrets: Vec<Certificate>) {
+pub fn note_certificates(snapshot: &mut Snapshot, now: Instant, secrets: Vec<SecretStatus>) {
     let before = std::mem::replace(&mut snapshot.certificates, secrets);
-    let what = |it: &Certificate| {
+    let what = |it: &SecretStatus| {
         (
             it.generation,
             it.last_result,

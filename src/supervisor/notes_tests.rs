@@ -4,7 +4,7 @@ use crate::client::Peer;
 #[test]
 fn only_an_envoy_that_may_answer_fails_to() {
     let now = Instant::now();
-    let reply = Reply {
+    let reply = AdminReply {
         number: 1,
         ask: Ask::Ready,
         address: None,

@@ -60,12 +60,12 @@ type Time = Duration;
 
 /// What a generation did before another followed it.
 #[derive(Clone, Debug, Default)]
-pub struct Record {
+pub struct TrackRecord {
     /// The last looks, the oldest first.
     looks: Vec<(Time, Traffic)>,
 }
 
-impl Record {
+impl TrackRecord {
     /// Somebody looked at it.
     pub fn take(&mut self, now: Time, traffic: Traffic) {
         if self.looks.len() >= LOOKS {
@@ -95,7 +95,7 @@ impl Record {
 /// A new generation that is watched.
 #[derive(Clone, Debug)]
 pub struct Probation {
-    before: Record,
+    before: TrackRecord,
     since: Time,
     last: Traffic,
     /// What the listeners had seen when nothing of the old one's came in any more.
@@ -106,7 +106,7 @@ pub struct Probation {
 
 impl Probation {
     /// A generation that is live since then, and what the one before did.
-    pub fn new(before: Record, since: Time) -> Probation {
+    pub fn new(before: TrackRecord, since: Time) -> Probation {
         Probation {
             before,
             since,
@@ -117,7 +117,7 @@ impl Probation {
     }
 
     /// What the one before did.
-    pub fn before(&self) -> Record {
+    pub fn before(&self) -> TrackRecord {
         self.before.clone()
     }
 

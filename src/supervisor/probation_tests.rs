@@ -26,8 +26,8 @@ fn traffic(answers: (u64, u64), connects: (u64, u64), uses: u64) -> Traffic {
 }
 
 /// A generation that was looked at four times, so long after each other, and did so much in between.
-fn record(answers: (u64, u64), connects: (u64, u64), uses: u64) -> Record {
-    let mut record = Record::default();
+fn record(answers: (u64, u64), connects: (u64, u64), uses: u64) -> TrackRecord {
+    let mut record = TrackRecord::default();
     for look in 0..4 {
         let times = |(of, bad): (u64, u64)| (of * look, bad * look);
         record.take(
@@ -39,7 +39,12 @@ fn record(answers: (u64, u64), connects: (u64, u64), uses: u64) -> Record {
 }
 
 /// What is said at the end of its time of a generation that does the same in each two seconds.
-fn judged(record: Record, answers: (u64, u64), connects: (u64, u64), uses: u64) -> Option<String> {
+fn judged(
+    record: TrackRecord,
+    answers: (u64, u64),
+    connects: (u64, u64),
+    uses: u64,
+) -> Option<String> {
     let mut probation = Probation::new(record, at(40));
     (1..=15).find_map(|look| {
         let times = |(of, bad): (u64, u64)| (of * look, bad * look);
@@ -79,9 +84,12 @@ fn what_was_as_bad_before_is_not_worse() {
 fn with_nothing_to_compare_with_nothing_is_worse() {
     let nobody = || record(NONE, NONE, 0);
     assert_eq!(judged(nobody(), (200, 200), (20, 20), 20), None);
-    assert_eq!(judged(Record::default(), (200, 200), (20, 20), 20), None);
+    assert_eq!(
+        judged(TrackRecord::default(), (200, 200), (20, 20), 20),
+        None
+    );
     // It was busy in its life, and quiet of late.
-    let mut quiet = Record::default();
+    let mut quiet = TrackRecord::default();
     for look in 0..4 {
         quiet.take(at(look * 10), traffic((5_000, 5), (400, 0), 500));
     }

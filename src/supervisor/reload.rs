@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Supervisor;
 use super::decide::{Input, News};
-use crate::certificates::Command;
+use crate::certificates::CertificateCommand;
 use crate::duration::show;
 use crate::status::Reload;
 
@@ -126,7 +126,7 @@ impl Supervisor {
     /// Has the certificates read again, if there is somebody to do that.
     pub(super) fn read_certificates(&mut self) -> bool {
         let number = self.reloading.number + 1;
-        let told = self.helpers.tell(Command::CheckNow(number));
+        let told = self.helpers.tell(CertificateCommand::CheckNow(number));
         if told {
             self.reloading.number = number;
             self.reloading.certificates = Some(Instant::now() + CERTIFICATES_WITHIN);

@@ -10,11 +10,11 @@ use nix::libc;
 use crate::clock;
 use crate::drain::{self, Answer, Ask, Outcome, Time};
 use crate::envoy::address;
-use crate::envoy::admin::Reply;
+use crate::envoy::admin::AdminReply;
 use crate::envoy::load::Load;
 use crate::notify::{Notifier, Wanted};
 use crate::process::End;
-use crate::status::{ADMIN_LOST, Drain, SharedSnapshot, Snapshot, State};
+use crate::status::{ADMIN_LOST, DrainStatus, SharedSnapshot, Snapshot, State};
 
 use super::callers::Callers;
 use super::envoys::{self, Advice};
@@ -46,7 +46,7 @@ const TERMINATION_MAX: usize = 4096;
 
 /// What the snapshot is brought up to.
 #[derive(PartialEq)]
-struct Seen {
+struct LastShown {
     state: State,
     reason: String,
     /// Whether a drain stops Envoy, and how it ended.
@@ -61,7 +61,7 @@ pub struct Reporter {
     /// When Envoy was spawned.
     started: Instant,
     /// What the snapshot was last brought up to.
-    seen: Seen,
+    seen: LastShown,
     starts: u64,
     exit: Option<End>,
     failure: Option<String>,
@@ -90,7 +90,7 @@ impl Reporter {
         Reporter {
             born,
             started: born,
-            seen: Seen {
+            seen: LastShown {
                 state: State::Starting,
                 reason: String::new(),
                 drain: None,
@@ -200,7 +200,7 @@ impl Reporter {
 
     /// Logs what is worth it of an answer: that an Envoy which `starts`, or has its `admin_away`, gives none
     /// is not.
-    pub fn on_answer(&mut self, now: Instant, reply: &Reply, starts: bool, admin_away: bool) {
+    pub fn on_answer(&mut self, now: Instant, reply: &AdminReply, starts: bool, admin_away: bool) {
         match &reply.answer {
             Err(why) if admin_away && reply.ask != Ask::Sockets => log::debug!("{why}"),
             // What to do about that is said once, by the advice.
@@ -275,7 +275,7 @@ impl Reporter {
         (drain, hold): (Option<&drain::Drain>, Option<&drain::Drain>),
         code: Option<u8>,
     ) {
-        let seen = Seen {
+        let seen = LastShown {
             state,
             reason: reason.to_owned(),
             drain: drain.map(|drain| (drain.stops(), drain.outcome())),
@@ -395,8 +395,8 @@ impl Reporter {
         snapshot.hold = Some(shown);
     }
 
-    fn begin_drain(&self, drain: &drain::Drain) -> Drain {
-        Drain {
+    fn begin_drain(&self, drain: &drain::Drain) -> DrainStatus {
+        DrainStatus {
             cause: drain.cause().to_owned(),
             started: self.born + drain.started(),
             deadline: self.born + drain.deadline(),

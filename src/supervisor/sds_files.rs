@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
-use crate::certificates::Command;
+use crate::certificates::CertificateCommand;
 use crate::duration::show;
 
 /// A look takes some milliseconds. A thread that hangs in a file system must not keep Envoy down.
@@ -75,7 +75,9 @@ impl Supervisor {
         match self.sds_files.check {
             Check::Unasked => {
                 let number = self.sds_files.number + 1;
-                let told = self.helpers.tell(Command::CheckPublished(number));
+                let told = self
+                    .helpers
+                    .tell(CertificateCommand::CheckPublished(number));
                 if told {
                     self.sds_files.number = number;
                     self.sds_files.check = Check::Asked(Instant::now() + WITHIN);

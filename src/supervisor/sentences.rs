@@ -7,8 +7,8 @@ use std::time::Instant;
 use crate::clock;
 use crate::drain::Outcome;
 use crate::duration::show;
-use crate::envoy::load::{self, Listener, Load, Sight};
-use crate::status::{Drain, Snapshot, State, clients, plural};
+use crate::envoy::load::{self, ListenerLoad, Load, Sight};
+use crate::status::{DrainStatus, Snapshot, State, clients, plural};
 
 /// What drainit is doing.
 pub fn state(snapshot: &Snapshot) -> String {
@@ -51,13 +51,13 @@ pub fn seconds(to: Instant, from: Instant) -> f64 {
     clock::seconds(to.saturating_duration_since(from))
 }
 
-fn limit(drain: &Drain) -> String {
+fn limit(drain: &DrainStatus) -> String {
     show(drain.deadline.saturating_duration_since(drain.started))
 }
 
 /// `draining: 12 of 340 connections left (3 requests in flight; https 9, tcp 3)`; where there are
 /// UDP sessions, `12 of 340 connections and 1 of 4 UDP sessions left`
-pub fn left(state: State, drain: &Drain, load: Option<&Load>) -> String {
+pub fn left(state: State, drain: &DrainStatus, load: Option<&Load>) -> String {
     let mut line = format!("{}: ", state.name());
     match load {
         None => line.push_str("envoy has not told what is left"),
@@ -95,14 +95,14 @@ pub fn arriving(rate: Option<u64>) -> String {
 }
 
 /// `, 4.2 s of 25 s`
-pub fn elapsed(now: Instant, drain: &Drain) -> String {
+pub fn elapsed(now: Instant, drain: &DrainStatus) -> String {
     let elapsed = now.saturating_duration_since(drain.started);
     format!(", {} of {}", show(elapsed), limit(drain))
 }
 
 /// Some of those who have connections, as [`clients::list`] has them; empty where nobody is known.
 pub fn clients(load: &Load) -> String {
-    let client = |client: &load::Client| clients::Client {
+    let client = |client: &load::Client| clients::ShownClient {
         listener: client.listener.clone(),
         address: client.address.to_string(),
         age: client.age,
@@ -116,7 +116,7 @@ pub fn clients(load: &Load) -> String {
 
 /// `drained after 3.2 s (SIGTERM): 12 connections at the start, 0 at the end`, or
 /// `CUT by the deadline after 20.0 s (SIGTERM): ...`
-pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
+pub fn ending(drain: &DrainStatus, snapshot: &Snapshot) -> String {
     let Some((at, outcome)) = drain.ended else {
         return "not drained".into();
     };
@@ -195,7 +195,7 @@ pub fn ending(drain: &Drain, snapshot: &Snapshot) -> String {
 
 /// Whether a drain ended with something left that counts, as far as anybody knows: what is not
 /// known is not clean.
-pub fn is_cut(drain: &Drain, snapshot: &Snapshot) -> bool {
+pub fn is_cut(drain: &DrainStatus, snapshot: &Snapshot) -> bool {
     let is_told = |load: &Load| load.sight != Sight::Partial;
     let is_empty = |load: &Load| load.connections() == 0 && load.in_flight() == 0;
     match drain.ended {
@@ -229,7 +229,7 @@ pub fn tells_requests(load: &Load) -> bool {
     load.sight != Sight::Kernel || load.hidden.is_some()
 }
 
-fn cut_or_ended(drain: &Drain, snapshot: &Snapshot) -> &'static str {
+fn cut_or_ended(drain: &DrainStatus, snapshot: &Snapshot) -> &'static str {
     if is_cut(drain, snapshot) {
         "CUT"
     } else {
@@ -266,7 +266,7 @@ fn by_listener(load: &Load) -> String {
 }
 
 /// The listeners that count and have something open.
-pub fn open_listeners(load: &Load) -> impl Iterator<Item = &Listener> {
+pub fn open_listeners(load: &Load) -> impl Iterator<Item = &ListenerLoad> {
     load.listeners
         .iter()
         .filter(|listener| !listener.excluded && listener.connections > 0)
@@ -289,7 +289,7 @@ mod tests {
         }
     }
 
-    fn drain(first: Load, now: Instant) -> Drain {
+    fn drain(first: Load, now: Instant) -> DrainStatus {
         testing::ended_drain(Some(first), now, now, Outcome::Deadline)
     }
 

@@ -48,7 +48,7 @@ pub enum Purpose {
 
 /// How a trial ended.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct TrialResult {
     /// What it was for.
     pub purpose: Purpose,
     /// How the process ended; none if it could not be started.
@@ -57,7 +57,7 @@ pub struct Verdict {
     pub said: String,
 }
 
-impl Verdict {
+impl TrialResult {
     /// Why Envoy refuses what it was tried with, if it does: a process that is no Envoy, or that
     /// could not be started, has refused nothing.
     pub fn refusal(&self) -> Option<String> {
@@ -66,7 +66,7 @@ impl Verdict {
     }
 }
 
-impl Verdict {
+impl TrialResult {
     /// Why Envoy refuses the command line that a start was tried with, which it does in its
     /// parser's words. Whatever else a `certain` Envoy exits with 1 for is a refusal as well. `added`
     /// is whether drainit has added flags to that command line.
@@ -88,7 +88,7 @@ impl Verdict {
 #[derive(Default)]
 pub struct Trials {
     asked: VecDeque<Asked>,
-    running: Option<Running>,
+    running: Option<RunningTrial>,
 }
 
 struct Asked {
@@ -98,7 +98,7 @@ struct Asked {
     config: Option<OwnedFd>,
 }
 
-struct Running {
+struct RunningTrial {
     purpose: Purpose,
     pid: i32,
     output: File,
@@ -140,7 +140,7 @@ impl Trials {
 
     /// Starts what is next, and ends what takes too long. The verdict is on one that could not be
     /// started.
-    pub fn proceed(&mut self, now: Instant) -> Option<Verdict> {
+    pub fn proceed(&mut self, now: Instant) -> Option<TrialResult> {
         if let Some(running) = &mut self.running {
             if now >= running.until {
                 // A start script's Envoy, too, if it is behind one.
@@ -157,7 +157,7 @@ impl Trials {
         match start(&line, config.as_ref()) {
             Ok((pid, output)) => {
                 let until = now + LIMIT;
-                self.running = Some(Running {
+                self.running = Some(RunningTrial {
                     purpose,
                     pid,
                     output,
@@ -167,7 +167,7 @@ impl Trials {
             }
             Err(error) => {
                 let (exit, said) = (None, error.to_string());
-                Some(Verdict {
+                Some(TrialResult {
                     purpose,
                     exit,
                     said,
@@ -191,9 +191,9 @@ impl Trials {
     }
 
     /// A process ended: the verdict, if it was a trial's.
-    pub fn on_exit(&mut self, pid: i32, exit: Exit) -> Option<Verdict> {
+    pub fn on_exit(&mut self, pid: i32, exit: Exit) -> Option<TrialResult> {
         let running = self.running.take_if(|running| running.pid == pid)?;
-        Some(Verdict {
+        Some(TrialResult {
             purpose: running.purpose,
             exit: Some(exit),
             said: read(running.output).unwrap_or_default(),
@@ -249,7 +249,7 @@ mod tests {
                 "Invalid path: /x.yaml",
             ),
         ] {
-            let verdict = |exit| Verdict {
+            let verdict = |exit| TrialResult {
                 purpose: Purpose::Configuration,
                 exit,
                 said: said.into(),
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_flag_that_a_script_gives_behind_ours_is_told_with_the_remedy() {
-        let verdict = Verdict {
+        let verdict = TrialResult {
             purpose: Purpose::Start,
             exit: Some(Exit::Code(1)),
             said: "PARSE ERROR: Argument: (--drain-time-s)\n  Argument already set!\n\n\

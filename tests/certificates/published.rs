@@ -6,7 +6,7 @@ use std::thread;
 use std::time::SystemTime;
 
 use drainit::certificates::check::check_pair;
-use drainit::certificates::publish::Target;
+use drainit::certificates::publish::SdsTarget;
 use drainit::certificates::read::Material;
 use drainit::certificates::secret::SecretBytes;
 use drainit::certificates::trust;
@@ -24,7 +24,7 @@ fn secret(text: &str) -> SecretBytes {
 #[test]
 fn over_a_thousand_rotations_a_reader_sees_nothing_but_whole_sets() {
     let dir = TempDir::new();
-    let target = Target::contour(dir.path());
+    let target = SdsTarget::contour(dir.path());
     let ca = Pair::ca("tests");
     let sets: Vec<_> = (0..8)
         .map(|_| {

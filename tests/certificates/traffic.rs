@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use drainit::certificates::check::check_pair;
-use drainit::certificates::publish::Target;
+use drainit::certificates::publish::SdsTarget;
 
 use crate::support::PATIENCE;
 use crate::support::pki::Pair;
@@ -24,7 +24,7 @@ pub fn watch(node: &Node, stop: &Arc<AtomicBool>) -> thread::JoinHandle<usize> {
     thread::spawn(move || {
         let mut reads = 0;
         while !stop.load(Ordering::SeqCst) {
-            let path = Target::contour(&resources).first.path;
+            let path = SdsTarget::contour(&resources).first.path;
             let text = fs::read(path).unwrap();
             let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
             let leaf = &json["resources"][0]["tls_certificate"];

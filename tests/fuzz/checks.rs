@@ -17,19 +17,19 @@ use drainit::certificates::trust;
 use drainit::certificates::usable::Age;
 use drainit::certificates::x509::{Certificate, Crl, Key};
 use drainit::cidr::Cidr;
-use drainit::client::{self, Address, Limits};
+use drainit::client::{self, Address, ExchangeLimits};
 use drainit::commands::status::Style;
 use drainit::commands::{self, find};
 use drainit::connections::attribute::{Known, attribute};
 use drainit::connections::netlink::{self, Message, Messages};
-use drainit::connections::rows::{Kind, Rows};
+use drainit::connections::rows::{Rows, SocketKind};
 use drainit::connections::{Witness, names};
 use drainit::duration;
 use drainit::envoy::flags;
 use drainit::envoy::load::Load;
 use drainit::envoy::roll_call::RollCall;
-use drainit::envoy::stats::Page;
-use drainit::http::request::{self, Head};
+use drainit::envoy::stats::GaugeReader;
+use drainit::http::request::{self, ParsedHead};
 use drainit::options;
 
 /// A page of gauges reads the same however it was cut, and is proven only if `server.live` is in
@@ -37,7 +37,7 @@ use drainit::options;
 pub fn stats(bytes: &[u8]) {
     let excluded = ["0.0.0.0:80".to_owned()];
     let read = |pieces: &mut dyn Iterator<Item = &[u8]>| -> Option<Load> {
-        let mut page = Page::default();
+        let mut page = GaugeReader::default();
         for piece in pieces {
             page.feed(piece);
         }
@@ -63,20 +63,20 @@ pub fn stats(bytes: &[u8]) {
 
 /// Once a head is whole, or bad, what follows does not change it; and a refusal is one line.
 pub fn http_head(bytes: &[u8]) {
-    let mut before = Head::Partial;
+    let mut before = ParsedHead::Partial;
     for end in 0..=bytes.len() {
         let Some(head) = bytes.get(..end) else { return };
         let now = request::parse(head);
         match (&before, &now) {
-            (Head::Partial, _) => {}
+            (ParsedHead::Partial, _) => {}
             // Which refusal it is may still change.
-            (Head::Bad(_), Head::Bad(_)) => {}
+            (ParsedHead::Bad(_), ParsedHead::Bad(_)) => {}
             (before, now) => assert_eq!(before, now),
         }
         match &now {
-            Head::Partial => assert!(end < request::MAX_HEAD),
-            Head::Whole(request) => assert!(!request.path.contains(['?', ' ', '\r', '\n'])),
-            Head::Bad(reply) => assert!(!reply.body.trim_end().contains(['\r', '\n'])),
+            ParsedHead::Partial => assert!(end < request::MAX_HEAD),
+            ParsedHead::Whole(request) => assert!(!request.path.contains(['?', ' ', '\r', '\n'])),
+            ParsedHead::Bad(reply) => assert!(!reply.body.trim_end().contains(['\r', '\n'])),
         }
         before = now;
     }
@@ -243,7 +243,7 @@ pub fn answers(bytes: &[u8]) {
     // What does not fit into the socket is not said.
     let _ = theirs.write(bytes);
     let _ = theirs.shutdown(Shutdown::Write);
-    let limits = Limits {
+    let limits = ExchangeLimits {
         time: Duration::from_secs(1),
         body: 4_000,
     };
@@ -297,7 +297,7 @@ pub fn netlink(bytes: &[u8]) {
         if let Some(row) = netlink::inet_row(row) {
             assert_eq!(row.local.ip(), row.local.ip().to_canonical());
             match row.kind {
-                Kind::Listening if row.inode % 4 == 3 => rows.udp.push(row),
+                SocketKind::Listening if row.inode % 4 == 3 => rows.udp.push(row),
                 _ => rows.tcp.push(row),
             }
         }
@@ -317,7 +317,10 @@ pub fn netlink(bytes: &[u8]) {
             outgoing: &(32_768..=60_999),
         },
     );
-    let open = rows.tcp.iter().filter(|row| row.kind != Kind::Listening);
+    let open = rows
+        .tcp
+        .iter()
+        .filter(|row| row.kind != SocketKind::Listening);
     let open = open.count() + rows.unix.iter().filter(|row| !row.listening).count();
     assert!(seen.iter().count() <= open);
     assert!(seen.count() >= seen.iter().count() as u64 && seen.waiting() <= seen.count());

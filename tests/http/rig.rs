@@ -11,9 +11,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use drainit::drain::{Outcome, Readiness};
-use drainit::http::{self, Listen, Listeners, Wish};
+use drainit::http::{self, BoundSockets, Listen, Wish};
 use drainit::mailbox::{Inbox, Mailbox, Waker, Wakeups};
-use drainit::status::{Drain, Envoy, SharedSnapshot, Snapshot, State};
+use drainit::status::{DrainStatus, EnvoyStatus, SharedSnapshot, Snapshot, State};
 
 /// Nothing here may take longer than this.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ pub struct Rig {
     pub board: SharedSnapshot,
     pub wishes: Inbox<Wish>,
     pub mailbox: Mailbox<Wish>,
-    listeners: Arc<Mutex<Listeners>>,
+    listeners: Arc<Mutex<BoundSockets>>,
     wakeups: Arc<Wakeups>,
     server: Option<JoinHandle<io::Result<()>>>,
 }
@@ -37,7 +37,7 @@ impl Rig {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let control = format!("drainit-http-{}-{count}", std::process::id());
         let public = "127.0.0.1:0".parse().unwrap();
-        let listeners = Listeners::new([public, Listen::Abstract(control.clone())]);
+        let listeners = BoundSockets::new([public, Listen::Abstract(control.clone())]);
         let Some(Listen::Tcp(address)) = listeners.addresses().next().cloned() else {
             panic!("{listeners:?}")
         };
@@ -46,7 +46,7 @@ impl Rig {
         let now = Instant::now();
         let mut snapshot = Snapshot::new(now);
         snapshot.state = State::Live;
-        snapshot.envoy = Some(Envoy {
+        snapshot.envoy = Some(EnvoyStatus {
             pid: 2,
             version: None,
             started: now,
@@ -184,7 +184,7 @@ impl Rig {
             } else {
                 State::Draining
             };
-            snapshot.drain = Some(Drain {
+            snapshot.drain = Some(DrainStatus {
                 cause: "/shutdown".into(),
                 started: now,
                 deadline: now + Duration::from_secs(25),

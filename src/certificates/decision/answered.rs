@@ -4,21 +4,21 @@ use std::time::{Instant, SystemTime};
 
 use log::{Level, debug, error, info, log, warn};
 
-use super::super::confirm::{Observation, Seen};
+use super::super::confirm::{Observation, SecretSeen};
 use super::super::duty::Duty;
 use super::super::pending::Ruling;
-use super::super::record::Outcome;
-use super::{Decision, Origin, Pending, Phase, Set};
+use super::super::record::ChangeOutcome;
+use super::{Decision, Origin, Pending, Set, SetPhase};
 
 impl Decision {
     /// A candidate Envoy took the set, or said why not.
     pub fn validated(&mut self, now: Instant, wall: SystemTime, verdict: Result<(), String>) {
-        match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Trying(set, origin, _) => match verdict {
+        match std::mem::replace(&mut self.phase, SetPhase::Watching) {
+            SetPhase::Trying(set, origin, _) => match verdict {
                 Ok(()) => self.go_on(set, origin, now),
                 Err(why) => {
                     let why = format!("a candidate Envoy refused it: {why}");
-                    self.record.add(Outcome::Refused, Some(&why));
+                    self.record.add(ChangeOutcome::Refused, Some(&why));
                     if origin == Origin::Files {
                         self.fall_back(now, wall);
                     }
@@ -31,11 +31,11 @@ impl Decision {
 
     /// Envoy was asked at `asked`, and said this or could not be asked.
     pub fn observed(&mut self, asked: Instant, now: Instant, answer: Result<Observation, String>) {
-        match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Watching => self.judge(asked, now, answer),
-            Phase::Before(set, origin) => {
+        match std::mem::replace(&mut self.phase, SetPhase::Watching) {
+            SetPhase::Watching => self.judge(asked, now, answer),
+            SetPhase::Before(set, origin) => {
                 let before = answer.ok().map(|answer| answer.secrets);
-                self.phase = Phase::Publish(set, origin, before, now);
+                self.phase = SetPhase::Publish(set, origin, before, now);
             }
             phase => self.phase = phase,
         }
@@ -45,8 +45,8 @@ impl Decision {
     pub fn published(&mut self, now: Instant, result: Result<(), String>) {
         // Also where it failed: one of two files may hold this number now.
         self.generation = self.generation.saturating_add(1);
-        match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Publish(set, origin, before, _) => match result {
+        match std::mem::replace(&mut self.phase, SetPhase::Watching) {
+            SetPhase::Publish(set, origin, before, _) => match result {
                 Ok(()) => {
                     let failed = |why: &str| why.starts_with("cannot publish");
                     if self.record.error().is_some_and(failed) {
@@ -58,7 +58,8 @@ impl Decision {
                     self.astray = true;
                     error!("{}: cannot publish: {why}", self.name());
                     self.record.set_error(format!("cannot publish: {why}"));
-                    self.phase = Phase::Publish(set, origin, before, now + self.watch.interval());
+                    self.phase =
+                        SetPhase::Publish(set, origin, before, now + self.watch.interval());
                 }
             },
             phase => self.phase = phase,
@@ -98,7 +99,7 @@ impl Decision {
         &mut self,
         set: Set,
         origin: Origin,
-        before: Option<Vec<Seen>>,
+        before: Option<Vec<SecretSeen>>,
         now: Instant,
     ) {
         let generation = self.generation;
@@ -132,11 +133,11 @@ impl Decision {
         }
         match ruling {
             Ruling::Taken => self.taken(pending),
-            Ruling::Rejected(why) => self.not_taken(pending, Outcome::Rejected, &why),
-            Ruling::NotTaken(why) => self.not_taken(pending, Outcome::Unconfirmed, &why),
+            Ruling::Rejected(why) => self.not_taken(pending, ChangeOutcome::Rejected, &why),
+            Ruling::NotTaken(why) => self.not_taken(pending, ChangeOutcome::Unconfirmed, &why),
             Ruling::Late(why) => {
                 if pending.origin != Origin::Rollback {
-                    self.record.add(Outcome::Unconfirmed, Some(&why));
+                    self.record.add(ChangeOutcome::Unconfirmed, Some(&why));
                 }
                 self.pending = Some(pending);
             }
@@ -170,7 +171,7 @@ impl Decision {
             Origin::Rollback | Origin::LastResort => {}
             Origin::EarlierRun => self.record.set_ok(),
             Origin::Files => {
-                self.record.add(Outcome::Ok, None);
+                self.record.add(ChangeOutcome::Ok, None);
                 if let Some(lacks) = &pending.set.lacks {
                     self.record.set_error(lacks.to_string());
                 }
@@ -179,7 +180,7 @@ impl Decision {
         self.good = Some(pending.set);
     }
 
-    fn not_taken(&mut self, pending: Pending, outcome: Outcome, why: &str) {
+    fn not_taken(&mut self, pending: Pending, outcome: ChangeOutcome, why: &str) {
         if pending.origin == Origin::Rollback {
             let why = format!("Envoy did not take the last good set either: {why}");
             error!("{}: {why}", self.name());
@@ -190,7 +191,7 @@ impl Decision {
         match self.good.clone() {
             Some(good) if good.contents != pending.set.contents => {
                 warn!("{}: going back to {good}", self.name());
-                self.phase = Phase::Before(good, Origin::Rollback);
+                self.phase = SetPhase::Before(good, Origin::Rollback);
             }
             _ => error!("{}: there is no good set to go back to", self.name()),
         }

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::super::notify::Word;
-use super::{Decision, Origin, Pending, Phase};
+use super::super::notify::FileEvent;
+use super::{Decision, Origin, Pending, SetPhase};
 
 impl Decision {
     /// A new Envoy runs: it reads what is published, and is asked whether it did.
@@ -33,10 +33,10 @@ impl Decision {
     pub fn envoy_gone(&mut self) {
         self.envoy_runs = false;
         // A candidate judges in its place.
-        match std::mem::replace(&mut self.phase, Phase::Watching) {
-            Phase::Before(set, origin @ (Origin::Files | Origin::LastResort))
-            | Phase::Publish(set, origin @ (Origin::Files | Origin::LastResort), ..) => {
-                self.phase = Phase::Try(set, origin);
+        match std::mem::replace(&mut self.phase, SetPhase::Watching) {
+            SetPhase::Before(set, origin @ (Origin::Files | Origin::LastResort))
+            | SetPhase::Publish(set, origin @ (Origin::Files | Origin::LastResort), ..) => {
+                self.phase = SetPhase::Try(set, origin);
             }
             phase => self.phase = phase,
         }
@@ -54,7 +54,7 @@ impl Decision {
     }
 
     /// The kernel said this of the files.
-    pub fn hear(&mut self, now: Instant, word: Word) {
+    pub fn hear(&mut self, now: Instant, word: FileEvent) {
         self.watch.hear(now, word);
     }
 

@@ -1,6 +1,6 @@
 //! The decisions against a simulated world.
 
-use super::super::confirm::{Observation, Seen};
+use super::super::confirm::{Observation, SecretSeen};
 use super::super::publish::version;
 use super::super::read::Material;
 use super::super::secret::SecretBytes;

@@ -6,7 +6,7 @@ use super::super::check::Checked;
 use super::super::duty::Duty;
 use super::super::lifetime;
 use super::super::read::Contents;
-use super::{Decision, Pending, Phase};
+use super::{Decision, Pending, SetPhase};
 
 impl Decision {
     /// Whether Envoy may start, as far as this set is concerned.
@@ -54,8 +54,8 @@ impl Decision {
     /// published.
     pub fn is_idle(&self) -> bool {
         match self.phase {
-            Phase::Watching => !self.watch.is_news() && !self.awaits_word(),
-            Phase::Publish(..) => self.record.error().is_some(),
+            SetPhase::Watching => !self.watch.is_news() && !self.awaits_word(),
+            SetPhase::Publish(..) => self.record.error().is_some(),
             _ => false,
         }
     }
@@ -66,9 +66,9 @@ impl Decision {
             return why.clone();
         }
         match (&self.phase, self.record.error(), self.watch.seen()) {
-            (Phase::Watching, _, Some(Err(refusal))) => refusal.to_string(),
-            (Phase::Watching, Some(why), _) => why.to_owned(),
-            (Phase::Watching, None, _) => "a certificate that can be used".to_owned(),
+            (SetPhase::Watching, _, Some(Err(refusal))) => refusal.to_string(),
+            (SetPhase::Watching, Some(why), _) => why.to_owned(),
+            (SetPhase::Watching, None, _) => "a certificate that can be used".to_owned(),
             _ => "the verdict of a candidate Envoy".to_owned(),
         }
     }

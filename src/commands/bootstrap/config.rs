@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::utf8;
-use crate::certificates::publish::Target;
+use crate::certificates::publish::SdsTarget;
 use crate::json::json;
 use crate::options::bootstrap::Bootstrap;
 
@@ -146,7 +146,7 @@ pub fn tls_by_file([cert, key, ca]: &[PathBuf; 3]) -> Result<Value, String> {
 }
 
 /// TLS with SDS files: what is renamed there is taken.
-pub fn tls_by_sds(target: &Target) -> Result<Value, String> {
+pub fn tls_by_sds(target: &SdsTarget) -> Result<Value, String> {
     let secret = |secret: &crate::certificates::sds::Secret| {
         Ok::<_, String>(json!({
             "name": secret.name,

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::check::candidate::DUMP;
 use crate::check::config::Config;
-use crate::check::facts::{Admin, Facts};
+use crate::check::facts::{AdminSetting, Facts};
 use crate::check::host;
 use crate::client::{Address, Method, Peer, fetch_from};
 use crate::commands::{find, pid_in, read_status};
@@ -58,7 +58,7 @@ pub fn facts(options: Options) -> Result<Facts, String> {
         facts.unread = Some("Envoy has told no admin address".into());
         return Ok(facts);
     };
-    facts.admin = Admin::At(address.clone());
+    facts.admin = AdminSetting::At(address.clone());
     let answer = fetch_from(Peer::Anyone, &address, Method::Get, "/config_dump", DUMP);
     let dump = match answer {
         Ok((200, body)) => Config::of_dump(&body),

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use serde_json::Value;
 
 use super::paint::{Line, Paint, short};
-use super::view::{View, unknown};
+use super::view::{JsonView, unknown};
 use crate::status::plural;
 
 /// From so many columns on, clients stand beside their listener; in less, below it.
@@ -19,7 +19,7 @@ const NAME: usize = 40;
 
 /// A listener that is to be shown.
 struct Row<'a> {
-    listener: View<'a>,
+    listener: JsonView<'a>,
     name: Option<&'a str>,
     connections: u64,
     before: Option<u64>,
@@ -37,7 +37,7 @@ impl Row<'_> {
 }
 
 /// At the most `room` lines of so many columns.
-pub fn lines(status: View<'_>, width: usize, room: usize) -> Vec<Line> {
+pub fn lines(status: JsonView<'_>, width: usize, room: usize) -> Vec<Line> {
     // There may be thousands: of those that are not shown, nothing is written.
     let mut rows = rows(status);
     rows.sort_unstable_by_key(|row| (row.excluded, Reverse(row.connections), row.name));
@@ -51,7 +51,7 @@ pub fn lines(status: View<'_>, width: usize, room: usize) -> Vec<Line> {
     let rest = rows.split_off(shown);
     let columns = Columns::new(&rows, width);
     for row in &rows {
-        let held: Vec<View<'_>> = held(row, &clients).collect();
+        let held: Vec<JsonView<'_>> = held(row, &clients).collect();
         lines.extend(columns.lines(row, &held, width));
     }
     if !rest.is_empty() {
@@ -69,7 +69,7 @@ pub fn lines(status: View<'_>, width: usize, room: usize) -> Vec<Line> {
 }
 
 /// How many lines all of them need.
-pub fn needed(status: View<'_>, width: usize) -> usize {
+pub fn needed(status: JsonView<'_>, width: usize) -> usize {
     let rows = rows(status);
     let clients = clients(status);
     let shown = shown(&rows, &clients, width, usize::MAX);
@@ -103,7 +103,7 @@ fn below(row: &Row<'_>, clients: &Clients<'_>, width: usize) -> usize {
     held(row, clients).count().min(CLIENTS)
 }
 
-fn rows(status: View<'_>) -> Vec<Row<'_>> {
+fn rows(status: JsonView<'_>) -> Vec<Row<'_>> {
     let first = status.wait().into_iter();
     let mut before: Vec<(&str, u64)> = first
         .flat_map(|wait| wait.items("/first/listeners"))
@@ -132,9 +132,9 @@ fn rows(status: View<'_>) -> Vec<Row<'_>> {
 }
 
 /// The clients that are told, each with its listener's name, sorted by that.
-type Clients<'a> = Vec<(&'a str, View<'a>)>;
+type Clients<'a> = Vec<(&'a str, JsonView<'a>)>;
 
-fn clients(status: View<'_>) -> Clients<'_> {
+fn clients(status: JsonView<'_>) -> Clients<'_> {
     let clients = status.items("/clients");
     let mut clients: Clients<'_> = clients
         .filter_map(|client| Some((client.at("/listener")?.as_str()?, client)))
@@ -145,7 +145,7 @@ fn clients(status: View<'_>) -> Clients<'_> {
 }
 
 /// Those of the row's listener.
-fn held<'a>(row: &Row<'_>, clients: &[(&str, View<'a>)]) -> impl Iterator<Item = View<'a>> {
+fn held<'a>(row: &Row<'_>, clients: &[(&str, JsonView<'a>)]) -> impl Iterator<Item = JsonView<'a>> {
     let name = row.name.unwrap_or_default();
     let first = clients.partition_point(|(listener, _)| *listener < name);
     let rest = clients.get(first..).unwrap_or_default();
@@ -180,7 +180,7 @@ impl Columns {
         }
     }
 
-    fn lines(&self, row: &Row<'_>, clients: &[View<'_>], width: usize) -> Vec<Line> {
+    fn lines(&self, row: &Row<'_>, clients: &[JsonView<'_>], width: usize) -> Vec<Line> {
         let name = row.listener.text("/name").unwrap_or_else(unknown);
         let name = short(&name, self.name);
         let mut line = Line::new(
@@ -223,7 +223,7 @@ impl Columns {
 }
 
 /// Adds as many clients as there is room for.
-fn beside(line: &mut Line, clients: &[View<'_>], width: usize) {
+fn beside(line: &mut Line, clients: &[JsonView<'_>], width: usize) {
     let mut text = String::new();
     let start = line.width() + 2;
     for (at, one) in clients.iter().enumerate() {

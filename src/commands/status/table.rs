@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::listeners;
 use super::paint::{Line, Paint, Style};
 use super::trouble::{self, waits_for};
-use super::view::{View, unknown};
+use super::view::{JsonView, unknown};
 use crate::duration::show;
 use crate::status::plural;
 
@@ -33,7 +33,7 @@ pub fn render(status: &Value, style: Style) -> String {
 
 /// The status in lines of so many columns at the most, so many of them at the most.
 pub fn picture(status: &Value, width: usize, height: usize) -> Vec<Line> {
-    let status = View(status);
+    let status = JsonView(status);
     let most = if height == usize::MAX {
         height
     } else {
@@ -67,7 +67,7 @@ pub fn picture(status: &Value, width: usize, height: usize) -> Vec<Line> {
 
 /// The status in lines that are new when something has happened, and not when time has passed.
 pub fn lines(status: &Value) -> Vec<String> {
-    let status = View(status);
+    let status = JsonView(status);
     let state = status.text("/state").unwrap_or_else(unknown);
     let reason = status.text("/reason").unwrap_or_default();
     let wait = status.wait().filter(|wait| wait.at("/result").is_none());
@@ -87,7 +87,7 @@ pub fn lines(status: &Value) -> Vec<String> {
 
 /// Whether things move by themselves, so that it is worth looking often.
 pub fn moves(status: &Value) -> bool {
-    let status = View(status);
+    let status = JsonView(status);
     match status.text("/state").as_deref() {
         Some("delaying" | "draining" | "stopping" | "starting" | "restarting") => true,
         Some("held") => status.at("/hold/result").is_none(),
@@ -96,7 +96,7 @@ pub fn moves(status: &Value) -> bool {
 }
 
 /// Why drainit is over, or how its drain ended.
-pub fn verdict(status: View<'_>) -> Option<String> {
+pub fn verdict(status: JsonView<'_>) -> Option<String> {
     let verdict = status.text("/verdict");
     verdict
         .or_else(|| status.text("/drain/verdict"))
@@ -107,7 +107,7 @@ pub fn verdict(status: View<'_>) -> Option<String> {
 }
 
 /// What drainit does, and what it waits for.
-fn state(status: View<'_>) -> Line {
+fn state(status: JsonView<'_>) -> Line {
     let state = status.text("/state").unwrap_or_else(unknown);
     let reason = status.text("/reason").unwrap_or_default();
     let mut paint = match state.as_str() {
@@ -162,7 +162,7 @@ fn state(status: View<'_>) -> Line {
 }
 
 /// `12 connections, 3 requests in flight`
-fn open(status: View<'_>) -> String {
+fn open(status: JsonView<'_>) -> String {
     match status.count("/connections") {
         None => "what is open is not known".into(),
         Some(connections) => format!(
@@ -175,7 +175,7 @@ fn open(status: View<'_>) -> String {
 }
 
 /// `12 of 340 left, 3 requests in flight, 2 UDP sessions`
-fn left(status: View<'_>) -> String {
+fn left(status: JsonView<'_>) -> String {
     let now = status.count("/connections").unwrap_or(0);
     let first = status
         .wait()
@@ -184,7 +184,7 @@ fn left(status: View<'_>) -> String {
     format!("{now} of {} left{}", first.max(now), in_flight(status))
 }
 
-fn in_flight(status: View<'_>) -> String {
+fn in_flight(status: JsonView<'_>) -> String {
     let mut text = String::new();
     for (path, one, many) in [
         ("/requests", "request in flight", "requests in flight"),
@@ -200,7 +200,7 @@ fn in_flight(status: View<'_>) -> String {
 }
 
 /// How old that is, where it is old.
-fn age(status: View<'_>) -> String {
+fn age(status: JsonView<'_>) -> String {
     let ago = status.span("/looked_seconds_ago");
     match ago.filter(|ago| ago.as_secs_f64() > FRESH_SECONDS) {
         Some(ago) => format!(" ({} ago)", show(ago)),
@@ -215,7 +215,7 @@ const SOON: Duration = Duration::from_millis(50);
 const BAR: usize = 40;
 
 /// How much of a drain's time is gone, with what is left beside it.
-fn bar(status: View<'_>, width: usize) -> Option<Line> {
+fn bar(status: JsonView<'_>, width: usize) -> Option<Line> {
     let drain = status.wait()?;
     let times = drain
         .span("/elapsed_seconds")
@@ -227,7 +227,7 @@ fn bar(status: View<'_>, width: usize) -> Option<Line> {
     let part = (elapsed.as_secs_f64() / timeout.as_secs_f64()).clamp(0.0, 1.0);
     let left = drain.shown("/left_seconds");
     let connections = status.count("/connections").map(|now| {
-        let udp = |view: View<'_>, path| view.count(path).unwrap_or(0);
+        let udp = |view: JsonView<'_>, path| view.count(path).unwrap_or(0);
         let now = now.saturating_add(udp(status, "/udp_sessions"));
         let first = drain.count("/first/connections").unwrap_or(now);
         let first = first.saturating_add(udp(drain, "/first/udp_sessions"));
@@ -253,7 +253,7 @@ const LABEL: usize = 13;
 /// A detail takes so many lines at the most.
 const DETAIL: usize = 2;
 
-fn details(status: View<'_>, width: usize) -> Vec<Line> {
+fn details(status: JsonView<'_>, width: usize) -> Vec<Line> {
     let details = [
         drain(status),
         steps(status),
@@ -279,7 +279,7 @@ fn detail(label: &str, text: impl Into<String>) -> Option<Line> {
 }
 
 /// A drain that is under way: its cause and its end. One that is over has a verdict.
-fn drain(status: View<'_>) -> Option<Line> {
+fn drain(status: JsonView<'_>) -> Option<Line> {
     let drain = status.wait()?;
     if drain.at("/result").is_some() {
         return None;
@@ -307,8 +307,8 @@ fn time_of_day(timestamp: &str) -> String {
     }
 }
 
-fn steps(status: View<'_>) -> Option<Line> {
-    let step = |moment: View<'_>| {
+fn steps(status: JsonView<'_>) -> Option<Line> {
+    let step = |moment: JsonView<'_>| {
         let event = moment.text("/event").unwrap_or_else(unknown);
         format!("{event} +{}", moment.shown("/after_seconds"))
     };
@@ -325,7 +325,7 @@ fn steps(status: View<'_>) -> Option<Line> {
     detail("steps", steps.join(", "))
 }
 
-fn envoy(status: View<'_>) -> Option<Line> {
+fn envoy(status: JsonView<'_>) -> Option<Line> {
     let Some(pid) = status.count("/envoy/pid") else {
         return detail("envoy", "not running");
     };
@@ -342,7 +342,7 @@ fn envoy(status: View<'_>) -> Option<Line> {
     detail("envoy", format!("{version}pid {pid}, up {up}{restarts}"))
 }
 
-fn old_envoy(status: View<'_>) -> Option<Line> {
+fn old_envoy(status: JsonView<'_>) -> Option<Line> {
     let pid = status.count("/envoy/old_generation_pid")?;
     let count = status.count("/old_generation_connections");
     let count = count.filter(|count| *count > 0);
@@ -353,14 +353,14 @@ fn old_envoy(status: View<'_>) -> Option<Line> {
     )
 }
 
-fn last_end(status: View<'_>) -> Option<Line> {
+fn last_end(status: JsonView<'_>) -> Option<Line> {
     if trouble::is_news(status) {
         return None;
     }
     detail("last end", trouble::last_end(status)?.line().text())
 }
 
-fn configuration(status: View<'_>) -> Option<Line> {
+fn configuration(status: JsonView<'_>) -> Option<Line> {
     let mut text = status.text("/configuration/runs")?;
     if let Some(worse) = status.text("/configuration/worse") {
         let ago = status.shown("/configuration/since_seconds");
@@ -375,7 +375,7 @@ fn configuration(status: View<'_>) -> Option<Line> {
     detail("config", text)
 }
 
-fn reload(status: View<'_>) -> Option<Line> {
+fn reload(status: JsonView<'_>) -> Option<Line> {
     if status.holds("/reloading") {
         return detail("reload", "under way");
     }
@@ -391,7 +391,7 @@ fn reload(status: View<'_>) -> Option<Line> {
 }
 
 /// Where Envoy is asked; what it said of its readiness, only while that is a question.
-fn admin(status: View<'_>) -> Option<Line> {
+fn admin(status: JsonView<'_>) -> Option<Line> {
     status.at("/envoy/pid")?;
     let address = status.text("/admin/address");
     detail(
@@ -400,7 +400,7 @@ fn admin(status: View<'_>) -> Option<Line> {
     )
 }
 
-fn drainit(status: View<'_>) -> Option<Line> {
+fn drainit(status: JsonView<'_>) -> Option<Line> {
     let version = status.text("/drainit/version").unwrap_or_else(unknown);
     let pid = status.count("/drainit/pid").unwrap_or(0);
     let up = status.shown("/drainit/uptime_seconds");
@@ -414,9 +414,9 @@ fn drainit(status: View<'_>) -> Option<Line> {
 }
 
 /// Certificates, the first to expire first.
-fn certificates(status: View<'_>) -> Vec<Line> {
-    let mut all: Vec<View<'_>> = status.items("/certificates").collect();
-    let left = |one: &View<'_>| one.at("/left_seconds").and_then(Value::as_f64);
+fn certificates(status: JsonView<'_>) -> Vec<Line> {
+    let mut all: Vec<JsonView<'_>> = status.items("/certificates").collect();
+    let left = |one: &JsonView<'_>| one.at("/left_seconds").and_then(Value::as_f64);
     all.sort_unstable_by(|one, other| {
         let (one, other) = (left(one), left(other));
         one.partial_cmp(&other).unwrap_or(std::cmp::Ordering::Equal)
@@ -427,7 +427,7 @@ fn certificates(status: View<'_>) -> Vec<Line> {
 /// The longest serial number that is not cut, in digits, and how many of a longer one are shown.
 const SERIAL: (usize, usize) = (12, 8);
 
-fn certificate(certificate: View<'_>) -> Line {
+fn certificate(certificate: JsonView<'_>) -> Line {
     let name = certificate.text("/secret").unwrap_or_else(unknown);
     let mut line = Line::new(Paint::Bold, format!("{:<LABEL$}", "certificate"));
     line.push(Paint::Plain, format!("{name}: "));

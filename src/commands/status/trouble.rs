@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::paint::{Line, Paint};
-use super::view::View;
+use super::view::JsonView;
 use crate::duration::show;
 use crate::status::plural;
 
@@ -57,7 +57,7 @@ const NEWS: Duration = Duration::from_secs(3_600);
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// All that is wrong now, the worst first.
-pub fn all(status: View<'_>) -> Vec<Trouble> {
+pub fn all(status: JsonView<'_>) -> Vec<Trouble> {
     let mut all = Vec::new();
     if status.holds("/degraded") {
         let text = "envoy serves without its admin interface, which it lost to a hot restart that \
@@ -84,7 +84,7 @@ pub fn all(status: View<'_>) -> Vec<Trouble> {
 }
 
 /// Whether how Envoy last ended is the news, and not only a detail.
-pub fn is_news(status: View<'_>) -> bool {
+pub fn is_news(status: JsonView<'_>) -> bool {
     let is_down = matches!(
         status.text("/state").as_deref(),
         Some("restarting" | "starting")
@@ -94,7 +94,7 @@ pub fn is_news(status: View<'_>) -> bool {
 }
 
 /// How Envoy last ended, if it is to run again: the end of one that was to end is the verdict's.
-pub fn last_end(status: View<'_>) -> Option<Trouble> {
+pub fn last_end(status: JsonView<'_>) -> Option<Trouble> {
     let how = status.text("/envoy/last_end/how")?;
     if matches!(status.text("/state").as_deref(), Some("stopping" | "gone")) {
         return None;
@@ -111,7 +111,7 @@ pub fn last_end(status: View<'_>) -> Option<Trouble> {
     Some(Trouble::new("ENDED", text).ago(ago))
 }
 
-fn silence(status: View<'_>) -> Option<Trouble> {
+fn silence(status: JsonView<'_>) -> Option<Trouble> {
     let failing = status.span("/admin/failing_seconds")?;
     if failing < SILENCE || status.at("/envoy/pid").is_none() || status.holds("/degraded") {
         return None;
@@ -125,14 +125,14 @@ fn silence(status: View<'_>) -> Option<Trouble> {
     })
 }
 
-fn reload(status: View<'_>) -> Option<Trouble> {
+fn reload(status: JsonView<'_>) -> Option<Trouble> {
     status.at("/reload")?;
     if status.holds("/reload/ok") || status.holds("/reloading") {
         return None;
     }
     let why = status.text("/reload/message").unwrap_or_default();
     // A certificate that was loaded well since is wrong no more.
-    let text = |view: View<'_>, path| view.at(path)?.as_str().map(str::to_owned);
+    let text = |view: JsonView<'_>, path| view.at(path)?.as_str().map(str::to_owned);
     let told = text(status, "/reload/message").unwrap_or_default();
     let is_so = |certificate| match text(certificate, "/last_error") {
         Some(error) => told.contains(&error),
@@ -145,7 +145,7 @@ fn reload(status: View<'_>) -> Option<Trouble> {
 }
 
 /// Certificates that are not what they should be; those of one set are one.
-fn certificates(status: View<'_>) -> Vec<Trouble> {
+fn certificates(status: JsonView<'_>) -> Vec<Trouble> {
     let mut all: Vec<(Trouble, String, Vec<String>)> = Vec::new();
     for certificate in status.items("/certificates") {
         let name = certificate.text("/secret").unwrap_or_default();
@@ -196,19 +196,19 @@ fn certificates(status: View<'_>) -> Vec<Trouble> {
         .collect()
 }
 
-fn is_unconfirmed(certificate: View<'_>) -> bool {
+fn is_unconfirmed(certificate: JsonView<'_>) -> bool {
     certificate.text("/last_result").as_deref() == Some("unconfirmed")
 }
 
 /// How long a certificate is still good; or since when it is not any more.
-pub fn left(certificate: View<'_>) -> Option<Result<Duration, Duration>> {
+pub fn left(certificate: JsonView<'_>) -> Option<Result<Duration, Duration>> {
     let left = certificate.at("/left_seconds")?.as_f64()?;
     let span = Duration::try_from_secs_f64(left.abs()).ok()?;
     Some(if left > 0.0 { Ok(span) } else { Err(span) })
 }
 
 /// What a drain waits for: `3 requests, 2 TCP sessions`.
-pub fn waits_for(status: View<'_>) -> String {
+pub fn waits_for(status: JsonView<'_>) -> String {
     let Some(connections) = status.count("/connections") else {
         return "envoy has not told what is left".into();
     };

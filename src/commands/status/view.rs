@@ -6,25 +6,25 @@ use serde_json::Value;
 
 use crate::commands::clean;
 use crate::duration::show;
-use crate::status::clients::Client;
+use crate::status::clients::ShownClient;
 
 /// The longest text, in characters.
 const TEXT: usize = 1_000;
 
 /// The JSON, or a part of it.
 #[derive(Clone, Copy)]
-pub struct View<'a>(pub &'a Value);
+pub struct JsonView<'a>(pub &'a Value);
 
-impl<'a> View<'a> {
+impl<'a> JsonView<'a> {
     /// What is at this JSON pointer; none for null, too.
     pub fn at(self, path: &str) -> Option<&'a Value> {
         self.0.pointer(path).filter(|value| !value.is_null())
     }
 
     /// What waits for what is in flight: the drain, or the wait of a hold.
-    pub fn wait(self) -> Option<View<'a>> {
+    pub fn wait(self) -> Option<JsonView<'a>> {
         let wait = self.at("/drain").or_else(|| self.at("/hold"));
-        wait.map(View)
+        wait.map(JsonView)
     }
 
     /// A text, not too long, and without anything that a terminal obeys.
@@ -53,8 +53,8 @@ impl<'a> View<'a> {
     }
 
     /// A client's connection.
-    pub fn client(self) -> Client {
-        Client {
+    pub fn client(self) -> ShownClient {
+        ShownClient {
             listener: self.text("/listener").unwrap_or_else(unknown),
             address: self.text("/address").unwrap_or_else(unknown),
             age: self.span("/age_seconds"),
@@ -64,9 +64,9 @@ impl<'a> View<'a> {
     }
 
     /// The items of a list; of anything else, none.
-    pub fn items(self, path: &str) -> impl Iterator<Item = View<'a>> + use<'a> {
+    pub fn items(self, path: &str) -> impl Iterator<Item = JsonView<'a>> + use<'a> {
         let items = self.at(path).and_then(Value::as_array);
-        items.into_iter().flatten().map(View)
+        items.into_iter().flatten().map(JsonView)
     }
 }
 

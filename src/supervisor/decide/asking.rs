@@ -15,7 +15,7 @@ pub(super) const PROBE_REST: Duration = Duration::from_secs(1);
 
 /// Who wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Asker {
+pub(super) enum Requester {
     /// Somebody who looks at Envoy.
     Look,
     /// The drain, or the wait of a hold.
@@ -35,7 +35,7 @@ pub struct Question {
     pub ask: Ask,
     /// When.
     pub at: Time,
-    pub(super) asker: Asker,
+    pub(super) asker: Requester,
 }
 
 /// A look at Envoy that is planned.
@@ -110,7 +110,7 @@ impl Asking {
     }
 
     /// Asks a question.
-    pub fn ask(&mut self, turn: &mut Turn, ask: Ask, asker: Asker) {
+    pub fn ask(&mut self, turn: &mut Turn, ask: Ask, asker: Requester) {
         self.asked = Some(turn.ask(ask, asker));
     }
 
@@ -121,23 +121,23 @@ impl Asking {
 
     /// When the wait's question was asked that is in flight.
     pub fn wait_asked(&self) -> Option<Time> {
-        let asked = self.asked.filter(|asked| asked.asker == Asker::Drain)?;
+        let asked = self.asked.filter(|asked| asked.asker == Requester::Drain)?;
         Some(asked.at)
     }
 
     /// Another wait begins, or none goes on: what the one before has asked is not its question.
     pub fn leave_wait(&mut self) {
         if let Some(asked) = &mut self.asked
-            && asked.asker == Asker::Drain
+            && asked.asker == Requester::Drain
         {
-            asked.asker = Asker::Past;
+            asked.asker = Requester::Past;
         }
     }
 
     /// Whether a look is in flight: its answer serves whoever wants one now.
     fn is_looking(&self, asks: impl Fn(Ask) -> bool) -> bool {
         self.asked
-            .is_some_and(|asked| asked.asker == Asker::Look && asks(asked.ask))
+            .is_some_and(|asked| asked.asker == Requester::Look && asks(asked.ask))
     }
 
     /// When the next look may be, for Envoy to have its rest.
@@ -167,7 +167,7 @@ impl Asking {
     pub fn on_weigh(&mut self, turn: &mut Turn, urgent: bool) {
         if self.asked.is_none() && (urgent || self.rested(turn.now) <= turn.now) {
             self.put_off(turn.now);
-            self.ask(turn, Ask::Traffic, Asker::Look);
+            self.ask(turn, Ask::Traffic, Requester::Look);
         }
     }
 
@@ -236,7 +236,7 @@ impl Asking {
             true => Ask::FailHealthCheck,
             false => Ask::PassHealthCheck,
         };
-        self.ask(turn, ask, Asker::HealthCheck);
+        self.ask(turn, ask, Requester::HealthCheck);
         None
     }
 
@@ -295,7 +295,7 @@ impl Asking {
         self.next = None;
         self.looked = Some(turn.now);
         let ask = if next.figures { figures } else { Ask::Ready };
-        self.ask(turn, ask, Asker::Look);
+        self.ask(turn, ask, Requester::Look);
         None
     }
 }

@@ -2,7 +2,7 @@
 
 use super::life::{AfterStop, Life, Phase};
 use super::service::Service;
-use super::{Action, Order, Step, Turn, View};
+use super::{Action, Order, RestartStep, Turn, View};
 use crate::drain::{Drain, Outcome, Time};
 use crate::process::Exit;
 
@@ -94,6 +94,6 @@ impl Life {
             killed,
             then: AfterStop::ExitAs(exit),
         };
-        turn.step(Step::TerminateOld);
+        turn.step(RestartStep::TerminateOld);
     }
 }

@@ -19,13 +19,13 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use super::asking::{Asker, Asking, HealthCheck, PROBE_REST};
-use super::generations::{Admin, Beside, Left, MOMENT, SEEN_LATE, START_LIMIT};
+use super::asking::{Asking, HealthCheck, PROBE_REST, Requester};
+use super::generations::{AdminAccess, Beside, Left, MOMENT, SEEN_LATE, START_LIMIT};
 use super::life::{AfterStop, HANDLERS_READY, KILL_PATIENCE};
 use super::orders::SAME_ORDER;
 use super::*;
 use crate::drain::{Answer, FLUSH, HANGING, Limits, MinDrain, Outcome, Readiness, SILENCE_MIN};
-use crate::envoy::load::{self, Counters, Listener, Load};
+use crate::envoy::load::{self, Counters, ListenerLoad, Load};
 use crate::process::Exit;
 use crate::supervisor::backoff::Backoff;
 use crate::testing::{self, ms};
@@ -115,9 +115,9 @@ impl Search {
         self.steps += 1;
         let results = if actions.contains(&Action::Spawn) {
             [Event::Spawned, Event::SpawnFailed]
-        } else if actions.contains(&Action::HotRestart(Step::SpawnNext)) {
+        } else if actions.contains(&Action::HotRestart(RestartStep::SpawnNext)) {
             [true, false].map(Event::NextSpawned)
-        } else if actions.contains(&Action::HotRestart(Step::RelieveOld)) {
+        } else if actions.contains(&Action::HotRestart(RestartStep::RelieveOld)) {
             [true, false].map(Event::OldRelieved)
         } else {
             return self.keep(path, from, to, now, event);

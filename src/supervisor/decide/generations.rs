@@ -18,7 +18,7 @@ use super::{Input, Turn};
 use crate::drain::{Answer, Ask, Outcome, Time};
 use crate::process::Exit;
 
-pub use messages::{News, Step, Who};
+pub use messages::{News, RestartStep, Who};
 use old::LOOK;
 #[cfg(test)]
 pub(super) use old::MOMENT;
@@ -26,7 +26,7 @@ pub(super) use old::{Left, Told};
 #[cfg(test)]
 pub(super) use starting::START_LIMIT;
 pub(super) use starting::Starting;
-pub(super) use view::{Sight, View};
+pub(super) use view::{View, Visibility};
 
 /// An old Envoy's time begins when the new one serves, which is seen a little later.
 pub(super) const SEEN_LATE: Duration = Duration::from_secs(2);
@@ -85,7 +85,7 @@ pub(super) enum Beside {
 
 /// The admin interface of the Envoy that serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Admin {
+pub(super) enum AdminAccess {
     /// The admin interface is its own.
     Own,
     /// An Envoy that started beside it and ended may have had it closed.
@@ -100,7 +100,7 @@ pub struct Generations {
     /// When an old Envoy ends by itself.
     old_time: Option<Duration>,
     pub(super) beside: Beside,
-    pub(super) admin: Admin,
+    pub(super) admin: AdminAccess,
     /// Whether somebody waits for a reload's end.
     pub(super) waited: bool,
     /// Whether a reload is to be done as soon as nothing stands in its way. The last one that was
@@ -115,7 +115,7 @@ impl Generations {
         Generations {
             old_time,
             beside: Beside::Nobody,
-            admin: Admin::Own,
+            admin: AdminAccess::Own,
             waited: false,
             kept: false,
             hurry: None,
@@ -139,13 +139,13 @@ impl Generations {
     /// Whether the Envoy that serves may not be there to be asked, because it has handed its admin
     /// interface over to one that ended.
     pub fn is_admin_away(&self) -> bool {
-        self.admin != Admin::Own
+        self.admin != AdminAccess::Own
     }
 
     /// Whether the Envoy that serves was asked since then in vain: all that is known of it is what
     /// the kernel tells.
     pub fn is_degraded(&self) -> bool {
-        self.admin == Admin::Lost
+        self.admin == AdminAccess::Lost
     }
 
     /// Whether the Envoy that serves was seen to accept no connections any more, while the next
@@ -188,11 +188,11 @@ impl Generations {
     /// What the life of one Envoy has to know of the other.
     pub(super) fn view(&self, life: &Life) -> View {
         let sight = match self.beside {
-            Beside::Starting(_) => Sight::Nothing,
-            Beside::Old { .. } if !life.is_live() => Sight::Nothing,
-            Beside::Old { told, .. } if told != Told::All => Sight::Partial,
-            _ if self.is_degraded() => Sight::Kernel,
-            _ => Sight::Whole,
+            Beside::Starting(_) => Visibility::Nothing,
+            Beside::Old { .. } if !life.is_live() => Visibility::Nothing,
+            Beside::Old { told, .. } if told != Told::All => Visibility::Partial,
+            _ if self.is_degraded() => Visibility::Kernel,
+            _ => Visibility::Whole,
         };
         View {
             sight,
@@ -249,7 +249,7 @@ impl Generations {
                 next.asking.hurry(turn.now);
             }
             (Input::Spawned, _) => {
-                self.admin = Admin::Own;
+                self.admin = AdminAccess::Own;
                 return Some(Input::Spawned);
             }
             (input, _) => return Some(input),
@@ -346,12 +346,12 @@ impl Generations {
         }
         if question.ask != Ask::Sockets {
             self.admin = match self.admin {
-                Admin::Doubtful | Admin::Lost if answer.is_none() => Admin::Lost,
-                _ => Admin::Own,
+                AdminAccess::Doubtful | AdminAccess::Lost if answer.is_none() => AdminAccess::Lost,
+                _ => AdminAccess::Own,
             };
         } else if answer == Some(&Answer::Closed)
             && self.beside == Beside::Nobody
-            && self.admin != Admin::Own
+            && self.admin != AdminAccess::Own
             && life.drain().is_none()
         {
             // Its listeners ended with the Envoy that it had handed them to.
@@ -369,7 +369,7 @@ impl Generations {
             Beside::Old { left, .. } if left.is_relieved() => {
                 // Nobody could start beside it: whoever answers in its place has no sockets.
                 self.beside = Beside::Nobody;
-                turn.step(Step::KillOld);
+                turn.step(RestartStep::KillOld);
             }
             Beside::Old { second, .. } if !*second && life.is_live() && life.drain().is_none() => {
                 // The listeners are closed now; the same Envoy, started again, finds the old one.
@@ -409,7 +409,7 @@ impl Generations {
             killed: Some(turn.now),
             then,
         };
-        turn.step(Step::KillNewest);
+        turn.step(RestartStep::KillNewest);
         self.tell(turn, Reloaded::Failed);
     }
 

@@ -11,7 +11,7 @@ use super::*;
 use std::time::Duration;
 
 use crate::drain::{Answer, Outcome, Readiness};
-use crate::envoy::load::{Listener, Load};
+use crate::envoy::load::{ListenerLoad, Load};
 use crate::process::Exit;
 
 fn hot() -> Rules {
@@ -41,9 +41,9 @@ fn idle(uptime: u64) -> impl FnMut(Ask) -> Option<Answer> {
 fn rising(rules: Rules) -> Play {
     let mut play = Play::live(rules);
     play.put(Input::HotRestart(News::Reload));
-    assert_eq!(play.done, [Action::HotRestart(Step::Try)]);
+    assert_eq!(play.done, [Action::HotRestart(RestartStep::Try)]);
     play.put(Input::HotRestart(News::Tried(true)));
-    assert!(play.did(Action::HotRestart(Step::SpawnNext)));
+    assert!(play.did(Action::HotRestart(RestartStep::SpawnNext)));
     play.put(Input::HotRestart(News::Spawned(true)));
     play.done.clear();
     play
@@ -53,7 +53,7 @@ fn rising(rules: Rules) -> Play {
 fn two(rules: Rules) -> Play {
     let mut play = rising(rules);
     play.answer(Answer::Ready(Readiness::Live));
-    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::Live))));
+    assert!(play.did(Action::HotRestart(RestartStep::Reloaded(Reloaded::Live))));
     play.done.clear();
     play
 }
@@ -81,13 +81,16 @@ fn a_reload_is_refused_when_it_would_do_harm() {
     ] {
         play.done.clear();
         play.put(Input::HotRestart(News::Reload));
-        assert!(play.did(Action::HotRestart(Step::Reloaded(why))), "{why:?}");
-        assert!(!play.did(Action::HotRestart(Step::Try)), "{why:?}");
+        assert!(
+            play.did(Action::HotRestart(RestartStep::Reloaded(why))),
+            "{why:?}"
+        );
+        assert!(!play.did(Action::HotRestart(RestartStep::Try)), "{why:?}");
     }
     let mut play = Play::live(hot());
     play.put(Input::HotRestart(News::Reload));
     play.put(Input::HotRestart(News::Tried(false)));
-    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::Refused))));
+    assert!(play.did(Action::HotRestart(RestartStep::Reloaded(Reloaded::Refused))));
     assert_eq!(play.state(), State::Live);
 }
 
@@ -102,14 +105,16 @@ fn nothing_is_asked_between_the_trial_and_the_spawn() {
     play.now += PROBE_REST;
     play.done.clear();
     play.put(Input::HotRestart(News::Tried(true)));
-    assert_eq!(play.done, [Action::HotRestart(Step::SpawnNext)]);
+    assert_eq!(play.done, [Action::HotRestart(RestartStep::SpawnNext)]);
 }
 
 #[test]
 fn a_drain_while_a_generation_rises_waits_until_it_can_be_known_what_is_in_flight() {
     let mut play = rising(hot());
     play.order(Order::Stop);
-    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::Draining))));
+    assert!(play.did(Action::HotRestart(RestartStep::Reloaded(
+        Reloaded::Draining
+    ))));
     assert_eq!(play.asked(), Some(Ask::Ready), "not what is left");
     let live = play.now + START_LIMIT / 2;
     play.now = live;
@@ -118,7 +123,7 @@ fn a_drain_while_a_generation_rises_waits_until_it_can_be_known_what_is_in_fligh
     assert!(!play.did(Action::Terminate), "a zero is believed too early");
     play.until(live + Duration::from_secs(10), idle(69));
     assert!(play.did(Action::Terminate));
-    let told = |action: &&Action| matches!(action, Action::HotRestart(Step::Reloaded(_)));
+    let told = |action: &&Action| matches!(action, Action::HotRestart(RestartStep::Reloaded(_)));
     assert_eq!(play.done.iter().filter(told).count(), 1);
 }
 
@@ -142,7 +147,7 @@ fn a_drain_goes_on_with_the_old_generation_when_the_rising_one_ends() {
     play.order(Order::Stop);
     play.exit(KILLED);
     assert!(
-        !play.did(Action::HotRestart(Step::SpawnNext)),
+        !play.did(Action::HotRestart(RestartStep::SpawnNext)),
         "raised although it drains"
     );
     assert_eq!(play.state(), State::Draining);
@@ -155,19 +160,19 @@ fn a_drain_goes_on_with_the_old_generation_when_the_rising_one_ends() {
 fn a_generation_that_crashes_while_it_rises_is_tried_once_more() {
     let mut play = rising(hot());
     play.exit(KILLED);
-    assert_eq!(play.done, [Action::HotRestart(Step::SpawnNext)]);
+    assert_eq!(play.done, [Action::HotRestart(RestartStep::SpawnNext)]);
     play.put(Input::HotRestart(News::Spawned(true)));
     play.done.clear();
     play.exit(KILLED);
-    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::Failed))));
-    assert!(!play.did(Action::HotRestart(Step::SpawnNext)));
+    assert!(play.did(Action::HotRestart(RestartStep::Reloaded(Reloaded::Failed))));
+    assert!(!play.did(Action::HotRestart(RestartStep::SpawnNext)));
     assert!(play.core.generations.is_admin_away());
     assert_eq!(play.state(), State::Live);
 
     let mut refused = rising(hot());
     refused.exit(Exit::Code(1));
-    assert!(refused.did(Action::HotRestart(Step::Reloaded(Reloaded::Failed))));
-    assert!(!refused.did(Action::HotRestart(Step::SpawnNext)));
+    assert!(refused.did(Action::HotRestart(RestartStep::Reloaded(Reloaded::Failed))));
+    assert!(!refused.did(Action::HotRestart(RestartStep::SpawnNext)));
 }
 
 #[test]
@@ -177,10 +182,10 @@ fn a_generation_that_does_not_come_up_is_given_up() {
     play.until(end, |ask| {
         (ask == Ask::Ready).then_some(Answer::Ready(Readiness::Initializing))
     });
-    assert!(play.did(Action::HotRestart(Step::KillNewest)));
+    assert!(play.did(Action::HotRestart(RestartStep::KillNewest)));
     play.exit(KILLED);
-    assert!(!play.did(Action::HotRestart(Step::SpawnNext)));
-    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::Failed))));
+    assert!(!play.did(Action::HotRestart(RestartStep::SpawnNext)));
+    assert!(play.did(Action::HotRestart(RestartStep::Reloaded(Reloaded::Failed))));
 }
 
 #[test]
@@ -191,7 +196,7 @@ fn without_its_old_generation_the_whole_envoy_is_replaced() {
         (two(hot()), Exit::Code(0)),
     ] {
         play.put(Input::Exited(Who::Old, exit));
-        assert!(play.did(Action::HotRestart(Step::KillNewest)));
+        assert!(play.did(Action::HotRestart(RestartStep::KillNewest)));
         play.exit(KILLED);
         assert!(play.did(Action::Spawn));
     }
@@ -216,7 +221,7 @@ fn a_newest_generation_that_ends_beside_an_old_one_is_started_again_once() {
     play.answer(Answer::Ready(Readiness::Live));
     play.done.clear();
     play.exit(KILLED);
-    assert_eq!(play.done, [Action::HotRestart(Step::TerminateOld)]);
+    assert_eq!(play.done, [Action::HotRestart(RestartStep::TerminateOld)]);
     play.put(Input::Exited(Who::Old, Exit::Code(0)));
     assert!(play.did(Action::Exit(137)));
 }
@@ -227,7 +232,7 @@ fn a_start_that_fails_beside_an_old_generation_leaves_none_behind() {
     play.core
         .handle(play.now, Input::Exited(Who::Newest, KILLED));
     let actions = play.core.handle(play.now, Input::SpawnFailed(127));
-    assert_eq!(actions, [Action::HotRestart(Step::TerminateOld)]);
+    assert_eq!(actions, [Action::HotRestart(RestartStep::TerminateOld)]);
     // It has all of the kill timeout, and whatever is beside it half of that.
     assert_eq!(play.core.wake_at(), Some(play.now + Duration::from_secs(1)));
     play.put(Input::Exited(Who::Old, Exit::Code(0)));
@@ -239,7 +244,7 @@ fn a_signal_to_stop_now_ends_both_in_order() {
     let mut play = rising(hot());
     play.order(Order::StopNow);
     assert!(play.did(Action::Terminate));
-    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::NotLive))));
+    assert!(play.did(Action::HotRestart(RestartStep::Reloaded(Reloaded::NotLive))));
     play.done.clear();
     play.exit(Exit::Signal(15));
     assert_eq!(play.done, [Action::Terminate], "the one before is left");
@@ -265,24 +270,24 @@ fn a_reload_is_kept_until_nothing_stands_in_its_way_and_many_are_one() {
     assert_eq!(
         play.done,
         [
-            Action::HotRestart(Step::Keep),
-            Action::HotRestart(Step::Keep)
+            Action::HotRestart(RestartStep::Keep),
+            Action::HotRestart(RestartStep::Keep)
         ]
     );
     play.done.clear();
     play.answer(Answer::Ready(Readiness::Live));
     assert!(
-        play.did(Action::HotRestart(Step::Reloaded(Reloaded::Live)))
-            && !play.did(Action::HotRestart(Step::Try))
+        play.did(Action::HotRestart(RestartStep::Reloaded(Reloaded::Live)))
+            && !play.did(Action::HotRestart(RestartStep::Try))
     );
     play.now += Duration::from_secs(25);
     play.put(Input::Exited(Who::Old, Exit::Code(0)));
-    assert!(play.did(Action::HotRestart(Step::Try)));
+    assert!(play.did(Action::HotRestart(RestartStep::Try)));
     play.done.clear();
     play.put(Input::HotRestart(News::Tried(false)));
     assert_eq!(
         play.done,
-        [Action::HotRestart(Step::Reloaded(Reloaded::Refused))]
+        [Action::HotRestart(RestartStep::Reloaded(Reloaded::Refused))]
     );
 
     // One that is refused lets the next try at once, and is told of first.
@@ -294,8 +299,8 @@ fn a_reload_is_kept_until_nothing_stands_in_its_way_and_many_are_one() {
     assert_eq!(
         play.done,
         [
-            Action::HotRestart(Step::Reloaded(Reloaded::Refused)),
-            Action::HotRestart(Step::Try)
+            Action::HotRestart(RestartStep::Reloaded(Reloaded::Refused)),
+            Action::HotRestart(RestartStep::Try)
         ]
     );
 
@@ -304,7 +309,8 @@ fn a_reload_is_kept_until_nothing_stands_in_its_way_and_many_are_one() {
     play.put(Input::HotRestart(News::Reload));
     play.done.clear();
     play.order(Order::Drain);
-    let told =
-        |action: &&Action| **action == Action::HotRestart(Step::Reloaded(Reloaded::Draining));
+    let told = |action: &&Action| {
+        **action == Action::HotRestart(RestartStep::Reloaded(Reloaded::Draining))
+    };
     assert_eq!(play.done.iter().filter(told).count(), 2);
 }

@@ -1,9 +1,9 @@
 //! What a hold, a resume and a drain do in the life of an Envoy, and who waits for them.
 
-use super::asking::{Asker, HealthCheck};
+use super::asking::{HealthCheck, Requester};
 use super::life::{AfterStop, Life, Phase};
 use super::service::Service;
-use super::{Action, Input, Sight, Turn, View};
+use super::{Action, Input, Turn, View, Visibility};
 use crate::drain::{self, Ask, Drain, Outcome, Time};
 
 /// What whoever asked for a hold is told.
@@ -94,7 +94,7 @@ impl Life {
                     limits,
                     now,
                     envoy.since,
-                    live || view.sight == Sight::Nothing,
+                    live || view.sight == Visibility::Nothing,
                 )
             }
             // There is no Envoy, and the next one will be held from its start.
@@ -165,7 +165,7 @@ impl Life {
         else {
             return None;
         };
-        let free = envoy.asking.asked.is_none() && view.sight != Sight::Nothing;
+        let free = envoy.asking.asked.is_none() && view.sight != Visibility::Nothing;
         match drain.next(turn.now, free, envoy.asking.wait_asked()) {
             drain::Next::Ask(ask) => {
                 let horizon = drain.horizon(turn.now);
@@ -173,7 +173,7 @@ impl Life {
                     Ask::Stats => view.figures(),
                     ask => ask,
                 };
-                envoy.asking.ask(turn, ask, Asker::Drain);
+                envoy.asking.ask(turn, ask, Requester::Drain);
                 Some(horizon)
             }
             drain::Next::Wait(until) => Some(until),

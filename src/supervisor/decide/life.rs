@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::asking::{Asker, Asking, PROBE_REST, Question};
+use super::asking::{Asking, PROBE_REST, Question, Requester};
 use super::service::Service;
-use super::{Action, Input, Rules, Sight, Turn, View};
+use super::{Action, Input, Rules, Turn, View, Visibility};
 use crate::drain::{Answer, Ask, Drain, Outcome, Readiness, Time};
 use crate::duration::show;
 use crate::process::Exit;
@@ -232,7 +232,7 @@ impl Life {
             return;
         };
         envoy.handlers |= answer.is_some() && question.ask != Ask::Sockets;
-        if question.asker == Asker::HealthCheck {
+        if question.asker == Requester::HealthCheck {
             let asking = &mut envoy.asking;
             asking.on_health_answer(now, question.ask, answer.is_some());
             if envoy.live.is_some()
@@ -241,7 +241,7 @@ impl Life {
             {
                 // Load balancers wait for that.
                 asking.looked = Some(now);
-                asking.ask(turn, Ask::Ready, Asker::Look);
+                asking.ask(turn, Ask::Ready, Requester::Look);
             }
             return;
         }
@@ -257,7 +257,7 @@ impl Life {
         self.tell_wait(view);
         if let Some(wait) = self.service.wait_mut() {
             match (question.asker, answer) {
-                (Asker::Drain, _) => wait.answer(now, question.at, question.ask, answer),
+                (Requester::Drain, _) => wait.answer(now, question.at, question.ask, answer),
                 (_, Some(Answer::Ready(readiness))) => wait.on_ready(now, *readiness),
                 _ => {}
             }
@@ -267,16 +267,16 @@ impl Life {
         };
         match (question.ask, question.asker) {
             (Ask::Ready, _) => self.on_readiness(now, view, answer),
-            (Ask::Stats, Asker::Look) => {
+            (Ask::Stats, Requester::Look) => {
                 // Unless it tells that all is well, the question remains how it is.
                 let well = matches!(answer, Some(Answer::Stats(load)) if !load.health_failed);
                 if !well {
                     envoy.asking.look_at(now);
                 }
             }
-            (Ask::Sockets, Asker::Look) => envoy.asking.look_again(now, LOOK_REST),
+            (Ask::Sockets, Requester::Look) => envoy.asking.look_again(now, LOOK_REST),
             (Ask::Traffic, _) if answer.is_none() => envoy.asking.look_soon(now),
-            (Ask::Stats | Ask::Sockets, Asker::Drain | Asker::Past) if answer.is_some() => {
+            (Ask::Stats | Ask::Sockets, Requester::Drain | Requester::Past) if answer.is_some() => {
                 envoy.asking.forget_figures();
             }
             _ => {}
@@ -305,7 +305,7 @@ impl Life {
                     asking.hurry_health(now);
                 }
             }
-            Some(_) if view.sight == Sight::Kernel => asking.figures_at(now),
+            Some(_) if view.sight == Visibility::Kernel => asking.figures_at(now),
             // How long it has not answered is only known if it is asked again and again.
             Some(_) if answer.is_none() && asking.next.is_none() => {
                 asking.look_at(now + PROBE_REST);
@@ -439,7 +439,7 @@ impl Life {
             return None;
         };
         let told = |drain: &Drain| !drain.is_delayed(turn.now) && drain.outcome().is_none();
-        let told = self.service.wait().is_some_and(told) && view.sight != Sight::Nothing;
+        let told = self.service.wait().is_some_and(told) && view.sight != Visibility::Nothing;
         let asking = &mut envoy.asking;
         if told && envoy.live.is_some() {
             asking.leave_to_wait(turn.now, self.service.hold().is_some());
@@ -449,7 +449,7 @@ impl Life {
         }
         if envoy.live.is_some() && !asking.version_asked {
             asking.version_asked = true;
-            asking.ask(turn, Ask::ServerInfo, Asker::Look);
+            asking.ask(turn, Ask::ServerInfo, Requester::Look);
             return None;
         }
         asking.advance(turn, view.figures())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{HoldEnd, News, ResumeEnd, Step, Who};
+use super::{HoldEnd, News, RestartStep, ResumeEnd, Who};
 use crate::drain::{Answer, Ask, Limits};
 use crate::process::Exit;
 
@@ -102,7 +102,7 @@ pub enum Action {
     /// End, with this code.
     Exit(u8),
     /// Do this for a hot restart.
-    HotRestart(Step),
+    HotRestart(RestartStep),
     /// Tell whoever asked for a hold how that ended.
     HoldEnded(HoldEnd),
     /// Tell whoever asked for a resume how that ended.

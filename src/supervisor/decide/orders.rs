@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::life::{AfterStop, Life, Phase};
 use super::service::Service;
-use super::{Order, Sight, Turn, View};
+use super::{Order, Turn, View, Visibility};
 use crate::drain::{Drain, Outcome, Time};
 use crate::process::Exit;
 
@@ -117,7 +117,7 @@ impl Life {
         envoy.asking.leave_wait();
         let since = envoy.since;
         // Where nobody can be asked, another Envoy has been.
-        let live = envoy.live.is_some() || view.sight == Sight::Nothing;
+        let live = envoy.live.is_some() || view.sight == Visibility::Nothing;
         let mut limits = self.rules.limits.clone();
         if self.is_held() {
             // Those who send traffic were told when the hold began.

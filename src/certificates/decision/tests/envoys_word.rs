@@ -89,7 +89,7 @@ fn an_envoy_that_keeps_another_version_gets_the_last_good_set() {
         world.admin_answers = true;
         while matches!(
             world.decision.next(world.now),
-            Step::Read | Step::Publish(..)
+            SetStep::Read | SetStep::Publish(..)
         ) {
             world.step();
         }
@@ -97,7 +97,7 @@ fn an_envoy_that_keeps_another_version_gets_the_last_good_set() {
             taken: envoy.taken.clone(),
             refusals: 0,
         });
-        while matches!(world.decision.next(world.now), Step::Observe) {
+        while matches!(world.decision.next(world.now), SetStep::Observe) {
             world.step();
         }
         world.now += ms(500);
@@ -118,7 +118,10 @@ fn a_key_that_nobody_can_match_is_tried_by_a_candidate() {
 fn without_a_verdict_of_the_candidate_it_goes_on() {
     let mut world = World::new(Kind::Ec(0));
     world.step();
-    assert!(matches!(world.decision.next(world.now), Step::Validate(_)));
+    assert!(matches!(
+        world.decision.next(world.now),
+        SetStep::Validate(_)
+    ));
     world.run(ms(9000));
     assert!(!world.decision.is_ready());
     world.run(ms(2000));

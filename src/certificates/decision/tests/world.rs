@@ -226,12 +226,12 @@ impl World {
     /// Does a step; returns false when there is none at this time.
     pub(super) fn step(&mut self) -> bool {
         match self.decision.next(self.now) {
-            Step::Wait(until) => return until <= self.now,
-            Step::Read => {
+            SetStep::Wait(until) => return until <= self.now,
+            SetStep::Read => {
                 self.decision
                     .read(self.now, self.wall(), self.files.files());
             }
-            Step::Validate(contents) => {
+            SetStep::Validate(contents) => {
                 self.candidates += 1;
                 let verdict = if is_poison(&contents) {
                     Err("no".to_owned())
@@ -240,11 +240,11 @@ impl World {
                 };
                 self.decision.validated(self.now, self.wall(), verdict);
             }
-            Step::Observe => {
+            SetStep::Observe => {
                 let answer = match &self.envoy {
                     Some(envoy) if self.admin_answers => {
                         let taken = envoy.taken.as_ref();
-                        let secret = Seen {
+                        let secret = SecretSeen {
                             known: true,
                             version: taken.map(|(generation, _)| version(*generation)),
                             refusals: envoy.refusals,
@@ -259,7 +259,7 @@ impl World {
                 };
                 self.decision.observed(self.now, self.now, answer);
             }
-            Step::Vacate(generation) => {
+            SetStep::Vacate(generation) => {
                 assert_eq!(self.duty, Duty::Listener);
                 assert!(self.attempted < generation);
                 self.attempted = generation;
@@ -274,7 +274,7 @@ impl World {
                 }
                 self.decision.vacated(self.now, Ok(()));
             }
-            Step::Publish(generation, contents) => {
+            SetStep::Publish(generation, contents) => {
                 // What must hold of everything that is ever published.
                 assert!(self.attempted < generation);
                 self.attempted = generation;
@@ -310,7 +310,7 @@ impl World {
                 steps += 1;
                 assert!(steps < 100, "it spins");
             }
-            let Step::Wait(next) = self.decision.next(self.now) else {
+            let SetStep::Wait(next) = self.decision.next(self.now) else {
                 continue;
             };
             assert!(next > self.now);

@@ -62,7 +62,7 @@ impl Says {
     pub(super) fn answer(self) -> Option<Answer> {
         let load = |connections, requests, udp_sessions, health_failed| {
             Answer::Stats(Load {
-                listeners: vec![Listener {
+                listeners: vec![ListenerLoad {
                     name: "a".into(),
                     address: None,
                     connections,

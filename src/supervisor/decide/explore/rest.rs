@@ -96,7 +96,7 @@ impl World {
                 || core.asked().is_some()
                 || core.wake_at.is_some()
                 || core.life.phase == Phase::Spawning
-                || actions.contains(&Action::HotRestart(Step::SpawnNext)),
+                || actions.contains(&Action::HotRestart(RestartStep::SpawnNext)),
             "nothing may accept, and nothing is planned",
         )?;
         must(

@@ -18,20 +18,22 @@ impl World {
         let mut answered = false;
         for action in actions {
             match action {
-                Action::HotRestart(Step::Try) => {
+                Action::HotRestart(RestartStep::Try) => {
                     let wanted = witness.kept || asks;
                     must(wanted, "a reload that nobody wants")?;
                     must(!witness.waiting, "two reloads at once")?;
                     (witness.waiting, witness.kept, answered) = (true, false, true);
                 }
-                Action::HotRestart(Step::Keep) => {
+                Action::HotRestart(RestartStep::Keep) => {
                     must(asks, "kept for nobody")?;
                     (witness.kept, answered) = (true, true);
                 }
                 // The one that was asked for just now is refused.
-                Action::HotRestart(Step::Reloaded(_)) if asks => answered = true,
-                Action::HotRestart(Step::Reloaded(_)) if witness.waiting => witness.waiting = false,
-                Action::HotRestart(Step::Reloaded(_)) => {
+                Action::HotRestart(RestartStep::Reloaded(_)) if asks => answered = true,
+                Action::HotRestart(RestartStep::Reloaded(_)) if witness.waiting => {
+                    witness.waiting = false
+                }
+                Action::HotRestart(RestartStep::Reloaded(_)) => {
                     must(witness.kept, "told to nobody")?;
                     witness.kept = false;
                 }
@@ -39,7 +41,7 @@ impl World {
             }
         }
         must(
-            answered == (asks) || actions.contains(&Action::HotRestart(Step::Try)),
+            answered == (asks) || actions.contains(&Action::HotRestart(RestartStep::Try)),
             "a reload without an answer",
         )?;
         must(
@@ -194,21 +196,21 @@ impl World {
         let outcome = core.life.drain().and_then(Drain::outcome);
         let running = matches!(before.life.phase, Phase::Running(_)) || event == Event::Spawned;
         match action {
-            Action::HotRestart(Step::Try) => must(
+            Action::HotRestart(RestartStep::Try) => must(
                 core.life.drain().is_none() && running,
                 "tried although it drains",
             ),
-            Action::HotRestart(Step::Reloaded(_))
+            Action::HotRestart(RestartStep::Reloaded(_))
             | Action::HoldEnded(_)
             | Action::ResumeEnded(_) => Ok(()),
-            Action::HotRestart(Step::SpawnNext) => {
+            Action::HotRestart(RestartStep::SpawnNext) => {
                 must(
                     self.witness.newest && !self.witness.old,
                     "a third generation",
                 )?;
                 must(core.life.drain().is_none(), "raised although told to drain")
             }
-            Action::HotRestart(Step::KillNewest) => {
+            Action::HotRestart(RestartStep::KillNewest) => {
                 if let Event::OldExited(_) = event {
                     self.witness.killed = Some(now);
                     must(
@@ -223,8 +225,8 @@ impl World {
                 let late = now >= next.since + START_LIMIT;
                 must(late && !next.given_up, "given up early")
             }
-            Action::HotRestart(Step::Keep) => Ok(()),
-            Action::HotRestart(Step::RelieveOld) => {
+            Action::HotRestart(RestartStep::Keep) => Ok(()),
+            Action::HotRestart(RestartStep::RelieveOld) => {
                 must(
                     self.witness.old && self.witness.newest && core.life.drain().is_none(),
                     "nobody to relieve, or for nobody",
@@ -235,7 +237,7 @@ impl World {
                     "relieved with something left",
                 )
             }
-            Action::HotRestart(Step::TerminateOld) if self.witness.newest => {
+            Action::HotRestart(RestartStep::TerminateOld) if self.witness.newest => {
                 must(
                     self.witness.old && self.witness.old_ended.is_none(),
                     "SIGTERM to no old generation, or twice",
@@ -250,7 +252,7 @@ impl World {
                     "SIGTERM to an old generation that is asked, or has something left",
                 )
             }
-            Action::HotRestart(Step::KillOld) => {
+            Action::HotRestart(RestartStep::KillOld) => {
                 let ended = self.witness.old_ended;
                 let patience = core.life.rules.kill_timeout.max(KILL_PATIENCE);
                 must(
@@ -264,7 +266,7 @@ impl World {
                     "SIGKILL to an old generation too early",
                 )
             }
-            Action::HotRestart(Step::TerminateOld) => {
+            Action::HotRestart(RestartStep::TerminateOld) => {
                 must(self.witness.old, "SIGTERM to no old generation")?;
                 self.witness.terminated.get_or_insert(now);
                 Ok(())

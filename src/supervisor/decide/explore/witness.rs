@@ -201,7 +201,7 @@ impl Witness {
                 self.live = true;
                 (self.spent, self.refused) = (false, false);
                 self.take_word();
-                if running && before.view().sight == Sight::Nothing {
+                if running && before.view().sight == Visibility::Nothing {
                     (self.uptime, self.told) = (None, false);
                 }
             }

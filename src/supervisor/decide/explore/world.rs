@@ -22,8 +22,8 @@ impl World {
             if let Some(asked) = &mut asking.asked {
                 asked.number = 0;
                 (asked.at, asked.asker) = match asked.asker {
-                    Asker::Drain if waits => (past(asked.at, HANGING), Asker::Drain),
-                    Asker::Drain => (BASE, Asker::Past),
+                    Requester::Drain if waits => (past(asked.at, HANGING), Requester::Drain),
+                    Requester::Drain => (BASE, Requester::Past),
                     asker => (BASE, asker),
                 };
             }
@@ -82,7 +82,7 @@ impl World {
         }
         let generations = &mut core.generations;
         if !running {
-            generations.admin = Admin::Own;
+            generations.admin = AdminAccess::Own;
         }
         match &mut generations.beside {
             Beside::Starting(next) if running => {

@@ -32,7 +32,7 @@ pub enum News {
 
 /// What is to be done for a hot restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Step {
+pub enum RestartStep {
     /// Try the next Envoy's configuration.
     Try,
     /// Spawn the next Envoy.
@@ -53,14 +53,14 @@ pub enum Step {
 
 impl Turn {
     /// Has a step of a hot restart done.
-    pub fn step(&mut self, step: Step) {
+    pub fn step(&mut self, step: RestartStep) {
         self.act(Action::HotRestart(step));
     }
 
     /// Tells now how the reload under way ended, before another begins or ends.
     pub fn tell_reloaded(&mut self) {
         if let Some(how) = self.reloaded.take() {
-            self.step(Step::Reloaded(how));
+            self.step(RestartStep::Reloaded(how));
         }
     }
 }

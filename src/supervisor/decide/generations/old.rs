@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::super::Turn;
-use super::super::asking::{Asker, Asking};
+use super::super::asking::{Asking, Requester};
 use super::super::life::{AfterStop, KILL_PATIENCE, Life, Phase};
-use super::{Beside, Generations, SEEN_LATE, Step};
+use super::{Beside, Generations, RestartStep, SEEN_LATE};
 use crate::drain::{Ask, Outcome, Time};
 use crate::envoy::load::Load;
 use crate::process::Exit;
@@ -90,7 +90,7 @@ impl Asking {
         *look = turn.now + pause;
         self.forget_figures();
         self.put_off(turn.now);
-        self.ask(turn, Ask::Stats, Asker::Look);
+        self.ask(turn, Ask::Stats, Requester::Look);
         None
     }
 }
@@ -170,7 +170,7 @@ impl Generations {
         match left {
             Left::Something if nothing && life.drain().is_none() => {
                 *left = Left::Relieving;
-                turn.step(Step::RelieveOld);
+                turn.step(RestartStep::RelieveOld);
             }
             // It accepts nothing, so that this is a look that failed.
             Left::Relieved(since) if !nothing && self.hurry.is_none_or(|by| now < by) => {
@@ -204,7 +204,7 @@ impl Generations {
         let hurry = self.hurry.filter(|_| hurries);
         if hurry.is_some_and(|by| turn.now >= by) {
             *left = Left::Relieving;
-            turn.step(Step::RelieveOld);
+            turn.step(RestartStep::RelieveOld);
             return None;
         }
         let patience = life.rules.kill_timeout.max(KILL_PATIENCE);
@@ -220,12 +220,12 @@ impl Generations {
         let due = match *left {
             Left::Relieved(_) if due <= Some(turn.now) => {
                 *left = Left::Terminated(turn.now);
-                turn.step(Step::TerminateOld);
+                turn.step(RestartStep::TerminateOld);
                 Some(turn.now + patience)
             }
             Left::Terminated(_) if due <= Some(turn.now) => {
                 self.beside = Beside::Nobody;
-                turn.step(Step::KillOld);
+                turn.step(RestartStep::KillOld);
                 self.begin_kept(life, turn);
                 return None;
             }

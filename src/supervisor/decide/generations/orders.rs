@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::asking::Asker;
+use super::super::asking::Requester;
 use super::super::life::{Life, Phase};
 use super::super::service::Service;
 use super::super::{Order, Turn};
@@ -63,7 +63,7 @@ impl Generations {
         loop {
             match drain.next(turn.now, asked.is_none(), asked.map(|asked| asked.at)) {
                 drain::Next::Ask(Ask::Stats | Ask::Sockets) => {
-                    *asked = Some(turn.ask(Ask::Sockets, Asker::Drain));
+                    *asked = Some(turn.ask(Ask::Sockets, Requester::Drain));
                     return Some(drain.horizon(turn.now));
                 }
                 drain::Next::Ask(ask) => drain.answer(turn.now, turn.now, ask, Some(&Answer::Done)),

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::super::asking::{Asker, Asking, PROBE_REST};
+use super::super::asking::{Asking, PROBE_REST, Requester};
 use super::super::life::{Life, Phase, serves};
 use super::super::service::Service;
 use super::super::{Action, Turn};
-use super::{Admin, Beside, Generations, LOOK, Left, Reloaded, Step, Told, newest};
+use super::{AdminAccess, Beside, Generations, LOOK, Left, Reloaded, RestartStep, Told, newest};
 use crate::drain::{Answer, Ask, Readiness, Time};
 use crate::duration::show;
 use crate::process::Exit;
@@ -43,7 +43,7 @@ impl Starting {
         let due = self.since + START_LIMIT;
         if turn.now >= due && !self.given_up {
             self.given_up = true;
-            turn.step(Step::KillNewest);
+            turn.step(RestartStep::KillNewest);
         }
         let health = fails.and_then(|fails| self.asking.advance_health(turn, fails));
         let look = self.asking.advance(turn, Ask::Sockets);
@@ -56,16 +56,16 @@ impl Generations {
     /// A reload is wanted; if it is urgent, by then.
     pub(super) fn on_reload(&mut self, life: &Life, turn: &mut Turn, by: Option<Time>) {
         if life.drain().is_some() {
-            turn.step(Step::Reloaded(Reloaded::Draining));
+            turn.step(RestartStep::Reloaded(Reloaded::Draining));
         } else if self.beside != Beside::Nobody && life.is_running() {
             // It would cut what the old Envoy has, or come too late for the one that starts.
             self.kept = true;
             self.hurry = by.or(self.hurry);
-            turn.step(Step::Keep);
+            turn.step(RestartStep::Keep);
         } else if life.is_live() {
             self.begin(turn);
         } else {
-            turn.step(Step::Reloaded(Reloaded::NotLive));
+            turn.step(RestartStep::Reloaded(Reloaded::NotLive));
         }
     }
 
@@ -73,7 +73,7 @@ impl Generations {
         self.hurry = None;
         self.beside = Beside::Trying;
         self.waited = true;
-        turn.step(Step::Try);
+        turn.step(RestartStep::Try);
     }
 
     /// Begins the reload that was kept, where nothing stands in its way any more.
@@ -91,7 +91,7 @@ impl Generations {
                 second: false,
                 reopen: false,
             };
-            turn.step(Step::SpawnNext);
+            turn.step(RestartStep::SpawnNext);
         } else {
             self.beside = Beside::Nobody;
             self.tell(turn, Reloaded::Refused);
@@ -142,7 +142,7 @@ impl Generations {
         let Some(question) = next.asking.take(number) else {
             return;
         };
-        if question.asker == Asker::HealthCheck {
+        if question.asker == Requester::HealthCheck {
             let confirmed = answer.is_some();
             next.asking
                 .on_health_answer(turn.now, question.ask, confirmed);
@@ -180,7 +180,7 @@ impl Generations {
             look: turn.now + LOOK,
             second: false,
         };
-        self.admin = Admin::Own;
+        self.admin = AdminAccess::Own;
         if life.service == Service::Serving {
             life.reason = format!(
                 "live {} after its start, next to the one before",
@@ -220,7 +220,7 @@ impl Generations {
                 second: true,
                 reopen: next.reopen,
             };
-            turn.step(Step::SpawnNext);
+            turn.step(RestartStep::SpawnNext);
             return;
         }
         self.serve_on(life, turn.now);
@@ -231,7 +231,7 @@ impl Generations {
     /// No other Envoy starts any more. How the one that serves is must be seen; what is open, too,
     /// if somebody waits for that.
     fn serve_on(&mut self, life: &mut Life, now: Time) {
-        self.admin = Admin::Doubtful;
+        self.admin = AdminAccess::Doubtful;
         if let Phase::Running(envoy) = &mut life.phase {
             envoy.asking.pause = PROBE_REST;
             if !envoy.asking.owes_figures() {

@@ -4,7 +4,7 @@ use crate::drain::Ask;
 
 /// How much can be told of what is in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Sight {
+pub enum Visibility {
     /// Envoy tells of all of it.
     Whole,
     /// Envoy does not tell yet what an old Envoy beside it has.
@@ -18,7 +18,7 @@ pub enum Sight {
 /// What the life of one Envoy has to know of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct View {
-    pub sight: Sight,
+    pub sight: Visibility,
     /// Whether another Envoy, which drains, has something in flight of its own.
     pub another: bool,
 }
@@ -26,23 +26,23 @@ pub struct View {
 impl View {
     /// Whether another Envoy starts beside this one, which cannot be asked meanwhile.
     pub fn is_starting(self) -> bool {
-        self.sight == Sight::Nothing && !self.another
+        self.sight == Visibility::Nothing && !self.another
     }
 
     /// Whether Envoy's admin interface is there to be asked.
     pub fn can_be_asked(self) -> bool {
-        matches!(self.sight, Sight::Whole | Sight::Partial)
+        matches!(self.sight, Visibility::Whole | Visibility::Partial)
     }
 
     /// Whether Envoy's answers tell of all that is in flight.
     pub fn knows_all(self) -> bool {
-        matches!(self.sight, Sight::Whole | Sight::Kernel)
+        matches!(self.sight, Visibility::Whole | Visibility::Kernel)
     }
 
     /// The question that tells what is open.
     pub fn figures(self) -> Ask {
         match self.sight {
-            Sight::Kernel => Ask::Sockets,
+            Visibility::Kernel => Ask::Sockets,
             _ => Ask::Stats,
         }
     }

@@ -93,7 +93,7 @@ fn an_attempt_that_cannot_be_spawned_leaves_the_same_doubt() {
     let mut play = rising(hot());
     play.exit(KILLED);
     play.put(Input::HotRestart(News::Spawned(false)));
-    assert!(play.did(Action::HotRestart(Step::Reloaded(Reloaded::Failed))));
+    assert!(play.did(Action::HotRestart(RestartStep::Reloaded(Reloaded::Failed))));
     assert!(play.core.generations.is_admin_away());
     assert_eq!(play.asked(), Some(Ask::Ready));
 }
@@ -109,6 +109,6 @@ fn it_is_seen_that_the_old_one_accepts_no_more_while_another_attempt_rises() {
     play.answer(Answer::Ready(Readiness::Live));
     assert!(
         !play.core.generations.accepts_nothing()
-            && play.did(Action::HotRestart(Step::Reloaded(Reloaded::Live)))
+            && play.did(Action::HotRestart(RestartStep::Reloaded(Reloaded::Live)))
     );
 }

@@ -20,7 +20,7 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
     let sessions = |connections| {
         Answer::Stats(Load {
             tcp_sessions: connections,
-            listeners: vec![Listener {
+            listeners: vec![ListenerLoad {
                 name: "elsewhere".into(),
                 address: None,
                 connections,
@@ -32,7 +32,7 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
     let mut play = crashed();
     play.order(Order::Stop);
     assert_eq!(play.asked(), Some(Ask::Sockets));
-    assert!(!play.did(Action::HotRestart(Step::TerminateOld)));
+    assert!(!play.did(Action::HotRestart(RestartStep::TerminateOld)));
     for _ in 0..3 {
         play.answer(sessions(1));
         assert_eq!(play.state(), State::Draining);
@@ -41,7 +41,7 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
     }
     play.answer(sessions(0));
     play.answer(sessions(0));
-    assert!(play.did(Action::HotRestart(Step::TerminateOld)));
+    assert!(play.did(Action::HotRestart(RestartStep::TerminateOld)));
     let outcome = |play: &Play| play.core.drain().and_then(Drain::outcome);
     assert_eq!(outcome(&play), Some(Outcome::Drained));
     play.put(Input::Exited(Who::Old, Exit::Code(0)));
@@ -53,15 +53,15 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
     late.answer(sessions(1));
     late.now += Duration::from_secs(25);
     late.put(Input::Tick);
-    assert!(late.did(Action::HotRestart(Step::TerminateOld)));
+    assert!(late.did(Action::HotRestart(RestartStep::TerminateOld)));
     assert_eq!(outcome(&late), Some(Outcome::Deadline));
 
     let mut twice = crashed();
     twice.order(Order::Stop);
-    assert!(!twice.did(Action::HotRestart(Step::TerminateOld)));
+    assert!(!twice.did(Action::HotRestart(RestartStep::TerminateOld)));
     twice.now += SAME_ORDER;
     twice.order(Order::Stop);
-    assert!(twice.did(Action::HotRestart(Step::TerminateOld)));
+    assert!(twice.did(Action::HotRestart(RestartStep::TerminateOld)));
     assert_eq!(outcome(&twice), Some(Outcome::SecondSignal));
 
     // USR2: it stays, and a later TERM finds nothing to wait for.
@@ -70,14 +70,14 @@ fn an_old_generation_is_waited_for_by_its_sockets_while_the_newest_waits_to_be_s
     stays.answer(sessions(0));
     assert_eq!(stays.state(), State::Drained);
     stays.order(Order::Stop);
-    assert!(stays.did(Action::HotRestart(Step::TerminateOld)));
+    assert!(stays.did(Action::HotRestart(RestartStep::TerminateOld)));
 }
 
 #[test]
 fn an_old_generation_that_is_cut_with_a_newest_that_crashes_is_not_called_drained() {
     let mut play = crashed();
     play.order(Order::StopNow);
-    assert!(play.did(Action::HotRestart(Step::TerminateOld)));
+    assert!(play.did(Action::HotRestart(RestartStep::TerminateOld)));
     let outcome = play.core.drain().and_then(Drain::outcome);
     assert_eq!(outcome, Some(Outcome::SecondSignal));
 }
@@ -117,30 +117,33 @@ fn an_old_generation_with_nothing_left_is_relieved_and_ended() {
     };
     pass(&mut play, 3, 60, Some(0));
     assert!(
-        !play.did(Action::HotRestart(Step::RelieveOld)),
+        !play.did(Action::HotRestart(RestartStep::RelieveOld)),
         "its own word is not known"
     );
     for left in [Some(1), None] {
         pass(&mut play, 3, 65, left);
-        assert!(!play.did(Action::HotRestart(Step::RelieveOld)), "{left:?}");
+        assert!(
+            !play.did(Action::HotRestart(RestartStep::RelieveOld)),
+            "{left:?}"
+        );
     }
-    while !play.did(Action::HotRestart(Step::RelieveOld)) {
+    while !play.did(Action::HotRestart(RestartStep::RelieveOld)) {
         pass(&mut play, 1, 65, Some(0));
     }
     play.put(Input::HotRestart(News::Reload));
     play.put(Input::HotRestart(News::OldRelieved(true)));
-    assert!(!play.did(Action::HotRestart(Step::TerminateOld)));
+    assert!(!play.did(Action::HotRestart(RestartStep::TerminateOld)));
     play.now += MOMENT;
     play.put(Input::Tick);
     assert!(
-        play.did(Action::HotRestart(Step::TerminateOld))
-            && !play.did(Action::HotRestart(Step::Try))
+        play.did(Action::HotRestart(RestartStep::TerminateOld))
+            && !play.did(Action::HotRestart(RestartStep::Try))
     );
     play.done.clear();
     play.put(Input::Exited(Who::Old, Exit::Code(0)));
     assert_eq!(
         play.done,
-        [Action::HotRestart(Step::Try)],
+        [Action::HotRestart(RestartStep::Try)],
         "and the newest lives on"
     );
 }
@@ -152,14 +155,14 @@ fn an_old_generation_that_nobody_can_answer_for_keeps_its_time() {
     play.until(end, beside(60, Some(0)));
     let end = play.now + Duration::from_secs(3);
     play.until(end, beside(65, Some(0)));
-    assert!(play.did(Action::HotRestart(Step::RelieveOld)));
+    assert!(play.did(Action::HotRestart(RestartStep::RelieveOld)));
     play.put(Input::HotRestart(News::OldRelieved(false)));
     play.done.clear();
     let end = play.now + Duration::from_secs(9);
     play.until(end, beside(70, Some(0)));
     assert!(
-        !play.did(Action::HotRestart(Step::TerminateOld))
-            && !play.did(Action::HotRestart(Step::RelieveOld))
+        !play.did(Action::HotRestart(RestartStep::TerminateOld))
+            && !play.did(Action::HotRestart(RestartStep::RelieveOld))
     );
 }
 
@@ -176,7 +179,7 @@ fn a_newest_that_ends_with_a_relieved_one_beside_it_is_alone() {
     play.put(Input::HotRestart(News::OldRelieved(true)));
     play.done.clear();
     play.exit(KILLED);
-    assert_eq!(play.done, [Action::HotRestart(Step::KillOld)]);
+    assert_eq!(play.done, [Action::HotRestart(RestartStep::KillOld)]);
     assert_eq!(play.state(), State::Restarting);
 }
 
@@ -185,16 +188,16 @@ fn who_goes_back_waits_for_an_old_generation_until_then_and_ends_it() {
     let mut play = two(hot());
     let by = play.now + Duration::from_secs(5);
     play.put(Input::HotRestart(News::GoBack(by)));
-    assert_eq!(play.done, [Action::HotRestart(Step::Keep)]);
+    assert_eq!(play.done, [Action::HotRestart(RestartStep::Keep)]);
     play.until(by, beside(60, Some(1)));
     assert!(
-        play.did(Action::HotRestart(Step::RelieveOld))
-            && !play.did(Action::HotRestart(Step::TerminateOld))
+        play.did(Action::HotRestart(RestartStep::RelieveOld))
+            && !play.did(Action::HotRestart(RestartStep::TerminateOld))
     );
     play.put(Input::HotRestart(News::OldRelieved(true)));
     let end = play.now + MOMENT;
     play.until(end, beside(65, Some(1)));
-    assert!(play.did(Action::HotRestart(Step::TerminateOld)));
+    assert!(play.did(Action::HotRestart(RestartStep::TerminateOld)));
     play.put(Input::Exited(Who::Old, Exit::Code(0)));
-    assert!(play.did(Action::HotRestart(Step::Try)));
+    assert!(play.did(Action::HotRestart(RestartStep::Try)));
 }
