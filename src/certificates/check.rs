@@ -7,6 +7,7 @@ use super::ocsp::{Response, Status};
 use super::pem::{self, Block};
 use super::read::{File, Material, Refusal};
 use super::secret::SecretBytes;
+use super::serial::Serial;
 use super::trust::{self, Bundle};
 use super::usable::{Age, certificate_label, certificates, check_dates, crl_label, holds_none};
 use super::x509::Key;
@@ -14,8 +15,8 @@ use super::x509::Key;
 /// A leaf that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
-    /// The serial number in lower-case hex without leading zeros.
-    pub serial: String,
+    /// The leaf's serial number.
+    pub serial: Serial,
     /// From when it is valid.
     pub not_before: SystemTime,
     /// Until when it is valid.
@@ -37,7 +38,7 @@ pub enum Checked {
 
 impl Checked {
     /// The leaf's serial number.
-    pub fn serial(&self) -> Option<&str> {
+    pub fn serial(&self) -> Option<&Serial> {
         match self {
             Checked::Leaf(leaf) => Some(&leaf.serial),
             Checked::Bundle(_) => None,

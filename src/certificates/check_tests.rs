@@ -10,7 +10,7 @@ fn now() -> SystemTime {
 
 fn pair(cert: &str, key: &str) -> Result<(String, bool), String> {
     check_pair(&data(cert), &data(key), now())
-        .map(|leaf| (leaf.serial, leaf.matched))
+        .map(|leaf| (leaf.serial.to_string(), leaf.matched))
         .map_err(|refusal| refusal.to_string())
 }
 

@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use super::serial::Serial;
 use super::{name, publish};
 
 /// What Envoy says of one secret.
@@ -33,9 +34,9 @@ impl SecretSeen {
 pub struct Observation {
     /// Envoy's secrets, in the order that was asked for.
     pub secrets: Vec<SecretSeen>,
-    /// The serial numbers of the leaves it has loaded, as [`serial`] writes them; or why they
-    /// could not be asked for.
-    pub serials: Result<HashSet<String>, String>,
+    /// The serial numbers of the leaves it has loaded, or why they could not be asked
+    /// for.
+    pub serials: Result<HashSet<Serial>, String>,
 }
 
 /// What was published, and how things were before.
@@ -44,16 +45,16 @@ pub struct Expected<'a> {
     /// The generation.
     pub generation: u64,
     /// The leaf's serial number, in a set that has one.
-    pub serial: Option<&'a str>,
+    pub serial: Option<&'a Serial>,
     /// The secrets' names.
     pub names: &'a [String],
     /// What Envoy said of them before; none where it could not be asked.
     pub before: Option<&'a [SecretSeen]>,
 }
 
-/// What to think of it.
+/// What Envoy's answers show of a set that was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Confirmation {
     /// Envoy has all of it.
     Taken,
     /// Envoy has the new versions; whether the leaf is loaded cannot be seen.
@@ -67,7 +68,7 @@ pub enum Verdict {
 }
 
 /// Judges an observation.
-pub fn judge(expected: &Expected<'_>, observed: &Observation) -> Verdict {
+pub fn judge(expected: &Expected<'_>, observed: &Observation) -> Confirmation {
     let version = publish::version(expected.generation);
     let secrets = || expected.names.iter().zip(&observed.secrets);
     let loaded = expected.serial.map(|serial| match &observed.serials {
@@ -79,29 +80,31 @@ pub fn judge(expected: &Expected<'_>, observed: &Observation) -> Verdict {
         // Where the statistics are switched off, the list of certificates still tells.
         let listed = matches!(loaded, Some(Ok((true, _))));
         if listed && secrets().all(|(_, seen)| !seen.known) {
-            return Verdict::Taken;
+            return Confirmation::Taken;
         }
-        return Verdict::Unused(format!("Envoy uses no secret {name}"));
+        return Confirmation::Unused(format!("Envoy uses no secret {name}"));
     }
     if secrets().all(|(_, seen)| seen.version.as_ref() == Some(&version)) {
         return match loaded {
             // Which CAs it has Envoy 1.36 does not list.
-            None | Some(Ok((true, _))) => Verdict::Taken,
-            Some(Ok((false, serial))) => Verdict::Accepted(format!(
+            None | Some(Ok((true, _))) => Confirmation::Taken,
+            Some(Ok((false, serial))) => Confirmation::Accepted(format!(
                 "Envoy took {version}, and does not list serial {serial}"
             )),
-            Some(Err(why)) => Verdict::Accepted(format!("Envoy took {version}; /certs: {why}")),
+            Some(Err(why)) => {
+                Confirmation::Accepted(format!("Envoy took {version}; /certs: {why}"))
+            }
         };
     }
     for (at, (name, seen)) in secrets().enumerate() {
         let before = expected.before.and_then(|before| before.get(at));
         // What it did not know before it may have refused when that was something else.
         if before.is_some_and(|before| before.known && seen.refusals > before.refusals) {
-            return Verdict::Rejected(format!("Envoy rejected {name}, its log says why"));
+            return Confirmation::Rejected(format!("Envoy rejected {name}, its log says why"));
         }
     }
     let other = secrets().find(|(_, seen)| seen.version.as_ref() != Some(&version));
-    Verdict::Other(match other {
+    Confirmation::Other(match other {
         Some((
             name,
             SecretSeen {
@@ -184,7 +187,7 @@ pub fn parse_stats(page: &str, names: &[String]) -> Vec<SecretSeen> {
 ///
 /// # Errors
 /// When it is not the JSON that it should be.
-pub fn parse_certs(page: &str) -> Result<HashSet<String>, String> {
+pub fn parse_certs(page: &str) -> Result<HashSet<Serial>, String> {
     let page: Value = serde_json::from_str(page).map_err(|error| error.to_string())?;
     let contexts = page.get("certificates").and_then(Value::as_array);
     let contexts = contexts.ok_or("it lists no certificates")?;
@@ -194,15 +197,7 @@ pub fn parse_certs(page: &str) -> Result<HashSet<String>, String> {
     let serials = chains
         .flatten()
         .filter_map(|leaf| leaf.get("serial_number")?.as_str());
-    Ok(serials.map(serial).collect())
-}
-
-/// A serial number as it is compared: lower-case hex without leading zeros.
-fn serial(text: &str) -> String {
-    match text.trim_start_matches('0') {
-        "" => "0".to_owned(),
-        digits => digits.to_ascii_lowercase(),
-    }
+    Ok(serials.map(Serial::parse).collect())
 }
 
 #[cfg(test)]
@@ -236,11 +231,16 @@ mod tests {
         }
     }
 
-    fn verdict(generation: u64, serial: &str, before: Option<&str>, now: &Observation) -> Verdict {
+    fn verdict(
+        generation: u64,
+        serial: &str,
+        before: Option<&str>,
+        now: &Observation,
+    ) -> Confirmation {
         let before = before.map(|before| parse_stats(before, &names()));
         let expected = Expected {
             generation,
-            serial: Some(serial),
+            serial: Some(&Serial::parse(serial)),
             names: &names(),
             before: before.as_deref(),
         };
@@ -250,15 +250,18 @@ mod tests {
     #[test]
     fn the_new_versions_and_the_new_serial_are_taken() {
         let now = observed(STATS);
-        assert_eq!(verdict(2, "a00002", None, &now), Verdict::Taken);
-        assert!(matches!(verdict(2, "5", None, &now), Verdict::Accepted(_)));
+        assert_eq!(verdict(2, "a00002", None, &now), Confirmation::Taken);
+        assert!(matches!(
+            verdict(2, "5", None, &now),
+            Confirmation::Accepted(_)
+        ));
         let blind = Observation {
             serials: Err("too large".to_owned()),
             ..now
         };
         assert!(matches!(
             verdict(2, "a00002", None, &blind),
-            Verdict::Accepted(_)
+            Confirmation::Accepted(_)
         ));
     }
 
@@ -268,41 +271,47 @@ mod tests {
         let before = STATS.replace("rejected: 1", "rejected: 0");
         assert!(matches!(
             verdict(3, "5", Some(&before), &now),
-            Verdict::Rejected(_)
+            Confirmation::Rejected(_)
         ));
         assert!(matches!(
             verdict(3, "5", Some(STATS), &now),
-            Verdict::Other(_)
+            Confirmation::Other(_)
         ));
-        assert!(matches!(verdict(3, "5", None, &now), Verdict::Other(_)));
+        assert!(matches!(
+            verdict(3, "5", None, &now),
+            Confirmation::Other(_)
+        ));
     }
 
     #[test]
     fn a_secret_that_nothing_uses_is_neither() {
         assert!(matches!(
             verdict(3, "5", None, &observed("")),
-            Verdict::Unused(_)
+            Confirmation::Unused(_)
         ));
         // A file without a version, as Contour writes it.
         let unversioned = "sds.contour_xds_tls_certificate.version_text: \"\"\n\
             sds.contour_xds_tls_validation_context.version_text: \"\"\n";
         let now = observed(unversioned);
-        assert!(matches!(verdict(3, "5", None, &now), Verdict::Other(_)));
+        assert!(matches!(
+            verdict(3, "5", None, &now),
+            Confirmation::Other(_)
+        ));
         let half = "sds.contour_xds_tls_certificate.version_text: \"gen-3\"";
         assert!(matches!(
             verdict(3, "5", None, &observed(half)),
-            Verdict::Unused(_)
+            Confirmation::Unused(_)
         ));
-        assert_eq!(verdict(3, "a00002", None, &observed("")), Verdict::Taken);
+        assert_eq!(
+            verdict(3, "a00002", None, &observed("")),
+            Confirmation::Taken
+        );
     }
 
     #[test]
     fn serials_are_compared_without_case_and_leading_zeros() {
         let serials = parse_certs(CERTS).unwrap();
-        assert_eq!(
-            serials,
-            HashSet::from(["a00002".to_owned(), "ab".to_owned()])
-        );
+        assert_eq!(serials, HashSet::from(["a00002", "ab"].map(Serial::parse)));
         assert!(parse_certs("{}").is_err());
         assert!(parse_certs("").is_err());
         assert_eq!(parse_certs("{\"certificates\": [7, {}]}").unwrap().len(), 0);

@@ -213,6 +213,17 @@ fn moment(text: &[u8]) -> Option<SystemTime> {
     }
 }
 
+/// A number in lower-case hex, without leading zeros.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let mut text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let zeros = text.len() - text.trim_start_matches('0').len();
+    text.drain(..zeros);
+    if text.is_empty() {
+        text.push('0');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,6 +27,7 @@ pub mod record;
 mod rotation;
 pub mod sds;
 pub mod secret;
+pub mod serial;
 pub mod trust;
 pub mod usable;
 mod watch;

@@ -3,8 +3,8 @@
 
 use std::time::SystemTime;
 
-use super::der::{DerReader, Malformed, tag};
-use super::x509::hex;
+use super::der::{DerReader, Malformed, hex, tag};
+use super::serial::Serial;
 
 /// What a response says of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub enum Status {
 /// What is read of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// The certificate's serial number, as [`super::x509::Certificate::serial`].
-    pub serial: String,
+    /// The certificate's serial number.
+    pub serial: Serial,
     /// What it says of that.
     pub status: Status,
     /// From when it is valid.
@@ -84,7 +84,7 @@ fn inner(der: &[u8]) -> Result<Response, Malformed> {
     of.sequence()?; // the hashes' algorithm
     of.expect(tag::OCTET_STRING)?; // the issuer's name
     of.expect(tag::OCTET_STRING)?; // the issuer's key
-    let serial = hex(of.integer()?);
+    let serial = Serial::of(of.integer()?);
     let status = match answer.any()?.0 {
         tag::PRIMITIVE_0 => Status::Good,
         tag::CONSTRUCTED_1 => Status::Revoked,

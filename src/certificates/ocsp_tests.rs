@@ -11,7 +11,7 @@ fn parse(name: &str) -> Result<Response, String> {
 fn a_response_tells_of_which_certificate_it_is_and_until_when_it_holds() {
     let good = parse("staple-good.der").unwrap();
     assert_eq!(
-        (good.serial.as_str(), good.status),
+        (good.serial.to_string().as_str(), good.status),
         ("a1b2c3", Status::Good)
     );
     let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();

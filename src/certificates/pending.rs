@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::check::{self, Checked};
-use super::confirm::{self, Expected, Observation, SecretSeen, Verdict};
+use super::confirm::{self, Confirmation, Expected, Observation, SecretSeen};
 use super::read::{Contents, Refusal};
+use super::serial::Serial;
 use super::usable::Age;
 use crate::clock::rfc3339_seconds;
 
@@ -65,7 +66,7 @@ impl Set {
     }
 
     /// The leaf's serial number, in a set that has one.
-    pub fn serial(&self) -> Option<&str> {
+    pub fn serial(&self) -> Option<&Serial> {
         self.checked.iter().find_map(Checked::serial)
     }
 
@@ -106,22 +107,6 @@ pub enum Origin {
     Rollback,
     /// The set is out of date, and there is no other.
     LastResort,
-}
-
-/// What to make of an answer.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Ruling {
-    /// Envoy has it.
-    Taken,
-    /// Envoy refused it.
-    Rejected(String),
-    /// Envoy had the time, and has another one.
-    NotTaken(String),
-    /// What Envoy has cannot be known in time. Nothing says that the set is bad: it stays, and
-    /// Envoy is asked now and then.
-    Late(String),
-    /// Ask again.
-    NotYet(String),
 }
 
 /// A set that is published, and not confirmed.
@@ -188,7 +173,11 @@ impl Pending {
         self.unused
     }
 
-    /// Judges what Envoy said at `now`, asked at `asked`.
+    /// What Envoy's answer shows, which came at `now` to what was asked at `asked`; and whether its
+    /// time to take the set is over.
+    ///
+    /// An Envoy whose time is over may have another set. Where what it has cannot be known in time,
+    /// nothing says that this one is bad: it stays, and Envoy is asked now and then.
     pub fn judge(
         &mut self,
         generation: u64,
@@ -196,8 +185,8 @@ impl Pending {
         asked: Instant,
         now: Instant,
         answer: Result<Observation, String>,
-    ) -> Ruling {
-        let verdict = match &answer {
+    ) -> (Confirmation, bool) {
+        let shown = match &answer {
             Ok(observed) => {
                 let nothing = [SecretSeen::NOTHING; 2];
                 let took = |seen: &SecretSeen| seen.version.is_some();
@@ -214,29 +203,24 @@ impl Pending {
                 };
                 confirm::judge(&expected, observed)
             }
-            Err(why) => Verdict::Accepted(format!("Envoy cannot be asked: {why}")),
+            Err(why) => Confirmation::Accepted(format!("Envoy cannot be asked: {why}")),
         };
-        self.unused = matches!(verdict, Verdict::Unused(_));
+        self.unused = matches!(shown, Confirmation::Unused(_));
         let over = self.deadline.is_some_and(|deadline| deadline <= now);
-        let ruling = match verdict {
-            Verdict::Taken => return Ruling::Taken,
-            Verdict::Rejected(why) => return Ruling::Rejected(why),
-            Verdict::Other(why) if over => return Ruling::NotTaken(why),
-            Verdict::Accepted(why) | Verdict::Unused(why) if over => {
+        match shown {
+            Confirmation::Taken | Confirmation::Rejected(_) => return (shown, over),
+            Confirmation::Other(_) if over => return (shown, over),
+            Confirmation::Accepted(_) | Confirmation::Unused(_) if over => {
                 self.late = true;
                 self.deadline = None;
-                Ruling::Late(why)
             }
-            Verdict::Other(why) => {
-                if self.late && self.deadline.is_none() {
-                    // It could not be asked for long, and may not have come to its files either.
-                    self.deadline = Some(now + WITHIN);
-                    self.pause = ASK_STARTING;
-                }
-                Ruling::NotYet(why)
+            Confirmation::Other(_) if self.late && self.deadline.is_none() => {
+                // It could not be asked for long, and may not have come to its files either.
+                self.deadline = Some(now + WITHIN);
+                self.pause = ASK_STARTING;
             }
-            Verdict::Accepted(why) | Verdict::Unused(why) => Ruling::NotYet(why),
-        };
+            Confirmation::Other(_) | Confirmation::Accepted(_) | Confirmation::Unused(_) => {}
+        }
         let known = |secrets: &[SecretSeen]| secrets.iter().all(|seen| seen.known);
         if let Ok(observed) = answer
             && known(&observed.secrets)
@@ -253,6 +237,6 @@ impl Pending {
         // Envoy's main thread answers: it has other things to do.
         self.ask = now + pause.max(now.duration_since(asked) * 10);
         self.pause = (self.pause * 2).min(ASK_AT_MOST);
-        ruling
+        (shown, over)
     }
 }

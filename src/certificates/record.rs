@@ -7,6 +7,7 @@ use log::{Level, error, log, warn};
 
 use super::check::Checked;
 use super::lifetime::LifeLeft;
+use super::serial::Serial;
 use crate::clock::rfc3339_seconds;
 use crate::duration::show;
 use crate::status::SecretStatus;
@@ -89,7 +90,7 @@ impl Record {
         for (status, checked) in self.status.iter_mut().zip(set) {
             status.generation = generation;
             let [before, after] = checked.validity();
-            status.serial = checked.serial().map(str::to_owned);
+            status.serial = checked.serial().map(Serial::to_string);
             status.not_before = Some(before);
             status.not_after = Some(after);
         }

@@ -3,12 +3,13 @@
 use std::time::SystemTime;
 
 use super::der::{DerReader, Malformed, tag, whole_bytes};
+use super::serial::Serial;
 
 /// What is read of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// The serial number in lower-case hex, without leading zeros; `0` for zero.
-    pub serial: String,
+    /// The certificate's serial number.
+    pub serial: Serial,
     /// From when it is valid.
     pub not_before: SystemTime,
     /// Until when it is valid.
@@ -38,7 +39,7 @@ impl Certificate {
         certificate.sequence()?; // the signature's algorithm
         certificate.bit_string()?; // the signature
         body.optional(tag::CONSTRUCTED_0)?; // the version
-        let serial = hex(body.integer()?);
+        let serial = Serial::of(body.integer()?);
         body.sequence()?; // the signature's algorithm again
         body.sequence()?; // the issuer
         let mut validity = body.sequence()?;
@@ -237,17 +238,6 @@ fn ec(der: &[u8]) -> Result<Key, Malformed> {
     })
 }
 
-/// A number in lower-case hex, without leading zeros.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    let mut text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let zeros = text.len() - text.trim_start_matches('0').len();
-    text.drain(..zeros);
-    if text.is_empty() {
-        text.push('0');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::pem;
@@ -277,11 +267,11 @@ mod tests {
     #[test]
     fn serial_and_dates_are_read() {
         let leaf = certificate("ec.crt");
-        assert_eq!(leaf.serial, "a1b2c3");
+        assert_eq!(leaf.serial.to_string(), "a1b2c3");
         assert_eq!(seconds(leaf.not_before), 1_704_067_200); // 2024-01-01
         assert_eq!(seconds(leaf.not_after), 4_070_908_800); // 2099-01-01, a GeneralizedTime
         assert_eq!(
-            certificate("rsa.crt").serial,
+            certificate("rsa.crt").serial.to_string(),
             "f00000000000000000000000000000000000001"
         );
         assert_eq!(seconds(certificate("expired.crt").not_after), 1_711_929_600); // a UTCTime

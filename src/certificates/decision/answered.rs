@@ -4,9 +4,8 @@ use std::time::{Instant, SystemTime};
 
 use log::{Level, debug, error, info, log, warn};
 
-use super::super::confirm::{Observation, SecretSeen};
+use super::super::confirm::{Confirmation, Observation, SecretSeen};
 use super::super::duty::Duty;
-use super::super::pending::Ruling;
 use super::super::record::ChangeOutcome;
 use super::{Decision, Origin, Pending, Set, SetPhase};
 
@@ -126,22 +125,25 @@ impl Decision {
         let Some(mut pending) = self.pending.take() else {
             return;
         };
-        let ruling = pending.judge(self.generation, &self.names, asked, now, answer);
-        if self.watch.is_news() && !matches!(ruling, Ruling::NotYet(_)) {
+        let (shown, over) = pending.judge(self.generation, &self.names, asked, now, answer);
+        let is_told = over || matches!(shown, Confirmation::Taken | Confirmation::Rejected(_));
+        if self.watch.is_news() && is_told {
             // That waited for this.
             self.watch.hurry(now);
         }
-        match ruling {
-            Ruling::Taken => self.taken(pending),
-            Ruling::Rejected(why) => self.not_taken(pending, ChangeOutcome::Rejected, &why),
-            Ruling::NotTaken(why) => self.not_taken(pending, ChangeOutcome::Unconfirmed, &why),
-            Ruling::Late(why) => {
+        match shown {
+            Confirmation::Taken => self.taken(pending),
+            Confirmation::Rejected(why) => self.not_taken(pending, ChangeOutcome::Rejected, &why),
+            Confirmation::Other(why) if over => {
+                self.not_taken(pending, ChangeOutcome::Unconfirmed, &why);
+            }
+            Confirmation::Accepted(why) | Confirmation::Unused(why) if over => {
                 if pending.origin != Origin::Rollback {
                     self.record.add(ChangeOutcome::Unconfirmed, Some(&why));
                 }
                 self.pending = Some(pending);
             }
-            Ruling::NotYet(why) => {
+            Confirmation::Other(why) | Confirmation::Accepted(why) | Confirmation::Unused(why) => {
                 debug!("{}: not confirmed yet: {why}", self.name());
                 self.pending = Some(pending);
             }

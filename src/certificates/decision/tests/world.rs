@@ -1,6 +1,7 @@
 //! A simulated world: files, an Envoy that judges as the real one does, a clock.
 
 use super::*;
+use crate::certificates::serial::Serial;
 use crate::testing::data;
 use std::collections::HashSet;
 
@@ -114,7 +115,7 @@ pub(super) fn secret(bytes: &[u8]) -> SecretBytes {
 /// An Envoy that reads its files at once, and judges them as the real one does.
 #[derive(Default)]
 pub(super) struct Envoy {
-    pub(super) taken: Option<(u64, String)>,
+    pub(super) taken: Option<(u64, Option<Serial>)>,
     pub(super) refusals: u64,
 }
 
@@ -124,7 +125,7 @@ impl Envoy {
             self.refusals += 1;
         } else {
             let set = Set::of(contents, None, wall, Age::Any).unwrap();
-            self.taken = Some((generation, set.serial().unwrap_or_default().to_owned()));
+            self.taken = Some((generation, set.serial().cloned()));
         }
     }
 }
@@ -249,7 +250,7 @@ impl World {
                             version: taken.map(|(generation, _)| version(*generation)),
                             refusals: envoy.refusals,
                         };
-                        let serials = taken.iter().map(|(_, serial)| serial.clone());
+                        let serials = taken.iter().filter_map(|(_, serial)| serial.clone());
                         Ok(Observation {
                             secrets: vec![secret.clone(), secret],
                             serials: Ok(HashSet::from_iter(serials)),
