@@ -105,9 +105,9 @@ pub enum Method {
 /// Limits on one exchange.
 #[derive(Clone, Copy, Debug)]
 pub struct ExchangeLimits {
-    /// All of it, from the connect to the body's last byte.
+    /// The time for all of the exchange, from the connect to the body's last byte.
     pub time: Duration,
-    /// Bytes of the answer's body.
+    /// The most bytes of the answer's body.
     pub body: u64,
 }
 
@@ -160,7 +160,7 @@ pub fn exchange(
 /// As [`exchange`], with this peer and nobody else.
 ///
 /// # Errors
-/// As there, and when somebody else listens.
+/// As [`exchange`], and when somebody else listens.
 pub fn exchange_with(
     peer: Peer,
     address: &Address,
@@ -175,10 +175,10 @@ pub fn exchange_with(
 /// Whether to go on waiting for an answer, of which nothing has come for so long. Asked every [`SLICE`].
 pub type GoesOn<'a> = Option<&'a mut dyn FnMut(Duration) -> bool>;
 
-/// As [`exchange_with`], while `goes_on` says so, where it is there.
+/// As [`exchange_with`], for as long as `goes_on` says, where it is given.
 ///
 /// # Errors
-/// As there, and when it says no.
+/// As [`exchange_with`], and when `goes_on` says no.
 pub fn exchange_while(
     peer: Peer,
     address: &Address,
@@ -221,7 +221,7 @@ fn request(method: Method, path: &str) -> String {
 /// Reads an answer from a connection that is there, whoever is at its other end. No request is sent.
 ///
 /// # Errors
-/// As [`exchange`]'s, where that goes over this connection.
+/// As [`exchange`], where that goes over this connection.
 pub fn read_answer(
     stream: UnixStream,
     path: &str,
@@ -296,7 +296,7 @@ fn ask(
 /// As [`exchange`], with the body as text.
 ///
 /// # Errors
-/// As there.
+/// As [`exchange`].
 pub fn fetch(
     address: &Address,
     method: Method,
@@ -309,7 +309,7 @@ pub fn fetch(
 /// As [`fetch`], with this peer and nobody else.
 ///
 /// # Errors
-/// As there, and when somebody else listens.
+/// As [`exchange`], and when somebody else listens.
 pub fn fetch_from(
     peer: Peer,
     address: &Address,
@@ -320,10 +320,10 @@ pub fn fetch_from(
     fetch_while(peer, address, method, path, limits, None)
 }
 
-/// As [`fetch_from`], while `goes_on` says so, where it is there.
+/// As [`fetch_from`], for as long as `goes_on` says, where it is given.
 ///
 /// # Errors
-/// As there, and when it says no.
+/// As [`exchange_with`], and when `goes_on` says no.
 pub fn fetch_while(
     peer: Peer,
     address: &Address,

@@ -50,7 +50,7 @@ pub struct Limits {
     pub settle: Duration,
     /// So many connections that are left count as none (`--open-connections`).
     pub open_connections: u64,
-    /// Between polls at the most often (`--check-interval`).
+    /// The least time between two polls (`--check-interval`).
     pub check_interval: Duration,
 }
 
@@ -93,7 +93,7 @@ pub struct Drain {
     min_until: Time,
     /// Whether new connections still come, where `--min-drain` is auto; none once they do not.
     arrivals: Option<Arrivals>,
-    /// How many came until nobody was expected any more.
+    /// How many new connections came until nobody was expected any more.
     came: Option<u64>,
     /// Whether connections that the drain waited for have ended with their process, or may have.
     lost: bool,
@@ -226,7 +226,7 @@ impl Drain {
         self.started
     }
 
-    /// When it ends at the latest.
+    /// When the drain ends at the latest.
     pub fn deadline(&self) -> Time {
         self.deadline
     }
@@ -251,7 +251,7 @@ impl Drain {
         self.known = known;
     }
 
-    /// How it ended, once it has.
+    /// How the drain ended, once it has.
     pub fn outcome(&self) -> Option<Outcome> {
         self.outcome
     }
@@ -295,7 +295,7 @@ impl Drain {
     }
 
     /// When something is due even if no answer comes: the end of the delay, which shows in the
-    /// state, or its own end.
+    /// state, or the drain's own end.
     pub fn horizon(&self, now: Time) -> Time {
         let end = if self.is_told_of() {
             self.deadline

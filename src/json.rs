@@ -65,7 +65,7 @@ impl Object {
     }
 }
 
-/// A list that grows.
+/// A list that grows, item by item.
 #[derive(Default)]
 pub(crate) struct List(Vec<Value>);
 

@@ -31,7 +31,7 @@ const QUEUE: usize = 256;
 /// After a panic of the thread that writes, this long before it goes on.
 const PANIC_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a write to a pipe that polls as writable takes without blocking (PIPE_BUF).
+/// How many bytes a write to a pipe that polls as writable takes without blocking (PIPE_BUF).
 const ATOMIC: usize = 4096;
 
 enum Item {

@@ -56,7 +56,7 @@ pub struct Mailbox<T> {
     waker: Option<Waker>,
 }
 
-/// Where they are taken from.
+/// Where messages from other threads are taken from.
 #[derive(Debug)]
 pub struct Inbox<T>(Arc<Queue<T>>);
 

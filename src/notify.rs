@@ -29,7 +29,7 @@ pub struct Wanted {
     pub status: String,
     /// When and why the last reload failed, told behind the status; empty if it did not.
     pub reload_failed: String,
-    /// Until then it may take to stop; told with every message.
+    /// Until when drainit may take to stop; systemd is told that with every message.
     pub until: Option<Instant>,
 }
 
@@ -39,7 +39,7 @@ pub struct Notifier {
     systemd: Option<(UnixDatagram, SocketAddr)>,
     told: Wanted,
     retry: Option<Instant>,
-    /// Whether it was told of a reload that is not done yet.
+    /// Whether systemd was told of a reload that is not done yet.
     reloading: bool,
     /// Between two signs of life, and when the next is due.
     watchdog: Option<(Duration, Instant)>,

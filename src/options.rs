@@ -120,11 +120,11 @@ pub struct Options {
     pub pid: Option<i32>,
     /// Who may ask for a drain over HTTP.
     pub shutdown_from: Vec<Cidr>,
-    /// Of a drain.
+    /// The limits of a drain.
     pub limits: Limits,
     /// What the orchestrator allows from the signal to its SIGKILL, where it tells.
     pub grace_period: Option<Duration>,
-    /// From Envoy's SIGTERM to SIGKILL.
+    /// The time from Envoy's SIGTERM to SIGKILL.
     pub kill_timeout: Duration,
     /// Listeners whose connections do not count.
     pub exclude_listeners: Vec<String>,
@@ -151,18 +151,19 @@ pub struct Options {
     pub validations: Vec<(String, Source)>,
     /// How often the certificate files are compared.
     pub certificate_check: Duration,
-    /// Whether that was given; where not, the kernel's word may stand for most of it.
+    /// Whether `certificate_check` was given; where not, the kernel's word may stand for most
+    /// looks.
     pub certificate_check_given: bool,
     /// How log lines look.
     pub log_format: LogFormat,
     /// The least level that is logged.
     pub log_level: log::LevelFilter,
-    /// Whether that was given; where not, `RUST_LOG` has a say.
+    /// Whether `log_level` was given; where not, `RUST_LOG` has a say.
     pub log_level_given: bool,
 }
 
 /// How long `--min-drain auto` waits for new connections to stop at the most, without an
-/// orchestrator; with one, so much less than the drain may last.
+/// orchestrator; with one, it waits for as long as the drain may last, less this.
 pub(super) const LONE: Duration = Duration::from_secs(5);
 
 /// What the kubelet needs for itself of a pod's grace period, so that its SIGKILL never comes first.

@@ -1,5 +1,5 @@
-//! What a thread is at that may never end, for another one to see: a thread that hangs in the
-//! kernel cannot tell it itself.
+//! Which file a thread is at, for another thread to see: a thread that hangs in the kernel cannot
+//! tell that itself.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +29,7 @@ impl Pulse {
         act()
     }
 
-    /// Since when it is at which file.
+    /// Since when the thread is at which file, if it is at one.
     pub fn busy(&self) -> Option<(Instant, PathBuf)> {
         let busy = self.lock();
         Some((busy.since?, busy.path.clone()))
@@ -41,7 +41,7 @@ impl Pulse {
     }
 }
 
-/// Ends it, also in a panic.
+/// Shows that the thread is done with its file, also in a panic.
 struct EndOnDrop<'a>(&'a Pulse);
 
 impl Drop for EndOnDrop<'_> {

@@ -24,7 +24,8 @@ mod answered;
 mod heard;
 mod told;
 
-/// For the candidate's verdict; it takes 0.1 s. After that the running Envoy judges alone.
+/// How long the candidate's verdict may take; it takes 0.1 s. After that the running Envoy judges
+/// alone.
 const VALIDATE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is to be done next. Each is answered by the method of its name in the past tense.
@@ -71,7 +72,7 @@ pub struct Decision {
     generation: u64,
     /// What the SDS files hold.
     current: Option<Set>,
-    /// The last that Envoy is known to have taken, or that a candidate did while none ran.
+    /// The last set that Envoy is known to have taken, or that a candidate took while no Envoy ran.
     good: Option<Set>,
     /// What the SDS files held at the start.
     kept: Option<Arc<Contents>>,
@@ -82,7 +83,7 @@ pub struct Decision {
     astray: bool,
     /// Whether there is an SDS file, with or without a set in it.
     holds: bool,
-    /// Why the one without could not be written, and when to try again.
+    /// Why the SDS file without a set could not be written, and when to try again.
     cannot_vacate: Option<(Instant, String)>,
     watch: Watch,
     /// What people are told.

@@ -55,12 +55,12 @@ pub struct Sds {
     /// the resources directory is that user's.
     owner: Option<(Uid, Gid)>,
     access: Access,
-    /// Whether everybody can put another one in its place.
+    /// Whether everybody can put another directory in its place.
     shared: bool,
 }
 
 impl Sds {
-    /// Opens it, where it is there.
+    /// Opens the directory, where it is there.
     ///
     /// # Errors
     /// When it is not (`NotFound`), or when it, or the way to it, is not to be trusted: in one
@@ -137,7 +137,7 @@ impl Sds {
         Ok(sds)
     }
 
-    /// What people should know of it: whose it is, and who may write to it.
+    /// What people should know of the directory: whose it is, and who may write to it.
     pub fn describe(&self) -> String {
         let (path, mode) = (self.path.display(), self.stat.st_mode & 0o7777);
         let whose = format!(

@@ -46,7 +46,7 @@ pub fn is_over(not_after: SystemTime, now: SystemTime) -> bool {
     over_at(not_after, now).is_none()
 }
 
-/// When its last second will be over, where it is not yet.
+/// When a certificate's last second will be over, where it is not yet.
 pub fn over_at(not_after: SystemTime, now: SystemTime) -> Option<SystemTime> {
     // `notAfter` belongs to the validity (RFC 5280), and is a whole second.
     let end = not_after.checked_add(Duration::from_secs(1))?;

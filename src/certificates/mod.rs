@@ -82,7 +82,8 @@ pub struct CertificateSettings {
 pub struct CheckTimes {
     /// So far apart at the most.
     pub every: Duration,
-    /// Whether somebody asked for that: then also where the kernel tells of every change.
+    /// Whether the operator asked for this interval: then it holds also where the kernel tells of
+    /// every change.
     pub given: bool,
 }
 
@@ -110,7 +111,7 @@ pub enum CertificateReport {
     FirstSetReady,
     /// Run `envoy --mode validate -c` on this file, by `/dev/fd`, and answer [`CertificateCommand::Validated`].
     Validate {
-        /// To be sent back.
+        /// The question's number, to be sent back.
         id: u64,
         /// The file, which has no name: it holds a key, and is gone with the last who has it open.
         config: OwnedFd,
@@ -135,13 +136,13 @@ pub enum CertificateCommand {
     CheckPublished(u64),
     /// An Envoy runs from here on; its admin may not answer yet.
     EnvoyStarted,
-    /// Another one runs from here on, and its admin answers.
+    /// Another Envoy runs from here on, and its admin interface answers.
     EnvoyReplaced,
     /// No Envoy runs from here on.
     EnvoyGone,
     /// The answer to [`CertificateReport::Validate`]. `Ok` also when no verdict could be had.
     Validated {
-        /// As in the question.
+        /// The question's number.
         id: u64,
         /// Why Envoy refused it, in one line.
         verdict: Result<(), String>,

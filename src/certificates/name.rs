@@ -7,9 +7,10 @@ use std::fmt::Write;
 pub const CONTOUR_LEAF: &str = "contour_xds_tls_certificate";
 /// The secret of the CA that the xDS server is checked against, by Contour's name.
 pub const CONTOUR_CA: &str = "contour_xds_tls_validation_context";
-/// Where Contour's bootstrap has the one, below its resources directory, without `.json`.
+/// Where Contour's bootstrap has the leaf's SDS file, below its resources directory, without
+/// `.json`.
 pub(super) const CONTOUR_LEAF_FILE: &str = "xds-tls-certificate";
-/// Where it has the other.
+/// Where Contour's bootstrap has the CA's SDS file, below its resources directory, without `.json`.
 pub(super) const CONTOUR_CA_FILE: &str = "xds-validation-context";
 
 /// The longest name of a file, in bytes (NAME_MAX of limits.h), less what its temporary file has

@@ -22,12 +22,12 @@ pub enum Status {
 pub struct Response {
     /// The certificate's serial number.
     pub serial: Serial,
-    /// What it says of that.
+    /// What the response says of the certificate.
     pub status: Status,
-    /// From when it is valid.
+    /// From when the response is valid.
     pub since: SystemTime,
-    /// Until when it is valid; none where the responder always has a newer one, which Envoy takes
-    /// for expired at once.
+    /// Until when the response is valid; none where the responder always has a newer one, which
+    /// Envoy takes for expired at once.
     pub until: Option<SystemTime>,
 }
 

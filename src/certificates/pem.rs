@@ -14,9 +14,9 @@ const COLUMNS: usize = 64;
 /// A block of a PEM file.
 #[derive(PartialEq, Eq)]
 pub struct Block<'a> {
-    /// What it says it is: `CERTIFICATE`, `PRIVATE KEY`.
+    /// What the block says that it is: `CERTIFICATE`, `PRIVATE KEY`.
     pub label: &'a str,
-    /// Whether its headers say that it is encrypted (`Proc-Type: 4,ENCRYPTED`).
+    /// Whether the block's headers say that it is encrypted (`Proc-Type: 4,ENCRYPTED`).
     pub encrypted: bool,
     /// What was between the lines, decoded; empty where it is encrypted.
     pub der: SecretBytes,

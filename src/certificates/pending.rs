@@ -11,9 +11,10 @@ use super::serial::Serial;
 use super::usable::Age;
 use crate::clock::rfc3339_seconds;
 
-/// For Envoy to take what was published; it takes 1 to 40 ms.
+/// How long Envoy has to take what was published; it takes 1 to 40 ms.
 const WITHIN: Duration = Duration::from_secs(10);
-/// How long an Envoy that starts has to take it: Envoy may have to wait for name servers.
+/// How long an Envoy that starts has to take what was published: it may have to wait for name
+/// servers.
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// Between two questions to Envoy, at first; doubled each time.
 const ASK_FIRST: Duration = Duration::from_millis(2);
@@ -32,7 +33,7 @@ pub struct Set {
     pub checked: Vec<Checked>,
     /// Which file it has not as it is, and why.
     pub lacks: Option<Refusal>,
-    /// When that is to be judged again.
+    /// When the set is to be judged again, though no file changes.
     pub again: Option<SystemTime>,
 }
 
@@ -117,9 +118,10 @@ pub struct Pending {
     /// When Envoy is asked next.
     pub ask: Instant,
     before: Option<Vec<SecretSeen>>,
-    /// Whether it was published before this Envoy started: that can have refused nothing else.
+    /// Whether the set was published before this Envoy started: that Envoy can have refused nothing
+    /// else.
     first: bool,
-    /// When it is late; none while no Envoy runs, or once it is.
+    /// When Envoy's word is late; none while no Envoy runs, or once the word is late.
     deadline: Option<Instant>,
     late: bool,
     /// Whether Envoy said that it uses no such secret, when it was last asked.

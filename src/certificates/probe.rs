@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 use super::read::{self, Files};
 use crate::pulse::Pulse;
 
-/// So long it is waited for an answer at once. A disk's comes within 1 ms, NFS' within some.
+/// How long a file system's answer is waited for at once. A disk's comes within 1 ms, NFS' within
+/// some.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
 /// The most threads that hang at the same time, and so directories that do: where there are more,
 /// theirs are not looked at.
 const MOST: usize = 16;
 
-/// As shallow as the other threads.
+/// The stack of such a thread, in bytes: the thread is as shallow as the other ones.
 const STACK: usize = 128 * 1024;
 
 /// The threads that have not come back yet.

@@ -1,4 +1,4 @@
-//! Reads the files.
+//! Reads the files of a set.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -157,7 +157,7 @@ impl Source {
 pub struct Files(pub Vec<Source>);
 
 impl Files {
-    /// All of them.
+    /// All files of the set, and what they are.
     pub fn each(&self) -> impl Iterator<Item = (File, &Path)> {
         self.0.iter().flat_map(Source::each)
     }

@@ -69,12 +69,12 @@ impl Record {
         if self.hushed { Level::Debug } else { level }
     }
 
-    /// The lines.
+    /// The record's lines.
     pub fn status(&self) -> &[SecretStatus] {
         &self.status
     }
 
-    /// The lines, when they have changed since this was last asked for.
+    /// The record's lines, when they have changed since this was last asked for.
     pub fn changed(&mut self) -> Option<&[SecretStatus]> {
         std::mem::take(&mut self.changed).then_some(self.status.as_slice())
     }

@@ -27,9 +27,10 @@ const STEPS: usize = 20;
 
 /// A file system that has not answered for so long hangs.
 const HANGS: Duration = Duration::from_secs(10);
-/// The same where somebody waits for it: an Envoy that is to start, or who asked for a reload.
+/// After how long without an answer a file system hangs that somebody waits for: an Envoy that is
+/// to start, or who asked for a reload.
 const HANGS_WANTED: Duration = Duration::from_secs(1);
-/// Between looks whether it answers.
+/// The time between two looks whether a file system that hangs answers again.
 const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_AT_FIRST: Duration = Duration::from_millis(5);
 
@@ -40,7 +41,7 @@ pub struct Rotation {
     number: usize,
     /// Whether looks may be rare where the kernel tells of every change.
     rely_on_kernel: bool,
-    /// Whether they are.
+    /// Whether looks are rare now.
     told: bool,
     /// Whether the kernel tells of every change, which it does on no file system that hangs, and told
     /// of none since they were last read.
@@ -145,7 +146,7 @@ impl Rotation {
         Instant::now()
     }
 
-    /// How many SDS files it has.
+    /// How many SDS files the set has.
     pub fn files(&self) -> usize {
         self.names.len()
     }
@@ -212,7 +213,7 @@ impl Rotation {
         Ok(file.into())
     }
 
-    /// Their file system has not answered since then; when to look again.
+    /// Notes that the files' file system has not answered since then. Returns when to look again.
     fn hangs(&mut self, path: &Path, since: Instant) -> Instant {
         let now = Instant::now();
         let time = now.saturating_duration_since(since);
@@ -237,7 +238,7 @@ impl Rotation {
     }
 
     /// # Errors
-    /// Where their file system does not answer: at which file, and since when.
+    /// Where the files' file system does not answer: at which file, and since when.
     fn read(
         &mut self,
         notify: &mut Notify,

@@ -15,7 +15,7 @@ pub enum SecretKind {
 }
 
 impl SecretKind {
-    /// The name of the field that holds it.
+    /// The name of the field that holds such a secret.
     pub fn field(self) -> &'static str {
         match self {
             SecretKind::Certificate => "tls_certificate",
@@ -37,7 +37,7 @@ impl SecretKind {
 pub struct Secret {
     /// The secret's name in Envoy's configuration and statistics.
     pub name: String,
-    /// What it is there.
+    /// What the secret is in Envoy's configuration.
     pub kind: SecretKind,
     /// The secret's SDS file.
     pub path: PathBuf,

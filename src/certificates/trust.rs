@@ -16,13 +16,13 @@ const NEVER: Duration = Duration::from_secs(1 << 37);
 /// A CA bundle that can be used, with the revocation lists beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bundle {
-    /// From when what is the first to expire of it is valid.
+    /// From when the part of the bundle is valid that expires first.
     pub not_before: SystemTime,
-    /// Until when that is valid.
+    /// Until when the part of the bundle is valid that expires first.
     pub not_after: SystemTime,
-    /// How many CAs it has that are valid.
+    /// How many CAs the bundle has that are valid.
     pub cas: usize,
-    /// How many of them have a revocation list.
+    /// How many of these CAs have a revocation list.
     pub listed: usize,
 }
 

@@ -16,7 +16,7 @@ const QUIET: Duration = Duration::from_millis(15);
 const QUICK: Duration = Duration::from_millis(100);
 /// The check interval is no shorter: a busy loop helps nobody.
 const AT_LEAST: Duration = Duration::from_millis(10);
-/// Nor longer.
+/// The check interval is no longer than this.
 const AT_MOST: Duration = Duration::from_secs(24 * 3600);
 /// Between looks where the kernel tells of every change, in case it does not, unless an interval
 /// was asked for.
@@ -28,14 +28,14 @@ pub type Reading = Result<Arc<Contents>, Refusal>;
 /// What the kernel said of the files.
 #[derive(Clone, Copy, Debug)]
 struct Heard {
-    /// Since they were last looked at.
+    /// When the kernel first said something since the files were last looked at.
     first: Instant,
     last: Instant,
-    /// Whether they were not looked at since.
+    /// Whether the files were not looked at since.
     fresh: bool,
-    /// Which ones somebody writes, a bit each.
+    /// Which files somebody writes, a bit each.
     writing: u8,
-    /// Whether one is written in its place, not put there as a whole.
+    /// Whether a file is written in its place, not put there as a whole.
     in_place: bool,
 }
 
@@ -52,9 +52,9 @@ pub struct Watch {
     look: Instant,
     /// What was acted on last: it is not acted on again.
     acted: Option<Reading>,
-    /// From when on it is, nevertheless.
+    /// From when on what was acted on last is acted on again.
     again: Option<SystemTime>,
-    /// Somebody asked: whatever is there is acted on.
+    /// Whether somebody asked for a look: whatever is there is acted on then.
     asked: bool,
 }
 
@@ -75,7 +75,7 @@ impl Watch {
         }
     }
 
-    /// How often they are looked at, where no more is known of them.
+    /// How often the files are looked at, where no more is known of them.
     pub fn interval(&self) -> Duration {
         self.check
     }
@@ -85,7 +85,7 @@ impl Watch {
         self.told = yes;
     }
 
-    /// The kernel said this of them.
+    /// The kernel said this of the files.
     pub fn hear(&mut self, now: Instant, word: FileEvent) {
         let mut heard = self.heard.unwrap_or(Heard {
             first: now,
@@ -132,12 +132,12 @@ impl Watch {
         }
     }
 
-    /// Looks at them at once.
+    /// Has the files looked at at once.
     pub fn hurry(&mut self, now: Instant) {
         self.look = now;
     }
 
-    /// Looks at them now, and has whatever is there acted on, refused before or not.
+    /// Has the files looked at now, and whatever is there acted on, refused before or not.
     pub fn check_now(&mut self, now: Instant) {
         self.asked = true;
         self.look = now;
@@ -197,22 +197,22 @@ impl Watch {
         beat.saturating_sub(passed)
     }
 
-    /// Whether they were never looked at, or somebody asked for that.
+    /// Whether the files were never looked at, or somebody asked for a look.
     pub fn is_wanted(&self) -> bool {
         self.asked || self.seen.is_none()
     }
 
-    /// What was seen.
+    /// What the files held at the last look, or why they could not be read.
     pub fn seen(&self) -> Option<&Reading> {
         self.seen.as_ref()
     }
 
-    /// Whether it was not acted on yet, or is to be again.
+    /// Whether what the files hold was not acted on yet, or is to be acted on again.
     pub fn is_news(&self) -> bool {
         self.asked || self.acted.is_none() || self.acted != self.seen
     }
 
-    /// Whether it has been the same for long enough, or somebody asked.
+    /// Whether what the files hold has been the same for long enough, or somebody asked for a look.
     pub fn is_settled(&self, now: Instant) -> bool {
         self.asked || now.duration_since(self.since) >= SETTLE
     }

@@ -16,9 +16,9 @@ pub struct Certificate {
     pub not_after: SystemTime,
     /// Whether it demands an OCSP staple (RFC 7633).
     pub must_staple: bool,
-    /// Whose it is, DER.
+    /// The certificate's subject, DER.
     subject: Vec<u8>,
-    /// How its key is called by who writes of it, where it says that.
+    /// The identifier of the certificate's key, where the certificate has one.
     key_id: Option<Vec<u8>>,
     /// What of its public key identifies it: an RSA modulus, an EC point, an Ed25519 key.
     public: Vec<u8>,
@@ -107,7 +107,7 @@ const TLS_FEATURE: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x01, 0x18];
 const STATUS_REQUEST: u8 = 5;
 /// The identifier of the extension that names a certificate's key, 2.5.29.14.
 const SUBJECT_KEY: &[u8] = &[0x55, 0x1d, 0x0e];
-/// Of the one that names the key of who signed, 2.5.29.35.
+/// The identifier of the extension that names the issuer's key, 2.5.29.35.
 const AUTHORITY_KEY: &[u8] = &[0x55, 0x1d, 0x23];
 
 /// What is read of a certificate revocation list (RFC 5280, 5).
@@ -153,7 +153,7 @@ impl Crl {
         })
     }
 
-    /// Whether it is this CA's: a name may be of several keys, of which one was replaced.
+    /// Whether the list is this CA's: a name may be of several keys, of which one was replaced.
     pub fn is_of(&self, ca: &Certificate) -> bool {
         match (&self.key_id, &ca.key_id) {
             (Some(key), Some(of)) => key == of,
@@ -164,7 +164,7 @@ impl Crl {
 
 /// The algorithm's identifier of RSA keys, 1.2.840.113549.1.1.1.
 const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
-/// Of EC keys, 1.2.840.10045.2.1.
+/// The algorithm's identifier of EC keys, 1.2.840.10045.2.1.
 const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 
 /// What is read of a private key: its public half, where it is there to be read.

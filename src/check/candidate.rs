@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// What xDS files tell comes a moment after the rest.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// All of a configuration: 10,000 clusters have 40 MB.
+/// The limits on the whole configuration: 10,000 clusters have 40 MB.
 pub const DUMP: ExchangeLimits = ExchangeLimits {
     time: Duration::from_secs(15),
     body: 256 << 20,
@@ -85,7 +85,7 @@ impl Candidate {
         }
     }
 
-    /// Where its admin interface would be.
+    /// Where this Envoy's admin interface would be.
     ///
     /// # Errors
     /// One line, when it cannot be run.
@@ -123,7 +123,7 @@ impl Candidate {
         .map_err(|(_, why)| why)
     }
 
-    /// The error has the status of an answer, or 0.
+    /// Tries to get the answer to `/config_dump`. The error has the status of an answer, or 0.
     fn try_dump(&self, open: bool) -> Result<String, (u16, String)> {
         let none = |why: String| (0, why);
         let name = name_of_answering();

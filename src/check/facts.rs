@@ -13,7 +13,7 @@ use crate::options::Options;
 /// Where Envoy's admin interface is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AdminSetting {
-    /// Here, as it is configured.
+    /// At this address, as it is configured.
     At(Address),
     /// Nowhere: the configuration has none.
     Missing,
@@ -41,7 +41,7 @@ pub struct Facts {
     pub config: Option<Config>,
     /// The admin interface.
     pub admin: AdminSetting,
-    /// Of the machine and of the container.
+    /// What is known of the machine and of the container.
     pub host: Host,
     /// Certificates that cannot be used: the option that names them, and why.
     pub certificates: Vec<(String, String)>,

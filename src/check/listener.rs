@@ -49,11 +49,11 @@ pub fn all(config: &Config) -> Vec<ConfiguredListener<'_>> {
 /// A listener.
 #[derive(Debug)]
 pub struct ConfiguredListener<'a> {
-    /// All of it.
+    /// The listener's whole configuration.
     pub json: &'a Value,
-    /// What comes in.
+    /// What comes in at the listener.
     pub kind: ListenerKind,
-    /// Where, as Envoy writes it.
+    /// The listener's address, as Envoy writes it.
     pub address: String,
     /// The listener's HTTP connection managers, each with its routes; none where it gets them
     /// later.

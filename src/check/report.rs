@@ -7,7 +7,7 @@ pub struct Prospect {
     pub name: String,
     /// Where it listens.
     pub address: String,
-    /// What comes in.
+    /// What comes in at the listener.
     pub kind: &'static str,
     /// Whether its connections count (`--exclude-listener`).
     pub excluded: bool,

@@ -13,7 +13,7 @@ use super::report::Report;
 use crate::certificates::sds::SecretKind;
 use crate::envoy::{roll_call, stats};
 
-/// All of them.
+/// Every rule over the configuration as a whole.
 pub const ALL: &[fn(&Facts, &Config, &mut Report)] = &[
     admin_paths,
     statistics,

@@ -9,7 +9,7 @@ use crate::duration::show;
 use crate::envoy::address::ADMIN_BLOCK;
 use crate::envoy::{flags, hot_restart};
 
-/// All of them.
+/// Every rule over options, command line, environment and machine.
 pub const ALL: &[fn(&Facts, &mut Report)] = &[
     refused,
     admin,

@@ -10,7 +10,7 @@ use super::listener::{ConfiguredListener, ListenerKind};
 use super::report::Report;
 use crate::duration::show;
 
-/// All of them.
+/// Every rule over a listener.
 pub const ALL: &[fn(&Facts, &ConfiguredListener<'_>, &mut Report)] = &[
     modify_only,
     untold_sessions,

@@ -67,7 +67,7 @@ pub fn meet(address: &Address, peer: Peer) -> io::Result<ProcessPlace> {
     Ok(place.unwrap_or(ProcessPlace::Untold))
 }
 
-/// Also where the process is that listens, where that was asked.
+/// Connects; and tells where the process is that listens, where that was asked.
 fn connect_to(
     address: &Address,
     peer: Peer,

@@ -69,7 +69,7 @@ fn begin(options: &Options, command: &str) -> Result<Target, (u8, String)> {
     Ok(target)
 }
 
-/// Gives the order; how it ended.
+/// Gives the order, and returns how it ended.
 fn give(target: &Target, command: &str) -> Result<String, (u8, String)> {
     match progress::order(target, &format!("/{command}")) {
         Ok((

@@ -121,7 +121,7 @@ impl Output {
         }
     }
 
-    /// Shows how it ended, below what was there before the pictures.
+    /// Shows how drainit ended, below what was there before the pictures.
     fn end(mut self, verdict: &LastStatus) {
         if let Output::Screen(screen) = &mut self {
             // What was so a moment ago is not so any more.
@@ -230,7 +230,7 @@ impl LastWord {
         Some(word)
     }
 
-    /// How it ended that is gone by now, and was seen last like this.
+    /// How the drainit ended that is gone by now, and was last seen like this.
     fn wait(self, seen: Value) -> LastStatus {
         let until = Instant::now() + LAST_WORD;
         while self.0.get().is_none() && Instant::now() < until {
@@ -241,25 +241,25 @@ impl LastWord {
     }
 }
 
-/// News that drainit is gone and its verdict come over two connections.
+/// How much later than the news that drainit is gone its verdict may come: over another connection.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// Between two looks whether the latter has.
+/// The time between two looks whether the verdict has come.
 const MOMENT: Duration = Duration::from_millis(10);
 
-/// The signals that end a watch...
+/// The signals that end a watch.
 const ENDS: [Signal; 4] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGQUIT,
     Signal::SIGHUP,
 ];
-/// ... the one that stops it for a while...
+/// The signal that stops a watch for a while.
 const PAUSES: Signal = Signal::SIGTSTP;
-/// ... and those after which the picture is drawn anew.
+/// The signals after which the picture is drawn anew.
 const REDRAWS: [Signal; 2] = [Signal::SIGWINCH, Signal::SIGCONT];
 
-/// Keeps them from having their default effect: from now on they are read.
+/// Keeps all of these signals from having their default effect: from now on they are read.
 fn catch() -> nix::Result<SignalFd> {
     let signals: SigSet = ENDS.into_iter().chain([PAUSES]).chain(REDRAWS).collect();
     signals.thread_block()?;

@@ -44,17 +44,17 @@ pub struct Descriptors {
 #[derive(Clone, Copy, Debug)]
 struct ForeignSocket {
     inode: u64,
-    /// When that was seen last.
+    /// When the process was last seen not to have the socket.
     at: Instant,
-    /// Whether it was seen twice: between an accept's giving a socket its inode and its descriptor
-    /// lies a moment.
+    /// Whether that was seen twice: between an accept's giving a socket its inode and its
+    /// descriptor lies a moment.
     twice: bool,
-    /// For how long to believe that; none of a connection, which does not change hands.
+    /// For how long to believe what was seen; none of a connection, which does not change hands.
     patience: Option<Duration>,
 }
 
 impl Descriptors {
-    /// Of the process with this pid; nothing is read yet.
+    /// The sockets of the process with this pid; nothing is read yet.
     pub fn new(pid: i32) -> Descriptors {
         Descriptors {
             path: format!("/proc/{pid}/fd"),

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::{Connection, Connections};
 
-/// A rate is told from no less time than this,
+/// A rate is told from no less time than this.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// and from no more: it would say little of the present.
+/// A rate is told from no more time than this: it would say little of the present.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// What is remembered is a second old at the least: looks of a drain are nearer to each other.
@@ -21,7 +21,7 @@ const KEPT: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 struct LedgerRow {
     inode: u32,
-    /// When it was first seen, in seconds since the ledger was begun.
+    /// When the connection was first seen, in seconds since the ledger was begun.
     since: u32,
     bytes: u64,
 }
@@ -36,7 +36,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// No look was made yet.
+    /// A ledger that begins `now`, before any look.
     pub fn new(now: Instant) -> Ledger {
         Ledger {
             begun: now,

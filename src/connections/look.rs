@@ -15,8 +15,8 @@ use super::socket::DiagSocket;
 use super::{Connections, Local, Witness, table};
 use crate::client::Address;
 
-/// All of a look: of 10,000 connections it takes 15 ms of a slow virtual machine's processor, the first
-/// one 60 ms; 100 ms from /proc.
+/// How long all of a look may take. Of 10,000 connections it takes 15 ms of a slow virtual
+/// machine's processor, the first look 60 ms; 100 ms from /proc.
 const TIME: Duration = Duration::from_secs(5);
 
 /// The ports of outgoing connections, where the kernel does not tell.
@@ -41,7 +41,7 @@ pub struct Lookout {
 }
 
 impl Lookout {
-    /// For the Envoy with this pid. Nothing is read yet.
+    /// A lookout for the Envoy with this pid. Nothing is read yet.
     pub fn new(pid: i32) -> Lookout {
         Lookout {
             pid,

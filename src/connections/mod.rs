@@ -154,19 +154,19 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// How many connections it has, accepted or not.
+    /// How many connections the listener has, accepted or not.
     pub fn count(&self) -> u64 {
         (self.connections.len() as u64).saturating_add(self.queued)
     }
 
-    /// How many of them are not known to have been silent for this long.
+    /// How many of the listener's connections are not known to have been silent for this long.
     pub fn awake(&self, settle: Duration) -> u64 {
         let silent = |one: &&Connection| one.activity.is_some_and(|a| a.silence() >= settle);
         let silent = self.connections.iter().filter(silent).count() as u64;
         self.count().saturating_sub(silent)
     }
 
-    /// How it is named to a person: by its own name, or else by its address.
+    /// How the listener is named to a person: by its own name, or else by its address.
     pub fn title(&self) -> String {
         let name = self.name.clone();
         name.unwrap_or_else(|| self.local.to_string())
@@ -182,7 +182,7 @@ impl Listener {
 /// Envoy's connections at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connections {
-    /// Where this comes from.
+    /// Where the figures come from.
     pub by: Witness,
     /// How Envoy's sockets were told from others.
     pub whose: Ownership,
@@ -236,7 +236,7 @@ impl Connections {
         }
     }
 
-    /// How many wait in the accept queues.
+    /// How many connections wait in the accept queues.
     pub fn waiting(&self) -> u64 {
         let queued = self.listeners.iter().map(|listener| listener.queued);
         queued.fold(

@@ -22,7 +22,7 @@ pub struct Named {
 }
 
 impl Named {
-    /// How it is named to a person: by its own name, or else by its address.
+    /// How the listener is named to a person: by its own name, or else by its address.
     pub fn title(&self) -> String {
         let address = self.locals.first().map(ToString::to_string);
         self.name.clone().or(address).unwrap_or_default()

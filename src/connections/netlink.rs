@@ -58,7 +58,7 @@ pub enum Families {
     Both,
 }
 
-/// What to ask for.
+/// What the kernel is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DumpRequest<'a> {
     /// The TCP listeners.
@@ -203,7 +203,8 @@ pub struct Messages<'a> {
 }
 
 impl<'a> Messages<'a> {
-    /// Of these bytes, in answer to the request with this sequence number; multicast messages have 0.
+    /// The messages in these bytes, in answer to the request with this sequence number; multicast
+    /// messages have 0.
     pub fn new(bytes: &'a [u8], sequence: u32) -> Messages<'a> {
         Messages {
             rest: bytes,

@@ -9,7 +9,7 @@ use crate::client::Address;
 /// A TCP or UDP socket in the kernel's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InetRow {
-    /// What it is.
+    /// What the socket is.
     pub kind: SocketKind,
     /// Whether it is an IPv6 socket, which may have an IPv4 address.
     pub v6: bool,
@@ -63,7 +63,7 @@ pub struct Rows {
 /// Where Envoy's admin interface is, whose connections do not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminSocket {
-    /// Here.
+    /// At this address.
     At(Local),
     /// On a host whose name is not resolved here: at any address with this port.
     Port(u16),
@@ -73,7 +73,8 @@ pub enum AdminSocket {
 }
 
 impl AdminSocket {
-    /// At this address, of an Envoy that works in this `directory`; none where it is no text.
+    /// The admin interface at this address, of an Envoy that works in this `directory`; none where
+    /// the address is no text.
     pub fn new(address: &Address, directory: Option<&Path>) -> Option<AdminSocket> {
         Some(match address {
             Address::Tcp(text) => match text.parse() {

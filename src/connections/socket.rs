@@ -13,13 +13,14 @@ use nix::sys::time::TimeVal;
 
 use super::netlink::{DumpRequest, Message, Messages};
 
-/// Of one read: the kernel makes its pieces as large as what is read into, up to this size.
+/// The size of one read: the kernel makes its pieces as large as what is read into, up to this
+/// size.
 const PIECE: usize = 32 * 1024;
 
 /// The most bytes of one answer: a connection has about 400.
 const ANSWER: usize = 256 * 1024 * 1024;
 
-/// Opens one.
+/// Opens a netlink socket.
 pub(super) fn open(flags: SockFlag) -> Result<OwnedFd, Errno> {
     socket(
         AddressFamily::Netlink,
@@ -29,7 +30,7 @@ pub(super) fn open(flags: SockFlag) -> Result<OwnedFd, Errno> {
     )
 }
 
-/// Binds it to the multicast groups with these bits.
+/// Binds the socket to the multicast groups with these bits.
 pub(super) fn join(socket: &OwnedFd, groups: u32) -> Result<(), Errno> {
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))
 }

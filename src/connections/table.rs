@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::ConnectionState;
 use super::rows::{InetRow, SocketKind, UnixRow};
 
-/// Of one table: a connection is a line of 150 bytes.
+/// The most bytes of one table: a connection is a line of 150 bytes.
 const TABLE: u64 = 64 * 1024 * 1024;
 
 /// The longest line is one of /proc/net/unix with a path of 108 bytes.

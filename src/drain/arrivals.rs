@@ -23,7 +23,7 @@ pub enum MinDrain {
 }
 
 impl MinDrain {
-    /// How long it may last.
+    /// How long Envoy may have to accept, at the most.
     pub fn longest(self) -> Duration {
         match self {
             MinDrain::For(time) | MinDrain::Auto(time) => time,
@@ -58,10 +58,10 @@ pub(super) struct Arrivals {
     end: Time,
     /// What the counters said first.
     first: Option<u64>,
-    /// What they said last, and how many connections were open then.
+    /// What the counters said last, and how many connections were open then.
     arrivals: u64,
     open: Option<u64>,
-    /// When it began to count what comes in a second, from how many on, and what it counted last.
+    /// When the count of what comes in a second began, from how many on, and what was counted last.
     window: (Time, u64),
     rate: Option<u64>,
     /// When a connection last came, and when one last went, as far as was seen.
@@ -96,7 +96,7 @@ impl Arrivals {
         }
     }
 
-    /// Nobody told.
+    /// Nobody told how many connections came.
     pub fn on_silence(&mut self) {
         self.blind = true;
     }

@@ -144,7 +144,7 @@ impl Drain {
         }
     }
 
-    /// Nobody told what is left.
+    /// Takes it that nobody told what is left.
     fn on_silence(&mut self, now: Time, took: Duration) {
         self.failing = true;
         self.would_end_as = None;

@@ -27,10 +27,10 @@ pub const NOT_TOLD: &str = "envoy has not told its admin address";
 /// Where to look for the address.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// Here, says the operator.
+    /// At this address, says the operator.
     Known(Address),
-    /// Here, says Envoy: it must be Envoy that answers. A path may be relative to Envoy's working
-    /// directory.
+    /// At this address, says Envoy: it must be Envoy that answers. A path may be relative to
+    /// Envoy's working directory.
     Told(Address),
     /// In the file that the operator named with `--admin-address-path`.
     File(Arc<AddressFile>),

@@ -14,10 +14,10 @@ use crate::fault;
 use crate::mailbox::{Inbox, Wakeups};
 use crate::pulse::Pulse;
 
-/// A probe waits no longer: a kubelet's own patience is a second.
+/// How long a probe waits for its answer: a kubelet's own patience is a second.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// The answers that are kept are short.
+/// The longest answer that is kept, in bytes.
 const SHORT: u64 = 256 * 1024;
 
 /// A question, and where to ask it.

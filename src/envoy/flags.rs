@@ -25,7 +25,7 @@ pub fn config(args: &[OsString]) -> Option<&OsStr> {
     CONFIG.iter().find_map(|flag| value(args, flag))
 }
 
-/// The command line with another file there, if there is one.
+/// The command line with this file, if there is one, in place of the configuration's.
 pub fn with_config(args: &[OsString], file: Option<&Path>) -> Vec<OsString> {
     let mut args = args.to_vec();
     let Some(file) = file else {

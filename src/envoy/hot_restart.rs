@@ -51,7 +51,7 @@ pub struct Family {
     pub concurrency: usize,
     /// Envoy's `--drain-time-s`: see [`flags::drain_time`].
     pub drain_time: Duration,
-    /// When it ends, and cuts what is left.
+    /// After how long an old generation ends, and cuts what is left (`--parent-shutdown-time-s`).
     pub parent_shutdown_time: Duration,
     /// What the paths of the sockets begin with; none where the operator gave `--socket-path`.
     sockets: Option<PathBuf>,
@@ -275,9 +275,9 @@ fn region(base_id: u32) -> PathBuf {
 /// Shared memory, which hot restart needs anyway.
 pub const SHARED: &str = "/dev/shm";
 
-/// A new directory there, or in another place. Nobody but its owner may see what
-/// is in it. A root whose start script may leave root lets others make files in it, but not list
-/// or replace any, until [`Family::close_directory`].
+/// A new directory in this place, or in another one. Nobody but its owner may see what is in it. A
+/// root whose start script may leave root lets others make files in it, but not list or replace
+/// any, until [`Family::close_directory`].
 ///
 /// # Errors
 /// Those of the file system.

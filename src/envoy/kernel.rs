@@ -12,7 +12,7 @@ use crate::client::Address;
 use crate::connections::ledger::Ledger;
 use crate::connections::{self, Connections, Local, Lookout};
 
-/// A look that somebody waits for, and that may fail.
+/// The time for a look that somebody waits for, and that may fail.
 const MOMENT: Duration = Duration::from_millis(200);
 
 /// Where so few connections are left, each may be the last one of a drain.
@@ -26,7 +26,7 @@ const CLIENTS: usize = 10;
 #[derive(Debug, Default)]
 pub struct KernelMemory {
     lookout: Option<(i32, Lookout, Ledger)>,
-    /// When the names that it has were told.
+    /// When the names were told that the lookout has.
     named: Option<Instant>,
     /// What the log has said of why the kernel does not tell all that it could.
     why: Option<String>,

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Address, ExchangeLimits, Method, Peer, exchange_with};
 
-/// Where there are some, they are counted again after so long.
+/// After how long the listeners are counted again, where there are some.
 const REST: Duration = Duration::from_secs(10);
 
-/// All of the answer: a listener is a line of it.
+/// The limits on the whole answer: a listener is a line of it.
 const PAGE: ExchangeLimits = ExchangeLimits {
     time: Duration::from_secs(1),
     body: 8 * 1024 * 1024,
@@ -55,17 +55,17 @@ impl Census {
         turn
     }
 
-    /// Whether that is still to be asked for the first time.
+    /// Whether Envoy is still to be asked for its listeners for the first time.
     pub fn is_new(&self) -> bool {
         self.told.is_none()
     }
 
-    /// What is known.
+    /// How many listeners Envoy has, once it was asked.
     pub fn told(&self) -> Option<ListenerCount> {
         self.told.map(|(listeners, _)| listeners)
     }
 
-    /// Asks.
+    /// Asks Envoy for its listeners.
     pub fn ask(&mut self, peer: Peer, address: &Address, excluded: &[String]) {
         let mut page = ListenersReader::default();
         let head = exchange_with(peer, address, Method::Get, "/listeners", PAGE, |piece| {

@@ -26,8 +26,8 @@ pub enum Ask {
     Activity,
     /// `GET /stats`, the counters that say how well it serves; and `GET /ready`, and `/listeners`
     Traffic,
-    /// No question to that interface but to the kernel, when the interface does not answer: which
-    /// connections Envoy has
+    /// No question to Envoy but a look at the kernel's table, when the admin interface does not
+    /// answer: which connections Envoy has
     Sockets,
 }
 

@@ -110,7 +110,7 @@ pub struct RollCall {
     /// Whether a listener is in another network namespace than Envoy: the kernel does not show its
     /// connections where Envoy's are (`network_namespace_filepath`).
     pub reaches_out: bool,
-    /// When it was called.
+    /// When the roll was called.
     pub called: Option<Instant>,
     /// The names of internal listeners in the statistics.
     internal: HashSet<String>,

@@ -18,15 +18,16 @@ use super::load::QUIET;
 use crate::connections::ends::{self, Ends};
 use crate::mailbox::{Inbox, Wakeups};
 
-/// Envoy counts a connection less a moment after its socket is gone: it is asked again so often,
+/// How often Envoy is asked again at the most: it counts a connection less a moment after its
+/// socket is gone.
 const BEHIND: u8 = 3;
-/// and after this pause, in ms.
+/// How long to wait before Envoy is asked again, in ms.
 const BEHIND_PAUSE: u16 = 10;
 
-/// Of an end after the last look.
+/// What becomes of the kernel's word of an end after the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Word {
-    /// Nobody wants it.
+    /// Nobody wants the word.
     #[default]
     Unwanted,
     Wanted,
@@ -37,11 +38,12 @@ enum Word {
     Behind(u8),
 }
 
-/// After an end at rest: this at first, doubling up to [`PAUSE_LAST`] while they come.
+/// How long the kernel is silent after an end at rest: this at first, doubling up to [`PAUSE_LAST`]
+/// while ends come.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_LAST: Duration = Duration::from_secs(2);
 
-/// Between two looks which listeners there are.
+/// The time between two looks which listeners there are.
 const DOORS_LAST: Duration = Duration::from_secs(10);
 
 /// The memory of an Envoy at rest.

@@ -31,7 +31,7 @@ const LISTENERS_NAMED: usize = 10;
 /// Whose listeners answer a roll call: an Envoy's pid, and how many listeners it has.
 type Subject = (Option<i32>, Option<u64>);
 
-/// Asks both.
+/// Asks both witnesses.
 pub struct Witnesses<'a> {
     /// What counts.
     pub measure: Measure<'a>,
@@ -85,7 +85,7 @@ impl<'a> Witnesses<'a> {
     /// accepts nothing, and reads no UDP; its other connections at a listener's port are clients'.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Witnesses::look`].
     pub fn look_at_retired(&mut self, pid: Option<i32>) -> Result<Answer, String> {
         let mut load = self.see(pid, None)?.alone();
         load.udp_sessions = 0;
@@ -98,8 +98,8 @@ impl<'a> Witnesses<'a> {
         kernel::look(pid, admin, self.measure, roll, &mut self.known)
     }
 
-    /// What both say. The process whose sockets to look at may be an `old` generation beside the one
-    /// that is asked. For `watched` see [`Witnesses::patiently`].
+    /// What both witnesses say. The process whose sockets to look at may be an `old` generation
+    /// beside the one that is asked. For `watched` see [`Witnesses::patiently`].
     ///
     /// # Errors
     /// One line that says why there is no answer of Envoy's, or none that can be believed.

@@ -12,15 +12,15 @@ use super::listen::Caller;
 use super::reply::Reply;
 use super::request::{self, MAX_HEAD, ParsedHead};
 
-/// From the connection's begin to the end of the request's head.
+/// The time from the connection's begin to the end of the request's head.
 const HEAD_TIME: Duration = Duration::from_secs(2);
-/// For the peer to take all of its answer, most of which a socket's buffer has room for.
+/// How long the peer has to take all of its answer, most of which a socket's buffer has room for.
 const WRITE_TIME: Duration = Duration::from_secs(3);
-/// For the peer to close once it has its answer.
+/// How long the peer has to close once it has its answer.
 const LINGER_TIME: Duration = Duration::from_secs(1);
-/// How many bytes of a body are thrown away meanwhile.
+/// How many bytes of a body are thrown away until the peer closes.
 const LINGER_BYTES: usize = 16 << 20;
-/// How many of them at once, before others have their turn.
+/// How many bytes of a body are thrown away at once, before other connections have their turn.
 const LINGER_TURN: usize = 64 << 10;
 
 /// A connection. Closed when dropped.
@@ -53,11 +53,11 @@ enum ConnectionPhase {
 pub struct Held {
     /// What was asked for.
     pub endpoint: Endpoint,
-    /// When.
+    /// When that was asked for.
     pub asked: Instant,
     /// Whether it comes from who may give orders over the control socket.
     pub trusted: bool,
-    /// Whether by HEAD.
+    /// Whether that was asked for by HEAD.
     pub head_only: bool,
     /// When it is answered at the latest.
     pub until: Option<Instant>,
@@ -99,13 +99,14 @@ impl ServerConnection {
         }
     }
 
-    /// Whether it waits for the end of a drain or of a hold's wait, as far as can be told.
+    /// Whether the connection waits for the end of a drain or of a hold's wait, as far as can be
+    /// told.
     pub fn awaits_drain(&self) -> bool {
         self.held()
             .is_some_and(|held| held.endpoint.order().is_some() && !held.half_closed)
     }
 
-    /// Whether it waits for the end of drainit.
+    /// Whether the connection waits for the end of drainit.
     pub fn awaits_end(&self) -> bool {
         let held = self.held();
         held.is_some_and(|held| held.endpoint == Endpoint::Status(When::End))
@@ -119,13 +120,13 @@ impl ServerConnection {
         )
     }
 
-    /// Whether it is to be dropped.
+    /// Whether the connection is to be dropped.
     pub fn is_closed(&self) -> bool {
         matches!(self.phase, ConnectionPhase::Closed)
     }
 
-    /// How little is lost by closing it for another: the least first. None for a caller who
-    /// waits for a drain.
+    /// How little is lost by closing the connection for another: the least first. None for a caller
+    /// who waits for a drain.
     pub fn worth(&self) -> Option<u8> {
         match &self.phase {
             ConnectionPhase::Closed | ConnectionPhase::Lingering { .. } => Some(0),

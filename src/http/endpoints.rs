@@ -40,7 +40,8 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// What it orders, if it changes anything and so is for those alone who may.
+    /// What a request for this endpoint orders, if it changes anything and so is for those alone
+    /// who may.
     pub fn order(self) -> Option<&'static str> {
         match self {
             Endpoint::Shutdown => Some("shut down"),

@@ -21,7 +21,7 @@ pub enum Wish {
     Shutdown(String),
     /// `/hold` was asked for: which order it is, and by whom.
     Hold(OrderNumber, String),
-    /// `/resume` was.
+    /// `/resume` was asked for: which order it is, and by whom.
     Resume(OrderNumber, String),
     /// Somebody wants to know how Envoy is: ask its admin interface, if that was not done within
     /// the last second. The answer shows in the snapshot.
@@ -56,13 +56,13 @@ pub struct Handler<'a> {
     shutdown_from: &'a [Cidr],
     /// How many callers may wait for the end of a drain.
     seats: usize,
-    /// How many do.
+    /// How many callers wait for the end of a drain.
     seated: usize,
     /// Whether a probe was asked for and has not been sent.
     probe_wanted: bool,
     /// Whether a look at what is open was asked for and has not been sent.
     look_wanted: bool,
-    /// When the next may be sent.
+    /// When the next probe may be sent.
     next_probe: Option<Instant>,
 }
 

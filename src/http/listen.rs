@@ -21,7 +21,7 @@ use crate::cidr::Cidr;
 use crate::client::UNIX_MAX;
 use crate::process::Credentials;
 
-/// Between two tries to bind what is taken.
+/// The time between two tries to bind an address that is taken.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The port of [`Listen::Default`].
@@ -295,7 +295,7 @@ fn is_stale(path: &Path) -> bool {
 }
 
 impl BoundSocket {
-    /// Where it listens; the port is the one it got.
+    /// Where the socket listens; the port is the one that it got.
     pub fn address(&self) -> &Listen {
         &self.address
     }

@@ -69,7 +69,7 @@ struct Server<'a> {
     listeners: &'a mut BoundSockets,
     wakeups: &'a Wakeups,
     limit: usize,
-    /// The oldest first.
+    /// The connections, the oldest first.
     connections: Vec<ServerConnection>,
     handler: Handler<'a>,
     /// When accepting goes on, after it failed.

@@ -18,7 +18,7 @@ pub struct Bootstrap {
     pub xds_address: String,
     /// The xDS server's port.
     pub xds_port: u16,
-    /// How its name is looked up, as Envoy spells it.
+    /// How the xDS server's name is looked up, as Envoy spells it.
     pub dns_family: &'static str,
     /// The certificates' files; none for an xDS server without TLS.
     pub tls: Option<[PathBuf; 3]>,

@@ -7,19 +7,19 @@ pub struct Entry {
     pub name: &'static str,
     /// What follows the name.
     pub arguments: &'static str,
-    /// What it does, in one line of the help's first page.
+    /// What the command does, in one line of the help's first page.
     pub brief: &'static str,
-    /// What it does, and its exit codes: for `drainit help COMMAND`.
+    /// What the command does, and its exit codes: for `drainit help COMMAND`.
     pub doc: &'static str,
     /// The command's own options without the dashes, with their values' names (`pid N`), and what
     /// each does.
     pub switches: &'static [(&'static str, &'static str)],
-    /// The options of the main command that it takes, too.
+    /// The options of the main command that this command takes, too.
     pub takes: &'static [&'static str],
 }
 
 impl Entry {
-    /// How it is called: `drainit health [live|ready]`.
+    /// How the command is called: `drainit health [live|ready]`.
     pub fn usage(&self) -> String {
         let space = if self.arguments.is_empty() { "" } else { " " };
         format!("drainit {}{space}{}", self.name, self.arguments)

@@ -17,18 +17,18 @@ pub struct Flag<T: 'static> {
     pub name: &'static str,
     /// Other spellings, those of Contour and Envoy Gateway.
     pub aliases: &'static [&'static str],
-    /// Whether it has a variable of its own: `DRAINIT_` and its name in capitals.
+    /// Whether the option has a variable of its own: `DRAINIT_` and its name in capitals.
     pub own_variable: bool,
     /// A further environment variable, which somebody else sets.
     pub foreign: Option<Foreign>,
-    /// What its value is called in the help.
+    /// What the option's value is called in the help.
     pub value: Value,
     /// The option's default, as the help shows it.
     pub default: &'static str,
     /// Whether that default is words for people, with nothing set; any other default is put through
     /// the option's own setter, so that it stands once.
     pub unset: bool,
-    /// What it does: one sentence or two.
+    /// What the option does: one sentence or two.
     pub doc: &'static str,
     /// What the option does in a few words, for the help's first page; none where few people use
     /// it.
@@ -94,7 +94,7 @@ impl<T: Settings> Flag<T> {
         self
     }
 
-    /// Somebody else's variable sets it, too.
+    /// Has somebody else's variable set the option, too.
     pub const fn env(mut self, name: &'static str) -> Flag<T> {
         self.foreign = Some(Foreign {
             name,
@@ -103,7 +103,7 @@ impl<T: Settings> Flag<T> {
         self
     }
 
-    /// Somebody else's variable sets it, too: a number of seconds.
+    /// Has somebody else's variable set the option, too: a number of seconds.
     pub const fn env_seconds(mut self, name: &'static str) -> Flag<T> {
         self.foreign = Some(Foreign {
             name,
@@ -141,7 +141,7 @@ impl<T: Settings> Flag<T> {
         self.name == name || self.aliases.contains(&name)
     }
 
-    /// How it is written, with its value's name: `--drain-timeout DUR`.
+    /// How the option is written, with its value's name: `--drain-timeout DUR`.
     pub fn usage(&self) -> String {
         match self.value {
             Value::Switch => format!("--{}", self.name),
@@ -163,10 +163,10 @@ impl<T: Settings> Flag<T> {
             .map(|name| format!("DRAINIT_{}", name.to_uppercase().replace('-', "_")))
     }
 
-    /// Takes its default.
+    /// Sets the option to its default.
     ///
     /// # Errors
-    /// When its own setter refuses that, which a test rules out.
+    /// When the option's own setter refuses that, which a test rules out.
     pub fn take_default(&self, options: &mut T) -> Result<(), String> {
         if self.unset {
             return Ok(());
@@ -174,7 +174,7 @@ impl<T: Settings> Flag<T> {
         (self.set)(options, self.default)
     }
 
-    /// Takes it from the command line, which wins over the environment.
+    /// Takes the option from the command line, which wins over the environment.
     pub(crate) fn take(
         &self,
         options: &mut T,
@@ -195,7 +195,7 @@ impl<T: Settings> Flag<T> {
         self.apply(options, &value, &spelled)
     }
 
-    /// Takes it from the environment; whether it is set there.
+    /// Takes the option from the environment; whether it is set there.
     pub(crate) fn take_env(&self, options: &mut T, env: Env<'_>) -> Result<bool, String> {
         for name in self.variables() {
             let Some(value) = env(&name).filter(|value| !value.is_empty()) else {

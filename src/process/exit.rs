@@ -55,7 +55,7 @@ pub enum ExitClass {
     OutOfMemory,
     /// Envoy aborted: one of its asserts failed, or its watchdog ended it.
     Assert,
-    /// It was not Envoy, which had ended before, but the start script that Envoy was behind.
+    /// The start script exited so that Envoy was behind; Envoy had ended before.
     StartScript,
 }
 
@@ -75,9 +75,9 @@ impl ExitClass {
 /// The end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
-    /// How it ended.
+    /// How the process ended.
     pub exit: Exit,
-    /// Why, where that is known.
+    /// Why the process ended, where that is known.
     pub class: Option<ExitClass>,
     /// Whether the kernel wrote a core dump.
     pub dumped: bool,

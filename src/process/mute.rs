@@ -14,8 +14,9 @@ use nix::libc::{
     SYS_sendto, SYS_setsockopt, SYS_unlinkat, c_long, seccomp_data, sock_filter,
 };
 
-/// The length of such a name, in bytes. The filter sees lengths and no names: that of an IPv4 address is 16, of
-/// an IPv6 address 28, of a path (Envoy gives all of the structure) 110.
+/// The length of an answering program's name, in bytes. The filter sees lengths and no names: that
+/// of an IPv4 address is 16, of an IPv6 address 28, of a path (Envoy gives all of the structure)
+/// 110.
 const NAME: usize = 91;
 
 /// The length of an abstract address: its family, a zero, and the name.

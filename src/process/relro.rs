@@ -6,7 +6,7 @@
 
 use nix::libc;
 
-/// Makes it read-only. Where it cannot be found, it stays as it is.
+/// Makes that part of the program read-only. Where it cannot be found, it stays as it is.
 pub fn protect() {
     if cfg!(target_env = "musl") {
         protect_static();

@@ -165,7 +165,7 @@ fn undo_ignored(signal: c_int) {
 /// The kernel's first real-time signal (signal(7)).
 const FIRST_REAL_TIME: c_int = 32;
 
-/// The kernel's last one.
+/// The kernel's last real-time signal.
 const LAST: c_int = 64;
 
 /// The kernel's own sigaction: handler, flags, restorer, mask.

@@ -25,13 +25,13 @@ pub struct Spawn<'a> {
     pub program: &'a OsStr,
     /// The program's arguments.
     pub args: &'a [OsString],
-    /// Environment variables that are not for it.
+    /// Environment variables that the child does not get.
     pub without: &'a [&'a str],
-    /// A descriptor that it inherits.
+    /// A descriptor that the child inherits.
     pub inherit: Option<&'a OwnedFd>,
-    /// Where its stdout and stderr go, if not to ours.
+    /// Where the child's stdout and stderr go, if not to ours.
     pub output: Option<&'a File>,
-    /// What it may not do.
+    /// What the child may not do.
     pub mute: Option<&'a Mute>,
 }
 
@@ -177,7 +177,7 @@ impl Strings {
         }
     }
 
-    /// Of an array that ends with a null pointer, for as long as this lives.
+    /// An array that ends with a null pointer, for as long as this lives.
     fn pointers(&self) -> *const *const c_char {
         self.pointers.as_ptr()
     }
@@ -201,7 +201,7 @@ fn paths(program: &OsStr, path: Option<OsString>) -> io::Result<Vec<CString>> {
 /// What execvp takes for PATH where that is not set; musl's.
 const DEFAULT_PATH: &str = "/usr/local/bin:/bin:/usr/bin";
 
-/// The child's, until its exec. It takes a tenth of it.
+/// The child's stack until its exec, in bytes. The child takes a tenth of it.
 const STACK: usize = 16 * 1024;
 
 /// What the child exits with that found nothing to become. Nobody looks at it.

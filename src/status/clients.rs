@@ -15,11 +15,11 @@ pub struct ShownClient {
     pub listener: String,
     /// The client's address and port.
     pub address: String,
-    /// Its age, at the least.
+    /// The connection's age, at the least.
     pub age: Option<Duration>,
-    /// For how long nothing was received or sent.
+    /// For how long nothing was received or sent over the connection.
     pub silent: Option<Duration>,
-    /// Bytes a second.
+    /// Bytes a second over the connection.
     pub rate: Option<u64>,
 }
 

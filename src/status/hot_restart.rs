@@ -21,8 +21,8 @@ pub struct HotRestart {
     pub kept: bool,
     /// How many reloads ended with the next generation in place of the one before.
     pub done: u64,
-    /// How many reloads started no generation, because its configuration is none or the moment was
-    /// wrong; or a drain came before it was live.
+    /// How many reloads started no generation, because Envoy refused the configuration or the
+    /// moment was wrong; or a drain came before the generation was live.
     pub refused: u64,
     /// How many generations ended before they were live.
     pub failed: u64,

@@ -87,7 +87,7 @@ pub struct EnvoyStatus {
     pub pid: i32,
     /// Envoy's version as `/server_info` tells it (`1.40.0`), once it has.
     pub version: Option<String>,
-    /// When it was spawned.
+    /// When Envoy was spawned.
     pub started: Instant,
 }
 
@@ -98,7 +98,7 @@ pub struct Admin {
     pub address: Option<Address>,
     /// Who may answer there.
     pub peer: Peer,
-    /// When it last answered anything at all.
+    /// When the interface last answered anything at all.
     pub answered: Option<Instant>,
     /// Since when every request has failed; none while the last one succeeded.
     pub failing_since: Option<Instant>,
@@ -113,24 +113,24 @@ pub struct Admin {
 /// How an Envoy ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastEnd {
-    /// How.
+    /// How the Envoy ended.
     pub end: End,
-    /// When.
+    /// When the Envoy ended.
     pub at: Instant,
-    /// How long it had run.
+    /// How long the Envoy had run.
     pub lived: Duration,
 }
 
 /// A drain, or the wait of a hold, under way or over.
 #[derive(Clone, Debug)]
 pub struct DrainStatus {
-    /// Why it began: `SIGTERM`, `/shutdown from 127.0.0.1`.
+    /// Why the drain began: `SIGTERM`, `/shutdown from 127.0.0.1`.
     pub cause: String,
-    /// When it was asked for.
+    /// When the drain was asked for.
     pub started: Instant,
-    /// When it is cut at the latest.
+    /// When the drain is cut at the latest.
     pub deadline: Instant,
-    /// Whether Envoy is stopped when it is over.
+    /// Whether Envoy is stopped when the drain is over.
     pub stops: bool,
     /// When Envoy's health check was failed.
     pub health_failed: Option<Instant>,
@@ -144,9 +144,9 @@ pub struct DrainStatus {
     pub came: Option<u64>,
     /// Whether connections that the drain waited for have ended with their process, or may have.
     pub lost: bool,
-    /// How and when it ended.
+    /// When and how the drain ended.
     pub ended: Option<(Instant, Outcome)>,
-    /// How it ended in one line, with what was left.
+    /// How the drain ended in one line, with what was left.
     pub verdict: Option<String>,
 }
 
@@ -182,7 +182,7 @@ pub struct SecretStatus {
     pub last_result: Option<&'static str>,
     /// Why the last change did not succeed.
     pub last_error: Option<String>,
-    /// When that was first known, or the last change was through.
+    /// When the last error was first known, or the last change was through.
     pub changed: Option<Instant>,
     /// How many changes ended `ok`, `refused`, `rejected`, `unconfirmed`, in this order.
     pub reloads: [u64; 4],
@@ -193,7 +193,7 @@ pub struct SecretStatus {
 pub struct Reload {
     /// Which one since drainit started, from 1.
     pub number: u64,
-    /// When it ended.
+    /// When the reload ended.
     pub at: Instant,
     /// In one line: what was done, or why nothing was.
     pub result: Result<String, String>,
@@ -218,8 +218,8 @@ pub type OrderNumber = u64;
 /// How a resume ends that took a hold back while no Envoy was live.
 pub const NOT_LIVE: &str = "not live";
 
-/// What became of it: how a hold's wait ended, or `resumed`, [`NOT_LIVE`] or `not held`; or why
-/// nothing did.
+/// What became of an order: how a hold's wait ended, or `resumed`, [`NOT_LIVE`] or `not held`; or
+/// why nothing did.
 pub type OrderEnd = Result<&'static str, String>;
 
 /// Everything that is known.
@@ -229,27 +229,27 @@ pub struct Snapshot {
     pub state: State,
     /// Since when.
     pub since: Instant,
-    /// Why, in a few words.
+    /// Why drainit is doing that, in a few words.
     pub reason: String,
     /// When drainit started.
     pub born: Instant,
-    /// Where it is to listen, as `--listen` spells it.
+    /// Where drainit is to listen, as `--listen` spells it.
     pub listen: String,
     /// The running Envoy, while there is one.
     pub envoy: Option<EnvoyStatus>,
     /// How often Envoy was started again after it had ended.
     pub restarts: u64,
-    /// How the last one ended.
+    /// How the last Envoy ended.
     pub last_end: Option<LastEnd>,
-    /// When it is started again, while it is not running.
+    /// When Envoy is started again, while it is not running.
     pub next_start: Option<Instant>,
-    /// What its admin interface says.
+    /// What Envoy's admin interface says.
     pub admin: Admin,
     /// The listeners whose connections do not count (`--exclude-listener`).
     pub excluded: Vec<String>,
     /// What was open when Envoy was last asked.
     pub load: Option<Load>,
-    /// When that was.
+    /// When Envoy was last asked what is open.
     pub load_at: Option<Instant>,
     /// The drain, once one was asked for.
     pub drain: Option<DrainStatus>,
@@ -263,7 +263,7 @@ pub struct Snapshot {
     pub reaped: u64,
     /// The secrets that are kept fresh.
     pub certificates: Vec<SecretStatus>,
-    /// Why nothing is known of their files any more: a file system does not answer.
+    /// Why nothing is known of the secrets' files any more: a file system does not answer.
     pub certificates_hang: Option<String>,
     /// The last reload, if there was one.
     pub reload: Option<Reload>,
@@ -353,7 +353,7 @@ pub struct SharedSnapshot {
 }
 
 impl SharedSnapshot {
-    /// A board that wakes `reader` at every change.
+    /// A shared snapshot that wakes `reader` at every change.
     pub fn new(snapshot: Snapshot, reader: Waker) -> SharedSnapshot {
         SharedSnapshot {
             snapshot: Arc::new(Mutex::new(snapshot)),

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A count at the most this often.
+/// The log has a count at the most this often.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// The callers of /shutdown, and what the log has said of them.

@@ -18,15 +18,16 @@ pub struct Child {
     /// The child's command line at its start, and the words in it that are ours.
     line: Vec<u8>,
     added: Vec<OsString>,
-    /// Whether it is an Envoy as it was spawned, and no script or another program that starts one.
+    /// Whether the child is an Envoy as it was spawned, and no script or another program that
+    /// starts one.
     pub is_envoy_itself: bool,
     /// Envoy itself, if that is known to be another process.
     behind: Option<(i32, Handle)>,
-    /// Whether it was seen to have a handler for SIGUSR1.
+    /// Whether Envoy was seen to have a handler for SIGUSR1.
     reopens: bool,
-    /// How its admin address is known.
+    /// How Envoy's admin address is known.
     pub place: Place,
-    /// What it tells that through.
+    /// The pipe through which Envoy tells its admin address.
     pub pipe: Option<Pipe>,
 }
 
@@ -146,7 +147,7 @@ impl Child {
         }
     }
 
-    /// SIGKILL for all of it.
+    /// Sends SIGKILL to Envoy, to its start script and to their process tree.
     pub fn kill(&self) {
         if self.group == self.pid {
             // At once, so that nothing of it can start another.

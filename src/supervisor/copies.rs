@@ -44,9 +44,9 @@ pub struct Print(u64, u64, u64);
 /// What the file held, and where that is kept: in a file of its own, for its owner alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copy {
-    /// Tells it from others.
+    /// What tells these contents from others.
     pub print: Print,
-    /// Where it is.
+    /// Where the copy is.
     pub path: PathBuf,
 }
 

@@ -35,7 +35,7 @@ pub enum Advice {
     Wait,
 }
 
-/// What is said when that does not change.
+/// What the log says when no Envoy has told its admin address for long.
 pub const NO_ENVOY: &str = "no envoy has told its admin address yet: until one does, nothing is \
     known of it, and a drain is blind";
 
@@ -50,7 +50,7 @@ pub enum Whose {
     Another,
 }
 
-/// All of them.
+/// All Envoys of this drainit.
 #[derive(Debug)]
 pub struct Envoys {
     options: Arc<Options>,
@@ -112,7 +112,7 @@ impl Envoys {
         &self.line
     }
 
-    /// What is run.
+    /// The program that is run.
     pub fn program(&self) -> &OsStr {
         self.line
             .first()
@@ -165,7 +165,7 @@ impl Envoys {
             .map_or(Place::Unknown, |child| child.place.clone())
     }
 
-    /// Whether it has an admin interface, as far as is known: it may yet tell of one.
+    /// Whether the newest Envoy has an admin interface, as far as is known: it may yet tell of one.
     pub fn may_answer(&self) -> bool {
         self.pipe().is_some() || !matches!(self.place(), Place::Unknown)
     }
@@ -189,7 +189,7 @@ impl Envoys {
         Some(flags::audible(&line))
     }
 
-    /// What is to be changed where its admin address is not known.
+    /// What is to be changed where Envoy's admin address is not known.
     pub fn advice(&self) -> Advice {
         let Some(child) = &self.newest else {
             return Advice::None;
@@ -295,8 +295,8 @@ impl Envoys {
         Ok(pid)
     }
 
-    /// The rising generation is no more: the one before is the newest again. The next attempt has
-    /// the same number.
+    /// The generation that started is no more: the one before is the newest again. The next attempt
+    /// has the same number.
     pub fn fall_back(&mut self) {
         self.newest = self.old.take();
         self.epoch = self.epoch.saturating_sub(1);

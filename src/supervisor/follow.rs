@@ -23,9 +23,9 @@ pub(super) struct Follow {
     /// What the Envoy that serves runs, and what the one that starts beside it does.
     runs: Option<Copy>,
     next: Option<Copy>,
-    /// The last good one.
+    /// The last good configuration.
     good: Option<Copy>,
-    /// The one that was gone back from: nobody but a person has it tried again.
+    /// The configuration that was gone back from: nobody but a person has it tried again.
     refused: Option<Print>,
     /// What the Envoy that serves has done.
     record: TrackRecord,
@@ -35,9 +35,9 @@ pub(super) struct Follow {
     back: Option<String>,
     /// The file has changed, and no reload has begun for that.
     changed: bool,
-    /// Nor could it, because there was no Envoy that could be followed.
+    /// Whether no reload could begin for that, because there was no Envoy that could be followed.
     missed: bool,
-    /// When to look next at what it does.
+    /// When to look next at what the Envoy that serves does.
     due: Time,
 }
 
@@ -72,7 +72,7 @@ impl Follow {
         }
     }
 
-    /// What runs has proven good.
+    /// The configuration that runs has proven good.
     fn settle(&mut self) {
         self.probation = None;
         self.record = TrackRecord::default();
@@ -163,7 +163,8 @@ impl Supervisor {
         }
     }
 
-    /// A person wants the file's, whatever was decided before, unless that has begun.
+    /// A person wants the file's configuration, whatever was decided before, unless a reload has
+    /// begun.
     pub(super) fn prefer_file(&mut self) {
         let reloading = self.board.read().is_reloading();
         if let Some(follow) = self.follow.as_mut().filter(|_| !reloading) {

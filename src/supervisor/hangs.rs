@@ -47,7 +47,7 @@ impl Hangs {
         }
     }
 
-    /// The certificate thread waits for that.
+    /// Notes what the certificate thread waits for.
     pub(super) fn note_waiting(&mut self, which: &str) {
         which.clone_into(&mut self.waiting);
     }

@@ -42,7 +42,7 @@ impl Drop for Notice {
 /// A helper thread.
 struct Helper {
     thread: Thread,
-    /// When to start it (again); none while it runs, or when it is not wanted.
+    /// When to start the thread (again); none while it runs, or when it is not wanted.
     due: Option<Instant>,
     started: Instant,
     pause: Duration,
@@ -96,15 +96,15 @@ impl Helper {
 /// What files the threads are at: they may hang there.
 #[derive(Clone, Debug, Default)]
 pub struct Pulses {
-    /// The one that asks Envoy's admin interface, whose address may be in a file.
+    /// The thread that asks Envoy's admin interface, whose address may be in a file.
     pub admin: Pulse,
-    /// The one that keeps the certificates fresh.
+    /// The thread that keeps the certificates fresh.
     pub certificates: Pulse,
-    /// The one that compares the configuration file.
+    /// The thread that compares the configuration file.
     pub configuration: Pulse,
 }
 
-/// All of them.
+/// All helper threads.
 pub struct Helpers {
     mailbox: Mailbox<Event>,
     board: SharedSnapshot,
@@ -124,7 +124,7 @@ pub struct Helpers {
     /// Compares the configuration file.
     configuration: Helper,
     copies: Option<Copies>,
-    /// Told that Envoy was started.
+    /// Where the configuration thread is told that Envoy was started.
     started: Option<Mailbox<()>>,
 }
 
@@ -163,7 +163,7 @@ impl Helpers {
         }
     }
 
-    /// Starts those that are due.
+    /// Starts the threads that are due.
     pub fn start_due(&mut self, now: Instant) {
         let due = |helper: &Helper| helper.due.is_some_and(|due| due <= now);
         if due(&self.admin) {

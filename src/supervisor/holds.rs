@@ -7,7 +7,7 @@ use crate::status::{NOT_LIVE, OrderEnd, OrderNumber, State};
 /// So many wait at the most, and so many answers are kept: as many as there may be connections.
 const MOST: usize = 512;
 
-/// Who waits for an answer.
+/// Who waits for an answer to a hold, or to a resume.
 #[derive(Debug, Default)]
 pub struct Holds {
     holders: Vec<OrderNumber>,

@@ -188,7 +188,7 @@ impl Supervisor {
         }
     }
 
-    /// The next generation is none, and this is why.
+    /// The next generation is not started, for this reason.
     fn refuse(&mut self, why: String) {
         self.reloading.refusal = why;
         self.handle(Input::HotRestart(News::Tried(false)));
@@ -210,7 +210,7 @@ impl Supervisor {
         }
     }
 
-    /// A generation that rose ended before it was live.
+    /// The next generation ended before it was live.
     pub(super) fn fall_back(&mut self, exit: Exit) {
         self.reloading.refusal = format!("the next generation ended before it was live: {exit}");
         self.envoys.fall_back();

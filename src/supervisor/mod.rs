@@ -64,7 +64,7 @@ use report::Reporter;
 use sds_files::SdsFiles;
 use trials::Trials;
 
-/// Not for Envoy: they are between systemd and us.
+/// Variables that Envoy does not get: they are between systemd and us.
 const OURS: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 /// After a panic of the main loop itself, which must not happen, this long before the next turn:
@@ -129,7 +129,7 @@ struct Supervisor {
     holds: Holds,
     follow: Option<Follow>,
     hangs: Hangs,
-    /// Whether it was looked whether Envoy is behind a start script.
+    /// Whether drainit has looked for an Envoy behind a start script.
     identified: bool,
     /// When Envoy was sent SIGTERM, and when everything was sent SIGKILL.
     terminated: Option<Time>,

@@ -24,39 +24,38 @@
 use std::time::Duration;
 
 use crate::connections::Local;
+use crate::drain::Time;
 use crate::envoy::traffic::{Door, Share, Traffic};
 
 /// So long a new generation is watched.
 pub const LASTS: Duration = Duration::from_secs(30);
 
-/// Between two looks at it.
+/// The time between two looks at a generation that is watched.
 pub const LOOK: Duration = Duration::from_secs(2);
 
-/// Between two looks at one that is not watched, so that its rates are known when it is followed.
+/// The time between two looks at a generation that is not watched, so that its rates are known when
+/// another follows it.
 pub const LOOK_AT_REST: Duration = Duration::from_secs(10);
 
 /// So many looks are kept: the oldest is 30 to 40 s old.
 const LOOKS: usize = 4;
 
-/// Fewer say nothing.
+/// A share of fewer than these says nothing.
 const FEW: u64 = 20;
 
-/// Fewer that went wrong may have had any cause.
+/// What went wrong less often than this may have had any cause.
 const FEW_BAD: u64 = 10;
 
 const ANSWERS_MARGIN: f64 = 0.05;
 const CONNECTS_MARGIN: f64 = 0.3;
 
-/// In standard deviations.
+/// How far apart two rates are that chance does not explain, in standard deviations.
 const CHANCE: f64 = 4.0;
 
 /// A rate of answers is only told of that many, and only after that time.
 const ANSWERS_FEW: u64 = 100;
 const ANSWERS_AFTER: Duration = Duration::from_secs(10);
 const ANSWERS_FOR: Duration = Duration::from_secs(6);
-
-/// A time since drainit's start.
-type Time = Duration;
 
 /// What a generation did before another followed it.
 #[derive(Clone, Debug, Default)]
@@ -66,7 +65,7 @@ pub struct TrackRecord {
 }
 
 impl TrackRecord {
-    /// Somebody looked at it.
+    /// Somebody looked at the generation.
     pub fn take(&mut self, now: Time, traffic: Traffic) {
         if self.looks.len() >= LOOKS {
             self.looks.remove(0);
@@ -74,7 +73,7 @@ impl TrackRecord {
         self.looks.push((now, traffic));
     }
 
-    /// What it did of late, or in its whole life where that says nothing.
+    /// What the generation did of late, or in its whole life where that says nothing.
     fn share(&self, of: impl Fn(&Traffic) -> Share) -> Option<Share> {
         let (first, last) = (self.looks.first()?, self.looks.last()?);
         let (life, before) = (of(&last.1), of(&first.1));
@@ -116,17 +115,17 @@ impl Probation {
         }
     }
 
-    /// What the one before did.
+    /// What the generation before did.
     pub fn before(&self) -> TrackRecord {
         self.before.clone()
     }
 
-    /// When it has passed.
+    /// When the new generation has passed.
     pub fn until(&self) -> Time {
         self.since + LASTS
     }
 
-    /// Somebody looked at it: why it is worse, if it is.
+    /// Somebody looked at the new generation: why it is worse, if it is.
     pub fn take(&mut self, now: Time, traffic: Traffic) -> Option<String> {
         let before = std::mem::replace(&mut self.last, traffic);
         let last = &self.last;
@@ -157,7 +156,7 @@ impl Probation {
         self.missing.clone().filter(|_| again)
     }
 
-    /// What there was, and is no more.
+    /// What the generation before had, and the new one lacks.
     fn missing(&mut self, now: Time) -> Option<String> {
         let doors = &self.last.doors;
         let (time, before) = self.before.doors();

@@ -6,10 +6,10 @@ use super::sentences;
 use crate::envoy::load::Load;
 use crate::status::Snapshot;
 
-/// A line when something changed, at the most this often.
+/// The log has a line when something changed, at the most this often.
 const MIN: Duration = Duration::from_secs(1);
 
-/// A line at the least this often.
+/// The log has a line at the least this often.
 const MAX: Duration = Duration::from_secs(5);
 
 /// Clients are named this often.

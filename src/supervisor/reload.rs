@@ -9,9 +9,9 @@ use crate::certificates::CertificateCommand;
 use crate::duration::show;
 use crate::status::Reload;
 
-/// For the certificates to be read again, published and confirmed, which takes 10 s at the most, or
-/// twice that where they are taken back. A thread that hangs in a file system must not keep a reload
-/// open.
+/// How long certificates may take to be read again, published and confirmed: it takes 10 s at the
+/// most, or twice that where they are taken back. A thread that hangs in a file system must not
+/// keep a reload open.
 const CERTIFICATES_WITHIN: Duration = Duration::from_secs(30);
 
 /// What somebody learns who asks for a reload where there is nothing that could be reloaded.
@@ -27,9 +27,9 @@ pub(super) struct Reloading {
     certificates: Option<Instant>,
     /// What the certificate thread answered.
     read: Option<Result<String, String>>,
-    /// The next generation is on its way.
+    /// Whether the next generation is on its way.
     pub(super) generation: bool,
-    /// What became of it.
+    /// What became of the next generation.
     pub(super) rose: Option<Result<String, String>>,
     /// Why the last hot restart was refused or failed; told to `drainit reload`.
     pub(super) refusal: String,
@@ -43,12 +43,12 @@ impl Reloading {
         self.certificates.is_some() || self.generation
     }
 
-    /// When it goes on even if nothing happens.
+    /// When the reload goes on even if nothing happens.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.certificates
     }
 
-    /// What came of it, once all of it has ended: one line, with what failed first.
+    /// What came of the reload, once all of it has ended: one line, with what failed first.
     fn end(&mut self) -> Option<Result<String, String>> {
         if self.is_under_way() {
             return None;
@@ -142,7 +142,7 @@ impl Supervisor {
         }
     }
 
-    /// Nobody is waited for any more who reads certificates.
+    /// Waits no longer for the certificates to be read.
     pub(super) fn end_reading(&mut self, result: Result<String, String>) {
         if self.reloading.certificates.take().is_some() {
             self.reloading.read = Some(result);

@@ -41,7 +41,7 @@ const ADVICE_AGAIN: Duration = Duration::from_secs(1);
 /// Where a container's last words go; Kubernetes shows them.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
-/// How much of them Kubernetes keeps.
+/// How many bytes of the last words Kubernetes keeps.
 const TERMINATION_MAX: usize = 4096;
 
 /// What the snapshot is brought up to.
@@ -65,7 +65,7 @@ pub struct Reporter {
     starts: u64,
     exit: Option<End>,
     failure: Option<String>,
-    /// Whether it was told to stop.
+    /// Whether Envoy was told to stop.
     stopped: bool,
     /// The last complaints about Envoy's admin interface, and when each was made.
     complaints: Vec<(String, Instant)>,
@@ -186,7 +186,7 @@ impl Reporter {
         self.starts > 1
     }
 
-    /// Envoy is gone.
+    /// The Envoy that ran last has exited.
     pub fn on_exit(&mut self, end: End) {
         self.exit = Some(end);
         self.advice_due = None;

@@ -16,19 +16,19 @@ pub(super) struct SdsFiles {
     /// The number of the last question.
     number: u64,
     check: Check,
-    /// Whether the trial of the next Envoy's configuration waits for it.
+    /// Whether the trial of the next Envoy's configuration waits for the answer.
     pub(super) trial_waits: bool,
 }
 
 /// How far the question is.
 #[derive(Debug, Default)]
 enum Check {
-    /// It was not asked for this start.
+    /// The certificate thread was not asked for this start.
     #[default]
     Unasked,
-    /// It was asked, and is waited for until then at the latest.
+    /// The certificate thread was asked, and is waited for until then at the latest.
     Asked(Instant),
-    /// It was answered, or nobody is there to answer.
+    /// The question was answered, or nobody is there to answer.
     Over,
 }
 

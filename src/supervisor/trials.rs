@@ -17,14 +17,14 @@ use crate::process::{self, Exit, Spawn};
 /// A trial takes 40 to 80 ms; nobody waits longer than this.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// How much of what it says is read: the reason is in the last lines.
+/// How many bytes of what Envoy says are read: the reason is in the last lines.
 const OUTPUT: u64 = 64 * 1024;
 
-/// What it says of a command line that it refuses.
+/// What Envoy says of a command line that it refuses.
 const PARSER: &str = "PARSE ERROR";
 
-/// What it says of a flag that its command line has twice, and what to do where drainit has added
-/// one of the two.
+/// What Envoy says of a flag that its command line has twice, and what to do where drainit has
+/// added one of the two.
 const TWICE: &str = "Argument already set!";
 const ONCE: &str = " drainit gives that flag, too: take it out of the start script, or start drainit \
      with --envoy-flags keep and --admin-address";
@@ -42,18 +42,18 @@ pub enum Purpose {
     NextVersion,
     /// Whether the running generation speaks this one, too.
     Version(String),
-    /// Nothing any more.
+    /// Nothing any more: nobody waits for its end.
     Forgotten,
 }
 
 /// How a trial ended.
 #[derive(Debug)]
 pub struct TrialResult {
-    /// What it was for.
+    /// What the trial was for.
     pub purpose: Purpose,
     /// How the process ended; none if it could not be started.
     pub exit: Option<Exit>,
-    /// What it said on stdout and stderr, the end of it.
+    /// The end of what the process said on stdout and stderr.
     pub said: String,
 }
 
@@ -127,7 +127,7 @@ impl Trials {
         });
     }
 
-    /// What a reload asked that was given up is of no interest to the next one.
+    /// Forgets what a reload asked that was given up: the next one has no use for that.
     pub fn forget_reload(&mut self) {
         let kept = |purpose: &Purpose| matches!(purpose, Purpose::Certificates(_) | Purpose::Start);
         self.asked.retain(|asked| kept(&asked.purpose));
@@ -138,8 +138,8 @@ impl Trials {
         }
     }
 
-    /// Starts what is next, and ends what takes too long. The verdict is on one that could not be
-    /// started.
+    /// Starts the next trial, and ends one that takes too long. Returns the result of a trial that
+    /// could not be started.
     pub fn proceed(&mut self, now: Instant) -> Option<TrialResult> {
         if let Some(running) = &mut self.running {
             if now >= running.until {
@@ -190,7 +190,7 @@ impl Trials {
         self.running.as_ref().map(|running| running.until)
     }
 
-    /// A process ended: the verdict, if it was a trial's.
+    /// A process ended. Returns the trial's result, if the process was a trial.
     pub fn on_exit(&mut self, pid: i32, exit: Exit) -> Option<TrialResult> {
         let running = self.running.take_if(|running| running.pid == pid)?;
         Some(TrialResult {

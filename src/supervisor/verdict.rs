@@ -9,7 +9,7 @@ use crate::envoy::load::Load;
 use crate::process::{End, Exit};
 use crate::status::Snapshot;
 
-/// Why it is over.
+/// Why drainit is over.
 #[derive(Debug)]
 pub struct Verdict {
     /// A warning where something was cut, or where the end is no success.
@@ -25,13 +25,13 @@ pub struct Verdict {
 /// How Envoy ended, where that was no drain's doing.
 #[derive(Clone, Copy, Debug)]
 pub struct Ending<'a> {
-    /// Why it could not be started.
+    /// Why Envoy could not be started.
     pub failure: Option<&'a str>,
-    /// How it exited; none where it did not, or never ran.
+    /// How Envoy exited; none where it did not, or never ran.
     pub exit: Option<End>,
-    /// Whether it ever ran.
+    /// Whether Envoy ever ran.
     pub ran: bool,
-    /// Whether it was told to stop.
+    /// Whether Envoy was told to stop.
     pub stopped: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The configuration itself: Contour's, with one aggregated stream.
+//! The configuration that `drainit bootstrap` writes: Contour's, with one aggregated stream.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ const CLUSTER: &str = "contour";
 /// The xDS server's name in its certificate, and what the `:authority` of its stream says.
 const SERVER: &str = "contour";
 
-/// The whole of it, for this node, with this transport socket to the xDS server.
+/// The whole configuration, for this node, with this transport socket to the xDS server.
 pub fn bootstrap(options: &Bootstrap, node: &str, transport: Option<Value>) -> Value {
     let mut contour = contour_cluster(options);
     if let (Some(transport), Some(contour)) = (transport, contour.as_object_mut()) {

@@ -68,7 +68,7 @@ pub fn lines(status: JsonView<'_>, width: usize, room: usize) -> Vec<Line> {
     lines
 }
 
-/// How many lines all of them need.
+/// How many lines all listeners need.
 pub fn needed(status: JsonView<'_>, width: usize) -> usize {
     let rows = rows(status);
     let clients = clients(status);
@@ -77,7 +77,7 @@ pub fn needed(status: JsonView<'_>, width: usize) -> usize {
     shown + below + usize::from(shown < rows.len())
 }
 
-/// Of those without a connection, so many are shown.
+/// So many of the listeners without a connection are shown.
 const EMPTY: usize = 10;
 
 /// How many of the rows have room, with one line for those that have none.
@@ -144,7 +144,7 @@ fn clients(status: JsonView<'_>) -> Clients<'_> {
     clients
 }
 
-/// Those of the row's listener.
+/// The clients of the row's listener.
 fn held<'a>(row: &Row<'_>, clients: &[(&str, JsonView<'a>)]) -> impl Iterator<Item = JsonView<'a>> {
     let name = row.name.unwrap_or_default();
     let first = clients.partition_point(|(listener, _)| *listener < name);

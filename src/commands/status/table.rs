@@ -199,7 +199,7 @@ fn in_flight(status: JsonView<'_>) -> String {
     text
 }
 
-/// How old that is, where it is old.
+/// How old the figures are, where they are old.
 fn age(status: JsonView<'_>) -> String {
     let ago = status.span("/looked_seconds_ago");
     match ago.filter(|ago| ago.as_secs_f64() > FRESH_SECONDS) {

@@ -33,7 +33,7 @@ pub struct Question {
     pub number: u64,
     /// What was asked.
     pub ask: Ask,
-    /// When.
+    /// When it was asked.
     pub at: Time,
     pub(super) asker: Requester,
 }
@@ -51,7 +51,7 @@ pub(super) struct Look {
 pub(super) enum HealthCheck {
     /// Nothing, or to pass: it is as Envoy and others have it.
     Own,
-    /// Something that it has not confirmed. It is told again then, after so many failures.
+    /// Something that Envoy has not confirmed. Envoy is told again then, after so many failures.
     Doubtful { due: Time, failures: u32 },
     /// To fail, and it does.
     Failed,

@@ -62,17 +62,17 @@ pub(super) enum Beside {
     Starting(Starting),
     /// An old Envoy drains.
     Old {
-        /// Since when it drains.
+        /// Since when the old Envoy drains.
         since: Time,
-        /// What the newest has told of it.
+        /// What the newest Envoy has told of the old one.
         told: Told,
-        /// What it has left, and how far its end is.
+        /// What the old Envoy has left, and how far its end is.
         left: Left,
-        /// Whether the last look has shown connections of its.
+        /// Whether the last look has shown connections of the old Envoy.
         open: bool,
-        /// When to look at that next.
+        /// When to look next at what the old Envoy has.
         look: Time,
-        /// Whether the newest was spawned a second time.
+        /// Whether the newest Envoy was spawned a second time.
         second: bool,
     },
     /// An old Envoy drains, and the newest is not started any more: the drain waits for what the
@@ -106,7 +106,7 @@ pub struct Generations {
     /// Whether a reload is to be done as soon as nothing stands in its way. The last one that was
     /// asked for counts: they are one.
     pub(super) kept: bool,
-    /// When an old Envoy is ended for that, whatever it still has.
+    /// When an old Envoy is ended for the kept reload, whatever it still has.
     pub(super) hurry: Option<Time>,
 }
 
@@ -142,8 +142,8 @@ impl Generations {
         self.admin != AdminAccess::Own
     }
 
-    /// Whether the Envoy that serves was asked since then in vain: all that is known of it is what
-    /// the kernel tells.
+    /// Whether the Envoy that serves was asked in vain since it handed its admin interface over:
+    /// all that is known of it is what the kernel tells.
     pub fn is_degraded(&self) -> bool {
         self.admin == AdminAccess::Lost
     }
@@ -362,7 +362,8 @@ impl Generations {
         true
     }
 
-    /// The newest Envoy's end is handed on unless it is made good for.
+    /// Takes the newest Envoy's end; hands it on to the life unless the same Envoy is started
+    /// again.
     fn on_exit(&mut self, life: &mut Life, turn: &mut Turn, exit: Exit) -> bool {
         match &mut self.beside {
             Beside::Trying | Beside::Spawning { .. } => self.beside = Beside::Nobody,

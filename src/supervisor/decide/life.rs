@@ -72,13 +72,13 @@ pub(super) enum Phase {
 /// What is known of a running Envoy, and dies with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Envoy {
-    /// When it was spawned.
+    /// When Envoy was spawned.
     pub since: Time,
-    /// Since when it has been live.
+    /// Since when Envoy has been live.
     pub live: Option<Time>,
-    /// Whether it was seen to have handlers for its signals.
+    /// Whether Envoy was seen to have handlers for its signals.
     pub handlers: bool,
-    /// Whether its logs are to be reopened as soon as it has a handler for that.
+    /// Whether Envoy's logs are to be reopened as soon as it has a handler for that.
     pub reopen: bool,
     pub asking: Asking,
 }

@@ -9,9 +9,9 @@ use crate::process::Exit;
 /// What drainit was set up to do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rules {
-    /// Of a drain.
+    /// The limits of a drain.
     pub limits: Limits,
-    /// From Envoy's SIGTERM to SIGKILL.
+    /// The time from Envoy's SIGTERM to SIGKILL.
     pub kill_timeout: Duration,
     /// Whether an Envoy that failed is started again.
     pub restart: bool,

@@ -43,8 +43,8 @@ impl Envoys {
         self.copy = self.next_copy.take();
     }
 
-    /// Sees to it that the newest Envoy is answered when the old generation is gone; whether it is.
-    /// It has nothing left, or `hurries` away.
+    /// Sees to it that the newest Envoy is answered when the old generation is gone, which has
+    /// nothing left, or is to go at once where it `hurries`; whether it is.
     pub fn relieve_old(&mut self, hurries: bool) -> bool {
         let path = self
             .family
@@ -75,7 +75,7 @@ impl Envoys {
         self.stand_in.take_if(|stand_in| !stand_in.answer());
     }
 
-    /// What is polled for its questions.
+    /// What is polled for the newest Envoy's questions.
     pub fn stand_in(&self) -> Option<&StandIn> {
         self.stand_in.as_ref()
     }

@@ -34,7 +34,7 @@ pub(in super::super) enum Told {
 }
 
 impl Told {
-    /// After an answer with this uptime.
+    /// What has been told after an answer with this uptime.
     pub fn after(self, uptime: Option<u64>) -> Told {
         match (self, uptime) {
             (Told::Nothing, Some(uptime)) => Told::Asked(uptime),
@@ -65,7 +65,7 @@ pub(in super::super) enum Left {
 }
 
 impl Left {
-    /// Whether somebody answers in its place.
+    /// Whether somebody answers in the old Envoy's place.
     pub fn is_relieved(self) -> bool {
         matches!(self, Left::Relieved(_) | Left::Terminated(_))
     }

@@ -18,18 +18,18 @@ pub(in super::super) const START_LIMIT: Duration =
 /// The next Envoy while it starts beside the one that serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in super::super) struct Starting {
-    /// When it was spawned.
+    /// When the next Envoy was spawned.
     pub since: Time,
     /// Whether this is the second attempt.
     pub second: bool,
-    /// Whether it was given up, and killed.
+    /// Whether the next Envoy was given up, and killed.
     pub given_up: bool,
     /// Whether the Envoy that serves was seen to accept no connections any more.
     pub accepts_nothing: bool,
     /// Whether logs are to be reopened as soon as nothing starts: the next Envoy would die of the
     /// signal.
     pub reopen: bool,
-    /// What is asked of it; the figures are those of the Envoy that serves.
+    /// What the next Envoy is asked; the figures are those of the Envoy that serves.
     pub asking: Asking,
 }
 
@@ -53,7 +53,7 @@ impl Starting {
 }
 
 impl Generations {
-    /// A reload is wanted; if it is urgent, by then.
+    /// Somebody wants a reload; if it is urgent, by then.
     pub(super) fn on_reload(&mut self, life: &Life, turn: &mut Turn, by: Option<Time>) {
         if life.drain().is_some() {
             turn.step(RestartStep::Reloaded(Reloaded::Draining));

@@ -5,7 +5,7 @@ use crate::drain::Ask;
 /// How much can be told of what is in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Visibility {
-    /// Envoy tells of all of it.
+    /// Envoy tells of all that is in flight.
     Whole,
     /// Envoy does not tell yet what an old Envoy beside it has.
     Partial,
