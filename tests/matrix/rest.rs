@@ -5,8 +5,11 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::certificates::data;
 use crate::support::clients::HttpConnection;
+use crate::support::container::Network;
 use crate::support::drainit::Drainit;
 use crate::support::envoy_config::Admin;
 use crate::support::process::Process;
@@ -77,30 +80,29 @@ fn at_rest_no_thread_makes_a_system_call() {
 /// Each costs 3 us and more, and there may be 10,000.
 #[test]
 fn connections_that_were_seen_before_are_not_looked_for_again() {
-    let (_upstream, config, drainit) = scene::ready(&[]);
-    let clients: Vec<_> = (0..200)
-        .map(|_| HttpConnection::open(config.http))
-        .collect();
-    let look = || {
-        let status: serde_json::Value = drainit.get("/status").1.parse().unwrap();
-        status["connections"] == clients.len() && status["listeners"][0]["clients"].is_array()
-    };
-    wait_for("the connections in a status", PATIENCE, look);
-    // A socket that is not Envoy's is looked for twice.
-    (0..3).for_each(|_| {
-        drainit.get("/status");
+    // Elsewhere each listener of another test's is looked for among them.
+    Network::new().enter(|| {
+        let (_upstream, config, drainit) = scene::ready(&[]);
+        let clients: Vec<_> = (0..200)
+            .map(|_| HttpConnection::open(config.http).unwrap())
+            .collect();
+        let look = || {
+            let status: Value = drainit.get("/status").1.parse().unwrap();
+            status["connections"] == clients.len() && status["clients"].is_array()
+        };
+        wait_for("the connections in a status", PATIENCE, look);
+        // A socket that is not Envoy's is looked for twice.
+        for _ in 0..3 {
+            drainit.get("/status");
+        }
+        let trace = Trace::of(&drainit);
+        holds_for("their number", Duration::from_secs(3), look);
+        let calls = trace.calls()["admin"].clone();
+        let looks = calls.matches("socket(AF_NETLINK").count();
+        let behind = calls.matches("readlinkat(").count();
+        assert!(looks >= 2, "{looks} looks");
+        assert!(behind < looks * 20, "{behind} descriptors in {looks} looks");
     });
-    let trace = Trace::of(&drainit);
-    holds_for(
-        "the connections in a status",
-        Duration::from_secs(3),
-        || look(),
-    );
-    let calls = trace.calls()["admin"].clone();
-    let looks = calls.matches("socket(AF_NETLINK").count();
-    let behind = calls.matches("readlinkat(").count();
-    assert!(looks >= 2, "{looks} looks");
-    assert!(behind < looks * 50, "{behind} in {looks} looks");
 }
 
 #[test]
