@@ -1,6 +1,6 @@
 //! The parts of `drainit`, for its tests and fuzzers. The program is `src/main.rs`; what it does for
-//! its users is in README.md, its states are drawn in `src/states.md`, and how it compares is in
-//! `src/others.md`. This page is for whoever changes it.
+//! its users is in README.md, and how it compares in `src/others.md`. This page is for whoever
+//! changes it.
 //!
 //! # Which file to read first
 //!
@@ -63,7 +63,7 @@
 //!   `src/supervisor/decide/explore/events.rs`, for the walk. When it is asked:
 //!   `src/supervisor/decide/asking.rs`.
 //! - A state, or what leads to it: `src/supervisor/decide`. The exhaustive walk there tries every order
-//!   of events, and compares what it found with the diagram in `src/states.md`.
+//!   of events, and compares what it found with the README's diagram.
 //!
 //! # Choices that would puzzle
 //!

@@ -190,14 +190,14 @@ const RULES: Rules = Rules {
     old_time: None,
 };
 
-/// What an arrow of the diagram in src/states.md looks like.
+/// What an arrow of the README's diagram looks like.
 const DRAIN: &str = "-->";
 const HOT_RESTART: &str = "-.->";
 
 /// The arrows of this look from state to state, where a line `a & b -->|"why"| c` has two.
 fn drawn(arrow: &str) -> BTreeSet<(&'static str, &'static str)> {
-    const STATES: &str = include_str!("../../states.md");
-    let after = STATES.split("```mermaid\n").nth(1);
+    const README: &str = include_str!("../../../README.md");
+    let after = README.split("```mermaid\n").nth(1);
     let lines = after.unwrap().split("```").next().unwrap().lines();
     let arrow = format!(" {arrow}|");
     let arrows = lines.filter_map(|line| {
@@ -209,7 +209,7 @@ fn drawn(arrow: &str) -> BTreeSet<(&'static str, &'static str)> {
 }
 
 #[test]
-fn every_order_of_events_keeps_the_rules_and_is_what_the_diagram_draws() {
+fn every_order_of_events_keeps_the_rules_and_is_what_the_readme_draws() {
     let delay = ms(500);
     let delayed = Search::run(
         Rules {
