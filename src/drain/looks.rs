@@ -54,7 +54,7 @@ pub(super) enum Kernel {
 impl Drain {
     /// Takes the answer to the drain's question, which was asked at `asked`; none stands for every
     /// failure there is. `now` is when it came.
-    pub fn answer(&mut self, now: Time, asked: Time, ask: Ask, answer: Option<&Answer>) {
+    pub fn on_answer(&mut self, now: Time, asked: Time, ask: Ask, answer: Option<&Answer>) {
         let took = now.saturating_sub(asked);
         match (ask, answer) {
             (Ask::Ready, Some(Answer::Ready(readiness))) => self.on_ready(now, *readiness),

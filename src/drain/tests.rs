@@ -57,7 +57,8 @@ impl Play {
                 Next::Ask(ask) => {
                     self.asked.push(ask);
                     let answer = envoy(self.now, ask);
-                    self.drain.answer(self.now, self.now, ask, answer.as_ref());
+                    self.drain
+                        .on_answer(self.now, self.now, ask, answer.as_ref());
                 }
                 Next::Wait(due) => {
                     assert!(due > self.now, "it would spin");

@@ -17,7 +17,7 @@ pub struct Callers {
 
 impl Callers {
     /// Somebody called; returns the line to log now, if it is due.
-    pub fn call(&mut self, now: Instant, peer: &str) -> Option<String> {
+    pub fn on_call(&mut self, now: Instant, peer: &str) -> Option<String> {
         if self.told.is_none() {
             self.told = Some(now);
             return Some(format!("/shutdown from {peer}"));
@@ -55,11 +55,11 @@ mod tests {
         let mut callers = Callers::default();
         let now = Instant::now();
         assert_eq!(callers.due(), None);
-        let first = callers.call(now, "127.0.0.1");
+        let first = callers.on_call(now, "127.0.0.1");
         assert_eq!(first.as_deref(), Some("/shutdown from 127.0.0.1"));
         assert_eq!(callers.count(now + PAUSE, true), None);
         for _ in 0..99 {
-            assert_eq!(callers.call(now, "127.0.0.1"), None);
+            assert_eq!(callers.on_call(now, "127.0.0.1"), None);
         }
         assert_eq!(callers.due(), Some(now + PAUSE));
         assert_eq!(callers.count(now, false), None);
@@ -67,7 +67,7 @@ mod tests {
         let text = "/shutdown from 99 more callers, who join the drain";
         assert_eq!(count.as_deref(), Some(text));
         assert_eq!(callers.due(), None);
-        assert_eq!(callers.call(now + PAUSE, "::1"), None);
+        assert_eq!(callers.on_call(now + PAUSE, "::1"), None);
         let last = callers.count(now + PAUSE, true);
         assert!(last.is_some_and(|line| line.contains("one more caller")));
     }

@@ -228,7 +228,7 @@ impl Envoys {
     }
 
     /// Envoy's admin address was in the file that it was to be in.
-    pub fn found(&mut self, address: &Address) {
+    pub fn on_address(&mut self, address: &Address) {
         if let Some(child) = &mut self.newest
             && let Place::File(..) = child.place
         {

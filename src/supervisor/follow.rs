@@ -237,7 +237,7 @@ impl Supervisor {
         };
         let runs = follow.runs_print();
         let Some(probation) = &mut follow.probation else {
-            follow.record.take(now, traffic.clone());
+            follow.record.on_look(now, traffic.clone());
             follow.due = now + probation::LOOK_AT_REST;
             return;
         };
@@ -246,7 +246,7 @@ impl Supervisor {
             // Another Envoy with the same, or a person wants this one in spite of all.
             follow.refused = follow.refused.filter(|print| Some(*print) != runs);
             follow.settle();
-        } else if let Some(why) = probation.take(now, traffic.clone()) {
+        } else if let Some(why) = probation.on_look(now, traffic.clone()) {
             let until = probation.until();
             self.go_back(why, until);
         } else if now >= probation.until() {

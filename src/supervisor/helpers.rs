@@ -58,7 +58,7 @@ impl Helper {
         }
     }
 
-    fn ended(&mut self, now: Instant) {
+    fn on_end(&mut self, now: Instant) {
         if now.saturating_duration_since(self.started) >= LASTED {
             self.pause = PAUSE_FIRST;
         }
@@ -255,20 +255,20 @@ impl Helpers {
     }
 
     /// A thread ended.
-    pub fn ended(&mut self, thread: Thread, now: Instant) {
+    pub fn on_thread_end(&mut self, thread: Thread, now: Instant) {
         match thread {
             Thread::Admin => {
                 self.jobs = None;
-                self.admin.ended(now);
+                self.admin.on_end(now);
             }
             Thread::Configuration => {
                 self.started = None;
-                self.configuration.ended(now);
+                self.configuration.on_end(now);
             }
-            Thread::Http => self.http.ended(now),
+            Thread::Http => self.http.on_end(now),
             Thread::Certificates => {
                 self.commands = None;
-                self.certificates.ended(now);
+                self.certificates.on_end(now);
             }
         }
     }

@@ -263,7 +263,7 @@ impl Supervisor {
         }
         self.on_followed(matches!(how, Reloaded::Live));
         self.reloading.generation = false;
-        self.reloading.rose = Some(result);
+        self.reloading.restarted = Some(result);
         self.end_reload();
     }
 }

@@ -69,7 +69,7 @@ impl Supervisor {
             Event::Configuration(word) => self.on_configuration(word),
             Event::Certificates(report) => self.on_certificates(report),
             Event::ThreadEnded(thread) => {
-                self.helpers.ended(thread, Instant::now());
+                self.helpers.on_thread_end(thread, Instant::now());
                 if thread == Thread::Admin {
                     // With it went the question that it was asked, if any.
                     self.on_missing_answer();
@@ -94,7 +94,7 @@ impl Supervisor {
         };
         let now = Instant::now();
         if let Some(address) = &reply.address {
-            self.envoys.found(address);
+            self.envoys.on_address(address);
         }
         if let Ok(Answer::Stats(load)) = &mut reply.answer {
             self.correct(load);
@@ -153,7 +153,7 @@ impl Supervisor {
             CertificateReport::Status(secrets) => self.board.update(|snapshot| {
                 notes::note_certificates(snapshot, Instant::now(), secrets);
             }),
-            CertificateReport::PublishedChecked(number) => self.sds_files.checked(number),
+            CertificateReport::PublishedChecked(number) => self.sds_files.on_checked(number),
             CertificateReport::Reloaded(number, result) => self.on_reading(number, result),
         }
     }

@@ -417,7 +417,7 @@ impl Supervisor {
         while self.helpers.runs_http() {
             let left = until.saturating_duration_since(Instant::now());
             match self.events.wait(left) {
-                Some(Event::ThreadEnded(thread)) => self.helpers.ended(thread, until),
+                Some(Event::ThreadEnded(thread)) => self.helpers.on_thread_end(thread, until),
                 Some(_) => {}
                 None => break,
             }

@@ -66,7 +66,7 @@ pub struct TrackRecord {
 
 impl TrackRecord {
     /// Somebody looked at the generation.
-    pub fn take(&mut self, now: Time, traffic: Traffic) {
+    pub fn on_look(&mut self, now: Time, traffic: Traffic) {
         if self.looks.len() >= LOOKS {
             self.looks.remove(0);
         }
@@ -126,7 +126,7 @@ impl Probation {
     }
 
     /// Somebody looked at the new generation: why it is worse, if it is.
-    pub fn take(&mut self, now: Time, traffic: Traffic) -> Option<String> {
+    pub fn on_look(&mut self, now: Time, traffic: Traffic) -> Option<String> {
         let before = std::mem::replace(&mut self.last, traffic);
         let last = &self.last;
         let worse = |of: fn(&Traffic) -> Share, margin| {

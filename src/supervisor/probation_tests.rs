@@ -30,7 +30,7 @@ fn record(answers: (u64, u64), connects: (u64, u64), uses: u64) -> TrackRecord {
     let mut record = TrackRecord::default();
     for look in 0..4 {
         let times = |(of, bad): (u64, u64)| (of * look, bad * look);
-        record.take(
+        record.on_look(
             at(look * 10),
             traffic(times(answers), times(connects), uses * look),
         );
@@ -49,7 +49,7 @@ fn judged(
     (1..=15).find_map(|look| {
         let times = |(of, bad): (u64, u64)| (of * look, bad * look);
         let now = at(40 + 2 * look);
-        probation.take(now, traffic(times(answers), times(connects), uses * look))
+        probation.on_look(now, traffic(times(answers), times(connects), uses * look))
     })
 }
 
@@ -67,7 +67,7 @@ fn more_answers_that_went_wrong_are_worse_and_a_few_are_not() {
     // Nine of any number, and four points of a hundred.
     assert_eq!(judged(old(), (200, 8), (20, 0), 20), None);
     let mut few = Probation::new(old(), at(40));
-    assert_eq!(few.take(at(42), traffic((9, 9), NONE, 9)), None);
+    assert_eq!(few.on_look(at(42), traffic((9, 9), NONE, 9)), None);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn with_nothing_to_compare_with_nothing_is_worse() {
     // It was busy in its life, and quiet of late.
     let mut quiet = TrackRecord::default();
     for look in 0..4 {
-        quiet.take(at(look * 10), traffic((5_000, 5), (400, 0), 500));
+        quiet.on_look(at(look * 10), traffic((5_000, 5), (400, 0), 500));
     }
     assert!(judged(quiet, (200, 100), (20, 0), 20).is_some());
 }
@@ -100,12 +100,12 @@ fn with_nothing_to_compare_with_nothing_is_worse() {
 fn a_moment_at_the_start_is_forgiven() {
     let mut probation = Probation::new(record((1_000, 0), (100, 0), 100), at(40));
     let mut all = traffic((100, 9), (10, 5), 20);
-    assert_eq!(probation.take(at(42), all.clone()), None);
+    assert_eq!(probation.on_look(at(42), all.clone()), None);
     for look in 2..=15 {
         all.answers.of += 100;
         all.doors[0].connections += 20;
         all.doors[0].answers += 100;
-        assert_eq!(probation.take(at(40 + 2 * look), all.clone()), None);
+        assert_eq!(probation.on_look(at(40 + 2 * look), all.clone()), None);
     }
 }
 
@@ -129,8 +129,8 @@ fn a_listener_that_had_traffic_and_is_gone_is_worse_and_an_idle_one_is_not() {
     };
     let judge = |uses, doors: Vec<Door>| {
         let mut probation = Probation::new(old(uses), at(40));
-        let first = probation.take(at(42), without(doors.clone(), 1));
-        (first, probation.take(at(44), without(doors, 2)))
+        let first = probation.on_look(at(42), without(doors.clone(), 1));
+        (first, probation.on_look(at(44), without(doors, 2)))
     };
     let gone = "listener web, which had traffic, is gone".to_owned();
     let other = || vec![door("other", 81, NONE)];

@@ -30,7 +30,7 @@ pub(super) struct Reloading {
     /// Whether the next generation is on its way.
     pub(super) generation: bool,
     /// What became of the next generation.
-    pub(super) rose: Option<Result<String, String>>,
+    pub(super) restarted: Option<Result<String, String>>,
     /// Why the last hot restart was refused or failed; told to `drainit reload`.
     pub(super) refusal: String,
     /// How many reloads were asked for, and the number of the one under way, or of the last.
@@ -53,12 +53,12 @@ impl Reloading {
         if self.is_under_way() {
             return None;
         }
-        match (self.read.take(), self.rose.take()) {
-            (Some(Ok(read)), Some(Ok(rose))) => Some(Ok(format!("{rose}; {read}"))),
-            (Some(Err(read)), Some(Ok(rose))) => Some(Err(format!("{read}; but {rose}"))),
-            (Some(Ok(read)), Some(Err(rose))) => Some(Err(format!("{rose}; but {read}"))),
-            (Some(Err(read)), Some(Err(rose))) => Some(Err(format!("{rose}; {read}"))),
-            (read, rose) => rose.or(read),
+        match (self.read.take(), self.restarted.take()) {
+            (Some(Ok(read)), Some(Ok(restarted))) => Some(Ok(format!("{restarted}; {read}"))),
+            (Some(Err(read)), Some(Ok(restarted))) => Some(Err(format!("{read}; but {restarted}"))),
+            (Some(Ok(read)), Some(Err(restarted))) => Some(Err(format!("{restarted}; but {read}"))),
+            (Some(Err(read)), Some(Err(restarted))) => Some(Err(format!("{restarted}; {read}"))),
+            (read, restarted) => restarted.or(read),
         }
     }
 }
@@ -165,9 +165,9 @@ impl Supervisor {
 
     /// Whoever asked for a reload looks for this, once all of it has ended.
     pub(super) fn end_reload(&mut self) {
-        let rose = !matches!(self.reloading.rose, Some(Err(_)));
+        let restarted = !matches!(self.reloading.restarted, Some(Err(_)));
         let read = !matches!(self.reloading.read, Some(Err(_)));
-        let of_certificates = rose && !read && self.options.has_certificates();
+        let of_certificates = restarted && !read && self.options.has_certificates();
         let Some(mut result) = self.reloading.end() else {
             return;
         };
@@ -205,7 +205,7 @@ mod tests {
             ..Reloading::default()
         };
         reloading.generation = false;
-        reloading.rose = Some(Ok("generation 1 is live".into()));
+        reloading.restarted = Some(Ok("generation 1 is live".into()));
         assert_eq!(reloading.end(), None);
         reloading.certificates = None;
         reloading.read = Some(Err("edge: the key: is missing".into()));

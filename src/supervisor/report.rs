@@ -132,7 +132,7 @@ impl Reporter {
 
     /// Somebody asked for a drain over HTTP.
     pub fn on_caller(&mut self, now: Instant, peer: &str) {
-        if let Some(line) = self.callers.call(now, peer) {
+        if let Some(line) = self.callers.on_call(now, peer) {
             log::info!("{line}");
         }
     }

@@ -55,7 +55,7 @@ impl SdsFiles {
     }
 
     /// The question of this number is answered.
-    pub(super) fn checked(&mut self, number: u64) {
+    pub(super) fn on_checked(&mut self, number: u64) {
         if number == self.number {
             self.nobody_checks();
         }
@@ -103,14 +103,14 @@ mod tests {
             check: Check::Asked(now + WITHIN),
             trial_waits: false,
         };
-        files.checked(1);
+        files.on_checked(1);
         files.hurry(now);
         assert_eq!(files.wake_at(), Some(now + WITHIN), "that was another's");
         files.hurry(now + WITHIN);
         assert!(matches!(files.check, Check::Over));
         assert_eq!(files.wake_at(), None);
         files.check = Check::Asked(now + WITHIN);
-        files.checked(2);
+        files.on_checked(2);
         assert!(matches!(files.check, Check::Over));
     }
 }

@@ -59,7 +59,7 @@ fn polls_take_under_a_twentieth_of_a_dear_admins_time() {
                     polls += 1;
                     spent += took;
                 }
-                drain.answer(
+                drain.on_answer(
                     now,
                     asked,
                     ask,
@@ -84,7 +84,7 @@ fn polls_take_under_a_twentieth_of_a_dear_admins_time() {
 fn an_envoy_that_initializes_is_stopped_at_once() {
     let mut drain = Drain::new(&LIMITS, ms(5_000), ms(0), false, true);
     assert_eq!(drain.next(ms(5_000), true, None), Next::Ask(Ask::Ready));
-    drain.answer(
+    drain.on_answer(
         ms(5_001),
         ms(5_000),
         Ask::Ready,
@@ -104,7 +104,7 @@ fn an_envoy_that_never_answered_is_given_the_time_that_it_has_been_up() {
         let mut now = start;
         let outcome = loop {
             match drain.next(now, true, None) {
-                Next::Ask(ask) => drain.answer(now, now, ask, None),
+                Next::Ask(ask) => drain.on_answer(now, now, ask, None),
                 Next::Wait(due) => now = due,
                 Next::Over(outcome) => break outcome,
             }
@@ -167,13 +167,13 @@ fn steps_that_hang_do_not_keep_the_kernel_from_being_asked() {
     let ended = loop {
         match drain.next(now, true, None) {
             Next::Ask(Ask::Sockets) => {
-                drain.answer(now, now, Ask::Sockets, Some(&load(0, 0, 0, 0)));
+                drain.on_answer(now, now, Ask::Sockets, Some(&load(0, 0, 0, 0)));
             }
             Next::Ask(ask) => {
                 // As long as drainit waits for it.
                 let asked = now;
                 now += ms(3_000);
-                drain.answer(now, asked, ask, None);
+                drain.on_answer(now, asked, ask, None);
             }
             Next::Wait(due) => now = due,
             Next::Over(outcome) => break outcome,
@@ -293,9 +293,9 @@ fn one_slow_answer_does_not_slow_the_polls_down() {
                     polls += 1;
                     let asked = now;
                     now += if polls == 3 { slow } else { ms(1) };
-                    drain.answer(now, asked, Ask::Stats, Some(&load(1, 1, 0, 0)));
+                    drain.on_answer(now, asked, Ask::Stats, Some(&load(1, 1, 0, 0)));
                 }
-                Next::Ask(ask) => drain.answer(now, now, ask, Some(&Answer::Done)),
+                Next::Ask(ask) => drain.on_answer(now, now, ask, Some(&Answer::Done)),
                 Next::Wait(due) => now = due,
                 Next::Over(outcome) => panic!("{outcome:?}"),
             }

@@ -118,7 +118,7 @@ proptest! {
                     }
                     let late = drain.outcome().is_some();
                     spoke |= ask == Ask::Ready && answer.is_some() && !late;
-                    drain.answer(now, at, ask, answer.as_ref());
+                    drain.on_answer(now, at, ask, answer.as_ref());
                     asked = None;
                 }
             }

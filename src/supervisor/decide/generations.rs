@@ -332,7 +332,7 @@ impl Generations {
                     asked.take_if(|asked| asked.number == number),
                     life.service.drain_mut(),
                 ) {
-                    drain.answer(turn.now, question.at, question.ask, answer);
+                    drain.on_answer(turn.now, question.at, question.ask, answer);
                 }
                 return false;
             }

@@ -257,7 +257,7 @@ impl Life {
         self.tell_wait(view);
         if let Some(wait) = self.service.wait_mut() {
             match (question.asker, answer) {
-                (Requester::Drain, _) => wait.answer(now, question.at, question.ask, answer),
+                (Requester::Drain, _) => wait.on_answer(now, question.at, question.ask, answer),
                 (_, Some(Answer::Ready(readiness))) => wait.on_ready(now, *readiness),
                 _ => {}
             }

@@ -160,10 +160,10 @@ impl World {
                 let initializing = event == Event::Answer(Ask::Ready, Says::Initializing);
                 let closed = seen.kernel == Some(Says::Closed);
                 !from.witness.live
-                    && (seen.stops && initializing || closed && now >= seen.silent_until)
+                    && (seen.stops && initializing || closed && now >= seen.wait_for_word_until)
             }
             (Outcome::Unknown, Some(seen)) => {
-                !seen.word && seen.kernel.is_none() && now >= seen.silent_until
+                !seen.word && seen.kernel.is_none() && now >= seen.wait_for_word_until
             }
             (Outcome::SecondSignal, Some(_)) => {
                 event == Event::Order(Order::StopNow)

@@ -8,7 +8,7 @@ pub(super) struct DrainSeen {
     pub(super) deadline: Time,
     pub(super) min_until: Time,
     /// Until when to wait for word from an Envoy that was never live.
-    pub(super) silent_until: Time,
+    pub(super) wait_for_word_until: Time,
     pub(super) stops: bool,
     /// Since when every look has shown nothing in flight, and the counters have not moved.
     pub(super) idle_since: Option<Time>,
@@ -123,7 +123,7 @@ impl Witness {
         let drain = |stops| DrainSeen {
             deadline: now + limits.timeout,
             min_until: now + min,
-            silent_until: now + uptime.max(ms(1_000)).max(min),
+            wait_for_word_until: now + uptime.max(ms(1_000)).max(min),
             stops,
             idle_since: None,
             word,

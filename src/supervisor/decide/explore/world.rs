@@ -143,10 +143,10 @@ impl World {
         if let Some(drain) = &mut witness.drain {
             drain.deadline = due(drain.deadline);
             drain.min_until = due(drain.min_until);
-            drain.silent_until = if drain.word {
+            drain.wait_for_word_until = if drain.word {
                 BASE
             } else {
-                due(drain.silent_until)
+                due(drain.wait_for_word_until)
             };
             drain.entries_since = drain.entries_since.map(|at| past(at, FLUSH));
             let settle = core.life.rules.limits.settle;

@@ -66,7 +66,9 @@ impl Generations {
                     *asked = Some(turn.ask(Ask::Sockets, Requester::Drain));
                     return Some(drain.horizon(turn.now));
                 }
-                drain::Next::Ask(ask) => drain.answer(turn.now, turn.now, ask, Some(&Answer::Done)),
+                drain::Next::Ask(ask) => {
+                    drain.on_answer(turn.now, turn.now, ask, Some(&Answer::Done))
+                }
                 drain::Next::Wait(until) => return Some(until),
                 drain::Next::Over(_) => break,
             }
