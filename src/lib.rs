@@ -98,6 +98,7 @@ pub mod drain;
 pub mod duration;
 pub mod envoy;
 pub mod fault;
+mod file;
 pub mod http;
 mod json;
 pub mod logging;

@@ -6,12 +6,11 @@
 //! the file system cannot tell them apart is read again; and every now and then all is read,
 //! whatever the file system says.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::read::{File, Files};
+use crate::file::{self, FileStamp};
 use crate::pulse::Pulse;
 
 /// Far above the granularity of any file system's clock.
@@ -19,9 +18,6 @@ const GRANULARITY: Duration = Duration::from_secs(2);
 /// All is read at every so manieth look, and so long after the last time.
 const READ_EVERY: u32 = 10;
 const READ_AFTER: Duration = Duration::from_secs(10);
-
-/// What a file system says of a file: device, inode, links, size, and when it changed.
-type FileStamp = [i64; 6];
 
 /// The files as they were just before they were read.
 #[derive(Debug, Default)]
@@ -73,16 +69,8 @@ impl ChangeCheck {
 /// then it is for the reader to say why.
 fn prints(files: &Files, pulse: &Pulse) -> Option<Vec<Option<FileStamp>>> {
     let print = |(file, path): (File, &Path)| {
-        match pulse.during(path, || fs::metadata(path)) {
-            // Nobody can set the change time, unlike the modification time.
-            Ok(metadata) => Some(Some([
-                metadata.dev().cast_signed(),
-                metadata.ino().cast_signed(),
-                metadata.nlink().cast_signed(),
-                metadata.size().cast_signed(),
-                metadata.ctime(),
-                metadata.ctime_nsec(),
-            ])),
+        match pulse.during(path, || file::stamp(path)) {
+            Ok(stamp) => Some(Some(stamp)),
             // It may well be missing for long.
             Err(_) if file == File::Staple => Some(None),
             Err(_) => None,
@@ -96,6 +84,7 @@ mod tests {
     use super::super::read::Source;
     use super::*;
     use crate::testing::TempDir;
+    use std::fs;
     use std::io::Write;
 
     #[test]

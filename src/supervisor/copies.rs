@@ -7,7 +7,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::geteuid;
 
 use crate::envoy::hot_restart;
+use crate::file;
 use crate::mailbox::Inbox;
 use crate::pulse::Pulse;
 
@@ -161,19 +162,6 @@ impl Copies {
     }
 }
 
-/// What a file system says of the file: device, inode, links, size, and when it changed.
-fn glance(path: &Path) -> Option<[i64; 6]> {
-    let file = fs::metadata(path).ok()?;
-    Some([
-        file.dev().cast_signed(),
-        file.ino().cast_signed(),
-        file.nlink().cast_signed(),
-        file.size().cast_signed(),
-        file.ctime(),
-        file.ctime_nsec(),
-    ])
-}
-
 /// The thread: compares for ever. A message means that Envoy was started just now; `pulse` shows
 /// when it looks at the file.
 pub fn work(
@@ -197,7 +185,7 @@ pub fn work(
     loop {
         let start = started.wait(pause).is_some();
         let now = Instant::now();
-        let print = pulse.during(&copies.file, || glance(&copies.file));
+        let print = pulse.during(&copies.file, || file::stamp(&copies.file).ok());
         looks += 1;
         let calm = seen.as_ref().map(|(is, _)| is) == told.as_ref();
         pause = CHECK;
@@ -244,6 +232,8 @@ pub fn work(
 mod tests {
     use std::sync::mpsc;
     use std::thread;
+
+    use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
     use crate::mailbox::Mailbox;

@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["client"],
     &["process"],
     &[
-        "cidr", "clock", "duration", "fault", "json", "mailbox", "pulse",
+        "cidr", "clock", "duration", "fault", "file", "json", "mailbox", "pulse",
     ],
 ];
 
