@@ -5,7 +5,7 @@ use std::fmt;
 use super::load::{Counters, Load};
 use super::traffic::Traffic;
 
-/// A question to Envoy's admin interface.
+/// A question on Envoy: to its admin interface or, where that does not answer, to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ask {
     /// `GET /ready`
@@ -26,9 +26,20 @@ pub enum Ask {
     Activity,
     /// `GET /stats`, the counters that say how well it serves; and `GET /ready`, and `/listeners`
     Traffic,
-    /// No question to Envoy but a look at the kernel's table, when the admin interface does not
-    /// answer: which connections Envoy has
+    /// A look at the kernel's table of sockets, which tells what connections Envoy has
     Sockets,
+}
+
+impl Ask {
+    /// Whether Envoy itself is asked, and not the kernel.
+    pub fn is_to_envoy(self) -> bool {
+        self != Ask::Sockets
+    }
+
+    /// Whether the answer tells what is open.
+    pub fn tells_open(self) -> bool {
+        matches!(self, Ask::Stats | Ask::Sockets)
+    }
 }
 
 /// How ready Envoy is, as `/ready` of its admin interface tells.

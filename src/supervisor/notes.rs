@@ -15,7 +15,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &AdminReply, ex
         snapshot.admin.peer = reply.peer;
     }
     match &reply.answer {
-        _ if reply.ask == Ask::Sockets => {}
+        _ if !reply.ask.is_to_envoy() => {}
         Ok(_) => {
             snapshot.admin.answered = Some(now);
             snapshot.admin.failing_since = None;
@@ -65,7 +65,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &AdminReply, ex
     match (reply.ask, &reply.answer, snapshot.wait_mut()) {
         (Ask::FailHealthCheck, Ok(_), Some(drain)) => drain.health_failed = Some(now),
         (Ask::DrainListeners, Ok(_), Some(drain)) => drain.listeners_draining = Some(now),
-        (Ask::Stats | Ask::Sockets, Ok(Answer::Stats(load)), drain) => {
+        (ask, Ok(Answer::Stats(load)), drain) if ask.tells_open() => {
             if let Some(drain) = drain {
                 drain.first.get_or_insert_with(|| load.clone());
                 if load.connections() > 0 || load.udp_sessions > 0 {

@@ -202,7 +202,7 @@ impl Reporter {
     /// is not.
     pub fn on_answer(&mut self, now: Instant, reply: &AdminReply, starts: bool, admin_away: bool) {
         match &reply.answer {
-            Err(why) if admin_away && reply.ask != Ask::Sockets => log::debug!("{why}"),
+            Err(why) if admin_away && reply.ask.is_to_envoy() => log::debug!("{why}"),
             // What to do about that is said once, by the advice.
             Err(why) if why == address::NOT_TOLD => log::debug!("{why}"),
             Err(why) if reply.ask == Ask::ServerInfo => log::debug!("/server_info: {why}"),
@@ -219,7 +219,7 @@ impl Reporter {
             }
             Err(why) => self.complain(now, why, starts),
             Ok(Answer::Closed) => self.complain(now, hot_restart::CLOSED, false),
-            Ok(_) if reply.ask == Ask::Sockets => {}
+            Ok(_) if !reply.ask.is_to_envoy() => {}
             Ok(answer) => {
                 self.advice_due = None;
                 if !std::mem::take(&mut self.complaints).is_empty()

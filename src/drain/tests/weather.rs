@@ -113,7 +113,7 @@ proptest! {
                     if ask == Ask::StopListeners && answer.is_none() {
                         done.push(ask);
                     }
-                    if matches!(ask, Ask::Stats | Ask::Sockets) {
+                    if ask.tells_open() {
                         last = answer.clone();
                     }
                     let late = drain.outcome().is_some();

@@ -155,7 +155,7 @@ impl Asking {
     /// Somebody wants to know what is open. The answer also tells how Envoy is, so that both
     /// together ask no more often.
     pub fn on_look(&mut self, now: Time) {
-        if self.is_looking(|ask| matches!(ask, Ask::Stats | Ask::Sockets)) {
+        if self.is_looking(Ask::tells_open) {
             return;
         }
         let rested = self.rested(now);
@@ -183,8 +183,7 @@ impl Asking {
 
     /// Whether somebody waits for figures.
     pub fn owes_figures(&self) -> bool {
-        self.next.is_some_and(|next| next.figures)
-            || self.is_looking(|ask| matches!(ask, Ask::Stats | Ask::Sockets))
+        self.next.is_some_and(|next| next.figures) || self.is_looking(Ask::tells_open)
     }
 
     /// What Envoy is to be told of its health check may be another thing now, or may be heard now.

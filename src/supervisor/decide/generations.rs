@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::asking::{PROBE_REST, Question};
 use super::life::{AfterStop, Envoy, Life, Phase};
 use super::{Input, Turn};
-use crate::drain::{Answer, Ask, Outcome, Time};
+use crate::drain::{Answer, Outcome, Time};
 use crate::process::Exit;
 
 pub use messages::{News, RestartStep, Who};
@@ -344,7 +344,7 @@ impl Generations {
         if let Some(Answer::Stats(load)) = answer {
             self.note_old(life, turn, load);
         }
-        if question.ask != Ask::Sockets {
+        if question.ask.is_to_envoy() {
             self.admin = match self.admin {
                 AdminAccess::Doubtful | AdminAccess::Lost if answer.is_none() => AdminAccess::Lost,
                 _ => AdminAccess::Own,

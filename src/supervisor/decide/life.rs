@@ -231,7 +231,7 @@ impl Life {
         let Some(question) = envoy.asking.take(number) else {
             return;
         };
-        envoy.handlers |= answer.is_some() && question.ask != Ask::Sockets;
+        envoy.handlers |= answer.is_some() && question.ask.is_to_envoy();
         if question.asker == Requester::HealthCheck {
             let asking = &mut envoy.asking;
             asking.on_health_answer(now, question.ask, answer.is_some());
@@ -276,7 +276,7 @@ impl Life {
             }
             (Ask::Sockets, Requester::Look) => envoy.asking.look_again(now, LOOK_REST),
             (Ask::Traffic, _) if answer.is_none() => envoy.asking.look_soon(now),
-            (Ask::Stats | Ask::Sockets, Requester::Drain | Requester::Past) if answer.is_some() => {
+            (ask, Requester::Drain | Requester::Past) if ask.tells_open() && answer.is_some() => {
                 envoy.asking.forget_figures();
             }
             _ => {}

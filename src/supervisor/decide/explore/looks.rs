@@ -15,7 +15,7 @@ impl World {
         if !core.life.is_running() || core.generations.is_spawning() || waits {
             return Ok(());
         }
-        let figures = matches!(core.asks(), Some(Ask::Stats | Ask::Sockets));
+        let figures = core.asks().is_some_and(Ask::tells_open);
         let told = matches!(event, Event::Answer(ask, _) if ask != Ask::ServerInfo);
         let planned = |by: Time| asking.next.is_some_and(|next| next.due <= by.max(now));
         let owed = |by: Time| figures || asking.owes_figures() && planned(by);
@@ -31,7 +31,7 @@ impl World {
         }
         match before.next {
             Some(next) if next.figures => {
-                let figures = matches!(event, Event::Answer(Ask::Stats | Ask::Sockets, says) if says != Says::Nothing);
+                let figures = matches!(event, Event::Answer(ask, says) if ask.tells_open() && says != Says::Nothing);
                 must(figures || owed(next.due), "a look is forgotten")
             }
             Some(next) => must(

@@ -113,7 +113,7 @@ impl World {
         }
         let seen = self.witness.drain.take();
         let load = match event {
-            Event::Answer(Ask::Stats | Ask::Sockets, says) => match says.answer() {
+            Event::Answer(ask, says) if ask.tells_open() => match says.answer() {
                 Some(Answer::Stats(load)) => Some(load),
                 _ => None,
             },
@@ -291,9 +291,9 @@ impl World {
                     (running || outlived) && core.asks() == Some(ask),
                     "a question to nobody",
                 )?;
-                must(!outlived || ask == Ask::Sockets, "a question to nobody")?;
+                must(!outlived || !ask.is_to_envoy(), "a question to nobody")?;
                 self.judge_health_check(ask)?;
-                if ask == Ask::Sockets {
+                if !ask.is_to_envoy() {
                     let seen = &self.witness.drain;
                     let silent = |seen: &DrainSeen| seen.unanswered || !seen.word;
                     let lost = self.witness.refused
@@ -376,7 +376,7 @@ impl World {
                     return Err("SIGUSR1 to nobody".into());
                 };
                 let answered = match event {
-                    Event::Answer(ask, says) => ask != Ask::Sockets && says != Says::Nothing,
+                    Event::Answer(ask, says) => ask.is_to_envoy() && says != Says::Nothing,
                     _ => event == Event::HandlersSeen,
                 };
                 let handlers = answered || envoy.handlers || now - envoy.since >= HANDLERS_READY;

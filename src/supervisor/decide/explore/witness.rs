@@ -103,7 +103,7 @@ impl Witness {
     pub(super) fn note(&mut self, now: Time, event: Event, before: &Core) {
         let running = matches!(before.life.phase, Phase::Running(_));
         if let Event::Answer(ask, says) = event
-            && ask != Ask::Sockets
+            && ask.is_to_envoy()
             && self.spent
             && !before.generations.is_starting()
         {
@@ -219,10 +219,10 @@ impl Witness {
                     }
                 }
             }
-            Event::Answer(ask @ (Ask::Stats | Ask::Sockets), says) => {
+            Event::Answer(ask, says) if ask.tells_open() => {
                 // What was in flight when it began was the kernel's word.
                 if let Some(drain) = &mut self.drain
-                    && !(stale && ask == Ask::Sockets)
+                    && (!stale || ask.is_to_envoy())
                 {
                     match ask {
                         Ask::Stats => drain.unanswered = says == Says::Nothing,

@@ -62,7 +62,7 @@ impl Generations {
         drain.set_known(true);
         loop {
             match drain.next(turn.now, asked.is_none(), asked.map(|asked| asked.at)) {
-                drain::Next::Ask(Ask::Stats | Ask::Sockets) => {
+                drain::Next::Ask(ask) if ask.tells_open() => {
                     *asked = Some(turn.ask(Ask::Sockets, Requester::Drain));
                     return Some(drain.horizon(turn.now));
                 }

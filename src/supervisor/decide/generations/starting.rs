@@ -146,7 +146,7 @@ impl Generations {
             let confirmed = answer.is_some();
             next.asking
                 .on_health_answer(turn.now, question.ask, confirmed);
-        } else if question.ask == Ask::Sockets {
+        } else if !question.ask.is_to_envoy() {
             next.accepts_nothing = answer == Some(&Answer::Closed);
             next.asking.look_at(turn.now);
         } else if serves(answer) {
