@@ -54,7 +54,7 @@ impl Notifier {
             .and_then(|path| {
                 connect(path.as_bytes())
                     .inspect_err(|error| {
-                        log::warn!("systemd cannot be told how it is: {path:?}: {error}");
+                        log::warn!("systemd cannot be told how drainit is: {path:?}: {error}");
                     })
                     .ok()
             });

@@ -140,7 +140,7 @@ pub fn look(
     let why = connections.why.take();
     if let Some(why) = why.as_ref().filter(|_| why != known.why) {
         log::info!(
-            "of envoy's connections the kernel does not tell all: {why}; {}",
+            "the kernel does not tell all of envoy's connections: {why}; {}",
             connections.means()
         );
     }

@@ -175,7 +175,7 @@ impl BoundSockets {
                     };
                     log::log!(
                         level,
-                        "health, status and metrics on {}",
+                        "health, status and metrics are served on {}",
                         listener.address()
                     );
                 }
@@ -184,7 +184,9 @@ impl BoundSockets {
             }
             Err(error) => {
                 if first {
-                    log::warn!("no health, status and metrics on {address} for now: {error}");
+                    log::warn!(
+                        "health, status and metrics are not served on {address} for now: {error}"
+                    );
                 }
                 true
             }

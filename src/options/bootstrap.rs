@@ -63,7 +63,7 @@ pub const FLAGS: &[Flag<Bootstrap>] = &[
         "The xDS server: a name or an IP address.",
         |o, v| given(&mut o.xds_address, v),
     ),
-    flag("xds-port", "PORT", "8001", "Its port.", |o, v| {
+    flag("xds-port", "PORT", "8001", "The xDS server's port.", |o, v| {
         number(&mut o.xds_port, v)
     }),
     flag(
@@ -104,7 +104,7 @@ pub const FLAGS: &[Flag<Bootstrap>] = &[
         "admin-port",
         "PORT",
         "9001",
-        "Its port, where the address is not a path.",
+        "The admin interface's port, where its address is not a path.",
         |o, v| number(&mut o.admin_port, v),
     ),
     flag(

@@ -200,7 +200,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "drain-timeout",
         One("DUR"),
         "25s",
-        "From the signal to Envoy's SIGTERM at the latest, delay included; below a pod's grace period of 30 s.",
+        "The time from the signal to Envoy's SIGTERM at the latest, delay included; below a pod's grace period of 30 s.",
         |o, v| set(&mut o.limits.timeout, span(v)),
     )
     .brief("The drain's deadline, from the signal on"),
@@ -247,14 +247,14 @@ pub const FLAGS: &[Flag<Options>] = &[
         "check-interval",
         One("DUR"),
         "250ms",
-        "Between polls at the most often; a slow admin stretches it, so that polling takes under 5 % of Envoy's main thread.",
+        "The least time between two polls; a slow admin interface stretches it, so that polling takes under 5 % of Envoy's main thread.",
         |o, v| set(&mut o.limits.check_interval, interval(v)),
     ),
     flag(
         "kill-timeout",
         One("DUR"),
         "2s",
-        "From Envoy's SIGTERM to SIGKILL.",
+        "The time from Envoy's SIGTERM to SIGKILL.",
         |o, v| set(&mut o.kill_timeout, span(v)),
     ),
     flag(
@@ -288,7 +288,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "hot-restart",
         Switch,
         "off",
-        "Reload by Envoy's hot restart: next epoch, health gate, the old one drains.",
+        "Reload by Envoy's hot restart: a new Envoy starts beside the old one, which drains once the new one is live.",
         |o, v| set(&mut o.hot_restart, switch(v)),
     )
     .brief("Reload by Envoy's hot restart"),
@@ -303,7 +303,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "restart",
         One("never|on-failure"),
         "never",
-        "never: Envoy's end is the container's. on-failure: start it again with exponential backoff, for nodes without an orchestrator. One whose configuration or command line envoy --mode validate refuses is not, and one that exits 0 before it is live has done its work.",
+        "never: Envoy's end is the container's. on-failure: start it again with exponential backoff, for nodes without an orchestrator. An Envoy whose configuration or command line envoy --mode validate refuses is not started again, and one that exits 0 before it is live has done its work.",
         |o, v| {
             set(
                 &mut o.restart,
@@ -328,7 +328,7 @@ pub const FLAGS: &[Flag<Options>] = &[
     .begins("Certificates")
     .unset()
     .env("ENVOY_CERT_FILE"),
-    flag("envoy-key-file", One("PATH"), "off", "Its key.", |o, v| {
+    flag("envoy-key-file", One("PATH"), "off", "The xDS client's private key.", |o, v| {
         set(&mut o.key_file, path(v))
     })
     .unset()

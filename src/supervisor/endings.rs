@@ -183,11 +183,17 @@ impl Supervisor {
                     return;
                 }
                 LeavingStep::Terminate => {
-                    log::info!("SIGTERM to what envoy leaves behind: {}", list(&rest));
+                    log::info!(
+                        "sending SIGTERM to what envoy leaves behind: {}",
+                        list(&rest)
+                    );
                     process::signal_descendants(&rest, libc::SIGTERM);
                 }
                 LeavingStep::Kill => {
-                    log::warn!("SIGKILL to what envoy leaves behind: {}", list(&rest));
+                    log::warn!(
+                        "sending SIGKILL to what envoy leaves behind: {}",
+                        list(&rest)
+                    );
                     self.envoys.kill_all();
                 }
             }

@@ -390,7 +390,7 @@ impl Envoys {
         });
         if let Some(first) = rest.first() {
             let (count, pid) = (rest.len(), first.pid);
-            log::info!("SIGTERM to what is beside envoy: {count}, process {pid} among them");
+            log::info!("sending SIGTERM to what runs beside envoy: process {pid}, one of {count}");
             process::signal_descendants(&rest, libc::SIGTERM);
         }
         let script = self.newest.as_ref().map(|child| child.pid);

@@ -317,7 +317,7 @@ fn serve(options: &Options, board: &SharedSnapshot, wakeups: &Wakeups, mailbox: 
         &|wish| mailbox.send(Event::Http(wish)),
         &options.shutdown_from,
     ) {
-        log::warn!("health, status and metrics: {error}");
+        log::warn!("health, status and metrics cannot be served: {error}");
     }
 }
 

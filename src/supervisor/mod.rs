@@ -301,7 +301,7 @@ impl Supervisor {
                 }
                 Action::TerminateRest => self.envoys.terminate_rest(),
                 Action::Kill => {
-                    log::warn!("envoy has not ended on SIGTERM: SIGKILL");
+                    log::warn!("envoy has not ended on SIGTERM: it is sent SIGKILL");
                     self.killed = Some(now);
                     self.envoys.kill_all();
                 }

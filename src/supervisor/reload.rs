@@ -158,7 +158,7 @@ impl Supervisor {
             .is_some_and(|until| until <= now)
         {
             let limit = show(CERTIFICATES_WITHIN);
-            let why = format!("what comes of the certificates is not known after {limit}");
+            let why = format!("nobody has told within {limit} what comes of the certificates");
             self.end_reading(Err(why));
         }
     }

@@ -39,7 +39,8 @@ impl SdsFiles {
             && until <= now
         {
             log::warn!(
-                "whether the SDS files are as they were published is not known after {}",
+                "nobody has told within {} whether the SDS files are as they were published: \
+                 going on all the same",
                 show(WITHIN)
             );
             self.check = Check::Over;
