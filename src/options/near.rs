@@ -17,7 +17,7 @@ pub fn is_slip(one: &str, other: &str) -> bool {
 
 /// The candidate that `name` was probably meant to be: the one that the fewest slips lead to, if
 /// those are few for its length, or one that holds the whole of `name`, or begins as it does.
-pub fn nearest(name: &str, candidates: impl IntoIterator<Item = String>) -> Option<String> {
+fn nearest(name: &str, candidates: impl IntoIterator<Item = String>) -> Option<String> {
     let shared = |other: &str| {
         let same = name.bytes().zip(other.bytes());
         same.take_while(|(a, b)| a == b).count()

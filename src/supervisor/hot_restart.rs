@@ -95,7 +95,7 @@ impl Supervisor {
     }
 
     /// The reload that was asked for just now is done later.
-    pub(super) fn keep_reload(&mut self) {
+    fn keep_reload(&mut self) {
         let waits_for = match self.envoys.old() {
             Some(pid) if self.core.generations().old_ends_at().is_some() => {
                 format!("until the generation before, pid {pid}, has ended")
@@ -109,7 +109,7 @@ impl Supervisor {
     }
 
     /// Has Envoy look at the configuration as it is now: the Envoy that the path leads to now.
-    pub(super) fn try_next(&mut self) {
+    fn try_next(&mut self) {
         self.begin_reload();
         self.choose_configuration();
         let envoy = self.board.read().envoy.clone();
@@ -221,7 +221,7 @@ impl Supervisor {
     }
 
     /// A hot restart ended.
-    pub(super) fn on_reloaded(&mut self, how: Reloaded) {
+    fn on_reloaded(&mut self, how: Reloaded) {
         self.note_hot_restart(|hot_restart| match how {
             Reloaded::Live => hot_restart.done += 1,
             Reloaded::Failed => hot_restart.failed += 1,

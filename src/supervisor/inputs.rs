@@ -83,7 +83,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn on_reply(&mut self, mut reply: AdminReply) {
+    fn on_reply(&mut self, mut reply: AdminReply) {
         let Some(question) = self
             .core
             .asked()
@@ -138,7 +138,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn on_certificates(&mut self, report: CertificateReport) {
+    fn on_certificates(&mut self, report: CertificateReport) {
         match report {
             CertificateReport::Waiting(which) => {
                 self.hangs.note_waiting(&which);

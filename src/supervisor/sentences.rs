@@ -266,7 +266,7 @@ fn by_listener(load: &Load) -> String {
 }
 
 /// The listeners that count and have something open.
-pub fn open_listeners(load: &Load) -> impl Iterator<Item = &ListenerLoad> {
+fn open_listeners(load: &Load) -> impl Iterator<Item = &ListenerLoad> {
     load.listeners
         .iter()
         .filter(|listener| !listener.excluded && listener.connections > 0)

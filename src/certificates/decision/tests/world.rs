@@ -77,7 +77,7 @@ impl Kind {
 /// What this world's Envoy does not take in a chain.
 const POISON: &str = "ed25519.crt";
 
-pub(super) fn is_poison(contents: &Contents) -> bool {
+fn is_poison(contents: &Contents) -> bool {
     let poison = clean(&whole(&data(POISON), &data("ec.key")));
     let (Material::Pair { cert: poison, .. }, Material::Pair { cert, .. }) =
         (&poison[0], &contents[0])
@@ -200,7 +200,7 @@ impl World {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_735_689_600) + (self.now - self.start)
     }
 
-    pub(super) fn fresh_envoy(&self) -> Envoy {
+    fn fresh_envoy(&self) -> Envoy {
         let mut envoy = Envoy::default();
         if let Some((generation, contents)) = &self.published {
             envoy.take(*generation, contents, self.wall());

@@ -423,6 +423,6 @@ impl World {
 }
 
 /// Whether the generation that served is gone.
-pub(super) fn event_is_loss(event: Event, from: &World) -> bool {
+fn event_is_loss(event: Event, from: &World) -> bool {
     matches!(event, Event::OldExited(_)) && from.core.generations.is_starting()
 }

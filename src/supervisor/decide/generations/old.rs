@@ -74,12 +74,7 @@ impl Left {
 impl Asking {
     /// Looks at what is open, again and again, with this pause between, as long as an old Envoy may
     /// have something. Returns when to look next.
-    pub fn look_for_old(
-        &mut self,
-        turn: &mut Turn,
-        look: &mut Time,
-        pause: Duration,
-    ) -> Option<Time> {
+    fn look_for_old(&mut self, turn: &mut Turn, look: &mut Time, pause: Duration) -> Option<Time> {
         if self.asked.is_some() {
             return None;
         }
