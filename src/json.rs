@@ -59,7 +59,7 @@ impl Object {
         self.0.insert(key.to_owned(), value(field));
     }
 
-    /// All of it.
+    /// The whole object, as a value.
     pub(crate) fn done(self) -> Value {
         Value::Object(self.0)
     }
@@ -76,7 +76,7 @@ impl List {
         self.0.push(value(item));
     }
 
-    /// All of it.
+    /// The whole list, as a value.
     pub(crate) fn done(self) -> Value {
         Value::Array(self.0)
     }

@@ -76,7 +76,7 @@ pub enum Topic {
 pub enum Probe {
     /// Whether Envoy runs.
     Live,
-    /// Whether it should get traffic.
+    /// Whether Envoy should get traffic.
     Ready,
 }
 

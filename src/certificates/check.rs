@@ -17,13 +17,13 @@ use super::x509::Key;
 pub struct Leaf {
     /// The leaf's serial number.
     pub serial: Serial,
-    /// From when it is valid.
+    /// From when the leaf is valid.
     pub not_before: SystemTime,
-    /// Until when it is valid.
+    /// Until when the leaf is valid.
     pub not_after: SystemTime,
-    /// Whether the key was seen to be its own; otherwise only Envoy can tell.
+    /// Whether the key was seen to be the leaf's; otherwise only Envoy can tell.
     pub matched: bool,
-    /// Whether Envoy refuses it without a staple.
+    /// Whether Envoy refuses the leaf without a staple.
     pub must_staple: bool,
 }
 
@@ -45,7 +45,7 @@ impl Checked {
         }
     }
 
-    /// From when and until when it is valid.
+    /// From when and until when the leaf or the bundle is valid.
     pub fn validity(&self) -> [SystemTime; 2] {
         match self {
             Checked::Leaf(leaf) => [leaf.not_before, leaf.not_after],
@@ -53,7 +53,7 @@ impl Checked {
         }
     }
 
-    /// Whether nothing is left of it that only Envoy can tell.
+    /// Whether nothing is left to know of the secret that only Envoy can tell.
     pub fn is_sure(&self) -> bool {
         matches!(
             self,
@@ -65,7 +65,7 @@ impl Checked {
 /// What was found in the files of a secret.
 #[derive(Debug)]
 pub struct Found {
-    /// What was read of it.
+    /// What was read of the secret.
     pub checked: Checked,
     /// What Envoy is given: see [`cleaned`].
     pub material: Material,

@@ -12,11 +12,11 @@ use super::{name, publish};
 /// What Envoy says of one secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SecretSeen {
-    /// Whether it knows the secret.
+    /// Whether Envoy knows the secret.
     pub known: bool,
-    /// The version that it took last; none where it took none that has one.
+    /// The version that Envoy took last; none where Envoy took none that has a version.
     pub version: Option<String>,
-    /// How many updates it did not take (`update_rejected` and `update_failure`).
+    /// How many updates Envoy did not take (`update_rejected` and `update_failure`).
     pub refusals: u64,
 }
 
@@ -55,11 +55,11 @@ pub struct Expected<'a> {
 /// What Envoy's answers show of a set that was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Confirmation {
-    /// Envoy has all of it.
+    /// Envoy has all of the set.
     Taken,
     /// Envoy has the new versions; whether the leaf is loaded cannot be seen.
     Accepted(String),
-    /// Envoy refused it.
+    /// Envoy refused the set.
     Rejected(String),
     /// Envoy has another version so far.
     Other(String),

@@ -144,7 +144,7 @@ pub enum CertificateCommand {
     Validated {
         /// The question's number.
         id: u64,
-        /// Why Envoy refused it, in one line.
+        /// Why Envoy refused the set, in one line.
         verdict: Result<(), String>,
     },
     /// End the thread.

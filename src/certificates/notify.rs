@@ -83,7 +83,7 @@ pub enum FileEvent {
 /// Waits for the main thread's commands and for the kernel's word at once.
 #[derive(Debug)]
 pub struct Notify {
-    /// Of the mailbox whose commands are waited for.
+    /// What wakes whoever waits for the mailbox's commands.
     wakeups: Option<Wakeups>,
     kernel: Option<KernelWatch>,
 }

@@ -31,7 +31,7 @@ pub struct Set {
     pub contents: Arc<Contents>,
     /// What was read of each secret, in their order.
     pub checked: Vec<Checked>,
-    /// Which file it has not as it is, and why.
+    /// Which file the set has not as it is, and why.
     pub lacks: Option<Refusal>,
     /// When the set is to be judged again, though no file changes.
     pub again: Option<SystemTime>,
@@ -71,7 +71,7 @@ impl Set {
         self.checked.iter().find_map(Checked::serial)
     }
 
-    /// Whether nothing is left of it that only Envoy can tell.
+    /// Whether nothing is left to know of the set that only Envoy can tell.
     pub fn is_sure(&self) -> bool {
         self.checked.iter().all(Checked::is_sure)
     }

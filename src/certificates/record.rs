@@ -15,11 +15,11 @@ use crate::status::SecretStatus;
 /// What becomes of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeOutcome {
-    /// Envoy loaded it.
+    /// Envoy loaded the set.
     Ok,
     /// drainit refused the set: it was not given to Envoy.
     Refused,
-    /// Envoy refused it.
+    /// Envoy refused the set.
     Rejected,
     /// Envoy did not say.
     Unconfirmed,

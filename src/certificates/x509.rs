@@ -14,7 +14,7 @@ pub struct Certificate {
     pub not_before: SystemTime,
     /// Until when it is valid.
     pub not_after: SystemTime,
-    /// Whether it demands an OCSP staple (RFC 7633).
+    /// Whether the certificate demands an OCSP staple (RFC 7633).
     pub must_staple: bool,
     /// The certificate's subject, DER.
     subject: Vec<u8>,

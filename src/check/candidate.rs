@@ -26,7 +26,7 @@ use crate::process::{self, Exit, Spawn};
 /// An Envoy is live in 50 ms; with a large configuration, in some seconds.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// How much of what it says is read: the reason is in the last lines.
+/// How many bytes of what Envoy says are read: the reason is in the last lines.
 const OUTPUT: u64 = 64 * 1024;
 
 /// Between two looks.
@@ -41,7 +41,7 @@ pub const DUMP: ExchangeLimits = ExchangeLimits {
     body: 256 << 20,
 };
 
-/// What it says that has no admin interface (seen on 1.36.4 and 1.40.0).
+/// What an Envoy without an admin interface says (seen on 1.36.4 and 1.40.0).
 const NO_ADMIN: &str = "No admin address given";
 
 /// An Envoy that can be run.
@@ -179,12 +179,12 @@ impl Candidate {
 struct Run {
     pid: i32,
     output: File,
-    /// How it ended, once it has.
+    /// How the Envoy ended, once it has.
     exit: Option<Exit>,
 }
 
 impl Run {
-    /// Looks whether it has ended.
+    /// Looks whether the Envoy has ended.
     fn look(&mut self) {
         if self.exit.is_some() {
             return;

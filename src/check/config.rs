@@ -145,7 +145,7 @@ fn take(part: &mut Value, list: &str, item: &str, into: &mut Vec<Value>) {
     }
 }
 
-/// Calls `visit` with every object in it.
+/// Calls `visit` with every object in `value`.
 pub fn walk<'a>(value: &'a Value, visit: &mut dyn FnMut(&'a Map<String, Value>)) {
     match value {
         Value::Object(object) => {

@@ -47,7 +47,7 @@ const CLOSE: u8 = 7;
 const CLOSE_WAIT: u8 = 8;
 const LISTEN: u8 = 10;
 
-/// Of which families a dump of TCP sockets is.
+/// The address families of the TCP sockets that a dump has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Families {
     /// IPv4 sockets.
@@ -68,7 +68,7 @@ pub enum DumpRequest<'a> {
     },
     /// The TCP connections with a local port in any of these ranges; all, where they are too many.
     TcpConnections {
-        /// Of these families.
+        /// The sockets' address families.
         family: Families,
         /// The local ports.
         ports: &'a [RangeInclusive<u16>],

@@ -18,10 +18,10 @@ pub const QUERY: &str = concat!(
     "%7Ccluster%5C..*%5C.upstream_cx_(total%7Cconnect_fail%7Cnone_healthy))%24",
 );
 
-/// Of so many, so many went wrong.
+/// How many there were of something, and how many of them went wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Share {
-    /// All of them.
+    /// How many there were in all.
     pub of: u64,
     /// How many went wrong.
     pub bad: u64,

@@ -13,7 +13,7 @@ use crate::process::{self, Handle, Pids, Process};
 pub struct Child {
     /// Our child: Envoy, or the script, whose end is waited for.
     pub pid: i32,
-    /// The process group that it was started in.
+    /// The process group that the child was started in.
     group: i32,
     /// The child's command line at its start, and the words in it that are ours.
     line: Vec<u8>,

@@ -73,7 +73,7 @@ pub struct Envoys {
     envoy_itself: bool,
     /// Whether an Envoy was seen to have been given what was added to the command line.
     hands_on: bool,
-    /// The newest that ended last: something of its process tree may live on.
+    /// The newest Envoy that ended last: something of its process tree may live on.
     gone: Option<Child>,
     /// Whether the newest's start script was told to end, after Envoy.
     script_told: bool,
@@ -148,7 +148,7 @@ impl Envoys {
         }
     }
 
-    /// The old generation's pid, while it drains.
+    /// The old generation's pid, while that drains.
     pub fn old(&self) -> Option<i32> {
         self.old.as_ref().map(Child::envoy)
     }
@@ -222,7 +222,7 @@ impl Envoys {
             && flags::value(&self.line, "--admin-address-path").is_some()
     }
 
-    /// What is polled for its admin address.
+    /// What is polled for the newest Envoy's admin address.
     pub fn pipe(&self) -> Option<&Pipe> {
         self.newest.as_ref()?.pipe.as_ref()
     }

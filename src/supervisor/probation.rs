@@ -27,7 +27,7 @@ use crate::connections::Local;
 use crate::drain::Time;
 use crate::envoy::traffic::{Door, Share, Traffic};
 
-/// So long a new generation is watched.
+/// How long a new generation is watched.
 pub const LASTS: Duration = Duration::from_secs(30);
 
 /// The time between two looks at a generation that is watched.

@@ -412,7 +412,7 @@ impl Reporter {
         }
     }
 
-    /// Why it is over, of a drainit that ends with this code.
+    /// The verdict on a drainit that ends with this code.
     pub fn verdict(&self, snapshot: &Snapshot, code: u8) -> Verdict {
         let last = snapshot.last_end.map(|last| last.end);
         let ending = Ending {

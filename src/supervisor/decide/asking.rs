@@ -13,7 +13,7 @@ const PROBE_FIRST: Duration = Duration::from_millis(20);
 /// At rest Envoy's admin interface is asked no more often than this.
 pub(super) const PROBE_REST: Duration = Duration::from_secs(1);
 
-/// Who wants to know.
+/// Who asks a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Requester {
     /// Somebody who looks at Envoy.
