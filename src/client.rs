@@ -172,7 +172,8 @@ pub fn exchange_with(
     exchange_while(peer, address, method, path, limits, None, sink)
 }
 
-/// Whether to go on waiting for an answer, of which nothing has come for so long. Asked every [`SLICE`].
+/// Whether to go on waiting for an answer, of which nothing has come for so long. Asked every
+/// [`SLICE`].
 pub type GoesOn<'a> = Option<&'a mut dyn FnMut(Duration) -> bool>;
 
 /// As [`exchange_with`], for as long as `goes_on` says, where it is given.

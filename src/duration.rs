@@ -75,7 +75,8 @@ fn scale(number: &str, unit: u64) -> Option<u64> {
     whole.checked_mul(unit)?.checked_add(part)
 }
 
-/// Shows a duration as a person reads it: `0.25 s`, `12.3 s`, `25 s`, `1 min 47 s`, `2 h 5 min`, `3 d`.
+/// Shows a duration as a person reads it: `0.25 s`, `12.3 s`, `25 s`, `1 min 47 s`, `2 h 5 min`, `3
+/// d`.
 ///
 /// The log, the status and every message use this form. Seconds have one decimal, below one second
 /// two; a number of whole seconds, as an option has it, has none.

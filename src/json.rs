@@ -3,8 +3,8 @@
 use serde_core::Serialize;
 use serde_json::{Map, Value, to_value};
 
-/// A [`Value`], as `serde_json::json!` makes it from an object or a list. A field is one call here, and a
-/// page of code there: with some 200 fields that is a thirtieth of the program.
+/// A [`Value`], as `serde_json::json!` makes it from an object or a list. A field is one call here,
+/// and a page of code there: with some 200 fields that is a thirtieth of the program.
 macro_rules! json {
     ({ $($inside:tt)* }) => {{
         #[allow(unused_mut, reason = "an empty object")]

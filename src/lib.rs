@@ -19,11 +19,11 @@
 //! | `certificates` | reads the certificate files when the kernel tells of a change, and compares them now and then; writes the SDS files; only where asked to |
 //! | `configuration` | compares Envoy's configuration file and keeps copies of it; only with `--watch-config` |
 //!
-//! Signals, answers, requests and the passing of time are events (`src/supervisor/event.rs`) on one channel to the main
-//! thread ([`mailbox`]). It waits in one `poll` and for nothing else, but that it execs Envoy (Envoy
-//! asks the kernel for a signal when the *thread* that spawned it ends) and writes the last words.
-//! What else may block, a helper thread does. Each is started again when it ends or panics: the
-//! release build unwinds, so a panic in a helper is not the end of pid 1.
+//! Signals, answers, requests and the passing of time are events (`src/supervisor/event.rs`) on one
+//! channel to the main thread ([`mailbox`]). It waits in one `poll` and for nothing else, but that
+//! it execs Envoy (Envoy asks the kernel for a signal when the *thread* that spawned it ends) and
+//! writes the last words. What else may block, a helper thread does. Each is started again when it
+//! ends or panics: the release build unwinds, so a panic in a helper is not the end of pid 1.
 //!
 //! # The way of the data
 //!
@@ -80,12 +80,12 @@
 //!
 //! # Tests
 //!
-//! `scripts/test` runs every test, on real Envoys and in real containers. Slower, and not part of it:
-//! `scripts/soak 30` (minutes; everything at once), `scripts/fuzz` (whatever reads what strangers
-//! write), `scripts/sanitize` (ThreadSanitizer, valgrind and Miri), `scripts/test-every-envoy` (one of
-//! each minor version), `TEST_STRANGERS_SECONDS=60 scripts/test --test strangers` and
-//! `TEST_REQUESTS=100000 scripts/test --test http`. With `UPDATE_README=1`, `scripts/test --test readme`
-//! writes the README's captures anew.
+//! `scripts/test` runs every test, on real Envoys and in real containers. Slower, and not part of
+//! it: `scripts/soak 30` (minutes; everything at once), `scripts/fuzz` (whatever reads what
+//! strangers write), `scripts/sanitize` (ThreadSanitizer, valgrind and Miri),
+//! `scripts/test-every-envoy` (one of each minor version), `TEST_STRANGERS_SECONDS=60 scripts/test
+//! --test strangers` and `TEST_REQUESTS=100000 scripts/test --test http`. With `UPDATE_README=1`,
+//! `scripts/test --test readme` writes the README's captures anew.
 
 pub mod certificates;
 pub mod check;

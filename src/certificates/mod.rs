@@ -1,9 +1,10 @@
 //! Envoy's certificates, kept fresh: the files are read, what is bad is refused, the rest is
 //! published as SDS files, and Envoy is asked whether it took them.
 //!
-//! [`run`] is the body of a thread of its own. It does what a [`Decision`](decision::Decision) for each
-//! set tells it to, and may hang on a stuck file system: nobody waits for it. Started again after
-//! a panic it goes on from what is published; tell it [`CertificateCommand::EnvoyStarted`] then.
+//! [`run`] is the body of a thread of its own. It does what a [`Decision`](decision::Decision) for
+//! each set tells it to, and may hang on a stuck file system: nobody waits for it. Started again
+//! after a panic it goes on from what is published; tell it [`CertificateCommand::EnvoyStarted`]
+//! then.
 
 mod change_check;
 pub mod check;
@@ -109,7 +110,8 @@ pub enum CertificateReport {
     /// Envoy may start: the xDS client's set is published, and each other secret, or that there is
     /// none so far.
     FirstSetReady,
-    /// Run `envoy --mode validate -c` on this file, by `/dev/fd`, and answer [`CertificateCommand::Validated`].
+    /// Run `envoy --mode validate -c` on this file, by `/dev/fd`, and answer
+    /// [`CertificateCommand::Validated`].
     Validate {
         /// The question's number, to be sent back.
         id: u64,
@@ -118,8 +120,8 @@ pub enum CertificateReport {
     },
     /// What is known of the secrets. Sent when it changes.
     Status(Vec<SecretStatus>),
-    /// The SDS files are looked after, as the last [`CertificateCommand::CheckPublished`] with this number asked:
-    /// they hold what was published.
+    /// The SDS files are looked after, as the last [`CertificateCommand::CheckPublished`] with this
+    /// number asked: they hold what was published.
     PublishedChecked(u64),
     /// What came of the last [`CertificateCommand::CheckNow`], by its number, in one line.
     Reloaded(u64, Result<String, String>),
@@ -128,11 +130,12 @@ pub enum CertificateReport {
 /// What the main thread tells the certificate thread.
 #[derive(Clone, Debug)]
 pub enum CertificateCommand {
-    /// Look at the files now, and act on them: answered by [`CertificateReport::Reloaded`], unless another
-    /// one comes before that.
+    /// Look at the files now, and act on them: answered by [`CertificateReport::Reloaded`], unless
+    /// another one comes before that.
     CheckNow(u64),
     /// Look whether the SDS files still hold what was published, and write them again where they do
-    /// not: answered by [`CertificateReport::PublishedChecked`] once they do, unless another one comes before that.
+    /// not: answered by [`CertificateReport::PublishedChecked`] once they do, unless another one
+    /// comes before that.
     CheckPublished(u64),
     /// An Envoy runs from here on; its admin may not answer yet.
     EnvoyStarted,

@@ -165,8 +165,8 @@ impl Rotation {
         self.decision.check_now(now);
     }
 
-    /// Looks whether the SDS files still hold what was published: an Envoy that starts reads them, and
-    /// whoever may write there may have removed or overwritten them.
+    /// Looks whether the SDS files still hold what was published: an Envoy that starts reads them,
+    /// and whoever may write there may have removed or overwritten them.
     pub fn check_published(&mut self, pulse: &Pulse) {
         let Some((generation, contents)) = self.decision.published_as() else {
             return;

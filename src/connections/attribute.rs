@@ -14,8 +14,8 @@ pub struct Known<'a> {
     pub by: Witness,
     /// The inodes of Envoy's sockets, sorted; none where they may not be read.
     pub own: Option<&'a [u64]>,
-    /// Listeners that were seen before, and whether by IPv6 sockets: they may have been closed, and their
-    /// connections not.
+    /// Listeners that were seen before, and whether by IPv6 sockets: they may have been closed, and
+    /// their connections not.
     pub earlier: &'a [(bool, Local)],
     /// What Envoy's admin interface named.
     pub names: &'a [Named],

@@ -78,8 +78,8 @@ impl Ends {
         Errno::result(attached).map(drop)
     }
 
-    /// Takes what the kernel has sent. Returns how many connections may have ended since the last call,
-    /// at the least.
+    /// Takes what the kernel has sent. Returns how many connections may have ended since the last
+    /// call, at the least.
     pub fn drain(&self) -> u64 {
         let mut message = [0; MESSAGE];
         let mut ended = 0;
@@ -101,8 +101,8 @@ impl AsFd for Ends {
     }
 }
 
-/// A classic BPF program. Behind the message's header, of 16 bytes, are the family, and at 4 the local
-/// port and at 8 the local address, which is an IPv4 address' only word.
+/// A classic BPF program. Behind the message's header, of 16 bytes, are the family, and at 4 the
+/// local port and at 8 the local address, which is an IPv4 address' only word.
 fn filter(doors: &[SocketAddr]) -> Vec<libc::sock_filter> {
     const FAMILY: u32 = 16;
     const PORT: u32 = 16 + 4;

@@ -64,7 +64,8 @@ impl Ledger {
         seen.max(last).filter(|age| *age >= KEPT)
     }
 
-    /// How many bytes went over it in a second, in both directions, since the look that is remembered.
+    /// How many bytes went over it in a second, in both directions, since the look that is
+    /// remembered.
     pub fn rate(&self, one: &Connection, now: Instant) -> Option<u64> {
         let time = now.saturating_duration_since(self.at?);
         let bytes = bytes(one)?.checked_sub(self.row(one)?.bytes)?;

@@ -302,8 +302,8 @@ fn inodes(rows: &Rows) -> Vec<u64> {
     sorted(inet.chain(unix))
 }
 
-/// The inodes of the rows that listen, sorted: each unix connection of the machine's that is new would
-/// have all of Envoy's descriptors read again.
+/// The inodes of the rows that listen, sorted: each unix connection of the machine's that is new
+/// would have all of Envoy's descriptors read again.
 fn listening_inodes(rows: &Rows) -> Vec<u64> {
     let inet = rows.tcp.iter().chain(&rows.udp);
     let inet = inet.filter(|row| row.kind == SocketKind::Listening);

@@ -319,8 +319,8 @@ fn activity(info: &[u8]) -> Option<Activity> {
     })
 }
 
-/// Reads a unix socket: a `unix_diag_msg` and attributes. None where it is cut; none within of a socket
-/// that has no name or no stream.
+/// Reads a unix socket: a `unix_diag_msg` and attributes. None where it is cut; none within of a
+/// socket that has no name or no stream.
 pub fn unix_row(body: &[u8]) -> Option<Option<UnixRow>> {
     let kind = i32::from(*body.get(1)?);
     let listening = *body.get(2)? == LISTEN;

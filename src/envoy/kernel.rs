@@ -83,7 +83,8 @@ pub struct Seen {
     pub elsewhere: u64,
     /// Whether Envoy accepts connections, or was seen to.
     pub accepts: bool,
-    /// The addresses of the listeners that count and have connections, sorted, where they are [`FEW`] at the most.
+    /// The addresses of the listeners that count and have connections, sorted, where they are
+    /// [`FEW`] at the most.
     pub doors: Vec<SocketAddr>,
     /// The addresses of all listeners that count, sorted.
     pub all_doors: Vec<SocketAddr>,

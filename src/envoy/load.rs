@@ -118,7 +118,8 @@ impl Load {
             .fold(self.old_connections, u64::saturating_add)
     }
 
-    /// The connections that count by their listener's name, sorted. Listeners that share a name are one.
+    /// The connections that count by their listener's name, sorted. Listeners that share a name are
+    /// one.
     pub fn by_name(&self) -> Vec<(&str, u64)> {
         let counted = self.listeners.iter().filter(|listener| !listener.excluded);
         let mut sums: Vec<_> = counted

@@ -81,8 +81,8 @@ pub struct EndWatch {
     ends: Option<(Ends, Vec<SocketAddr>)>,
     /// Whether the kernel is to tell how many connections come, since Envoy does not tell all.
     counts: bool,
-    /// How many there were at the last look and have ended since, one after the other; none where not all
-    /// listeners are watched.
+    /// How many there were at the last look and have ended since, one after the other; none where
+    /// not all listeners are watched.
     count: Option<(u64, u64)>,
     word: Word,
     rest: Option<Rest>,
@@ -156,8 +156,8 @@ impl EndWatch {
         }
     }
 
-    /// How many connections have come since the last look, by the kernel's word: there are so many now.
-    /// None where it does not tell, or was not asked to.
+    /// How many connections have come since the last look, by the kernel's word: there are so many
+    /// now. None where it does not tell, or was not asked to.
     pub fn came(&mut self, open: u64) -> Option<u64> {
         let (before, ended) = self.count.take()?;
         Some(open.saturating_add(ended).saturating_sub(before))
@@ -177,8 +177,8 @@ impl EndWatch {
         }
     }
 
-    /// A look showed connections that may be the last ones, at these addresses; Envoy counted more of them
-    /// than the kernel if it is `behind`. There were so many `sockets` at `all` addresses.
+    /// A look showed connections that may be the last ones, at these addresses; Envoy counted more
+    /// of them than the kernel if it is `behind`. There were so many `sockets` at `all` addresses.
     pub fn aim(&mut self, last: &[SocketAddr], (all, sockets): (&[SocketAddr], u64), behind: bool) {
         if !self.is_on {
             return;

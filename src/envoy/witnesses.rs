@@ -157,9 +157,9 @@ impl<'a> Witnesses<'a> {
         Ok(Answer::Stats(load))
     }
 
-    /// Puts a question to Envoy's admin interface. Where that does not answer, the kernel is looked at
-    /// beside it: no answer is waited for while the process that is `watched` has nothing open. Once
-    /// that was so, less patience is had with the next question.
+    /// Puts a question to Envoy's admin interface. Where that does not answer, the kernel is looked
+    /// at beside it: no answer is waited for while the process that is `watched` has nothing open.
+    /// Once that was so, less patience is had with the next question.
     ///
     /// # Errors
     /// As the question's.

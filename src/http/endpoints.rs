@@ -108,8 +108,9 @@ pub fn route(request: &Request, local: bool) -> Result<Endpoint, Reply> {
     Err(reply)
 }
 
-/// Answers a request for `endpoint` that came at `asked`, as things are `now`, when the wall
-/// clock shows `wall`. Clients' addresses are for whom is `trusted`. Who may ask for `/shutdown` was decided before.
+/// Answers a request for `endpoint` that came at `asked`, as things are `now`, when the wall clock
+/// shows `wall`. Clients' addresses are for whom is `trusted`. Who may ask for `/shutdown` was
+/// decided before.
 pub fn answer(
     endpoint: Endpoint,
     asked: Instant,

@@ -1,9 +1,9 @@
 //! Health, shutdown, status and metrics over HTTP: one thread, one `poll`.
 //!
-//! Bind the addresses ([`BoundSockets`]), then run [`serve`] on a thread of its own. It answers from the
-//! snapshot and asks nobody; what a request changes is a [`Wish`] for
-//! the main thread. It returns once drainit is [gone](crate::status::State::Gone) and everybody who
-//! waited has their answer. Should it panic, it can be run again.
+//! Bind the addresses ([`BoundSockets`]), then run [`serve`] on a thread of its own. It answers
+//! from the snapshot and asks nobody; what a request changes is a [`Wish`] for the main thread. It
+//! returns once drainit is [gone](crate::status::State::Gone) and everybody who waited has their
+//! answer. Should it panic, it can be run again.
 //!
 //! # Why the loop is our own
 //! `tiny_http::Server` starts a thread for every connection, without a limit, reads without a

@@ -8,7 +8,8 @@ use crate::duration::show;
 /// Less than this is not worth a word.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A client's connection. Shown as `10.1.2.3:51234, over 41 min old, silent 12 s` or `10.1.9.9:40112, 3 kB/s`.
+/// A client's connection. Shown as `10.1.2.3:51234, over 41 min old, silent 12 s` or
+/// `10.1.9.9:40112, 3 kB/s`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShownClient {
     /// The listener's name.
@@ -42,8 +43,9 @@ impl fmt::Display for ShownClient {
     }
 }
 
-/// `postgres: 10.1.2.3:51234, over 41 min old, silent 12 s; 10.1.9.9:40112, 3 kB/s; and 7 more`: some of
-/// those who have connections, and how many there are beside them; empty where nobody is known.
+/// `postgres: 10.1.2.3:51234, over 41 min old, silent 12 s; 10.1.9.9:40112, 3 kB/s; and 7 more`:
+/// some of those who have connections, and how many there are beside them; empty where nobody is
+/// known.
 pub fn list(clients: &[ShownClient], more: u64) -> String {
     let mut text = String::new();
     let mut add = |listener: &str, client: &dyn fmt::Display| {

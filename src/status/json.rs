@@ -15,8 +15,8 @@ use crate::envoy::load::{Client, ListenerLoad, Load};
 use crate::json::json;
 use crate::process::{self, ExitClass};
 
-/// The JSON of `snapshot`, looked at `now`, when the wall clock shows `wall`; with clients' addresses, or
-/// without. One line.
+/// The JSON of `snapshot`, looked at `now`, when the wall clock shows `wall`; with clients'
+/// addresses, or without. One line.
 pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients: bool) -> String {
     let clock = Clock { now, wall };
     let load = snapshot.open();

@@ -330,8 +330,8 @@ impl Envoys {
         }
     }
 
-    /// Whether the newest, which ended so, was a start script that has not handed on how Envoy had ended
-    /// behind it: it was killed, or told to end.
+    /// Whether the newest, which ended so, was a start script that has not handed on how Envoy had
+    /// ended behind it: it was killed, or told to end.
     pub fn was_script(&self, exit: Exit) -> bool {
         let ended_itself = self.script_told || matches!(exit, Exit::Signal(_));
         ended_itself && self.gone.as_ref().is_some_and(Child::is_script)

@@ -198,8 +198,8 @@ impl Reporter {
         self.failure = Some(why);
     }
 
-    /// Logs what is worth it of an answer: that an Envoy which `starts`, or has its `admin_away`, gives none
-    /// is not.
+    /// Logs what is worth it of an answer: that an Envoy which `starts`, or has its `admin_away`,
+    /// gives none is not.
     pub fn on_answer(&mut self, now: Instant, reply: &AdminReply, starts: bool, admin_away: bool) {
         match &reply.answer {
             Err(why) if admin_away && reply.ask.is_to_envoy() => log::debug!("{why}"),

@@ -22,8 +22,9 @@ impl Decision {
         self.current.is_some()
     }
 
-    /// What the SDS files are to hold: the generation, and the set, or none where they are to say that
-    /// there is none. Nothing where nothing is published, or it is to be published again anyway.
+    /// What the SDS files are to hold: the generation, and the set, or none where they are to say
+    /// that there is none. Nothing where nothing is published, or it is to be published again
+    /// anyway.
     pub fn published_as(&self) -> Option<(u64, Option<&Contents>)> {
         let there = self.current.is_some() || self.holds;
         (there && !self.astray && self.kept.is_none()).then(|| (self.generation, self.loaded()))

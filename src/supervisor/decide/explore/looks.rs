@@ -31,7 +31,10 @@ impl World {
         }
         match before.next {
             Some(next) if next.figures => {
-                let figures = matches!(event, Event::Answer(ask, says) if ask.tells_open() && says != Says::Nothing);
+                let figures = matches!(
+                    event,
+                    Event::Answer(ask, says) if ask.tells_open() && says != Says::Nothing
+                );
                 must(figures || owed(next.due), "a look is forgotten")
             }
             Some(next) => must(
