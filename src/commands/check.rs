@@ -196,6 +196,10 @@ impl Page {
                 *width = (*width).max(text.chars().count().min(most));
             }
         }
+        // What is cut is told whole. A listener is known by its name, so its address gives way.
+        let whole = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
+        let over = whole.saturating_sub(self.style.width);
+        widths[1] = widths[1].saturating_sub(over).max("ADDRESS".len());
         for (at, row) in rows.iter().enumerate() {
             let mut line = String::new();
             for (text, width) in row.iter().zip(widths) {
@@ -211,3 +215,38 @@ impl Page {
 
 /// What a column takes at the most, in characters.
 const COLUMN: [usize; 6] = [16, 21, 5, 13, 18, 14];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_address_is_cut_before_what_a_drain_cuts() {
+        let style = Style {
+            color: false,
+            width: 80,
+            height: 40,
+        };
+        let mut page = Page {
+            style,
+            text: String::new(),
+        };
+        let row = Prospect {
+            name: "http".into(),
+            address: "192.168.147.217:10000".into(),
+            kind: "http",
+            excluded: false,
+            told: "next response",
+            waits: "requests, sessions".into(),
+            cut: "sessions",
+        };
+        page.table(&[row], "25 s");
+        let lines: Vec<_> = page.text.lines().collect();
+        assert!(lines[0].ends_with("  CUT AT 25 s"), "{lines:#?}");
+        assert!(
+            lines[1].contains("  192.168.147.2...  http  "),
+            "{lines:#?}"
+        );
+        assert!(lines[1].trim_end().ends_with("  sessions"), "{lines:#?}");
+    }
+}
