@@ -11,6 +11,8 @@ use crate::clock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
+const NO_DATE: Malformed = Malformed("a date is none");
+
 /// Universal and context-specific tags, as far as they are needed here.
 pub mod tag {
     #![allow(missing_docs)]
@@ -28,6 +30,7 @@ pub mod tag {
     pub const PRIMITIVE_2: u8 = 0x82;
     pub const CONSTRUCTED_0: u8 = 0xa0;
     pub const CONSTRUCTED_1: u8 = 0xa1;
+    pub const CONSTRUCTED_2: u8 = 0xa2;
     pub const CONSTRUCTED_3: u8 = 0xa3;
 }
 
@@ -118,7 +121,15 @@ impl<'a> DerReader<'a> {
             (tag::GENERALIZED_TIME, text) => moment(text),
             _ => None,
         }
-        .ok_or(Malformed("a date is none"))
+        .ok_or(NO_DATE)
+    }
+
+    /// The next element, which must be a GeneralizedTime, to the second.
+    ///
+    /// # Errors
+    /// As [`Reader::time`].
+    pub fn generalized_time(&mut self) -> Result<SystemTime, Malformed> {
+        moment(self.expect(tag::GENERALIZED_TIME)?).ok_or(NO_DATE)
     }
 
     /// Whether the next element is a time.

@@ -1,10 +1,14 @@
-//! OCSP responses (RFC 6960), as far as Envoy 1.36 and 1.40 look at one that they staple, and as far
-//! as they should.
+//! OCSP responses (RFC 6960), as far as Envoy 1.36 and 1.40 look at one that they staple
+//! (source/common/tls/ocsp/ocsp.cc), and as far as they should: one that Envoy would refuse, with the
+//! certificate that it is for, is refused here.
 
 use std::time::SystemTime;
 
 use super::der::{DerReader, Malformed, hex, tag};
 use super::serial::Serial;
+
+/// The identifier of the one kind of response that is in use, 1.3.6.1.5.5.7.48.1.1.
+const BASIC: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01, 0x01];
 
 /// What a response says of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,15 +70,22 @@ fn outer(der: &[u8]) -> Result<(&[u8], Option<&[u8]>), Malformed> {
         return Ok((status, None));
     };
     let mut bytes = DerReader::new(bytes).sequence()?;
-    bytes.expect(tag::OBJECT_IDENTIFIER)?;
+    if bytes.expect(tag::OBJECT_IDENTIFIER)? != BASIC {
+        return Err(Malformed("it is of another kind than the basic one"));
+    }
     Ok((status, Some(bytes.expect(tag::OCTET_STRING)?)))
 }
 
 fn inner(der: &[u8]) -> Result<Response, Malformed> {
     let mut data = DerReader::new(der).sequence()?.sequence()?;
-    data.optional(tag::CONSTRUCTED_0)?; // the version
-    data.any()?; // who answers
-    data.time()?; // when
+    if data.optional(tag::CONSTRUCTED_0)?.is_some() {
+        // Not even the first version may be named: that is the default, which DER leaves out.
+        return Err(Malformed("it names a version, which Envoy does not take"));
+    }
+    if !matches!(data.any()?.0, tag::CONSTRUCTED_1 | tag::CONSTRUCTED_2) {
+        return Err(Malformed("it does not say who answers"));
+    }
+    data.generalized_time()?; // when
     let mut answers = data.sequence()?;
     let mut answer = answers.sequence()?;
     if !answers.is_empty() {
@@ -90,14 +101,14 @@ fn inner(der: &[u8]) -> Result<Response, Malformed> {
         tag::CONSTRUCTED_1 => Status::Revoked,
         _ => Status::Unknown,
     };
-    let since = answer.time()?;
+    let since = answer.generalized_time()?;
     let until = answer.optional(tag::CONSTRUCTED_0)?;
     Ok(Response {
         serial,
         status,
         since,
         until: until
-            .map(|until| DerReader::new(until).time())
+            .map(|until| DerReader::new(until).generalized_time())
             .transpose()?,
     })
 }

@@ -44,6 +44,37 @@ fn what_is_no_answer_is_refused_in_words() {
     );
 }
 
+/// Each of them costs the certificate that it is stapled to, in Envoy 1.36.4 and 1.40.0.
+#[test]
+fn what_envoy_refuses_besides_is_refused_too() {
+    let good = data("staple-good.der");
+    let at = |of: &[u8]| good.windows(of.len()).position(|part| part == of).unwrap();
+    let basic = at(BASIC) + BASIC.len() - 1;
+    // Who answers is the first of what is signed, and then comes when.
+    let who = at(&[tag::CONSTRUCTED_2, 22, tag::OCTET_STRING, 20]);
+    let when = who + 24;
+    assert_eq!(good[when], tag::GENERALIZED_TIME);
+    for (place, byte, why) in [
+        (basic, 2, "it is of another kind than the basic one"),
+        (
+            who,
+            tag::CONSTRUCTED_0,
+            "it names a version, which Envoy does not take",
+        ),
+        (who, tag::CONSTRUCTED_3, "it does not say who answers"),
+        (
+            when,
+            tag::UTC_TIME,
+            "an element is not of the kind it should be",
+        ),
+    ] {
+        let mut bad = good.clone();
+        bad[place] = byte;
+        let why = format!("is no OCSP response: {why}");
+        assert_eq!(Response::parse(&bad), Err(why));
+    }
+}
+
 proptest! {
     #[test]
     fn no_flipped_byte_makes_it_panic(at in 0usize..400, with: u8) {
