@@ -250,11 +250,15 @@ impl Decision {
         })
     }
 
-    /// Whether the last change may have to be taken back: the next one waits for that.
+    /// Whether the last change may have to be taken back, or could be taken for the next one: that
+    /// waits for Envoy's word.
     fn awaits_word(&self) -> bool {
         let good = self.good.as_ref().map(|good| &good.contents);
         let pending = self.pending.as_ref().filter(|_| self.envoy_runs);
-        pending.is_some_and(|pending| !pending.is_late() && good != Some(&pending.set.contents))
+        pending.is_some_and(|pending| {
+            let judged = good == Some(&pending.set.contents);
+            !pending.is_late() && (!judged || pending.is_unheard())
+        })
     }
 
     /// What the SDS files hold.

@@ -24,6 +24,10 @@ const ASK_STARTING: Duration = Duration::from_millis(100);
 const ASK_AT_MOST: Duration = Duration::from_millis(500);
 /// Between two questions to Envoy, once its answer is late.
 const ASK_LATE: Duration = Duration::from_secs(30);
+/// Between two questions to an Envoy that is slow to answer, at the most.
+const ASK_SLOW: Duration = Duration::from_secs(2);
+/// What Envoy has refused by the first look, and not taken so long after it, is this set.
+const IN_DOUBT: Duration = Duration::from_secs(1);
 
 /// A set that passed the checks, with nothing in it that Envoy does not need.
 #[derive(Clone, Debug)]
@@ -121,6 +125,10 @@ pub struct Pending {
     /// Whether the set was published before this Envoy started: that Envoy can have refused nothing
     /// else.
     first: bool,
+    /// Until when an Envoy that starts is waited for to tell of the set, before another one comes.
+    unheard: Option<Instant>,
+    /// From when on whatever Envoy has refused is this set: the counters were not seen before it.
+    doubt: Option<Instant>,
     /// When Envoy's word is late; none while no Envoy runs, or once the word is late.
     deadline: Option<Instant>,
     late: bool,
@@ -138,6 +146,8 @@ impl Pending {
             ask: now,
             before,
             first: false,
+            unheard: None,
+            doubt: None,
             deadline: Some(now + WITHIN),
             late: false,
             unused: false,
@@ -151,6 +161,8 @@ impl Pending {
         Pending {
             before: None,
             first: true,
+            unheard: Some(now + WITHIN),
+            doubt: None,
             deadline: Some(now + START_WITHIN),
             late: false,
             unused: false,
@@ -168,6 +180,12 @@ impl Pending {
     /// Whether nobody waits for the word any more.
     pub fn is_late(&self) -> bool {
         self.late
+    }
+
+    /// Whether an Envoy that starts may have read it, and has not told of it yet: with another set
+    /// in its place nobody would know which one it refused.
+    pub fn is_unheard(&self) -> bool {
+        self.unheard.is_some()
     }
 
     /// Whether Envoy uses no such secret, so that it can refuse nothing.
@@ -192,7 +210,8 @@ impl Pending {
             Ok(observed) => {
                 let nothing = [SecretSeen::NOTHING; 2];
                 let took = |seen: &SecretSeen| seen.version.is_some();
-                let first = self.first && !observed.secrets.iter().any(took);
+                let first = self.first && !observed.secrets.iter().any(took)
+                    || self.doubt.is_some_and(|doubt| doubt <= asked);
                 let expected = Expected {
                     generation,
                     serial: self.set.serial(),
@@ -230,14 +249,18 @@ impl Pending {
         {
             // A counter moves after the first look, or it was up before.
             self.before = Some(observed.secrets);
+            self.doubt = Some(now + IN_DOUBT);
+            self.unheard = None;
         }
+        self.unheard = self.unheard.filter(|until| now < *until);
         let pause = if self.late && self.deadline.is_none() {
             ASK_LATE
         } else {
             self.pause
         };
         // Envoy's main thread answers: it has other things to do.
-        self.ask = now + pause.max(now.duration_since(asked) * 10);
+        let took = now.duration_since(asked);
+        self.ask = now + pause.max((took * 10).min(ASK_SLOW));
         self.pause = (self.pause * 2).min(ASK_AT_MOST);
         (shown, over)
     }

@@ -107,16 +107,24 @@ impl Record {
 
     /// A change is through, and why where it did not succeed.
     pub fn add(&mut self, outcome: ChangeOutcome, why: Option<&str>) {
-        let (name, place) = outcome.name_and_place();
+        let (name, _) = outcome.name_and_place();
+        self.count(outcome);
         for status in &mut self.status {
             status.last_result = Some(name);
             status.last_error = why.map(str::to_owned);
-            if let Some(count) = status.reloads.get_mut(place) {
-                *count += 1;
-            }
         }
         if let (Some(why), Some(leaf)) = (why, self.status.first()) {
             log!(self.level(Level::Warn), "{}: {name}: {why}", leaf.secret);
+        }
+    }
+
+    /// An earlier change is through: the last one is another.
+    pub fn count(&mut self, outcome: ChangeOutcome) {
+        let (_, place) = outcome.name_and_place();
+        for status in &mut self.status {
+            if let Some(count) = status.reloads.get_mut(place) {
+                *count += 1;
+            }
         }
         self.changed = true;
     }

@@ -172,6 +172,10 @@ impl Decision {
             }
             Origin::Rollback | Origin::LastResort => {}
             Origin::EarlierRun => self.record.set_ok(),
+            // What the files have held since was refused, or is being tried.
+            Origin::Files if self.wanted.as_ref() != Some(&pending.set.contents) => {
+                self.record.count(ChangeOutcome::Ok);
+            }
             Origin::Files => {
                 self.record.add(ChangeOutcome::Ok, None);
                 if let Some(lacks) = &pending.set.lacks {

@@ -19,6 +19,70 @@ fn what_envoy_rejects_is_followed_by_the_last_good_set_and_not_tried_again() {
 }
 
 #[test]
+fn what_envoy_rejects_right_after_its_start_is_told_as_soon_as_it_answers() {
+    for offset in (0..1500).step_by(50) {
+        let mut world = World::new(Kind::Ec(0));
+        world.run(ms(1000));
+        world.admin_answers = false;
+        world.start_envoy();
+        world.run(ms(offset));
+        world.write(Kind::Poison(1), ms(1500 - offset));
+        assert!(world.shows(Kind::Ec(0)), "Envoy may not have read that");
+        world.admin_answers = true;
+        world.run(ms(2000));
+        assert_eq!(world.results()[1..], [0, 1, 0], "{offset}");
+        assert!(world.shows(Kind::Ec(0)));
+        world.write(Kind::Rsa, ms(2000));
+        assert!(world.shows(Kind::Rsa), "{offset}");
+    }
+}
+
+#[test]
+fn what_a_candidate_refuses_while_envoy_starts_stays_told_once_envoy_has_the_set_before() {
+    let mut world = World::new(Kind::Ec(0));
+    world.run(ms(1000));
+    world.files = Kind::Poison(1);
+    while !matches!(world.decision.next(world.now), SetStep::Validate(_)) {
+        world.step();
+        world.now += ms(10);
+    }
+    world.start_envoy();
+    let refused = Err("no".to_owned());
+    world.decision.validated(world.now, world.wall(), refused);
+    world.run(ms(5000));
+    let status = &world.decision.record.status()[0];
+    assert_eq!(status.last_result, Some("refused"));
+    assert!(status.last_error.is_some() && world.decision.is_stale(world.wall()));
+    assert_eq!(world.results(), [1, 1, 0, 0]);
+}
+
+#[test]
+fn an_envoy_that_never_answers_holds_a_change_up_for_ten_seconds() {
+    let mut world = World::new(Kind::Ec(0));
+    world.run(ms(1000));
+    world.admin_answers = false;
+    world.start_envoy();
+    world.write(Kind::Rsa, ms(9000));
+    assert!(world.shows(Kind::Ec(0)));
+    world.run(ms(2000));
+    assert!(world.shows(Kind::Rsa));
+}
+
+#[test]
+fn what_envoy_rejects_when_it_comes_to_use_it_is_told_within_two_seconds() {
+    let mut world = World::of(Duty::Listener, Kind::Rsa);
+    world.used = false;
+    world.run(ms(1000));
+    world.start_envoy();
+    world.envoy = Some(Envoy::default());
+    world.write(Kind::Poison(1), ms(2000));
+    world.envoy = Some(world.fresh_envoy());
+    world.used = true;
+    world.run(ms(2000));
+    assert_eq!(world.results(), [0, 0, 1, 0]);
+}
+
+#[test]
 fn a_silent_admin_is_no_reason_to_go_back() {
     let mut world = World::live(Kind::Ec(0));
     world.admin_answers = false;

@@ -138,6 +138,8 @@ pub(super) struct World {
     pub(super) files: Kind,
     pub(super) envoy: Option<Envoy>,
     pub(super) admin_answers: bool,
+    /// Whether anything in Envoy's configuration uses the secrets.
+    pub(super) used: bool,
     pub(super) disk_full: bool,
     pub(super) published: Option<(u64, Arc<Contents>)>,
     /// The last generation that was to be published: one file of a set may hold it.
@@ -177,6 +179,7 @@ impl World {
             files,
             envoy: None,
             admin_answers: true,
+            used: true,
             disk_full: false,
             published: None,
             attempted: generation,
@@ -200,7 +203,7 @@ impl World {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_735_689_600) + (self.now - self.start)
     }
 
-    fn fresh_envoy(&self) -> Envoy {
+    pub(super) fn fresh_envoy(&self) -> Envoy {
         let mut envoy = Envoy::default();
         if let Some((generation, contents)) = &self.published {
             envoy.take(*generation, contents, self.wall());
@@ -246,7 +249,7 @@ impl World {
                     Some(envoy) if self.admin_answers => {
                         let taken = envoy.taken.as_ref();
                         let secret = SecretSeen {
-                            known: true,
+                            known: self.used,
                             version: taken.map(|(generation, _)| version(*generation)),
                             refusals: envoy.refusals,
                         };
