@@ -229,10 +229,14 @@ pub fn check_pair(cert: &[u8], key: &[u8], now: SystemTime) -> Result<Leaf, Refu
 
 /// A certificate and its key, whatever the time.
 fn pair(cert: &[u8], key: &[u8]) -> Result<Leaf, Refusal> {
-    let leaf = certificates(File::Certificate, cert)?.into_iter().next();
-    let leaf = leaf.ok_or_else(|| holds_none(File::Certificate))?;
+    let mut chain = certificates(File::Certificate, cert)?.into_iter();
+    let leaf = chain.next().ok_or_else(|| holds_none(File::Certificate))?;
     let key = private_key(key).map_err(|why| Refusal::of(File::Key, why))?;
     let matched = match leaf.has_key(&key) {
+        Some(false) if chain.any(|other| other.has_key(&key) == Some(true)) => {
+            let why = "does not begin with the leaf: the key is that of a later certificate";
+            return Err(Refusal::of(File::Certificate, why));
+        }
         Some(false) => return Err(Refusal::of(File::Key, "is not the certificate's")),
         matched => matched.is_some(),
     };

@@ -56,6 +56,10 @@ fn bad_pairs_are_refused_with_the_file_and_the_reason() {
         assert_eq!(pair(cert, key), Err(why.to_owned()), "{cert} {key}");
     }
     let why = |cert: &[u8]| check_pair(cert, &data("ec.key"), now()).unwrap_err().why;
+    assert_eq!(
+        why(&[data("ca.crt"), data("ec.crt")].concat()),
+        "does not begin with the leaf: the key is that of a later certificate"
+    );
     assert_eq!(why(b" \n"), "is empty");
     assert_eq!(why(b"garbage"), "holds no certificate");
     let whole = data("ec.crt");

@@ -250,9 +250,10 @@ pub fn run(
             let lacking = rotations
                 .iter()
                 .filter(|rotation| !rotation.decision.is_ready());
-            let lacking: Vec<_> = lacking
+            let mut lacking: Vec<_> = lacking
                 .map(|rotation| rotation.decision.waiting_for())
                 .collect();
+            lacking.dedup();
             if lacking.is_empty() {
                 ready = true;
                 report(CertificateReport::FirstSetReady);
@@ -283,7 +284,7 @@ fn rotations(config: &CertificateSettings, pulse: &Pulse) -> Vec<Rotation> {
     match pulse.during(&config.resources, || SdsTarget::sweep(&config.resources)) {
         Ok(said) => info!("{said}"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => error!("{error}"),
+        Err(error) => error!("{}", rotation::explain(&error, &config.resources)),
     }
     let xds = config.xds.iter().map(|files| {
         let target = SdsTarget::contour(&config.resources);

@@ -11,6 +11,12 @@ use super::secret::SecretBytes;
 /// The base64 of a line of a block that is written (RFC 7468).
 const COLUMNS: usize = 64;
 
+/// The most blocks of a file: a MiB of the smallest certificates has fewer, and each costs time.
+const BLOCKS: usize = 2048;
+
+/// The longest label.
+const LABEL: usize = 64;
+
 /// A block of a PEM file.
 #[derive(PartialEq, Eq)]
 pub struct Block<'a> {
@@ -32,17 +38,27 @@ impl fmt::Debug for Block<'_> {
 }
 
 /// The blocks of `text`, in their order. Lines outside of blocks are comments, and lines may end
-/// in CRLF: Envoy reads it so.
+/// in CRLF: Envoy reads it so. Behind a byte order mark Envoy would miss the first block.
 ///
 /// # Errors
-/// In a few words, when a block is not whole: cut off, ended by another label, or not base64.
+/// In a few words, when `text` is of another form, or a block is not whole: cut off, ended by
+/// another label, or not base64.
 pub fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, String> {
     let mut blocks = Vec::new();
-    let mut rest = text;
+    let mut rest = match text {
+        [0xef, 0xbb, 0xbf, rest @ ..] => rest,
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Err("is UTF-16: Envoy takes ASCII".into()),
+        // A sequence whose length is not a byte: no text begins so.
+        [0x30, 0x80..=0xff, ..] => return Err("is DER: Envoy takes PEM".into()),
+        text => text,
+    };
     while let Some(line) = next_line(&mut rest) {
         let Some(label) = delimiter(line, "-----BEGIN ") else {
             continue;
         };
+        if blocks.len() == BLOCKS {
+            return Err(format!("has more than {BLOCKS} blocks"));
+        }
         blocks.push(block(label, &mut rest)?);
     }
     Ok(blocks)
@@ -149,7 +165,7 @@ fn delimiter<'a>(line: &'a [u8], start: &str) -> Option<&'a str> {
         .strip_prefix(start.as_bytes())?
         .strip_suffix(b"-----")?;
     let plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ';
-    if !label.iter().all(plain) {
+    if label.len() > LABEL || !label.iter().all(plain) {
         return None;
     }
     std::str::from_utf8(label).ok()
@@ -172,6 +188,28 @@ mod tests {
         assert_eq!(read.len(), 2);
         assert_eq!((read[0].label, &read[0].der[..]), ("A", &[1, 2, 3][..]));
         assert_eq!((read[1].label, &read[1].der[..]), ("B B", &[][..]));
+    }
+
+    #[test]
+    fn what_is_no_ascii_is_told_apart_from_what_holds_nothing() {
+        let text = "-----BEGIN A-----\nAQID\n-----END A-----\n";
+        assert_eq!(labels(&format!("\u{feff}{text}")).unwrap(), ["A"]);
+        let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let why = blocks(&[&[0xfe, 0xff], &wide[..]].concat()).unwrap_err();
+        assert_eq!(why, "is UTF-16: Envoy takes ASCII");
+        let why = blocks(&[0x30, 0x82, 0x01, 0x07]).unwrap_err();
+        assert_eq!(why, "is DER: Envoy takes PEM");
+        assert!(labels("0 s:CN = www").unwrap().is_empty());
+    }
+
+    #[test]
+    fn neither_many_blocks_nor_a_long_label_cost_much() {
+        let text = "-----BEGIN A-----\n-----END A-----\n";
+        assert_eq!(labels(&text.repeat(2048)).unwrap().len(), 2048);
+        let why = labels(&text.repeat(2049)).unwrap_err();
+        assert_eq!(why, "has more than 2048 blocks");
+        let long = format!("-----BEGIN {}-----\n", "A".repeat(65));
+        assert!(labels(&long).unwrap().is_empty());
     }
 
     #[test]

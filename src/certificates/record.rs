@@ -129,11 +129,18 @@ impl Record {
         self.changed = true;
     }
 
+    /// Whether Envoy did not say what it made of the last change.
+    pub fn is_unconfirmed(&self) -> bool {
+        let (unconfirmed, _) = ChangeOutcome::Unconfirmed.name_and_place();
+        let mut results = self.status.iter().map(|status| status.last_result);
+        results.any(|result| result == Some(unconfirmed))
+    }
+
     /// What was published before is loaded: nothing was changed, and what was not known of it is.
     pub fn set_ok(&mut self) {
-        let (unconfirmed, _) = ChangeOutcome::Unconfirmed.name_and_place();
+        let unconfirmed = self.is_unconfirmed();
         for status in &mut self.status {
-            if status.last_result == Some(unconfirmed) {
+            if unconfirmed {
                 status.last_result = None;
                 status.last_error = None;
             }

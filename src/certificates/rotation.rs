@@ -124,13 +124,15 @@ impl Rotation {
                 SetStep::Publish(generation, contents) => {
                     let path = &self.target.first.path;
                     let result = pulse.during(path, || self.target.publish(generation, &contents));
-                    let result = result.map_err(|error| error.to_string());
+                    let result =
+                        result.map_err(|error| explain(&error, path.parent().unwrap_or(path)));
                     self.decision.published(Instant::now(), result);
                 }
                 SetStep::Vacate(generation) => {
                     let path = &self.target.first.path;
                     let result = pulse.during(path, || self.target.vacate(generation));
-                    let result = result.map_err(|error| error.to_string());
+                    let result =
+                        result.map_err(|error| explain(&error, path.parent().unwrap_or(path)));
                     self.decision.vacated(Instant::now(), result);
                 }
                 SetStep::Validate(contents) => match self.candidate(&contents) {
@@ -293,6 +295,14 @@ impl Rotation {
             secrets: confirm::parse_stats(&stats, &self.names),
             serials,
         })
+    }
+}
+
+/// What went wrong in a directory, which the kernel's own errors do not name.
+pub fn explain(error: &io::Error, path: &Path) -> String {
+    match error.raw_os_error() {
+        Some(_) => format!("{}: {error}", path.display()),
+        None => error.to_string(),
     }
 }
 

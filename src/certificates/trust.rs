@@ -117,11 +117,7 @@ fn lists(ca: &[u8], crl: Option<&[u8]>) -> Result<Vec<(File, Crl)>, Refusal> {
             }
         }
         if file == File::Crl && !lists.iter().any(|(of, _)| *of == File::Crl) {
-            let why = match text {
-                [0x30, ..] => "is DER: Envoy takes PEM",
-                _ => "holds no revocation list",
-            };
-            return Err(Refusal::of(file, why));
+            return Err(Refusal::of(file, "holds no revocation list"));
         }
     }
     Ok(lists)

@@ -137,6 +137,12 @@ impl Watch {
         self.look = now;
     }
 
+    /// Has the files looked at now, and what they hold acted on again.
+    pub fn forget(&mut self, now: Instant) {
+        self.acted = None;
+        self.look = now;
+    }
+
     /// Has the files looked at now, and whatever is there acted on, refused before or not.
     pub fn check_now(&mut self, now: Instant) {
         self.asked = true;

@@ -114,7 +114,7 @@ fn a_full_disk_delays_a_rotation_and_harms_nothing() {
     let next = node.ca.leaf();
     node.write(&next);
     let line = drainit.wait_log("cannot publish: ");
-    assert!(line.contains("No space left on device"), "{line}");
+    assert!(line.contains("/sds: No space left on device"), "{line}");
     assert!(line.contains("ERROR"), "{line}");
     wait_for("the status to say so", PATIENCE, || {
         let told = secret(&drainit, LEAF)["last_error"].clone();
@@ -133,6 +133,9 @@ fn a_full_disk_delays_a_rotation_and_harms_nothing() {
     wait_for("the confirmation", PATIENCE, || {
         secret(&drainit, LEAF)["last_error"].is_null()
     });
+    let lines = drainit.log.lines();
+    let told = |line: &&String| line.contains("cannot publish: ");
+    assert_eq!(lines.iter().filter(told).count(), 1, "each try is told");
     let (_, failed) = load.finish();
     assert!(failed.is_empty(), "{failed:?}");
     assert_eq!(plane.handshakes(), [first.serial.as_str()]);

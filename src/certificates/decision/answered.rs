@@ -55,8 +55,12 @@ impl Decision {
                 }
                 Err(why) => {
                     self.astray = true;
-                    error!("{}: cannot publish: {why}", self.name());
-                    self.record.set_error(format!("cannot publish: {why}"));
+                    let why = format!("cannot publish: {why}");
+                    // Tried again for ever: once is enough.
+                    if self.record.error() != Some(&why) {
+                        error!("{}: {why}", self.name());
+                        self.record.set_error(why);
+                    }
                     self.phase =
                         SetPhase::Publish(set, origin, before, now + self.watch.interval());
                 }
@@ -135,6 +139,10 @@ impl Decision {
             Confirmation::Taken => self.taken(pending),
             Confirmation::Rejected(why) => self.not_taken(pending, ChangeOutcome::Rejected, &why),
             Confirmation::Other(why) if over => {
+                let why = format!(
+                    "{why}: it reads another file, or that file's directory was replaced since Envoy \
+                     started, and Envoy must be started again"
+                );
                 self.not_taken(pending, ChangeOutcome::Unconfirmed, &why);
             }
             Confirmation::Accepted(why) | Confirmation::Unused(why) if over => {

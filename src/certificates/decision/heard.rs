@@ -14,6 +14,17 @@ impl Decision {
             Some(Pending::new(current, Origin::EarlierRun, None, now))
         });
         self.pending = pending.map(|pending| pending.restarted(now));
+        self.try_again(now);
+    }
+
+    /// Has what the last Envoy did not take, and did not refuse either, tried by the next one.
+    fn try_again(&mut self, now: Instant) {
+        let rolled_back = self.current.as_ref().zip(self.wanted.as_ref());
+        if self.record.is_unconfirmed()
+            && rolled_back.is_some_and(|(current, wanted)| current.contents != *wanted)
+        {
+            self.watch.forget(now);
+        }
     }
 
     /// Another Envoy runs in this one's place, which has read what is published: it is asked
@@ -27,6 +38,7 @@ impl Decision {
                 .map(|current| (current, Origin::EarlierRun)),
         };
         self.pending = set.map(|(set, origin)| Pending::new(set, origin, None, now));
+        self.try_again(now);
     }
 
     /// Envoy is gone: nobody is there to ask.

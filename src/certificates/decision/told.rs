@@ -70,6 +70,7 @@ impl Decision {
             (SetPhase::Watching, _, Some(Err(refusal))) => refusal.to_string(),
             (SetPhase::Watching, Some(why), _) => why.to_owned(),
             (SetPhase::Watching, None, _) => "a certificate that can be used".to_owned(),
+            (SetPhase::Publish(..), Some(why), _) => why.to_owned(),
             _ => "the verdict of a candidate Envoy".to_owned(),
         }
     }

@@ -168,6 +168,14 @@ fn an_envoy_that_keeps_another_version_gets_the_last_good_set() {
     }
     assert!(world.shows(Kind::Ec(0)));
     assert_eq!(world.results()[3], 1);
+    let why = world.decision.record.error().unwrap();
+    assert!(why.contains("must be started again"), "{why}");
+
+    // As somebody does.
+    world.stop_envoy();
+    world.start_envoy();
+    world.run(ms(3000));
+    assert!(world.shows(Kind::Rsa), "the next Envoy reads its files");
 }
 
 #[test]
