@@ -290,7 +290,10 @@ impl Figures {
             counted = counted.saturating_add(if listener.excluded { 0 } else { connections });
             listeners.push(listener);
         }
-        listeners.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        listeners.sort_unstable_by(|a, b| {
+            // Several may have one name: in a status they keep their places.
+            (&a.name, &a.address, a.connections).cmp(&(&b.name, &b.address, b.connections))
+        });
         let (http, all_http, requests) = self.http(roll, &mut hidden);
         // With those of an old generation, which Envoy adds to its own here, and not to listeners.
         let all = outer.saturating_add(inner);
