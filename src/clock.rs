@@ -79,7 +79,7 @@ fn date(days: i64) -> (i64, i64, i64) {
     (year, month, day - first + 1)
 }
 
-/// How many days a date of the Gregorian calendar is after 1970-01-01: the inverse of [`date`].
+/// How many days a date of the Gregorian calendar is after 1970-01-01: the inverse of `date`.
 pub fn days(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 {
         (year, month - 3)

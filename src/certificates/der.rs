@@ -127,7 +127,7 @@ impl<'a> DerReader<'a> {
     /// The next element, which must be a GeneralizedTime, to the second.
     ///
     /// # Errors
-    /// As [`Reader::time`].
+    /// As [`DerReader::time`].
     pub fn generalized_time(&mut self) -> Result<SystemTime, Malformed> {
         moment(self.expect(tag::GENERALIZED_TIME)?).ok_or(NO_DATE)
     }
