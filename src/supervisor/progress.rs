@@ -41,7 +41,7 @@ impl Progress {
             }
         };
         let line = due.then(|| {
-            let arriving = sentences::arriving(rate);
+            let arriving = sentences::arriving(rate, current);
             format!("{left}{arriving}{}", sentences::elapsed(now, drain))
         });
         if let Some(line) = &line {

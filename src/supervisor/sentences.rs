@@ -86,12 +86,14 @@ pub fn left(state: State, drain: &DrainStatus, load: Option<&Load>) -> String {
     line
 }
 
-/// `, still 12 new connections a second`; empty where none comes.
-pub fn arriving(rate: Option<u64>) -> String {
-    let some = rate.filter(|rate| *rate > 0);
-    some.map_or_else(String::new, |rate| {
-        format!(", still {} a second", plural(rate, "new connection"))
-    })
+/// `, still 12 new connections a second`, or `, new ones may come` where that alone keeps Envoy up:
+/// nothing is in `load`. Empty where neither does.
+pub fn arriving(rate: Option<u64>, load: Option<&Load>) -> String {
+    match rate {
+        Some(0) if load.is_some_and(|load| open(load) == (0, 0)) => ", new ones may come".into(),
+        Some(rate) if rate > 0 => format!(", still {} a second", plural(rate, "new connection")),
+        _ => String::new(),
+    }
 }
 
 /// `, 4.2 s of 25 s`
