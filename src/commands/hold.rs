@@ -9,7 +9,7 @@ use crate::options::Options;
 use crate::status::NOT_LIVE;
 
 /// Has the running drainit hold Envoy, and waits for what is in flight: 0 nothing is left, 1 and
-/// why, 2 nothing runs. At the deadline it is held all the same.
+/// why. At the deadline it is held all the same.
 pub fn hold(options: &Options) -> u8 {
     end(begin(options, "hold").and_then(|target| {
         say("held: asked for");
@@ -17,13 +17,12 @@ pub fn hold(options: &Options) -> u8 {
         let over = waiting.end(give(&target, "hold")?);
         match over.is_clean() {
             true => Ok(format!("held: {}", over.line(""))),
-            false => Err((1, format!("held, and {}", over.line("not drained")))),
+            false => Err(format!("held, and {}", over.line("not drained"))),
         }
     }))
 }
 
-/// Has the running drainit take a hold back, and waits until Envoy has: 0, 1 and why, 2 nothing
-/// runs.
+/// Has the running drainit take a hold back, and waits until Envoy has: 0, or 1 and why.
 pub fn resume(options: &Options) -> u8 {
     end(begin(options, "resume").and_then(|target| {
         Ok(match give(&target, "resume")?.as_str() {
@@ -44,33 +43,33 @@ fn not_live(target: &Target) -> String {
     format!("not held any more; envoy is not live{why}")
 }
 
-fn end(result: Result<String, (u8, String)>) -> u8 {
+fn end(result: Result<String, String>) -> u8 {
     match result {
         Ok(line) => {
             say(&line);
             0
         }
-        Err((code, why)) => {
+        Err(why) => {
             complain(&why);
-            code
+            1
         }
     }
 }
 
 /// The drainit that is to get the order.
-fn begin(options: &Options, command: &str) -> Result<Target, (u8, String)> {
-    let target = find::target(options).map_err(|why| (2, why))?;
-    read_status(&target, true).map_err(|why| (2, why))?;
+fn begin(options: &Options, command: &str) -> Result<Target, String> {
+    let target = find::target(options)?;
+    read_status(&target, true)?;
     if target.pid().is_none() {
         let why =
             format!("that drainit runs in another container: say `drainit {command}` in there");
-        return Err((1, why));
+        return Err(why);
     }
     Ok(target)
 }
 
 /// Gives the order, and returns how it ended.
-fn give(target: &Target, command: &str) -> Result<String, (u8, String)> {
+fn give(target: &Target, command: &str) -> Result<String, String> {
     match progress::order(target, &format!("/{command}")) {
         Ok((
             Head {
@@ -81,9 +80,9 @@ fn give(target: &Target, command: &str) -> Result<String, (u8, String)> {
             _,
         )) => Ok(drain_result.unwrap_or_default()),
         Ok((Head { status: 404, .. }, _)) => {
-            Err((1, format!("that drainit is older, and knows no {command}")))
+            Err(format!("that drainit is older, and knows no {command}"))
         }
-        Ok((_, why)) => Err((1, why)),
-        Err(why) => Err((1, format!("it ended before it answered: {why}"))),
+        Ok((_, why)) => Err(why),
+        Err(why) => Err(format!("it ended before it answered: {why}")),
     }
 }
