@@ -151,7 +151,7 @@ fn describe(target: &Target) -> String {
     };
     let listen = listen.unwrap_or_else(|| "unknown".into());
     let envoy = envoy.unwrap_or_else(|| "no envoy".into());
-    format!("{pid} ({}, {})", clean(&listen, 60), clean(&envoy, 60))
+    format!("{pid} ({}, {})", clean(&listen, 60), clean(&envoy, 200))
 }
 
 fn listen_of(status: &Value) -> Option<String> {

@@ -160,7 +160,9 @@ fn line(status: &Value) -> Option<(String, String)> {
         ("delaying", _) => "delaying: envoy serves on for the drain delay".into(),
         ("draining" | "held", Some(left)) => {
             let first = wait.and_then(|wait| wait.count("/first/connections"));
-            format!("{state}: {left} left of {}", first.unwrap_or(0))
+            // Some may have come since.
+            let first = first.max(view.count("/connections")).unwrap_or(0);
+            format!("{state}: {left} left of {first}")
         }
         ("draining" | "held", None) => format!("{state}: envoy has not told what is left"),
         (state, _) => state.to_owned(),
@@ -254,6 +256,8 @@ mod tests {
         let left = "5 connections (https 4, tcp 1; 1 request in flight)";
         assert_eq!(what, format!("draining: {left} left of 8"));
         assert_eq!(time, ", 4.2 s of 25 s");
+        status["connections"] = 9.into();
+        assert!(line(&status).unwrap().0.ends_with(" left of 9"));
         status["connections"] = Value::Null;
         let what = |status: &Value| line(status).unwrap().0;
         assert_eq!(what(&status), "draining: envoy has not told what is left");

@@ -51,7 +51,7 @@ fn drain(options: &Options) -> Result<Over, (u8, String)> {
         Ok((head, _)) if head.status == 403 && signalled => await_end(&target)
             .map(|result| waiting.end(result))
             .map_err(|why| (1, why)),
-        Ok((head, _)) => Err((1, format!("/shutdown was answered with {}", head.status))),
+        Ok((_, why)) => Err((1, why)),
         Err(why) => Err((
             1,
             format!("it ended before it told how the drain went: {why}"),
