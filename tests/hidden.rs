@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
 
 use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::drainit::Drainit;
@@ -82,6 +83,40 @@ fn connections_that_a_matcher_hides_are_waited_for_by_the_kernels_count() {
             drainit.wait_log("let every stats_matcher include the prefixes");
             drainit.wait_log("counted by the kernel");
         }
+    });
+}
+
+#[test]
+fn requests_that_a_matcher_hides_are_told_as_not_known_and_never_as_none() {
+    let hide = |bootstrap: &str, listener: &str| {
+        let upstream = Upstream::start();
+        let config = without_udp(Admin::Unix, &upstream);
+        config.prepend(bootstrap);
+        http_option(&config, listener);
+        let mut drainit = Drainit::ready(&["--drain-timeout", "2s"], &config);
+        let _slow = SlowRequest::start(config.http, PATIENCE);
+        upstream.wait_in_flight(1);
+        let figures: Value = serde_json::from_str(&drainit.get("/status").1).unwrap();
+        assert_eq!(figures["requests"], Value::Null, "{figures}");
+        assert_eq!(figures["connections"], 1, "{figures}");
+        let metrics = drainit.get("/metrics").1;
+        assert!(!metrics.contains("\ndrainit_requests "), "{metrics}");
+        drainit.signal(Signal::SIGTERM);
+        assert_eq!(drainit.wait_exit(PATIENCE), 0);
+        drainit.wait_log("CUT by the deadline");
+        drainit.wait_log("requests not known");
+        drainit.wait_log("let every stats_matcher include the prefix");
+    };
+    let bootstrap = |hidden: &str| {
+        format!(
+            "stats_config: {{ stats_matcher: {{ exclusion_list: {{ patterns: [{hidden}] }} }} }}\n"
+        )
+    };
+    thread::scope(|scope| {
+        for hidden in ["{ prefix: http. }", "{ prefix: http.http. }"] {
+            scope.spawn(|| hide(&bootstrap(hidden), "stat_prefix: web"));
+        }
+        scope.spawn(|| hide("", "stats_matcher: { reject_all: true }"));
     });
 }
 

@@ -106,6 +106,9 @@ pub struct Load {
     pub sight: Sight,
     /// What Envoy does not tell, and the remedy, in one line.
     pub hidden: Option<String>,
+    /// Whether Envoy hides requests that may be in flight: each connection that may carry one counts
+    /// as a TCP session.
+    pub requests_untold: bool,
 }
 
 impl Load {
@@ -152,6 +155,13 @@ impl Load {
             .saturating_add(self.tcp_sessions)
             .saturating_add(self.udp_sessions)
             .saturating_add(self.old_connections)
+    }
+
+    /// HTTP requests in flight; none where they are not told of all connections: the kernel alone
+    /// knows none.
+    pub fn known_requests(&self) -> Option<u64> {
+        let is_told = self.sight != Sight::Kernel || self.hidden.is_some();
+        (is_told && !self.requests_untold).then_some(self.requests)
     }
 
     /// Whether requests are in flight that no connection carries which anybody tells of: theirs is

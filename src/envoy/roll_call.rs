@@ -36,6 +36,9 @@ pub const QUERY: &str = concat!(
 /// How Envoy names an internal listener in its statistics.
 pub(super) const INTERNAL: &str = "envoy_internal_";
 
+/// What is between a listener and its HTTP connection manager in the name of a statistic.
+const HTTP: &str = ".http.";
+
 /// Something that Envoy does not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hidden {
@@ -99,6 +102,10 @@ pub struct RollCall {
     http: HashSet<String>,
     /// The HTTP connection managers that tell their requests.
     managers: HashSet<String>,
+    /// Those that listeners tell of, as `0.0.0.0_80.http.web`.
+    on_listeners: Vec<String>,
+    /// Whether some of those do not tell their requests.
+    pub hides_requests: bool,
     /// Whether there is a gauge of UDP sessions, or a filter that answers without one.
     sessions: bool,
     /// Whether there are access logs that Envoy sends elsewhere.
@@ -161,8 +168,10 @@ impl RollCall {
                 }
             } else if let Some(name) = name.strip_suffix(".udp.downstream_rx_datagram_dropped") {
                 self.udp.insert(name.into());
-            } else if let Some((name, _)) = name.rsplit_once(".http.") {
-                self.http.insert(name.into());
+            } else if let Some(name) = name.strip_suffix(".downstream_rq_completed") {
+                let listener = name.rsplit_once(HTTP).map(|(listener, _)| listener);
+                self.http.extend(listener.map(str::to_owned));
+                self.on_listeners.push(name.into());
             }
         } else if let Some(name) = name.strip_prefix("http.") {
             let name = name.strip_suffix(".downstream_rq_active");
@@ -185,6 +194,18 @@ impl RollCall {
     /// Whether the HTTP connection managers of this name tell their requests.
     pub fn tells_requests(&self, manager: &str) -> bool {
         self.trusted || self.managers.contains(manager)
+    }
+
+    /// Whether there are HTTP connection managers that do not: their connections look like TCP
+    /// sessions. The admin interface has one always.
+    fn misses_managers(&self) -> bool {
+        let told = |(_, manager): (&str, &str)| self.managers.contains(manager);
+        // A stat prefix may hold what is between.
+        let untold = |name: &String| {
+            let ways = [name.split_once(HTTP), name.rsplit_once(HTTP)];
+            !ways.into_iter().flatten().any(told)
+        };
+        !self.managers.contains("admin") || self.on_listeners.iter().any(untold)
     }
 
     /// Whether a listener has this name in the statistics, internal ones apart.
@@ -242,6 +263,8 @@ impl RollCallReader {
     pub fn finish(mut self) -> RollCall {
         let roll = &mut self.roll;
         self.lines.end(|name, _| roll.take(name));
+        roll.hides_requests = roll.misses_managers();
+        roll.on_listeners = Vec::new();
         self.roll
     }
 }

@@ -255,15 +255,16 @@ impl<'a> Witnesses<'a> {
             mut hidden,
         } = told;
         let hides = hidden.iter().any(|hidden| hidden.is_told_by_kernel());
+        let told = load.tcp_sessions;
         match seen {
             Some(seen) if hides => {
                 let roll = self
                     .roll
                     .as_ref()
                     .filter(|_| !hidden.contains(&Hidden::Statistics));
-                let told = roll.map_or(0, |(roll, ..)| roll.udp_listeners());
+                let udp = roll.map_or(0, |(roll, ..)| roll.udp_listeners());
                 let kernel = seen.alone();
-                load.sight = match kernel.udp_sessions <= told as u64 {
+                load.sight = match kernel.udp_sessions <= udp as u64 {
                     true => kernel.sight,
                     false => Sight::Partial,
                 };
@@ -281,6 +282,17 @@ impl<'a> Witnesses<'a> {
         if hidden.contains(&Hidden::UdpSessions) {
             load.sight = Sight::Partial;
         }
+        let hides_requests = self
+            .roll
+            .as_ref()
+            .is_some_and(|(roll, ..)| roll.hides_requests);
+        if hides_requests && load.tcp_sessions > 0 && !hidden.contains(&Hidden::Requests) {
+            hidden.push(Hidden::Requests);
+        }
+        // Of what a connection carries that the kernel alone shows, nobody tells.
+        load.requests_untold = hides && load.tcp_sessions > told
+            || hidden.contains(&Hidden::Requests)
+            || hidden.contains(&Hidden::Statistics);
         load.hidden = hidden.first().map(|hidden| match load.sight {
             Sight::Partial => format!(
                 "{}; the kernel does not tell it either, so that a drain lasts until its deadline",

@@ -59,7 +59,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
         "listeners": listeners(load),
         "excluded_listeners": snapshot.excluded,
         "connections": load.map(Load::connections),
-        "requests": load.map(|load| load.requests),
+        "requests": load.and_then(Load::known_requests),
         "tcp_sessions": load.map(|load| load.tcp_sessions),
         "udp_sessions": load.map(|load| load.udp_sessions),
         "sight": load.map(|load| load.sight.name()),
@@ -209,7 +209,7 @@ fn drain(drain: &DrainStatus, clock: &Clock) -> Value {
         "first": {
             "listeners": listeners(first),
             "connections": first.map(Load::connections),
-            "requests": first.map(|load| load.requests),
+            "requests": first.and_then(Load::known_requests),
             "tcp_sessions": first.map(|load| load.tcp_sessions),
             "udp_sessions": first.map(|load| load.udp_sessions),
         },

@@ -67,7 +67,7 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
         "gauge",
         "HTTP requests in flight when Envoy was last asked.",
     );
-    page.optional(load.map(|load| load.requests));
+    page.optional(load.and_then(Load::known_requests));
     page.name(
         "drainit_udp_sessions",
         "gauge",

@@ -48,7 +48,7 @@ impl Progress {
             let clients = self.clients(now, snapshot, current);
             log::info!(
                 connections = current.map(Load::connections),
-                requests = current.map(|load| load.requests),
+                requests = current.and_then(Load::known_requests),
                 udp_sessions = current.map(|load| load.udp_sessions),
                 elapsed_seconds = sentences::seconds(now, drain.started),
                 limit_seconds = sentences::seconds(drain.deadline, drain.started);

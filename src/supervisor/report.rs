@@ -390,7 +390,7 @@ impl Reporter {
         let mut shown = known.unwrap_or_else(|| self.begin_drain(hold));
         if let (None, Some(outcome)) = (shown.ended, hold.outcome()) {
             shown.ended = Some((now, outcome));
-            shown.verdict = Some(sentences::ending(&shown, snapshot));
+            shown.verdict = Some(sentences::hold_ending(&shown, snapshot));
         }
         snapshot.hold = Some(shown);
     }

@@ -31,7 +31,7 @@ pub fn state(snapshot: &Snapshot) -> String {
             }
             Some(hold) => format!(
                 "held; {}; envoy stays out of service until a resume",
-                ending(hold, snapshot)
+                hold_ending(hold, snapshot)
             ),
             None => "held: envoy is told that its health check passes again".into(),
         },
@@ -119,10 +119,26 @@ pub fn clients(load: &Load) -> String {
 /// `drained after 3.2 s (SIGTERM): 12 connections at the start, 0 at the end`, or
 /// `CUT by the deadline after 20.0 s (SIGTERM): ...`
 pub fn ending(drain: &DrainStatus, snapshot: &Snapshot) -> String {
+    told(drain, snapshot, ["CUT", "cut"])
+}
+
+/// The same of a hold's wait, which cuts nothing.
+pub fn hold_ending(hold: &DrainStatus, snapshot: &Snapshot) -> String {
+    told(hold, snapshot, ["not drained", "left"])
+}
+
+/// `words` are for what is left when the time is over.
+fn told(drain: &DrainStatus, snapshot: &Snapshot, words: [&'static str; 2]) -> String {
+    let [over, left_over] = words;
     let Some((at, outcome)) = drain.ended else {
         return "not drained".into();
     };
     let took = show(at.saturating_duration_since(drain.started));
+    let over = if is_cut(drain, snapshot) {
+        over
+    } else {
+        "ended"
+    };
     let verdict = match outcome {
         // The last one had ended before the order came.
         Outcome::NeverLive
@@ -137,12 +153,9 @@ pub fn ending(drain: &DrainStatus, snapshot: &Snapshot) -> String {
         | Outcome::NeverLive
         | Outcome::Unknown
         | Outcome::EnvoyExited => outcome.name().to_owned(),
-        Outcome::Deadline => format!("{} by the deadline", cut_or_ended(drain, snapshot)),
-        Outcome::SecondSignal => format!("{} by a second signal", cut_or_ended(drain, snapshot)),
-        Outcome::AdminLost => format!(
-            "{} by the deadline, admin lost,",
-            cut_or_ended(drain, snapshot)
-        ),
+        Outcome::Deadline => format!("{} by the deadline", over),
+        Outcome::SecondSignal => format!("{} by a second signal", over),
+        Outcome::AdminLost => format!("{} by the deadline, admin lost,", over),
     };
     let mut line = format!("{verdict} after {took} ({})", drain.cause);
     let is_known = !is_lost(outcome, snapshot.load.as_ref());
@@ -163,10 +176,10 @@ pub fn ending(drain: &DrainStatus, snapshot: &Snapshot) -> String {
         }
         if !left.is_empty() {
             let idle = outcome.is_clean() && last.in_flight() == 0;
-            let cut = if idle { "idle" } else { "cut" };
-            let requests = match tells_requests(last) {
-                true => format!("{} in flight", plural(last.requests, "request")),
-                false => "requests not known".into(),
+            let cut = if idle { "idle" } else { left_over };
+            let requests = match last.known_requests() {
+                Some(requests) => format!("{} in flight", plural(requests, "request")),
+                None => "requests not known".into(),
             };
             let _ = write!(line, " ({cut}: {left}; {requests})");
         }
@@ -223,20 +236,8 @@ pub fn is_cut(drain: &DrainStatus, snapshot: &Snapshot) -> bool {
 /// Whether an Envoy that ended by itself had something that nobody knows: one that ends closes its
 /// admin interface and its connections before it is gone, so that the kernel shows none.
 pub fn is_lost(outcome: Outcome, last: Option<&Load>) -> bool {
-    outcome == Outcome::EnvoyExited && last.is_some_and(|load| !tells_requests(load))
-}
-
-/// Whether a look tells of requests, too: the kernel alone knows none.
-pub fn tells_requests(load: &Load) -> bool {
-    load.sight != Sight::Kernel || load.hidden.is_some()
-}
-
-fn cut_or_ended(drain: &DrainStatus, snapshot: &Snapshot) -> &'static str {
-    if is_cut(drain, snapshot) {
-        "CUT"
-    } else {
-        "ended"
-    }
+    let alone = |load: &Load| load.sight == Sight::Kernel && load.hidden.is_none();
+    outcome == Outcome::EnvoyExited && last.is_some_and(alone)
 }
 
 /// Connections and UDP sessions.
@@ -304,6 +305,31 @@ mod tests {
              and 6 on 3 more listeners"
         );
         assert!(by_listener(&load(5_000, 0)).len() < 200);
+    }
+
+    #[test]
+    fn a_hold_that_is_over_with_something_left_has_cut_nothing() {
+        let now = Instant::now();
+        let mut snapshot = Snapshot::new(now);
+        snapshot.load = Some(load(1, 0));
+        let told = hold_ending(&drain(load(2, 0), now), &snapshot);
+        let left = "3 connections at the start, 1 at the end (left: l1 1; 0 requests in flight)";
+        assert_eq!(
+            told,
+            format!("not drained by the deadline after 0 s (SIGTERM): {left}")
+        );
+    }
+
+    #[test]
+    fn requests_that_are_hidden_are_not_known() {
+        let now = Instant::now();
+        let mut snapshot = Snapshot::new(now);
+        snapshot.load = Some(Load {
+            requests_untold: true,
+            ..load(1, 0)
+        });
+        let told = ending(&drain(load(1, 0), now), &snapshot);
+        assert!(told.ends_with("(cut: l1 1; requests not known)"), "{told}");
     }
 
     #[test]

@@ -82,7 +82,6 @@ fn fields(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Map<String, Valu
     let is_known =
         |load: &&Load| !ended.is_some_and(|(_, how)| sentences::is_lost(how, Some(load)));
     let last = first.and(snapshot.load.as_ref()).filter(is_known);
-    let known = last.filter(|load| sentences::tells_requests(load));
     let is_cut = drain.is_some_and(|drain| sentences::is_cut(drain, snapshot));
     let cut = last.filter(|_| is_cut).map(Load::by_name);
     let cut = cut.into_iter().flatten();
@@ -98,7 +97,7 @@ fn fields(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Map<String, Valu
         ("connections_at_start", first.map(Load::connections).into()),
         ("connections_at_end", last.map(Load::connections).into()),
         ("cut_by_listener", cut_by_listener.into()),
-        ("requests", known.map(|load| load.requests).into()),
+        ("requests", last.and_then(Load::known_requests).into()),
         ("exit_code", code.into()),
         (
             "exit_class",
