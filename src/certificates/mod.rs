@@ -6,6 +6,7 @@
 //! after a panic it goes on from what is published; tell it [`CertificateCommand::EnvoyStarted`]
 //! then.
 
+mod answers;
 mod change_check;
 pub mod check;
 pub mod confirm;
@@ -42,6 +43,7 @@ use std::time::{Duration, Instant};
 
 use log::{error, info};
 
+use self::answers::Answers;
 use self::duty::Duty;
 use self::name::{CONTOUR_CA, CONTOUR_LEAF};
 use self::notify::Notify;
@@ -166,9 +168,14 @@ pub fn run(
     pulse: &Pulse,
 ) {
     let mut rotations = rotations(config, pulse);
-    let files = rotations.iter().map(Rotation::files).sum();
+    let names: Vec<_> = rotations
+        .iter()
+        .flat_map(Rotation::names)
+        .cloned()
+        .collect();
+    let mut answers = Answers::new(admin, &names);
     // Where Envoy needs all instances of inotify, it shall have them.
-    let mut notify = Notify::new(wakeups, many::leaves_inotify(files, pulse));
+    let mut notify = Notify::new(wakeups, many::leaves_inotify(names.len(), pulse));
     let mut probes = Probes::default();
     let mut start = many::Start::of(&mut rotations);
     let mut ready = false;
@@ -185,6 +192,9 @@ pub fn run(
         }
         let command = notify.wait(commands, pause);
         fault::point("certificates");
+        if command.is_some() {
+            answers.forget();
+        }
         let now = Instant::now();
         for (set, word) in notify.words() {
             let of_it = |number: usize| set.is_none_or(|set| set == number);
@@ -232,7 +242,7 @@ pub fn run(
         wake = Instant::now() + AT_MOST;
         for rotation in &mut rotations {
             let places = (&mut notify, &mut probes, pulse);
-            wake = wake.min(rotation.work(&admin, places, &mut |config| {
+            wake = wake.min(rotation.work(&mut answers, places, &mut |config| {
                 let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
                 report(CertificateReport::Validate { id, config });
                 id

@@ -143,7 +143,8 @@ impl Pending {
         Pending {
             set,
             origin,
-            ask: now,
+            // The sets that change together are all published by then.
+            ask: now + ASK_FIRST,
             before,
             first: false,
             unheard: None,

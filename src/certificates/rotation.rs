@@ -1,6 +1,5 @@
 //! The rotation of one set of files: does what its [`Decision`] says.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -11,8 +10,8 @@ use log::{error, warn};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::CheckTimes;
+use super::answers::Answers;
 use super::change_check::ChangeCheck;
-use super::confirm::{self, Observation};
 use super::decision::{Decision, SetStep};
 use super::duty::Duty;
 use super::notify::{FileEvent, Notify};
@@ -50,6 +49,8 @@ pub struct Rotation {
     target: SdsTarget,
     names: Vec<String>,
     change_check: ChangeCheck,
+    /// When Envoy was last asked about the set, or given it.
+    looked: Instant,
     /// The number of the question what a candidate Envoy thinks.
     candidate: Option<u64>,
     /// A file whose name was gone when it was last read, and how often that was so.
@@ -91,6 +92,7 @@ impl Rotation {
             target,
             names,
             change_check: ChangeCheck::default(),
+            looked: start,
             candidate: None,
             stale: None,
         }
@@ -100,7 +102,7 @@ impl Rotation {
     /// and answers with the question's number.
     pub fn work(
         &mut self,
-        admin: &impl Fn(&str) -> Result<String, String>,
+        answers: &mut Answers<impl Fn(&str) -> Result<String, String>>,
         (notify, probes, pulse): (&mut Notify, &mut Probes, &Pulse),
         validate: &mut impl FnMut(OwnedFd) -> u64,
     ) -> Instant {
@@ -118,15 +120,18 @@ impl Rotation {
                     }
                 }
                 SetStep::Observe => {
-                    let answer = self.observe(admin);
-                    self.decision.observed(now, Instant::now(), answer);
+                    let (took, answer) = answers.of(&self.names, self.looked, now);
+                    self.looked = Instant::now();
+                    let asked = self.looked.checked_sub(took).unwrap_or(now);
+                    self.decision.observed(asked, self.looked, answer);
                 }
                 SetStep::Publish(generation, contents) => {
                     let path = &self.target.first.path;
                     let result = pulse.during(path, || self.target.publish(generation, &contents));
                     let result =
                         result.map_err(|error| explain(&error, path.parent().unwrap_or(path)));
-                    self.decision.published(Instant::now(), result);
+                    self.looked = Instant::now();
+                    self.decision.published(self.looked, result);
                 }
                 SetStep::Vacate(generation) => {
                     let path = &self.target.first.path;
@@ -148,9 +153,9 @@ impl Rotation {
         Instant::now()
     }
 
-    /// How many SDS files the set has.
-    pub fn files(&self) -> usize {
-        self.names.len()
+    /// The names of the set's secrets, each of which has an SDS file.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// The kernel said this of the files: they are read at the next look.
@@ -282,19 +287,6 @@ impl Rotation {
             self.hear(now, FileEvent::Touched);
         }
         Ok(())
-    }
-
-    fn observe(
-        &self,
-        admin: &impl Fn(&str) -> Result<String, String>,
-    ) -> Result<Observation, String> {
-        let stats = admin(&confirm::stats_query(&self.names))?;
-        let serials: Result<HashSet<_>, _> =
-            admin("/certs").and_then(|page| confirm::parse_certs(&page));
-        Ok(Observation {
-            secrets: confirm::parse_stats(&stats, &self.names),
-            serials,
-        })
     }
 }
 

@@ -13,7 +13,7 @@ fn without_a_listeners_set_envoy_starts_and_takes_it_when_it_is_there() {
         world.run(ms(2000));
         assert_eq!(world.results(), [0, 1, 0, 0], "{bad:?}");
         assert!(world.decision.is_stale(world.wall()));
-        world.write(Kind::Ec(1), ms(1000));
+        world.write(Kind::Ec(1), ms(1100));
         assert_eq!(world.results(), [1, 1, 0, 0], "{bad:?}");
         assert!(world.shows(Kind::Ec(1)));
         assert!(!world.decision.is_stale(world.wall()));
