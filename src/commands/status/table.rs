@@ -457,8 +457,14 @@ fn certificate(certificate: JsonView<'_>) -> Line {
         };
         line.push(Paint::Plain, format!(", serial {serial}"));
     }
-    if certificate.holds("/stale") && certificate.text("/last_error").is_none() {
-        line.push(Paint::Busy, ", its files hold another");
+    let is_stale = certificate.holds("/stale") && certificate.text("/last_error").is_none();
+    if is_stale && certificate.at("/not_after").is_some() {
+        let why = match certificate.text("/last_result") {
+            Some(_) => ", its files hold another",
+            // So it stays where the secret has another name in Envoy's configuration.
+            None => ", envoy has not taken it: does a listener use it?",
+        };
+        line.push(Paint::Busy, why);
     }
     line
 }

@@ -249,6 +249,19 @@ fn certificates_that_are_not_good_are_told_with_what_is_served() {
         it["left_seconds"] = (-60).into();
     });
     has_line(&status, "EXPIRED 1 min ago: www");
+    for (result, word) in [
+        ("ok".into(), "its files hold another\n"),
+        (
+            Value::Null,
+            "envoy has not taken it: does a listener use it?\n",
+        ),
+    ] {
+        let status = with(&|it| {
+            it["last_error"] = Value::Null;
+            it["last_result"] = result.clone();
+        });
+        assert!(render(&status, WIDE).contains(word));
+    }
     let status = with(&|it| {
         *it = json!({"secret": "www", "generation": 0, "last_error": "a is missing"});
     });
