@@ -16,7 +16,7 @@ use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::pki::{Pair, presented};
 use crate::support::scene;
 use crate::support::upstream::Upstream;
-use crate::support::xds::{Node, reloads};
+use crate::support::xds::{Node, reloads, secret};
 use crate::support::{PATIENCE, TempDir, wait_for};
 
 /// The lines of a key that no other key has.
