@@ -5,7 +5,7 @@ mod shown;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use nix::libc;
 use super::OURS;
 use super::child::Child;
 use super::decide::Who;
+use super::trials;
 use crate::client::Address;
 use crate::envoy::address::{ADMIN_BLOCK, AddressFile, Pipe, Place};
 use crate::envoy::flags;
@@ -187,6 +188,16 @@ impl Envoys {
             line.extend(["--mode", "validate"].map(OsString::from));
         }
         Some(flags::audible(&line))
+    }
+
+    /// The command line on which a candidate Envoy is run, up to the flags; none where that might start
+    /// a second Envoy that serves, as [`Envoys::trial_of_start`] has it.
+    pub fn candidate(&self) -> Option<Vec<OsString>> {
+        let line = trials::program(&self.line);
+        let name = line.last().and_then(|last| Path::new(last).file_name());
+        // Before the first start nothing but the name tells.
+        let is_envoy = self.envoy_itself || self.hands_on || name == Some(OsStr::new("envoy"));
+        is_envoy.then_some(line)
     }
 
     /// What is to be changed where Envoy's admin address is not known.

@@ -1,6 +1,7 @@
 //! The start before the certificates are there.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -152,4 +153,31 @@ fn a_first_set_that_a_candidate_refuses_is_waited_out() {
     node.wait_configured();
     drainit.wait_ready();
     no_key_is_told(&drainit, &[weak, leaf]);
+}
+
+/// Tried as a candidate, it would start a second Envoy that serves.
+#[test]
+fn a_start_script_that_drops_its_arguments_runs_once() {
+    let (node, leaf) = Node::with_leaf();
+    let _plane = node.control_plane(None);
+    let (script, runs) = (node.dir.join("start.sh"), node.dir.join("runs"));
+    let envoy = crate::support::envoy();
+    let text = format!(
+        "#!/bin/sh\necho run >>{}\nexec {} -c {} --concurrency 2 -l warning --disable-hot-restart\n",
+        runs.display(),
+        envoy.display(),
+        node.config()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    let options = node.options(&["--admin-address", &node.admin.text()]);
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let drainit = Drainit::start(&options, &[script.display().to_string()]);
+    node.wait_configured();
+    node.wait_loaded(&leaf);
+    drainit.wait_ready();
+    let next = node.ca.leaf();
+    node.write(&next);
+    node.wait_loaded(&next);
+    assert_eq!(fs::read_to_string(&runs).unwrap(), "run\n");
 }
