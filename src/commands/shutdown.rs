@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::find::{self, Target};
 use super::progress::{self, Over, Waiting};
 use super::{complain, read_status, say};
+use crate::client::Address;
 use crate::options::Options;
 use crate::process::Handle;
 
@@ -32,6 +33,12 @@ pub fn run(options: &Options) -> u8 {
 fn drain(options: &Options) -> Result<Over, (u8, String)> {
     let nothing_runs = |why| (2, why);
     let target = find::target(options).map_err(nothing_runs)?;
+    if target.pid().is_none() && matches!(target.door().1, Address::Tcp(_)) {
+        // Whoever took the port may say so, and answer that all is drained.
+        let why =
+            "nothing proves that a drainit answers there: say `drainit shutdown` in its container";
+        return Err((1, why.into()));
+    }
     let gone = |error| nothing_runs(format!("that drainit has just ended: {error}"));
     // Before the next look: then it is the process that was looked at, or none.
     let process = target.pid().map(Handle::open).transpose().map_err(gone)?;

@@ -261,6 +261,14 @@ fn over_tcp_a_command_goes_on_by_the_control_socket() {
             says(&world.run(ROOT, &[command, "--listen", port]), code, port);
         }
     }
+    let _elsewhere = world.squatter(STRANGER, &["--port", "8097", "--claim=-1"]);
+    for (command, why) in [
+        ("shutdown", "nothing proves"),
+        ("reload", "another container"),
+    ] {
+        let told = world.run(ROOT, &[command, "--listen", "127.0.0.1:8097"]);
+        says(&told, 1, why);
+    }
     assert!(victim.log.find("got").is_none());
     assert!(world.log.find("SIG").is_none());
     says(&world.run(NOBODY, &["health", at[0], at[1]]), 0, "OK");
