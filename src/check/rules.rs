@@ -24,7 +24,7 @@ pub const ALL: &[fn(&Facts, &Config, &mut Report)] = &[
 ];
 
 /// What drainit asks Envoy's admin interface, with what follows the path: `allow_paths` sees both.
-const ASKED: [&str; 10] = [
+const ASKED: [&str; 11] = [
     "/ready",
     "/server_info",
     "/listeners",
@@ -33,6 +33,7 @@ const ASKED: [&str; 10] = [
     stats::ACTIVITY,
     roll_call::QUERY,
     "/healthcheck/fail",
+    "/healthcheck/ok",
     "/drain_listeners?graceful&skip_exit",
     "/drain_listeners",
 ];
