@@ -8,15 +8,18 @@ use crate::duration::show;
 
 /// What a SIGTERM does to this listener.
 pub fn of(listener: &ConfiguredListener<'_>, facts: &Facts) -> Prospect {
-    let upgrades = listener.has_upgrades();
+    // One of its chains may be a TCP proxy's.
+    let has_sessions = listener.has_upgrades() || !listener.proxies.is_empty();
     let (mut told, mut waits, mut cut) = match listener.kind {
-        ListenerKind::Http | ListenerKind::Quic if upgrades => {
-            ("next response", "requests, sessions", "sessions")
-        }
         ListenerKind::Http | ListenerKind::Quic => {
             let long = longest_request(listener) > facts.deadline();
-            let cut = if long { "long requests" } else { "-" };
-            ("next response", "requests", cut)
+            let (waits, cut) = match (has_sessions, long) {
+                (true, true) => ("requests, sessions", "sessions, long requests"),
+                (true, false) => ("requests, sessions", "sessions"),
+                (false, true) => ("requests", "long requests"),
+                (false, false) => ("requests", "-"),
+            };
+            ("next response", waits, cut)
         }
         ListenerKind::Tcp => {
             let all = listener.proxies.iter().all(|proxy| is_told(proxy));

@@ -212,6 +212,19 @@ fn what_a_version_cannot_do_is_not_asked_of_it() {
 }
 
 #[test]
+fn a_listener_of_http_and_of_tcp_chains_has_sessions() {
+    let mut both = http("both", &json!({}), &json!([]));
+    let other = tcp(&json!({}))["filter_chains"][0].clone();
+    both["filter_chains"].as_array_mut().unwrap().push(other);
+    let report = judge(&facts(&[both], &json!({})));
+    let row = &report.prospects[0];
+    assert_eq!(
+        (row.waits.as_str(), row.cut),
+        ("requests, sessions", "sessions")
+    );
+}
+
+#[test]
 fn quic_of_drain_type_modify_only_is_found() {
     let mut listener = http("h3", &json!({}), &json!([]));
     merge(
@@ -258,6 +271,7 @@ fn an_admin_interface_that_is_not_there_or_does_not_answer_is_found() {
     for path in [
         "/stats",
         "/healthcheck/fail",
+        "/healthcheck/ok",
         "/drain_listeners",
         "/listeners",
     ] {
