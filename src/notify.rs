@@ -18,6 +18,10 @@ const RETRY: Duration = Duration::from_millis(200);
 /// systemd is asked for this much more than a drain may take: for the way to it and back.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// So many characters of a status are sent: systemd drops a message of more than 4096 bytes whole
+/// (`NOTIFY_BUFFER_MAX` in its src/core/manager.c).
+const STATUS: usize = 1_000;
+
 /// What systemd should know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
@@ -111,7 +115,9 @@ impl Notifier {
             message.push_str("STOPPING=1\n");
         }
         let status = format!("{}{}", wanted.status, wanted.reload_failed);
-        let _ = write!(message, "STATUS={}", status.replace(char::is_control, " "));
+        let status = status.replace(char::is_control, " ");
+        message.push_str("STATUS=");
+        message.extend(status.chars().take(STATUS));
         if let Some(until) = wanted.until {
             let left = until.saturating_duration_since(now) + MARGIN;
             let _ = write!(message, "\nEXTEND_TIMEOUT_USEC={}", left.as_micros());
@@ -235,6 +241,20 @@ mod tests {
             ]
         );
         assert_eq!(notifier.wake_at(), None);
+    }
+
+    #[test]
+    fn a_long_status_is_cut_and_not_lost() {
+        let (socket, mut notifier, now) = systemd("", None);
+        let wanted = Wanted {
+            ready: true,
+            status: "\u{20ac}".repeat(5_000),
+            until: Some(now + 27 * SECOND),
+            ..Wanted::default()
+        };
+        notifier.tell(now, &wanted);
+        let told = heard(&socket);
+        assert!(told[0].len() < 4096 && told[0].ends_with("EXTEND_TIMEOUT_USEC=32000000"));
     }
 
     #[test]
