@@ -1,6 +1,6 @@
 //! What is made of the answers: a candidate Envoy's, Envoy's, and the disk's.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, debug, error, info, log, warn};
 
@@ -8,6 +8,9 @@ use super::super::confirm::{Confirmation, Observation, SecretSeen};
 use super::super::duty::Duty;
 use super::super::record::ChangeOutcome;
 use super::{Decision, Origin, Pending, Set, SetPhase};
+
+/// Between two attempts to publish a set, at the most.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(1);
 
 impl Decision {
     /// A candidate Envoy took the set, or said why not.
@@ -61,8 +64,7 @@ impl Decision {
                         error!("{}: {why}", self.name());
                         self.record.set_error(why);
                     }
-                    self.phase =
-                        SetPhase::Publish(set, origin, before, now + self.watch.interval());
+                    self.phase = SetPhase::Publish(set, origin, before, self.publish_again(now));
                 }
             },
             phase => self.phase = phase,
@@ -92,9 +94,14 @@ impl Decision {
                     error!("{}: {why}", self.name());
                     self.record.set_error(why.clone());
                 }
-                self.cannot_vacate = Some((now + self.watch.interval(), why));
+                self.cannot_vacate = Some((self.publish_again(now), why));
             }
         }
+    }
+
+    /// When what could not be published is tried again, however rarely the files are looked at.
+    fn publish_again(&self, now: Instant) -> Instant {
+        now + self.watch.interval().min(PUBLISH_AGAIN)
     }
 
     /// The SDS files hold this set.

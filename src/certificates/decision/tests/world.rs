@@ -162,6 +162,14 @@ impl World {
         World::going_on(duty, files, now, now, 0, None)
     }
 
+    /// The world of a listener's set whose files are looked at so rarely.
+    pub(super) fn looked_at_every(check: Duration, files: Kind) -> World {
+        let mut world = World::of(Duty::Listener, files);
+        let names = world.decision.names.clone();
+        world.decision = Decision::new(names, world.duty, check, world.now, 0, None);
+        world
+    }
+
     pub(super) fn going_on(
         duty: Duty,
         files: Kind,
