@@ -71,7 +71,7 @@ pub struct Found {
     pub material: Material,
     /// Which of its files Envoy is not given as it is, and why.
     pub lacks: Option<Refusal>,
-    /// When that, though nothing changes, is to be judged again.
+    /// When all that, though nothing changes, is to be judged again.
     pub again: Option<SystemTime>,
 }
 
@@ -97,8 +97,8 @@ pub fn check(
     let (cert, key) = match material {
         Material::Pair { cert, key, .. } => (cert, key),
         Material::Trust { ca, crl, .. } => {
-            let (bundle, lacks) = trust::check(ca, crl.as_deref(), now, age)?;
-            return Ok(found(Checked::Bundle(bundle), clean, lacks, None));
+            let (bundle, lacks, again) = trust::check(ca, crl.as_deref(), now, age)?;
+            return Ok(found(Checked::Bundle(bundle), clean, lacks, again));
         }
     };
     let leaf = match age {

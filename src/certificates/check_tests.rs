@@ -72,7 +72,7 @@ fn bad_pairs_are_refused_with_the_file_and_the_reason() {
 fn bundle(ca: &[u8]) -> Result<trust::Bundle, String> {
     let checked = trust::check(ca, None, now(), Age::Valid);
     checked
-        .map(|(bundle, _)| bundle)
+        .map(|(bundle, ..)| bundle)
         .map_err(|refusal| refusal.to_string())
 }
 

@@ -198,7 +198,12 @@ impl Decision {
 
     /// The files were looked at, and are what they were when they were last read.
     pub fn unchanged(&mut self, now: Instant, wall: SystemTime) {
+        self.look_at(now, wall);
+        // Of a bundle without the CA that has just expired, the end is another.
         self.record.warn_of_end(wall);
+    }
+
+    fn look_at(&mut self, now: Instant, wall: SystemTime) {
         // An Envoy that waits for its configuration makes haste.
         let calm = self.current.is_some() || self.duty == Duty::Listener && self.envoy_runs;
         // Of what is published: from then on it is stale.
@@ -273,7 +278,9 @@ impl Decision {
             self.record.add(ChangeOutcome::Refused, Some(&why));
         }
         if self.loaded() == Some(&*set.contents) {
-            if set.lacks.is_some() {
+            let lacks = set.lacks.is_some();
+            self.renew(&set);
+            if lacks {
                 return;
             }
             // The files are well; an Envoy that does not take them is another matter.
@@ -292,6 +299,21 @@ impl Decision {
         let level = self.record.level(Level::Info);
         log!(level, "{}: found {set}", self.name());
         self.try_or_go_on(set, origin, now);
+    }
+
+    /// What is published was judged again: what there is to say of it changes with time alone.
+    fn renew(&mut self, set: &Set) {
+        let current = self.current.as_ref();
+        if current.is_some_and(|current| current.checked != set.checked) {
+            self.record.installed(self.generation, &set.checked);
+        }
+        let pending = self.pending.as_mut().map(|pending| &mut pending.set);
+        let held = [self.current.as_mut(), self.good.as_mut(), pending];
+        for held in held.into_iter().flatten() {
+            if held.contents == set.contents {
+                *held = set.clone();
+            }
+        }
     }
 
     /// Takes what was published in an earlier life, where the files are of no use.

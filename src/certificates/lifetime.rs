@@ -22,9 +22,10 @@ pub enum LifeLeft {
 impl LifeLeft {
     /// What a certificate of this validity has left.
     pub fn of(not_before: SystemTime, not_after: SystemTime, now: SystemTime) -> LifeLeft {
-        let Ok(left) = not_after.duration_since(now) else {
+        if is_over(not_after, now) {
             return LifeLeft::Nothing;
-        };
+        }
+        let left = not_after.duration_since(now).unwrap_or_default();
         let life = not_after.duration_since(not_before).unwrap_or(left);
         if left < life / 10 {
             return if left < DAY {
@@ -83,7 +84,9 @@ mod tests {
 
     #[test]
     fn the_last_second_of_a_certificate_counts() {
-        assert!(!is_over(at(10), at(10)));
+        let half = at(10) + Duration::from_millis(500);
+        assert_eq!(LifeLeft::of(at(0), at(10), half), LifeLeft::Day);
+        assert!(!is_over(at(10), half));
         assert!(is_over(at(10), at(11)));
     }
 }

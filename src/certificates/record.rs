@@ -179,14 +179,13 @@ impl Record {
             }
             *said = left;
             let name = &status.secret;
-            match after.duration_since(now) {
-                Ok(left) => warn!(
-                    "{name}: expires in {}, at {}",
-                    show(left),
-                    rfc3339_seconds(after)
-                ),
-                Err(_) => error!("{name}: has expired, at {}", rfc3339_seconds(after)),
+            let at = rfc3339_seconds(after);
+            if left == LifeLeft::Nothing {
+                error!("{name}: has expired, at {at}");
+                continue;
             }
+            let left = after.duration_since(now).unwrap_or_default();
+            warn!("{name}: expires in {}, at {at}", show(left));
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::lifetime;
 use super::pem;
 use super::read::{File, Refusal};
 use super::usable::{Age, certificates, check_dates, crl_label, holds_none};
@@ -27,18 +28,26 @@ pub struct Bundle {
 }
 
 /// Whether a CA bundle can be used at this time: one of its CAs can, and one of its revocation lists,
-/// where it has any. Besides, which of the lists cannot.
+/// where it has any. Besides, which of the lists cannot, and when all that is to be judged again:
+/// when the next part of it begins to be valid, or the first one ends that is.
 ///
 /// # Errors
-/// When it cannot: which file, and why.
+/// When it cannot: which file, and why, and until when at least.
 pub fn check(
     ca: &[u8],
     crl: Option<&[u8]>,
     now: SystemTime,
     age: Age,
-) -> Result<(Bundle, Option<Refusal>), Refusal> {
+) -> Result<(Bundle, Option<Refusal>, Option<SystemTime>), Refusal> {
     let all = certificates(File::Ca, ca)?;
     let lists = lists(ca, crl)?;
+    let begin = all.iter().map(|ca| ca.not_before);
+    let begin = begin.chain(lists.iter().map(|(_, list)| list.since));
+    let begins = begin.filter(|since| *since > now).min();
+    let refuse = |why: Refusal| Refusal {
+        until: begins,
+        ..why
+    };
     let dates = |file, dates| match age {
         Age::Valid => check_dates(file, dates, now),
         Age::Any => Ok(()),
@@ -78,12 +87,12 @@ pub fn check(
         }
     }
     let Some([not_before, not_after]) = first else {
-        return Err(refusal.unwrap_or_else(|| holds_none(File::Ca)));
+        return Err(refuse(refusal.unwrap_or_else(|| holds_none(File::Ca))));
     };
     if let (0, Some((file, _))) = (listed, lists.first()) {
         let why = "no list in it is of a CA in the bundle: Envoy would refuse all clients; put the \
                    certificate of the list's issuer beside the CAs";
-        return Err(lacks.unwrap_or_else(|| Refusal::of(*file, why)));
+        return Err(refuse(lacks.unwrap_or_else(|| Refusal::of(*file, why))));
     }
     let bundle = Bundle {
         not_before,
@@ -91,7 +100,8 @@ pub fn check(
         cas,
         listed,
     };
-    Ok((bundle, lacks))
+    let again = begins.into_iter().chain(lifetime::over_at(not_after, now));
+    Ok((bundle, lacks, again.min()))
 }
 
 /// Whether Envoy is to look for the other side's own certificate alone in the lists, as one of the

@@ -17,7 +17,7 @@ fn trust(ca: &[&str], crl: &[&str]) -> Result<(Bundle, Option<String>), String> 
     let checked = check(&all(ca), crl.as_deref(), now(), Age::Valid);
     let told = |why: Refusal| why.to_string();
     checked
-        .map(|(bundle, lacks)| (bundle, lacks.map(told)))
+        .map(|(bundle, lacks, _)| (bundle, lacks.map(told)))
         .map_err(told)
 }
 
@@ -100,7 +100,7 @@ fn the_end_of_what_ends_first_is_the_bundles() {
     assert_eq!(bundle.not_after, ca.not_after);
     let before = SystemTime::UNIX_EPOCH + Duration::from_secs(1_709_251_200); // 2024-03-01
     let crl = data("crl-expired.pem");
-    let (bundle, _) = check(&data("ca.crt"), Some(&crl), before, Age::Valid).unwrap();
+    let (bundle, ..) = check(&data("ca.crt"), Some(&crl), before, Age::Valid).unwrap();
     assert!(bundle.not_after < ca.not_after);
 }
 

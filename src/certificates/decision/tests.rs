@@ -9,6 +9,7 @@ use crate::testing::ms;
 use world::{Envoy, Kind, World, clean};
 
 mod any_order;
+mod bundles;
 mod envoys_word;
 mod listeners;
 mod world;

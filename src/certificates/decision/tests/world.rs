@@ -1,8 +1,11 @@
 //! A simulated world: files, an Envoy that judges as the real one does, a clock.
 
 use super::*;
+use crate::certificates::pem;
 use crate::certificates::serial::Serial;
 use crate::testing::data;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::collections::HashSet;
 
 const CHECK: Duration = Duration::from_secs(1);
@@ -23,6 +26,10 @@ pub(super) enum Kind {
     Missing,
     /// A certificate and its key by this name, and the OCSP response in this file.
     Stapled(&'static str, &'static str),
+    /// CAs in these files.
+    Cas(&'static [&'static str]),
+    /// Two CAs, each with a list; the second one's list begins half a minute into the world.
+    Listed,
 }
 
 impl Kind {
@@ -59,6 +66,15 @@ impl Kind {
                 key: secret(&data(&format!("{name}.key"))),
                 staple: Some(Ok(secret(&data(staple)))),
             }],
+            Kind::Cas(names) => {
+                let ca: Vec<_> = names.iter().flat_map(|name| data(name)).collect();
+                vec![trust(&ca, None)]
+            }
+            Kind::Listed => {
+                let ca = [data("ca.crt"), data("ca-second.crt")].concat();
+                let lists = [data("crl.pem"), later_list()].concat();
+                vec![trust(&ca, Some(&lists))]
+            }
             Kind::Missing => {
                 return Err(Refusal {
                     file: None,
@@ -95,12 +111,27 @@ pub(super) fn whole(chain: &[u8], key: &[u8]) -> Contents {
             key: secret(key),
             staple: None,
         },
-        Material::Trust {
-            ca: secret(&data("ca.crt")),
-            crl: None,
-            leaf_only: false,
-        },
+        trust(&data("ca.crt"), None),
     ]
+}
+
+fn trust(ca: &[u8], crl: Option<&[u8]>) -> Material {
+    Material::Trust {
+        ca: secret(ca),
+        crl: crl.map(secret),
+        leaf_only: false,
+    }
+}
+
+/// The second CA's list, from half a minute into the world on.
+fn later_list() -> Vec<u8> {
+    let pem = data("crl-second.pem");
+    let mut der = pem::blocks(&pem).unwrap()[0].der.to_vec();
+    let [since, later] = [b"240101000000Z", b"250101000030Z"];
+    let at = der.windows(since.len()).position(|bytes| bytes == since);
+    der[at.unwrap()..][..later.len()].copy_from_slice(later);
+    let body = STANDARD.encode(&der);
+    format!("-----BEGIN X509 CRL-----\n{body}\n-----END X509 CRL-----\n").into()
 }
 
 pub(super) fn clean(contents: &Contents) -> Contents {
@@ -133,6 +164,8 @@ impl Envoy {
 pub(super) struct World {
     pub(super) duty: Duty,
     pub(super) start: Instant,
+    /// What the clock on the wall shows at the start.
+    pub(super) wall_start: SystemTime,
     pub(super) now: Instant,
     pub(super) decision: Decision,
     pub(super) files: Kind,
@@ -182,6 +215,7 @@ impl World {
         World {
             duty,
             start,
+            wall_start: SystemTime::UNIX_EPOCH + Duration::from_secs(1_735_689_600),
             now,
             decision: Decision::new(names, duty, CHECK, now, generation, kept),
             files,
@@ -208,7 +242,7 @@ impl World {
     }
 
     pub(super) fn wall(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_735_689_600) + (self.now - self.start)
+        self.wall_start + (self.now - self.start)
     }
 
     pub(super) fn fresh_envoy(&self) -> Envoy {
