@@ -40,13 +40,13 @@ impl<A: Fn(&str) -> Result<String, String>> Answers<A> {
         self.last = None;
     }
 
-    /// What Envoy says of these secrets at `now`, asked after `since`; and how long the answer took.
+    /// What Envoy says of these secrets at `now`; and when it was asked, not before `since`.
     pub fn of(
         &mut self,
         names: &[String],
         since: Instant,
         now: Instant,
-    ) -> (Duration, Result<Observation, String>) {
+    ) -> (Instant, Result<Observation, String>) {
         let shared = self.last.take().filter(|last| {
             last.asked >= since && now.saturating_duration_since(last.answered) < FRESH
         });
@@ -68,9 +68,9 @@ impl<A: Fn(&str) -> Result<String, String>> Answers<A> {
             serials: answer.serials.clone(),
         });
         let observed = observed.map_err(Clone::clone);
-        let took = answer.answered.saturating_duration_since(answer.asked);
+        let asked = answer.asked;
         self.last = Some(answer);
-        (took, observed)
+        (asked, observed)
     }
 }
 
@@ -94,17 +94,18 @@ mod tests {
         let start = Instant::now();
         let later = start + Duration::from_millis(1);
         let mut seen = |name: usize, since, now| {
-            let (_, answer) = answers.of(&names[name], since, now);
-            answer.unwrap().secrets[0].known
+            let (at, answer) = answers.of(&names[name], since, now);
+            (answer.unwrap().secrets[0].known, at)
         };
-        assert!(!seen(0, start, start));
-        assert!(seen(1, start, start));
+        assert_eq!(seen(0, start, start), (false, start));
+        // However much later it is, the answer is as old as the question.
+        assert_eq!(seen(1, start, later), (true, start));
         assert_eq!(asked.borrow().len(), 2, "{asked:?}");
         // What a set published since shows in no answer from before.
-        assert!(seen(1, later, later));
-        assert!(!seen(0, start, later));
+        assert_eq!(seen(1, later, later), (true, later));
+        assert_eq!(seen(0, start, later), (false, later));
         assert_eq!(asked.borrow().len(), 4, "{asked:?}");
-        assert!(seen(1, start, later + FRESH * 100));
+        assert!(seen(1, start, later + FRESH * 100).0);
         assert_eq!(asked.borrow().len(), 6, "{asked:?}");
     }
 }

@@ -120,9 +120,10 @@ impl Rotation {
                     }
                 }
                 SetStep::Observe => {
-                    let (took, answer) = answers.of(&self.names, self.looked, now);
+                    let fresh = self.decision.wants_fresh_answer();
+                    let since = if fresh { now } else { self.looked };
+                    let (asked, answer) = answers.of(&self.names, since, now);
                     self.looked = Instant::now();
-                    let asked = self.looked.checked_sub(took).unwrap_or(now);
                     self.decision.observed(asked, self.looked, answer);
                 }
                 SetStep::Publish(generation, contents) => {

@@ -40,6 +40,13 @@ impl Decision {
         self.is_idle() && self.pending.as_ref().is_none_or(Pending::is_late)
     }
 
+    /// Whether the next observation must not be older than now: Envoy may have refused the late set
+    /// since, and that would be taken for a refusal of the set that is about to be published.
+    pub fn wants_fresh_answer(&self) -> bool {
+        let late = |pending: &Pending| pending.is_late() && !pending.is_unused();
+        matches!(self.phase, SetPhase::Before(..)) && self.pending.as_ref().is_some_and(late)
+    }
+
     /// Whether what is in the files now is not what Envoy has, as far as is known, or nothing usable
     /// is there.
     pub fn is_stale(&self, wall: SystemTime) -> bool {

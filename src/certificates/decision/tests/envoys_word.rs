@@ -199,3 +199,22 @@ fn without_a_verdict_of_the_candidate_it_goes_on() {
     world.run(ms(2000));
     assert!(world.decision.is_ready());
 }
+
+#[test]
+fn before_a_change_a_late_set_has_envoy_asked_anew() {
+    for late in [false, true] {
+        let mut world = World::live(Kind::Ec(0));
+        world.admin_answers = !late;
+        world.write(Kind::Rsa, ms(20_000));
+        world.files = Kind::Other;
+        let mut steps = 0;
+        while !matches!(world.decision.phase, SetPhase::Before(..)) {
+            assert!(!world.decision.wants_fresh_answer());
+            world.step();
+            world.now += ms(10);
+            steps += 1;
+            assert!(steps < 1000);
+        }
+        assert_eq!(world.decision.wants_fresh_answer(), late);
+    }
+}
