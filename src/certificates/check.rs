@@ -184,10 +184,9 @@ pub fn cleaned(material: &Material) -> Result<Material, Refusal> {
             cert: chosen(File::Certificate, cert, all, certificate_label)?,
             key: chosen(File::Key, key, 1, key_label)?,
             staple: match staple {
+                None => None,
                 Some(Ok(staple)) => Some(Ok(copy(staple)?)),
-                unread => unread
-                    .as_ref()
-                    .map(|why| Err(why.as_ref().err().cloned().unwrap_or_default())),
+                Some(Err(why)) => Some(Err(why.clone())),
             },
         },
         Material::Trust { ca, crl, .. } => Material::Trust {

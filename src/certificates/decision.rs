@@ -221,14 +221,7 @@ impl Decision {
         };
         let settled = self.watch.is_settled(now);
         match checked {
-            // Nothing is there yet: a whole set need not settle, a candidate Envoy tries it.
-            Ok(set)
-                if settled
-                    || set.is_sure()
-                        && (self.current.is_none()
-                            || set.lacks.is_none()
-                                && self.watch.is_complete(now, self.is_less(&set))) =>
-            {
+            Ok(set) if settled || self.need_not_settle(&set, now) => {
                 self.watch.act(set.again);
                 self.wanted = Some(set.contents.clone());
                 self.act(set, now);
@@ -243,6 +236,18 @@ impl Decision {
             }
             _ => {}
         }
+    }
+
+    /// Whether a set can be acted on before its files have been the same for long.
+    fn need_not_settle(&self, set: &Set, now: Instant) -> bool {
+        if !set.is_sure() {
+            return false;
+        }
+        if self.current.is_none() {
+            // A candidate Envoy tries the first set, or nothing better is lost by it.
+            return true;
+        }
+        set.lacks.is_none() && self.watch.is_complete(now, self.is_less(set))
     }
 
     /// Whether a set has fewer certificates, or lists, than the one that is published: its files may
