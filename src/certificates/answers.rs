@@ -65,6 +65,7 @@ impl<A: Fn(&str) -> Result<String, String>> Answers<A> {
         });
         let observed = answer.stats.as_ref().map(|stats| Observation {
             secrets: confirm::parse_stats(stats, names),
+            hidden: !stats.contains("sds."),
             serials: answer.serials.clone(),
         });
         let observed = observed.map_err(Clone::clone);

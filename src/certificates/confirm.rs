@@ -12,6 +12,14 @@ use super::{name, publish};
 /// How many secrets a question names at the most: with more, the question is about all that Envoy has.
 const NAMED: usize = 50;
 
+/// Why nothing is known, and the remedy.
+const HIDDEN: &str = "a stats_matcher hides the statistics of secrets: let every stats_matcher \
+                      include the prefix sds.";
+
+/// Why Envoy may have another version, and the remedy.
+const ELSEWHERE: &str = "it reads another file, or that file's directory was replaced since Envoy \
+                         started, and Envoy must be started again";
+
 /// What Envoy says of one secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SecretSeen {
@@ -35,6 +43,8 @@ impl SecretSeen {
 /// What Envoy says of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
+    /// Whether no statistic of any secret at all is shown: a `stats_matcher` may hide them.
+    pub hidden: bool,
     /// Envoy's secrets, in the order that was asked for.
     pub secrets: Vec<SecretSeen>,
     /// The serial numbers of the leaves it has loaded, or why they could not be asked
@@ -51,6 +61,8 @@ pub struct Expected<'a> {
     pub serial: Option<&'a Serial>,
     /// The secrets' names.
     pub names: &'a [String],
+    /// The leaf's serial number in the last good set, where that is another set.
+    pub good: Option<&'a Serial>,
     /// What Envoy said of them before; none where it could not be asked.
     pub before: Option<&'a [SecretSeen]>,
 }
@@ -80,12 +92,23 @@ pub fn judge(expected: &Expected<'_>, observed: &Observation) -> Confirmation {
     });
     let unknown = secrets().find(|(_, seen)| !seen.known);
     if let Some((name, _)) = unknown {
-        // Where the statistics are switched off, the list of certificates still tells.
-        let listed = matches!(loaded, Some(Ok((true, _))));
-        if listed && secrets().all(|(_, seen)| !seen.known) {
-            return Confirmation::Taken;
+        if !observed.hidden {
+            return Confirmation::Unused(format!("Envoy uses no secret {name}"));
         }
-        return Confirmation::Unused(format!("Envoy uses no secret {name}"));
+        // The list of certificates still tells, where the last good set has another one.
+        let good = expected
+            .good
+            .filter(|good| matches!(&observed.serials, Ok(serials) if serials.contains(good)));
+        return match (loaded, good) {
+            (Some(Ok((true, serial))), good) if good != Some(serial) => Confirmation::Taken,
+            (Some(Ok((true, serial))), _) => {
+                Confirmation::Accepted(format!("Envoy has serial {serial} as before, and {HIDDEN}"))
+            }
+            (Some(Ok((false, serial))), Some(good)) => Confirmation::Other(format!(
+                "Envoy has serial {good}, not {serial}, its log may say why; {HIDDEN}"
+            )),
+            _ => Confirmation::Unused(format!("Envoy uses no secret {name}, or {HIDDEN}")),
+        };
     }
     if secrets().all(|(_, seen)| seen.version.as_ref() == Some(&version)) {
         return match loaded {
@@ -114,9 +137,9 @@ pub fn judge(expected: &Expected<'_>, observed: &Observation) -> Confirmation {
                 version: Some(has), ..
             },
         )) => {
-            format!("Envoy has {has:.40} of {name}, not {version}")
+            format!("Envoy has {has:.40} of {name}, not {version}: {ELSEWHERE}")
         }
-        Some((name, _)) => format!("Envoy has nothing of {name}"),
+        Some((name, _)) => format!("Envoy has nothing of {name}: {ELSEWHERE}"),
         None => format!("Envoy was asked about other secrets than {version}'s"),
     })
 }
@@ -233,6 +256,7 @@ mod tests {
 
     fn observed(stats: &str) -> Observation {
         Observation {
+            hidden: stats.is_empty(),
             secrets: parse_stats(stats, &names()),
             serials: parse_certs(CERTS),
         }
@@ -249,6 +273,7 @@ mod tests {
             generation,
             serial: Some(&Serial::parse(serial)),
             names: &names(),
+            good: None,
             before: before.as_deref(),
         };
         judge(&expected, now)

@@ -195,7 +195,7 @@ impl Pending {
     }
 
     /// What Envoy's answer shows, which came at `now` to what was asked at `asked`; and whether its
-    /// time to take the set is over.
+    /// time to take the set is over. `good` is the leaf of the last good set, where that is another.
     ///
     /// An Envoy whose time is over may have another set. Where what it has cannot be known in time,
     /// nothing says that this one is bad: it stays, and Envoy is asked now and then.
@@ -203,8 +203,8 @@ impl Pending {
         &mut self,
         generation: u64,
         names: &[String],
-        asked: Instant,
-        now: Instant,
+        good: Option<&Serial>,
+        [asked, now]: [Instant; 2],
         answer: Result<Observation, String>,
     ) -> (Confirmation, bool) {
         let shown = match &answer {
@@ -217,6 +217,7 @@ impl Pending {
                     generation,
                     serial: self.set.serial(),
                     names,
+                    good,
                     before: if first {
                         Some(nothing.as_slice())
                     } else {

@@ -100,7 +100,7 @@ fn statistics(facts: &Facts, config: &Config, report: &mut Report) {
                             does not know requests and UDP sessions";
                 let place = format!("{place}{name}");
                 let remedy = "let every stats_matcher include the prefixes listener., http., udp., \
-                              server. and listener_manager.";
+                              server., sds. and listener_manager.";
                 let known = report
                     .findings
                     .iter()

@@ -65,8 +65,8 @@ impl Hidden {
             }
             Hidden::Listeners | Hidden::Count | Hidden::Connections => {
                 "envoy's statistics hide connections of some listeners: let every stats_matcher \
-                 include the prefixes listener., listener_manager., http., udp., tcp. and server., \
-                 and give each listener a stat_prefix of its own, or none"
+                 include the prefixes listener., listener_manager., http., udp., tcp., server. and \
+                 sds., and give each listener a stat_prefix of its own, or none"
             }
             Hidden::Requests => {
                 "envoy's statistics hide requests, so that each connection counts as one: let every \

@@ -136,7 +136,11 @@ impl Decision {
         let Some(mut pending) = self.pending.take() else {
             return;
         };
-        let (shown, over) = pending.judge(self.generation, &self.names, asked, now, answer);
+        let good = self.good.as_ref();
+        let good = good.filter(|good| good.contents != pending.set.contents);
+        let good = good.and_then(Set::serial);
+        let (generation, names) = (self.generation, &self.names);
+        let (shown, over) = pending.judge(generation, names, good, [asked, now], answer);
         let is_told = over || matches!(shown, Confirmation::Taken | Confirmation::Rejected(_));
         if self.watch.is_news() && is_told {
             // That waited for this.
@@ -146,10 +150,6 @@ impl Decision {
             Confirmation::Taken => self.taken(pending),
             Confirmation::Rejected(why) => self.not_taken(pending, ChangeOutcome::Rejected, &why),
             Confirmation::Other(why) if over => {
-                let why = format!(
-                    "{why}: it reads another file, or that file's directory was replaced since Envoy \
-                     started, and Envoy must be started again"
-                );
                 self.not_taken(pending, ChangeOutcome::Unconfirmed, &why);
             }
             Confirmation::Accepted(why) | Confirmation::Unused(why) if over => {

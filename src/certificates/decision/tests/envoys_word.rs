@@ -218,3 +218,35 @@ fn before_a_change_a_late_set_has_envoy_asked_anew() {
         assert_eq!(world.decision.wants_fresh_answer(), late);
     }
 }
+
+#[test]
+fn what_envoy_rejects_is_followed_by_the_last_good_set_though_the_statistics_are_hidden() {
+    let mut world = World::live(Kind::Rsa);
+    world.hides = true;
+    world.write(Kind::Poison(1), ms(20_000));
+    assert!(world.shows(Kind::Rsa));
+    assert_eq!(world.results(), [1, 0, 0, 1]);
+    let why = world.decision.record.error().unwrap();
+    assert!(why.contains("include the prefix sds."), "{why}");
+    world.write(Kind::Ec(0), ms(2000));
+    assert!(world.shows(Kind::Ec(0)));
+    assert_eq!(world.results(), [2, 0, 0, 1]);
+
+    // Of another set with the same leaf nothing is known, and nothing is said.
+    world.write(Kind::Poison(1), ms(20_000));
+    assert_eq!(world.results(), [2, 0, 0, 2]);
+    let why = world.decision.record.error().unwrap();
+    assert!(why.contains("include the prefix sds."), "{why}");
+}
+
+#[test]
+fn a_bundle_whose_statistics_are_hidden_is_told_as_not_known() {
+    let mut world = World::of(Duty::Listener, Kind::Cas(&["ca.crt"]));
+    world.hides = true;
+    world.run(ms(1000));
+    world.start_envoy();
+    world.run(ms(70_000));
+    assert_eq!(world.results(), [0, 0, 0, 1]);
+    let why = world.decision.record.error().unwrap();
+    assert!(why.contains("include the prefix sds."), "{why}");
+}

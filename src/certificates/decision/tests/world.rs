@@ -173,6 +173,8 @@ pub(super) struct World {
     pub(super) admin_answers: bool,
     /// Whether anything in Envoy's configuration uses the secrets.
     pub(super) used: bool,
+    /// Whether a `stats_matcher` hides the secrets' statistics.
+    pub(super) hides: bool,
     pub(super) disk_full: bool,
     pub(super) published: Option<(u64, Arc<Contents>)>,
     /// The last generation that was to be published: one file of a set may hold it.
@@ -222,6 +224,7 @@ impl World {
             envoy: None,
             admin_answers: true,
             used: true,
+            hides: false,
             disk_full: false,
             published: None,
             attempted: generation,
@@ -291,12 +294,13 @@ impl World {
                     Some(envoy) if self.admin_answers => {
                         let taken = envoy.taken.as_ref();
                         let secret = SecretSeen {
-                            known: self.used,
+                            known: self.used && !self.hides,
                             version: taken.map(|(generation, _)| version(*generation)),
                             refusals: envoy.refusals,
                         };
                         let serials = taken.iter().filter_map(|(_, serial)| serial.clone());
                         Ok(Observation {
+                            hidden: self.hides,
                             secrets: vec![secret.clone(), secret],
                             serials: Ok(HashSet::from_iter(serials)),
                         })
