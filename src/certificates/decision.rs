@@ -244,7 +244,7 @@ impl Decision {
             return false;
         }
         if self.current.is_none() {
-            // A candidate Envoy tries the first set, or nothing better is lost by it.
+            // There is nothing yet that a bad set could replace.
             return true;
         }
         set.lacks.is_none() && self.watch.is_complete(now, self.is_less(set))
