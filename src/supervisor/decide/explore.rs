@@ -114,6 +114,15 @@ impl Search {
         let actions = self.expect(path, now, event, actions);
         self.steps += 1;
         let results = if actions.contains(&Action::Spawn) {
+            if to.witness.old {
+                // The spawn waits for a look at the certificates on disk.
+                for order in [Order::Stop, Order::StopNow, Order::Drain] {
+                    let (mut next, order) = (to.clone(), Event::Order(order));
+                    let actions = next.step(&to, now, order);
+                    self.expect(path, now, order, actions);
+                    self.keep(path, &to, next, now, order);
+                }
+            }
             [Event::Spawned, Event::SpawnFailed]
         } else if actions.contains(&Action::HotRestart(RestartStep::SpawnNext)) {
             [true, false].map(Event::NextSpawned)

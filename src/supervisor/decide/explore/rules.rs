@@ -76,7 +76,7 @@ impl World {
             Phase::Stopping { .. } if self.witness.stops >= 3 => {
                 must(self.witness.killed.is_some(), "a third signal is ignored")
             }
-            Phase::Backoff { .. } | Phase::Judging { .. }
+            Phase::Backoff { .. } | Phase::Judging { .. } | Phase::Spawning
                 if self.witness.old && order == Order::Stop =>
             {
                 must(
@@ -91,7 +91,11 @@ impl World {
                 must(self.core.is_stopping_old(), "it does not end")
             }
             Phase::Down if from.core.is_last() => Ok(()),
-            Phase::Waiting | Phase::Backoff { .. } | Phase::Judging { .. } | Phase::Down => must(
+            Phase::Waiting
+            | Phase::Spawning
+            | Phase::Backoff { .. }
+            | Phase::Judging { .. }
+            | Phase::Down => must(
                 matches!(self.core.life.phase, Phase::Over(_)) != self.witness.old,
                 "it does not end",
             ),

@@ -173,7 +173,7 @@ impl Witness {
                 // Without a newest, an old generation is waited for.
                 let between = matches!(
                     before.life.phase,
-                    Phase::Backoff { .. } | Phase::Judging { .. }
+                    Phase::Backoff { .. } | Phase::Judging { .. } | Phase::Spawning
                 );
                 let outlived = self.old && (between || before.is_last());
                 if !(running || outlived) || order == Order::ReopenLogs {

@@ -91,10 +91,11 @@ impl Generations {
     }
 }
 
-/// Whether the life is between two Envoys: an old one is all that a drain can wait for.
+/// Whether the life is between two Envoys: an old one is all that a drain can wait for. A spawn may
+/// wait for a look at the certificates on disk.
 fn is_between(life: &Life) -> bool {
     let between = match life.phase {
-        Phase::Backoff { .. } => true,
+        Phase::Backoff { .. } | Phase::Spawning => true,
         Phase::Judging { .. } => life.rules.restart,
         _ => false,
     };

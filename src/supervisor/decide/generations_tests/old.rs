@@ -83,6 +83,31 @@ fn an_old_generation_that_is_cut_with_a_newest_that_crashes_is_not_called_draine
 }
 
 #[test]
+fn an_old_generation_is_waited_for_while_the_newest_is_about_to_be_spawned_again() {
+    for order in [Order::Stop, Order::Drain] {
+        let mut play = two(hot());
+        let actions = play
+            .core
+            .handle(play.now, Input::Exited(Who::Newest, KILLED));
+        assert_eq!(actions, [Action::Spawn]);
+        // The spawn waits for a look at the certificates on disk.
+        play.order(order);
+        assert_eq!(play.done, [Action::Ask(Ask::Sockets)]);
+        assert_eq!(play.state(), State::Draining);
+        while play.asked().is_some() {
+            play.answer(Answer::Stats(Load::default()));
+        }
+        let ended = play.core.drain().and_then(Drain::outcome);
+        assert_eq!(ended, Some(Outcome::Drained));
+        let stops = play.did(Action::HotRestart(RestartStep::TerminateOld));
+        assert_eq!(stops, order == Order::Stop);
+        play.put(Input::Exited(Who::Old, Exit::Code(0)));
+        assert_eq!(play.did(Action::Exit(0)), order == Order::Stop);
+        assert!(!play.did(Action::Spawn));
+    }
+}
+
+#[test]
 fn it_is_known_how_long_an_old_generation_drains() {
     let mut play = two(hot());
     let until = play.now + Duration::from_secs(25);
