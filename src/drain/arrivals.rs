@@ -119,6 +119,11 @@ impl Arrivals {
         self.seen = load.came.map(|came| seen.saturating_add(came));
     }
 
+    /// Whether Envoy's counters tell what comes.
+    pub fn are_counted(&self) -> bool {
+        !self.blind
+    }
+
     /// Whether Envoy does not tell of all that comes, so that the kernel has to.
     fn is_blind(&self) -> bool {
         self.blind || self.untold
@@ -130,6 +135,8 @@ impl Arrivals {
         match self.first {
             None => {
                 self.first = Some(counters.arrivals);
+                // Who came before is not known.
+                self.last = now;
                 self.unused |= counters == Counters::default() && self.open == Some(0);
                 self.window = (now, counters.arrivals);
             }

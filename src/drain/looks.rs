@@ -186,7 +186,7 @@ impl Drain {
         if is_empty && !load.hides_requests() {
             self.idle = Idle::No;
             if load.sight != Sight::Partial {
-                self.conclude(now, Outcome::Drained);
+                self.conclude_by_look(now, load, Outcome::Drained);
             }
         } else if load.in_flight() > 0
             || load.sight == Sight::Partial
@@ -197,7 +197,7 @@ impl Drain {
             self.idle = Idle::No;
         } else if load.awake == Some(0) {
             // Each has been silent for the settle time.
-            self.conclude(now, Outcome::Idle);
+            self.conclude_by_look(now, load, Outcome::Idle);
         } else if self.idle == Idle::No {
             self.idle = Idle::Perhaps;
         }
@@ -235,6 +235,17 @@ impl Drain {
         match &self.arrivals {
             Some(arrivals) => self.min_until.max(arrivals.until()),
             None => self.min_until,
+        }
+    }
+
+    /// A look has shown nothing that holds the drain up. Whether somebody came since the counters were
+    /// last asked, they have yet to say, unless the look says that nobody did: they are asked next.
+    fn conclude_by_look(&mut self, now: Time, load: &Load, outcome: Outcome) {
+        let counts = self.arrivals.as_ref().is_some_and(Arrivals::are_counted);
+        if counts && !load.quiet && self.live && !self.failing {
+            self.would_end_as = Some(outcome);
+        } else {
+            self.conclude(now, outcome);
         }
     }
 

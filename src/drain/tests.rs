@@ -258,6 +258,66 @@ fn it_accepts_until_nobody_sends_new_connections_any_more() {
 }
 
 #[test]
+fn it_accepts_as_long_as_somebody_comes_however_late_a_look_is() {
+    let limits = Limits {
+        min: MinDrain::Auto(ms(20_000)),
+        ..LIMITS
+    };
+    // How long the first poll takes, and each later one.
+    for (first, later) in [(100, 100), (1_200, 1)] {
+        let mut drain = Drain::new(&limits, ms(0), ms(0), true, true);
+        let (mut now, mut took, mut closed) = (ms(0), first, None);
+        loop {
+            match drain.next(now, true, None) {
+                Next::Ask(ask) => {
+                    let asked = now;
+                    if ask == Ask::Stats {
+                        now += ms(took);
+                        took = later;
+                    }
+                    // Twenty a second for 5 s after the signal, each gone at once.
+                    let answer = match ask {
+                        Ask::Activity => moved(7 + now.min(ms(5_000)).as_millis() as u64 / 50),
+                        Ask::Stats => load(0, 0, 0, 0),
+                        _ => Answer::Done,
+                    };
+                    if ask == Ask::StopListeners {
+                        closed = Some(now);
+                    }
+                    drain.on_answer(now, asked, ask, Some(&answer));
+                }
+                Next::Wait(due) => now = due,
+                Next::Over(_) => break,
+            }
+        }
+        let closed = closed.unwrap();
+        assert!((ms(5_000)..ms(8_000)).contains(&closed), "{closed:?}");
+    }
+}
+
+#[test]
+fn an_envoy_at_which_nothing_happened_for_a_while_is_gone_at_once() {
+    let Answer::Stats(left) = load(0, 0, 0, 0) else {
+        unreachable!()
+    };
+    let quiet = Answer::Stats(Load {
+        quiet: true,
+        ..left
+    });
+    let limits = Limits {
+        min: MinDrain::Auto(ms(20_000)),
+        ..LIMITS
+    };
+    let mut play = Play::new(&limits, true);
+    let outcome = play.until(ms(25_000), |now, ask| match ask {
+        Ask::Activity => Some(moved(700)),
+        ask => envoy_with(&quiet)(now, ask),
+    });
+    assert_eq!((outcome, play.now), (Some(Outcome::Drained), ms(0)));
+    assert_eq!(play.count(Ask::Activity), 0);
+}
+
+#[test]
 fn connections_that_have_all_been_silent_for_the_settle_time_hold_nothing_up() {
     let Answer::Stats(silent) = load(7, 0, 0, 0) else {
         unreachable!()
