@@ -171,13 +171,15 @@ impl Arrivals {
         if self.unused {
             return self.since;
         }
-        let count = match (self.is_blind(), self.seen) {
-            (false, _) => self.count(),
-            (true, Some(seen)) => self.count().max(seen),
-            (true, None) => return self.end.min(self.since + MOST),
+        let (count, least) = match (self.is_blind(), self.seen) {
+            (false, _) => (self.count(), self.since),
+            (true, Some(seen)) => (self.count().max(seen), self.since),
+            // Some may come that nobody tells of.
+            (true, None) => (self.count(), self.since + MOST),
         };
         (self.last + self.gap(count))
             .max(self.left + RETURN)
+            .max(least)
             .min(self.end)
     }
 
@@ -318,6 +320,22 @@ mod tests {
         // Nobody tells; or they never stop.
         assert_eq!(over(&|_| None), 5_000);
         assert_eq!(over(&|_| Some(5)), 20_000);
+    }
+
+    #[test]
+    fn those_whom_the_counters_tell_of_are_waited_for_though_others_are_hidden() {
+        let mut watch = Arrivals::new(ms(0), ms(20_000));
+        for now in (0..=7_000).step_by(250) {
+            let hidden = Load {
+                hides_arrivals: now == 0,
+                ..open(0, None)
+            };
+            watch.on_open(ms(now), &hidden);
+            watch.on_counters(ms(now), counters(now / 50));
+        }
+        assert_eq!(watch.until(), ms(8_000));
+        watch.on_silence();
+        assert_eq!(watch.until(), ms(8_000));
     }
 
     #[test]
