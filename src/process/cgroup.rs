@@ -14,6 +14,11 @@ pub fn oom_kills() -> Option<u64> {
     })
 }
 
+/// Whether the kernel has killed more since then. A count that could not be read tells nothing.
+pub fn has_risen(before: Option<u64>, now: Option<u64>) -> bool {
+    before.zip(now).is_some_and(|(before, now)| now > before)
+}
+
 /// Where to look. A container may see its own cgroup as the root of all, and yet be told its path
 /// from outside.
 fn files(own: &str) -> [String; 2] {
@@ -60,5 +65,11 @@ mod tests {
             Some(7)
         );
         assert_eq!(count("oom_kill_disable 0\nunder_oom 0\n"), None);
+    }
+
+    #[test]
+    fn a_count_that_could_not_be_read_tells_nothing() {
+        assert!(has_risen(Some(2), Some(3)) && !has_risen(Some(3), Some(3)));
+        assert!(!has_risen(None, Some(3)) && !has_risen(Some(3), None));
     }
 }

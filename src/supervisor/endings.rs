@@ -39,7 +39,7 @@ impl Supervisor {
     fn on_exit(&mut self, who: Who, mut end: End) {
         let exit = end.exit;
         let killed = exit.code() == Exit::Signal(9).code();
-        if killed && cgroup::oom_kills() > self.oom_kills {
+        if killed && cgroup::has_risen(self.oom_kills, cgroup::oom_kills()) {
             end.class = Some(ExitClass::OutOfMemory);
         } else if self.envoys.was_script(exit) {
             end.class = Some(ExitClass::StartScript);
