@@ -120,10 +120,10 @@ impl Core {
         self.life.is_live()
     }
 
-    /// Whether an end of Envoy now would be one that nobody here asked for, of an Envoy that had
+    /// Whether an end of this Envoy now would be one that nobody here asked for, of an Envoy that had
     /// been live.
-    pub fn serves_unasked(&self) -> bool {
-        self.life.is_live() && self.life.drain().is_none()
+    pub fn serves_unasked(&self, who: Who) -> bool {
+        who != Who::Next && self.life.is_live() && self.life.drain().is_none()
     }
 
     /// Whether Envoy is out of service by a hold, or not back yet after one.

@@ -53,7 +53,7 @@ impl Supervisor {
                 lived: at.saturating_duration_since(started),
             });
         });
-        if exit == Exit::Code(0) && self.core.serves_unasked() {
+        if exit == Exit::Code(0) && self.core.serves_unasked(who) {
             log::warn!(
                 "envoy ended with exit code 0, which nobody here asked for: a signal or a \
                  /quitquitquit came from elsewhere"

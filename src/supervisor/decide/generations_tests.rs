@@ -240,6 +240,12 @@ fn a_start_that_fails_beside_an_old_generation_leaves_none_behind() {
 }
 
 #[test]
+fn the_end_of_one_that_starts_beside_it_is_no_end_of_the_one_that_serves() {
+    let core = rising(hot()).core;
+    assert!(core.serves_unasked(Who::Newest) && !core.serves_unasked(Who::Next));
+}
+
+#[test]
 fn a_signal_to_stop_now_ends_both_in_order() {
     let mut play = rising(hot());
     play.order(Order::StopNow);
