@@ -37,6 +37,9 @@ pub struct Job {
     pub retired: bool,
     /// Whether a drain is under way, which wants to know when its last connection ends.
     pub drains: bool,
+    /// Whether there was or is a drain, or the wait of a hold: what closed listeners have left
+    /// counts.
+    pub winds_down: bool,
 }
 
 /// What became of a [`Job`].
@@ -96,7 +99,11 @@ pub fn work(
         let watched = job.pid.filter(|_| job.drains && job.pid == job.owner);
         let answer = match (job.ask, found) {
             (Ask::Sockets, _) if job.retired => asker.witnesses.look_at_retired(job.pid),
-            (Ask::Sockets, found) => asker.witnesses.look(job.pid, found.ok().as_ref()),
+            (Ask::Sockets, found) => {
+                let admin = found.ok();
+                let witnesses = &mut asker.witnesses;
+                witnesses.look(job.pid, admin.as_ref(), job.winds_down)
+            }
             (Ask::Activity, Ok(address)) => asker.witnesses.ask_counters(&address, peer, watched),
             (Ask::Traffic, Ok(address)) => match ask(Ask::Ready, &address, peer, None) {
                 Ok(Answer::Ready(Readiness::Live)) => asker.witnesses.ask_traffic(&address, peer),

@@ -81,8 +81,10 @@ pub struct Seen {
     /// Connections that belong to no listener that is known: of a transparent one, or of one that
     /// is gone, or Envoy's own to others.
     pub elsewhere: u64,
-    /// Whether Envoy accepts connections, or was seen to.
+    /// Whether Envoy accepts connections, or reads UDP, for all that is known.
     pub accepts: bool,
+    /// Whether Envoy has a listener or a client's connection, or was seen to have a listener.
+    pub has_any: bool,
     /// The addresses of the listeners that count and have connections, sorted, where they are
     /// [`FEW`] at the most.
     pub doors: Vec<SocketAddr>,
@@ -105,6 +107,17 @@ impl Seen {
         (self.load.udp_sessions == 0).then_some(open)
     }
 
+    /// Whether nothing is to be expected of Envoy any more. A drain that `winds_down` has the listeners
+    /// closed, and counts their connections until they have ended; otherwise an Envoy without a
+    /// listening socket is of no use.
+    pub fn is_closed(&self, winds_down: bool) -> bool {
+        if winds_down {
+            !self.has_any
+        } else {
+            !self.accepts
+        }
+    }
+
     /// The load where nobody else tells: what belongs to no known listener may be a client's, too.
     pub fn alone(mut self) -> Load {
         if self.elsewhere > 0 {
@@ -121,8 +134,8 @@ impl Seen {
 }
 
 /// Looks at the sockets of the Envoy with this pid. What is open at its `admin` interface does not
-/// count. An Envoy that accepts nothing, and was never seen to, has no connections that could be
-/// told from outgoing ones.
+/// count. Where a listener is closed and was never seen, and its port is one of outgoing connections,
+/// its connections are not told from those.
 ///
 /// # Errors
 /// One line, when not all can be seen: then nothing is known, least of all zero.
@@ -219,6 +232,16 @@ fn see(
     all_doors.sort_unstable();
     clients.sort_unstable_by_key(|client: &Client| (client.silent, client.address));
     clients.truncate(CLIENTS);
+    let tcp = &connections.listeners;
+    let reaches_out = roll.is_some_and(|roll| roll.reaches_out);
+    // An Envoy that has been told to drain closes its TCP listeners, and keeps its UDP sockets.
+    let accepts = reaches_out
+        || tcp.iter().any(|listener| listener.listening)
+        || tcp.is_empty() && !connections.udp.is_empty();
+    let has_any = accepts
+        || !tcp.is_empty()
+        || !connections.udp.is_empty()
+        || !connections.elsewhere.is_empty();
     let udp = connections.udp.iter().filter(|listener| !is_out(listener));
     let mut load = Load {
         listeners,
@@ -226,7 +249,7 @@ fn see(
         awake: Some(awake),
         hides_arrivals: true,
         clients,
-        sight: match connections.is_transparent || roll.is_some_and(|roll| roll.reaches_out) {
+        sight: match connections.is_transparent || reaches_out {
             false => Sight::Kernel,
             true => Sight::Partial,
         },
@@ -245,7 +268,8 @@ fn see(
             connections.closing == 0 && connections.elsewhere.is_empty() && load.udp_sessions == 0
         }),
         load,
-        accepts: !connections.listeners.is_empty(),
+        accepts,
+        has_any,
         doors,
         all_doors,
         sockets,

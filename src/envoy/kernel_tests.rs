@@ -70,6 +70,47 @@ fn each_connection_and_each_udp_listener_may_have_something_in_flight() {
 }
 
 #[test]
+fn a_listener_that_is_only_remembered_accepts_nothing_and_still_counts_in_a_drain() {
+    let is_closed = |seen: &Connections, roll: Option<&RollCall>| {
+        let before = (&Ledger::new(Instant::now()), Instant::now());
+        let seen = see(seen, measure(&[]), roll, before);
+        [false, true].map(|winds_down| seen.is_closed(winds_down))
+    };
+    let tcp = |listening| vec![listener("127.7.7.7:10000", listening, 0)];
+    let udp = || vec![listener("127.7.7.7:10002", true, 0)];
+    let nothing = seen(Vec::new(), Vec::new());
+    assert_eq!(is_closed(&nothing, None), [true, true]);
+    let connection = connections::Connection {
+        peer: None,
+        state: connections::ConnectionState::Established,
+        accepted: true,
+        inode: 1,
+        unread: 0,
+        unacknowledged: 0,
+        activity: None,
+    };
+    let elsewhere = Connections {
+        elsewhere: vec![connection],
+        ..nothing.clone()
+    };
+    assert_eq!(is_closed(&elsewhere, None), [true, false]);
+    assert_eq!(is_closed(&seen(tcp(true), udp()), None), [false, false]);
+    assert_eq!(
+        is_closed(&seen(tcp(false), Vec::new()), None),
+        [true, false]
+    );
+    // An Envoy whose UDP sockets are left does not read them; one that never had others does.
+    assert_eq!(is_closed(&seen(tcp(false), udp()), None), [true, false]);
+    assert_eq!(is_closed(&seen(Vec::new(), udp()), None), [false, false]);
+    let mut far = roll(&[]);
+    far.reaches_out = true;
+    assert_eq!(
+        is_closed(&seen(tcp(false), Vec::new()), Some(&far)),
+        [false, false]
+    );
+}
+
+#[test]
 fn a_listener_for_any_address_or_in_another_network_namespace_may_have_what_is_not_seen() {
     let load = |is_transparent, roll: Option<&RollCall>| {
         let connections = Connections {

@@ -56,11 +56,17 @@ impl<'a> Witnesses<'a> {
         }
     }
 
-    /// What the kernel says alone, of the Envoy with this pid.
+    /// What the kernel says alone, of the Envoy with this pid. For `winds_down` see
+    /// [`Seen::is_closed`].
     ///
     /// # Errors
     /// One line, when not all can be seen.
-    pub fn look(&mut self, pid: Option<i32>, admin: Option<&Address>) -> Result<Answer, String> {
+    pub fn look(
+        &mut self,
+        pid: Option<i32>,
+        admin: Option<&Address>,
+        winds_down: bool,
+    ) -> Result<Answer, String> {
         self.watch.begin();
         let seen = self.see(pid, admin)?;
         let quiet = self.watch.is_quiet(seen.quiet.as_deref());
@@ -68,16 +74,16 @@ impl<'a> Witnesses<'a> {
         let came = self.watch.came(seen.sockets);
         self.watch
             .aim(&seen.doors, (&seen.all_doors, seen.sockets), false);
-        let accepts = seen.accepts;
+        let is_closed = seen.is_closed(winds_down);
         let load = Load {
             came,
             quiet,
             ..seen.alone()
         };
-        Ok(if accepts {
-            Answer::Stats(load)
-        } else {
+        Ok(if is_closed {
             Answer::Closed
+        } else {
+            Answer::Stats(load)
         })
     }
 

@@ -326,6 +326,7 @@ impl Supervisor {
             pid: self.envoys.serving(),
             retired: self.envoys.pid().is_none(),
             drains: self.core.is_draining(),
+            winds_down: self.core.is_draining() || self.core.drain().is_some(),
         };
         if self.helpers.ask(job).is_err() {
             self.on_missing_answer();
