@@ -22,20 +22,39 @@ use crate::connections::names::{self, Named};
 /// A roll call is believed for so long: listeners come and go.
 const ROLL_CALL_LASTS: Duration = Duration::from_secs(30);
 
+/// What is believed without an answer, so as not to wait for one at every poll.
+const ROLL_CALL_REST: Duration = Duration::from_secs(2);
+
 /// An admin interface that has not answered for so long may hang.
 const HANGS: Duration = Duration::from_millis(300);
 
 /// So many listeners are named where none fits.
 const LISTENERS_NAMED: usize = 10;
 
-/// Whose listeners answer a roll call: an Envoy's pid, and how many listeners it has.
-type Subject = (Option<i32>, Option<u64>);
+/// Whose listeners answer a roll call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Subject {
+    /// The process whose sockets are looked at.
+    pid: Option<i32>,
+    /// Whether that is an old generation beside the Envoy that answers.
+    old: bool,
+    /// How many listeners the Envoy has.
+    listeners: Option<u64>,
+}
+
+impl Subject {
+    /// Whether the same Envoy answers, whatever listeners it has by now.
+    fn is_same_envoy(self, other: Subject) -> bool {
+        (self.pid, self.old) == (other.pid, other.old)
+    }
+}
 
 /// Asks both witnesses.
 pub struct Witnesses<'a> {
     /// What counts.
     pub measure: Measure<'a>,
-    /// What Envoy could tell when it was last asked for that, when, and of which Envoy.
+    /// What Envoy could tell when it last answered that, until when that is believed, and of which
+    /// Envoy.
     roll: Option<(RollCall, Instant, Subject)>,
     known: kernel::KernelMemory,
     /// Whether the admin interface did not answer the last question with patience.
@@ -127,7 +146,15 @@ impl<'a> Witnesses<'a> {
         let excluded = self.measure.excluded;
         let told = match head.status {
             200 if head.is_envoy => figures.load(
-                self.roll_call(peer, address, (pid, figures.listeners())),
+                self.roll_call(
+                    peer,
+                    address,
+                    Subject {
+                        pid,
+                        old,
+                        listeners: figures.listeners(),
+                    },
+                ),
                 excluded,
             ),
             200 if figures.is_proven() => figures.load(&RollCall::of_a_stand_in(), excluded),
@@ -333,18 +360,24 @@ impl<'a> Witnesses<'a> {
         }
     }
 
-    /// What this Envoy could tell of its load.
+    /// What this Envoy could tell of its load. Where it does not answer, what it answered before
+    /// stands.
     fn roll_call(&mut self, peer: Peer, address: &Address, of: Subject) -> &RollCall {
         let now = Instant::now();
-        self.roll.take_if(|(_, at, before)| {
-            *before != of || now.saturating_duration_since(*at) >= ROLL_CALL_LASTS
-        });
+        let before = self
+            .roll
+            .take_if(|(_, until, before)| *before != of || now >= *until);
         let (roll, ..) = self.roll.get_or_insert_with(|| {
-            let roll = call_roll(peer, address).unwrap_or_else(|why| {
-                log::debug!("what envoy could tell is not known: {why}");
-                RollCall::default()
-            });
-            (roll, now, of)
+            let (roll, lasts) = match call_roll(peer, address) {
+                Ok(roll) => (roll, ROLL_CALL_LASTS),
+                Err(why) => {
+                    log::debug!("what envoy could tell is not known: {why}");
+                    let before = before.filter(|(_, _, before)| before.is_same_envoy(of));
+                    let roll = before.map_or_else(RollCall::default, |(roll, ..)| roll);
+                    (roll, ROLL_CALL_REST)
+                }
+            };
+            (roll, Instant::now() + lasts, of)
         });
         roll
     }
@@ -366,4 +399,46 @@ fn call_roll(peer: Peer, address: &Address) -> Result<RollCall, String> {
         Err(why) => log::debug!("/listeners: {why}"),
     }
     Ok(roll)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_roll_call_without_an_answer_leaves_what_the_same_envoy_answered_before() {
+        let measure = Measure {
+            excluded: &[],
+            settle: Duration::ZERO,
+        };
+        let of = |pid| Subject {
+            pid: Some(pid),
+            old: false,
+            listeners: Some(1),
+        };
+        // Nobody listens there.
+        let nowhere = Address::Tcp("127.0.0.1:1".into());
+        let mut witnesses = Witnesses::new(measure);
+        let called = Some(Instant::now());
+        let mut answered = RollCall::of_a_stand_in();
+        answered.called = called;
+        witnesses.roll = Some((answered, Instant::now(), of(7)));
+        let more = Subject {
+            listeners: Some(2),
+            ..of(7)
+        };
+        for subject in [of(7), more] {
+            let roll = witnesses.roll_call(Peer::Anyone, &nowhere, subject);
+            assert_eq!(roll.called, called, "{subject:?}");
+        }
+        let rests = |witnesses: &Witnesses| {
+            let until = witnesses.roll.as_ref().map(|(_, until, _)| *until);
+            until.is_some_and(|until| until <= Instant::now() + ROLL_CALL_REST)
+        };
+        assert!(rests(&witnesses), "it is not asked again soon");
+        // Of another Envoy nothing is known.
+        let roll = witnesses.roll_call(Peer::Anyone, &nowhere, of(8));
+        assert_eq!(roll.called, None);
+        assert!(rests(&witnesses), "it is not asked again soon");
+    }
 }
