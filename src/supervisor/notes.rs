@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use crate::drain::{Answer, Ask};
+use super::sentences;
+use crate::drain::{Answer, Ask, Outcome};
 use crate::envoy::admin::AdminReply;
 use crate::envoy::question::Readiness;
 use crate::status::{SecretStatus, Snapshot};
@@ -85,6 +86,20 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &AdminReply, ex
             snapshot.load_at = Some(now);
         }
         _ => {}
+    }
+}
+
+/// Counts the drain, which is over, as its sentence has it.
+pub fn count_drain(snapshot: &mut Snapshot) {
+    let Some(drain) = &snapshot.drain else { return };
+    let is_cut = sentences::is_cut(drain, snapshot);
+    let drains = &mut snapshot.drains;
+    match drain.ended {
+        None => {}
+        Some((_, Outcome::EnvoyExited)) => drains.exited += 1,
+        Some((_, Outcome::Unknown)) => drains.unknown += 1,
+        Some(_) if is_cut => drains.cut += 1,
+        Some(_) => drains.drained += 1,
     }
 }
 

@@ -1,5 +1,7 @@
 use super::*;
 use crate::client::Peer;
+use crate::envoy::load::Load;
+use crate::testing;
 
 #[test]
 fn only_an_envoy_that_may_answer_fails_to() {
@@ -17,4 +19,35 @@ fn only_an_envoy_that_may_answer_fails_to() {
     assert_eq!(snapshot.admin.failing_since, None);
     note_answer(&mut snapshot, now, &reply, true);
     assert_eq!(snapshot.admin.failing_since, Some(now));
+}
+
+#[test]
+fn a_drain_is_counted_as_its_sentence_has_it() {
+    let now = Instant::now();
+    let result = |outcome, last: Load| {
+        let mut snapshot = Snapshot::new(now);
+        let drain = testing::ended_drain(Some(testing::load(3)), now, now, outcome);
+        snapshot.load = Some(last);
+        let told = sentences::ending(&drain, &snapshot);
+        snapshot.drain = Some(drain);
+        count_drain(&mut snapshot);
+        let drains = snapshot.drains;
+        let told = told.split(' ').next().unwrap_or_default().to_owned();
+        (
+            told,
+            [drains.drained, drains.cut, drains.unknown, drains.exited],
+        )
+    };
+    let (nothing, some) = (Load::default(), testing::load(2));
+    for outcome in [Outcome::Deadline, Outcome::SecondSignal] {
+        let (told, counts) = result(outcome, nothing.clone());
+        assert_eq!((told.as_str(), counts), ("ended", [1, 0, 0, 0]));
+        let (told, counts) = result(outcome, some.clone());
+        assert_eq!((told.as_str(), counts), ("CUT", [0, 1, 0, 0]));
+    }
+    // With `--open-connections` requests may be in flight at the end.
+    assert_eq!(result(Outcome::Drained, some.clone()).1, [0, 1, 0, 0]);
+    assert_eq!(result(Outcome::Drained, nothing).1, [1, 0, 0, 0]);
+    assert_eq!(result(Outcome::Unknown, some.clone()).1, [0, 0, 1, 0]);
+    assert_eq!(result(Outcome::EnvoyExited, some).1, [0, 0, 0, 1]);
 }

@@ -19,6 +19,7 @@ use crate::status::{ADMIN_LOST, DrainStatus, SharedSnapshot, Snapshot, State};
 use super::callers::Callers;
 use super::envoys::{self, Advice};
 use super::hot_restart;
+use super::notes;
 use super::progress::Progress;
 use super::sentences;
 use super::verdict::{Ending, Verdict};
@@ -361,13 +362,7 @@ impl Reporter {
             shown.ended = Some((now, outcome));
             shown.came = drain.came();
             shown.lost = drain.has_lost();
-            let drains = &mut snapshot.drains;
-            match outcome {
-                Outcome::EnvoyExited => drains.exited += 1,
-                Outcome::Unknown => drains.unknown += 1,
-                outcome if outcome.is_clean() => drains.drained += 1,
-                _ => drains.cut += 1,
-            }
+            notes::count_drain(snapshot);
             let verdict = snapshot.drain.as_ref();
             let verdict = verdict.map(|drain| sentences::ending(drain, snapshot));
             if let Some(drain) = &mut snapshot.drain {
