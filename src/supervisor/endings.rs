@@ -140,7 +140,11 @@ impl Supervisor {
         let Some(drain) = self.core.drain() else {
             return;
         };
-        if self.terminated.is_none() && drain.stops() && just_begun(drain.started()) && told(exit) {
+        if self.sent.terminated.is_none()
+            && drain.stops()
+            && just_begun(drain.started())
+            && told(exit)
+        {
             log::warn!(
                 "envoy ended within {} ms of {}, and drainit had not told it to: somebody else \
                  signals envoy, too, and what was in flight is cut. systemd does so with \
@@ -154,9 +158,9 @@ impl Supervisor {
 
     /// Envoy is over; so are we, once nothing is left of what it was started with.
     pub(super) fn leave(&mut self, now: Time, code: u8) {
-        let (timeout, told, killed) = (self.options.kill_timeout, self.terminated, self.killed);
+        let (timeout, sent) = (self.options.kill_timeout, self.sent);
         self.leaving
-            .get_or_insert_with(|| Leaving::new(now, code, timeout, told, killed));
+            .get_or_insert_with(|| Leaving::new(now, code, timeout, sent));
     }
 
     /// Another order to stop, while something is left.

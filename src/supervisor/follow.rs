@@ -285,7 +285,7 @@ impl Supervisor {
             return;
         };
         follow.record = TrackRecord::default();
-        let is_ours = self.core.drain().is_some() || self.terminated.is_some();
+        let is_ours = self.core.drain().is_some() || self.sent.terminated.is_some();
         if follow.probation.take().is_none() || is_ours {
             return;
         }

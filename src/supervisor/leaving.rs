@@ -18,6 +18,15 @@ pub enum LeavingStep {
     Exit,
 }
 
+/// What the Envoy that ran last was sent. Another Envoy begins with nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sent {
+    /// When Envoy was sent SIGTERM.
+    pub terminated: Option<Time>,
+    /// When everything was sent SIGKILL.
+    pub killed: Option<Time>,
+}
+
 /// An exit code to end with, once nothing is left of the process tree.
 #[derive(Debug)]
 pub struct Leaving {
@@ -31,18 +40,12 @@ pub struct Leaving {
 impl Leaving {
     /// Envoy is gone. What is left has what is left of the kill timeout, which began when Envoy
     /// was sent SIGTERM, if it was; everything may have been killed then.
-    pub fn new(
-        now: Time,
-        code: u8,
-        kill_timeout: Duration,
-        terminated: Option<Time>,
-        killed: Option<Time>,
-    ) -> Leaving {
+    pub fn new(now: Time, code: u8, kill_timeout: Duration, sent: Sent) -> Leaving {
         Leaving {
             code,
             told: false,
-            kill_at: terminated.unwrap_or(now) + kill_timeout,
-            killed,
+            kill_at: sent.terminated.unwrap_or(now) + kill_timeout,
+            killed: sent.killed,
         }
     }
 
@@ -82,9 +85,14 @@ mod tests {
 
     const TIMEOUT: Duration = ms(2_000);
 
+    fn leaving(now: u64, terminated: Option<u64>, killed: Option<u64>) -> Leaving {
+        let (terminated, killed) = (terminated.map(ms), killed.map(ms));
+        Leaving::new(ms(now), 0, TIMEOUT, Sent { terminated, killed })
+    }
+
     #[test]
     fn what_is_left_is_told_then_killed_and_then_not_waited_for() {
-        let mut leaving = Leaving::new(ms(100), 0, TIMEOUT, Some(ms(50)), None);
+        let mut leaving = leaving(100, Some(50), None);
         for (at, step) in [
             (100, LeavingStep::Terminate),
             (100, LeavingStep::Wait(ms(2_050))),
@@ -99,15 +107,15 @@ mod tests {
 
     #[test]
     fn nothing_left_is_the_end_at_any_time() {
-        for (at, killed) in [(100, None), (2_050, None), (2_100, Some(ms(2_050)))] {
-            let mut leaving = Leaving::new(ms(100), 0, TIMEOUT, None, killed);
+        for (at, killed) in [(100, None), (2_050, None), (2_100, Some(2_050))] {
+            let mut leaving = leaving(100, None, killed);
             assert_eq!(leaving.next(ms(at), false), LeavingStep::Exit);
         }
     }
 
     #[test]
     fn a_person_without_patience_has_it_killed() {
-        let mut leaving = Leaving::new(ms(100), 0, TIMEOUT, None, None);
+        let mut leaving = leaving(100, None, None);
         assert_eq!(leaving.next(ms(100), true), LeavingStep::Terminate);
         leaving.hurry();
         assert_eq!(leaving.next(ms(200), true), LeavingStep::Kill);
@@ -115,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_was_killed_before_gets_no_second_time() {
-        let mut leaving = Leaving::new(ms(900), 137, TIMEOUT, Some(ms(0)), Some(ms(100)));
+        let mut leaving = leaving(900, Some(0), Some(100));
         assert_eq!(leaving.next(ms(900), true), LeavingStep::Exit);
     }
 }

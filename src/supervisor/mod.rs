@@ -58,7 +58,7 @@ use follow::Follow;
 use hangs::Hangs;
 use helpers::Helpers;
 use holds::Holds;
-use leaving::Leaving;
+use leaving::{Leaving, Sent};
 use reload::Reloading;
 use report::Reporter;
 use sds_files::SdsFiles;
@@ -131,9 +131,7 @@ struct Supervisor {
     hangs: Hangs,
     /// Whether drainit has looked for an Envoy behind a start script.
     identified: bool,
-    /// When Envoy was sent SIGTERM, and when everything was sent SIGKILL.
-    terminated: Option<Time>,
-    killed: Option<Time>,
+    sent: Sent,
     /// Envoy is over; what it leaves behind is not yet.
     leaving: Option<Leaving>,
     exit: Option<u8>,
@@ -206,8 +204,7 @@ impl Supervisor {
             follow,
             hangs,
             identified: false,
-            terminated: None,
-            killed: None,
+            sent: Sent::default(),
             leaving: None,
             exit: None,
         })
@@ -296,13 +293,13 @@ impl Supervisor {
                 Action::Judge => self.judge(),
                 Action::Ask(_) => self.ask(),
                 Action::Terminate => {
-                    self.terminated.get_or_insert(now);
+                    self.sent.terminated.get_or_insert(now);
                     self.envoys.terminate();
                 }
                 Action::TerminateRest => self.envoys.terminate_rest(),
                 Action::Kill => {
                     log::warn!("envoy has not ended on SIGTERM: it is sent SIGKILL");
-                    self.killed = Some(now);
+                    self.sent.killed = Some(now);
                     self.envoys.kill_all();
                 }
                 Action::ReopenLogs => self.envoys.reopen_logs(),
@@ -362,7 +359,7 @@ impl Supervisor {
         self.oom_kills = cgroup::oom_kills();
         let now = Instant::now();
         self.identified = false;
-        self.terminated = None;
+        self.sent = Sent::default();
         self.reporter.on_other_envoy(now);
         self.board.update(|snapshot| {
             snapshot.admin = Admin {
