@@ -187,6 +187,12 @@ impl Descriptors {
             .retain(|it| seen.binary_search(&it.inode).is_ok());
     }
 
+    /// Forgets the listening sockets of others that are not in `listening` (sorted).
+    pub fn forget_other_listeners(&mut self, listening: &[u64]) {
+        self.foreign
+            .retain(|it| it.patience.is_none() || listening.binary_search(&it.inode).is_ok());
+    }
+
     fn place(&self, inode: u64) -> Result<usize, usize> {
         self.foreign.binary_search_by_key(&inode, |it| it.inode)
     }

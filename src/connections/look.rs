@@ -82,6 +82,7 @@ impl Lookout {
         if let Some(why) = self.find_owner(&listening, &listening, until)? {
             return Err(why);
         }
+        self.descriptors.forget_other_listeners(&listening);
         let admin = self.place(admin);
         let is_out = |local: &Local| {
             let named = self.names.iter().find(|one| one.locals.contains(local));

@@ -169,3 +169,17 @@ fn a_name_that_is_told_no_more_is_kept() {
     lookout.set_names(vec![named("c", "/a")]);
     assert_eq!(lookout.names, [named("b", "/b"), named("c", "/a")]);
 }
+
+#[test]
+fn to_look_at_the_listeners_alone_forgets_those_of_others_that_are_gone() {
+    const GONE: u64 = u64::MAX - 7;
+    let _listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut lookout = Lookout::new(own_pid());
+    let until = Instant::now() + Duration::from_secs(60);
+    let found = lookout.find_owner(&[GONE], &[GONE], until);
+    assert_eq!(found, Ok(None));
+    let remembers = |lookout: &Lookout| format!("{lookout:?}").contains(&GONE.to_string());
+    assert!(remembers(&lookout));
+    lookout.doors(None, &[]).unwrap();
+    assert!(!remembers(&lookout));
+}
