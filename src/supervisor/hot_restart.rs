@@ -198,6 +198,8 @@ impl Supervisor {
     pub(super) fn spawn_next(&mut self) {
         match self.envoys.spawn_next() {
             Ok(pid) => {
+                let before = self.board.read().envoy.clone();
+                self.reloading.begin_beside(before);
                 self.note_start(pid);
                 self.note_next_configuration();
                 self.handle(Input::HotRestart(News::Spawned(true)));
@@ -217,6 +219,10 @@ impl Supervisor {
         log::warn!("{}", self.reloading.refusal);
         if let Some(pid) = self.envoys.pid() {
             self.note_start(pid);
+            // Without its admin interface it would never tell its version again.
+            if let Some(envoy) = self.reloading.survivor(pid) {
+                self.board.update(|snapshot| snapshot.envoy = Some(envoy));
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use super::Supervisor;
 use super::decide::{Input, News};
 use crate::certificates::CertificateCommand;
 use crate::duration::show;
-use crate::status::Reload;
+use crate::status::{EnvoyStatus, Reload};
 
 /// How long certificates may take to be read again, published and confirmed: it takes 10 s at the
 /// most, or twice that where they are taken back. A thread that hangs in a file system must not
@@ -33,6 +33,8 @@ pub(super) struct Reloading {
     pub(super) restarted: Option<Result<String, String>>,
     /// Why the last hot restart was refused or failed; told to `drainit reload`.
     pub(super) refusal: String,
+    /// The Envoy beside which the next generation was spawned last.
+    before: Option<EnvoyStatus>,
     /// How many reloads were asked for, and the number of the one under way, or of the last.
     asked: u64,
     current: u64,
@@ -46,6 +48,17 @@ impl Reloading {
     /// When the reload goes on even if nothing happens.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.certificates
+    }
+
+    /// The next generation begins beside this Envoy.
+    pub(super) fn begin_beside(&mut self, envoy: Option<EnvoyStatus>) {
+        self.before = envoy;
+    }
+
+    /// What is known of the Envoy with this pid, which the next generation began beside and does not
+    /// replace.
+    pub(super) fn survivor(&mut self, pid: i32) -> Option<EnvoyStatus> {
+        self.before.take().filter(|envoy| envoy.pid == pid)
     }
 
     /// What came of the reload, once all of it has ended: one line, with what failed first.
@@ -212,5 +225,23 @@ mod tests {
         let line = "edge: the key: is missing; but generation 1 is live";
         assert_eq!(reloading.end(), Some(Err(line.into())));
         assert_eq!(reloading.end(), None);
+    }
+
+    #[test]
+    fn an_envoy_that_outlives_the_next_generation_is_shown_as_it_was() {
+        let envoy = EnvoyStatus {
+            pid: 7,
+            version: Some("1.40.0".into()),
+            started: Instant::now(),
+        };
+        let mut reloading = Reloading::default();
+        reloading.begin_beside(Some(envoy.clone()));
+        let shown = reloading.survivor(7).unwrap();
+        assert_eq!(
+            (shown.version, shown.started),
+            (envoy.version.clone(), envoy.started)
+        );
+        reloading.begin_beside(Some(envoy));
+        assert!(reloading.survivor(8).is_none());
     }
 }
