@@ -37,7 +37,7 @@ pub const QUERY: &str = concat!(
 pub(super) const INTERNAL: &str = "envoy_internal_";
 
 /// What is between a listener and its HTTP connection manager in the name of a statistic.
-const HTTP: &str = ".http.";
+pub(super) const HTTP: &str = ".http.";
 
 /// Something that Envoy does not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! What is in flight, read from one cheap page of Envoy's gauges.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::lines::Lines;
 use super::load::{Counters, Load};
-use super::roll_call::{Hidden, INTERNAL, RollCall};
+use super::roll_call::{HTTP, Hidden, INTERNAL, RollCall};
 use super::titles::Titles;
 
 /// What the drain asks Envoy for. Of all forms of the page this one costs Envoy's main thread the
@@ -44,12 +44,28 @@ pub struct ActivityReader {
     counters: Counters,
     /// Whether the question itself was counted.
     own: bool,
+    /// Whether requests to listeners that do not count are told from others: each listener tells.
+    by_listener: bool,
+    /// The requests by HTTP connection manager, where they are.
+    requests: Vec<(String, u64)>,
+    /// The HTTP connection managers of those listeners: what they answer elsewhere is told by the
+    /// listeners there.
+    excluded: HashSet<String>,
 }
 
 impl ActivityReader {
+    /// A reader of an Envoy some of whose listeners do not count, and each of whose listeners tells
+    /// its requests if the answer is `by_listener`.
+    pub fn new(by_listener: bool) -> ActivityReader {
+        ActivityReader {
+            by_listener,
+            ..ActivityReader::default()
+        }
+    }
+
     /// Takes a line of the answer. The admin interface's requests and connections are no traffic,
-    /// nor are connections to internal listeners and those that `excluded` means among these
-    /// `titles`.
+    /// nor are connections to internal listeners, and connections and requests to those that `excluded`
+    /// means among these `titles`.
     pub fn add(&mut self, name: &str, value: u64, excluded: &[String], titles: &Titles) {
         let counters = &mut self.counters;
         if let Some(listener) = name.strip_suffix(".downstream_cx_total") {
@@ -61,10 +77,22 @@ impl ActivityReader {
             }
             return;
         }
+        if self.by_listener
+            && let Some(name) = name.strip_suffix(".downstream_rq_completed")
+            && let Some((listener, manager)) = name.rsplit_once(HTTP)
+            && let Some(listener) = listener.strip_prefix("listener.")
+            && titles.is_meant(listener, excluded)
+        {
+            self.excluded.insert(manager.into());
+            return;
+        }
         match name {
             // Who answers with what was not asked for answers with all there is.
             "http.admin.downstream_rq_total" | "server.live" => self.own = true,
             "listener.admin.http.admin.downstream_rq_completed" => {}
+            _ if self.by_listener && name.starts_with("http.") => {
+                self.requests.push((name.into(), value));
+            }
             _ if name.ends_with("_total") || name.ends_with("_completed") => {
                 counters.activity = counters.activity.wrapping_add(value);
             }
@@ -76,7 +104,14 @@ impl ActivityReader {
     ///
     /// # Errors
     /// When Envoy hides its counters of requests: then idle cannot be told from busy.
-    pub fn finish(self) -> Result<Counters, String> {
+    pub fn finish(mut self) -> Result<Counters, String> {
+        for (name, value) in &self.requests {
+            let manager = name.strip_prefix("http.");
+            let manager = manager.and_then(|name| name.strip_suffix(".downstream_rq_total"));
+            if manager.is_some_and(|manager| !self.excluded.contains(manager)) {
+                self.counters.activity = self.counters.activity.wrapping_add(*value);
+            }
+        }
         let hidden = "envoy's statistics lack http.admin.downstream_rq_total: its stats_matcher hides \
             whether idle connections are idle; let it include the prefix http.";
         self.own

@@ -271,6 +271,30 @@ fn counters_of_requests_move_the_activity_and_the_admins_own_do_not() {
     assert_eq!(arrivals, Ok(expected));
 }
 
+#[test]
+fn requests_to_an_excluded_listener_are_no_activity() {
+    let activity = |by_listener, lines: &[(&str, u64)]| {
+        let mut activity = ActivityReader::new(by_listener);
+        let own = ("http.admin.downstream_rq_total", 7);
+        for (name, value) in lines.iter().chain([&own]) {
+            activity.add(name, *value, &["probes".into()], &Titles::default());
+        }
+        activity.finish().unwrap().activity
+    };
+    let probes = |count| ("listener.probes.http.health.downstream_rq_completed", count);
+    let health = |count| ("http.health.downstream_rq_total", count);
+    let web = ("http.web.downstream_rq_total", 3);
+    assert_eq!(activity(true, &[health(1), web, probes(1)]), 3);
+    assert_eq!(activity(true, &[health(9), web, probes(9)]), 3);
+    // Another listener has a manager of the same name.
+    let other = ("listener.0.0.0.0_80.http.health.downstream_rq_completed", 2);
+    assert_eq!(activity(true, &[health(9), web, other, probes(7)]), 5);
+    // Nothing tells that it is the excluded one's.
+    assert_eq!(activity(true, &[health(9), web]), 12);
+    // Some listener does not tell.
+    assert_eq!(activity(false, &[health(9), web, probes(9)]), 21);
+}
+
 proptest! {
     #[test]
     fn pieces_do_not_matter(cuts in proptest::collection::vec(0..BUSY.len(), 0..20)) {

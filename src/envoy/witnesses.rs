@@ -238,11 +238,15 @@ impl<'a> Witnesses<'a> {
         peer: Peer,
         watched: Option<i32>,
     ) -> Result<Answer, String> {
-        let (mut lines, mut activity) = (Lines::default(), stats::ActivityReader::default());
+        let mut lines = Lines::default();
         let excluded = self.measure.excluded;
         let roll = self.roll.take();
         let unknown = Titles::default();
         let titles = roll.as_ref().map_or(&unknown, |(roll, ..)| &roll.titles);
+        // Where a listener tells nothing, requests are known by their connection manager alone.
+        let tells = |(roll, ..): &(RollCall, Instant, Subject)| roll.hidden(None, false).is_empty();
+        let by_listener = !excluded.is_empty() && roll.as_ref().is_some_and(tells);
+        let mut activity = stats::ActivityReader::new(by_listener);
         let sink = |piece: &[u8]| {
             lines.feed(piece, |name, value| {
                 activity.add(name, value, excluded, titles);
