@@ -67,7 +67,8 @@ impl Lookout {
     }
 
     /// The addresses of Envoy's TCP listeners, its `admin` interface's and those apart that a word in
-    /// `excluded` means. It looks at no connection.
+    /// `excluded` means. It looks at no connection, and remembers the listeners: they may be closed
+    /// before the next look.
     ///
     /// # Errors
     /// One line, when not all can be seen.
@@ -84,6 +85,22 @@ impl Lookout {
         }
         self.descriptors.forget_other_listeners(&listening);
         let admin = self.place(admin);
+        let own = |inode| self.descriptors.own().binary_search(&inode).is_ok();
+        let tcp = rows.tcp.iter().filter(|row| {
+            row.kind == SocketKind::Listening
+                && own(row.inode)
+                && !admin.as_ref().is_some_and(|admin| admin.has_ip(row.local))
+        });
+        let tcp: Vec<Local> = tcp.map(|row| Local::Ip(row.local)).collect();
+        let unix = rows.unix.iter().filter(|row| {
+            row.listening
+                && own(row.inode)
+                && !admin
+                    .as_ref()
+                    .is_some_and(|admin| admin.has_unix(&row.name))
+        });
+        let unix: Vec<Local> = unix.map(|row| Local::Unix(row.name.clone())).collect();
+        self.remember(tcp.iter().chain(&unix), &rows);
         let is_out = |local: &Local| {
             let named = self.names.iter().find(|one| one.locals.contains(local));
             let means = |word: &String| {
@@ -91,13 +108,12 @@ impl Lookout {
             };
             excluded.iter().any(means)
         };
-        let own = |row: &&InetRow| {
-            row.kind == SocketKind::Listening
-                && self.descriptors.own().binary_search(&row.inode).is_ok()
-                && !admin.as_ref().is_some_and(|admin| admin.has_ip(row.local))
-                && !is_out(&Local::Ip(row.local))
-        };
-        Ok(rows.tcp.iter().filter(own).map(|row| row.local).collect())
+        let counts = tcp.iter().filter(|local| !is_out(local));
+        let doors = counts.filter_map(|local| match local {
+            Local::Ip(address) => Some(*address),
+            Local::Unix(_) => None,
+        });
+        Ok(doors.collect())
     }
 
     /// Looks at all that the Envoy has open. Connections to its `admin` interface do not count.
@@ -172,7 +188,8 @@ impl Lookout {
                 outgoing: &outgoing,
             },
         );
-        self.remember(&connections, &rows);
+        let listening = connections.listeners.iter().filter(|one| one.listening);
+        self.remember(listening.map(|one| &one.local), &rows);
         let why = [source.socket.err(), denied].into_iter().flatten();
         let why = why.collect::<Vec<_>>().join("; ");
         Ok(Connections {
@@ -251,21 +268,16 @@ impl Lookout {
         listening.chain(known).collect()
     }
 
-    fn remember(&mut self, connections: &Connections, rows: &Rows) {
-        for listener in connections.listeners.iter().filter(|one| one.listening) {
-            let is_known = self
-                .earlier
-                .iter()
-                .any(|(_, local)| *local == listener.local);
+    fn remember<'a>(&mut self, listening: impl Iterator<Item = &'a Local>, rows: &Rows) {
+        for listener in listening {
+            let is_known = self.earlier.iter().any(|(_, local)| local == listener);
             if is_known || self.earlier.len() >= REMEMBERED {
                 continue;
             }
             let is_v6 = rows.tcp.iter().any(|row| {
-                row.kind == SocketKind::Listening
-                    && row.v6
-                    && Local::Ip(row.local) == listener.local
+                row.kind == SocketKind::Listening && row.v6 && Local::Ip(row.local) == *listener
             });
-            self.earlier.push((is_v6, listener.local.clone()));
+            self.earlier.push((is_v6, listener.clone()));
         }
     }
 }

@@ -183,3 +183,27 @@ fn to_look_at_the_listeners_alone_forgets_those_of_others_that_are_gone() {
     lookout.doors(None, &[]).unwrap();
     assert!(!remembers(&lookout));
 }
+
+#[test]
+fn a_listener_that_was_seen_without_its_connections_is_remembered() {
+    let dir = TempDir::new();
+    let path = dir.join("socket");
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let unix = UnixListener::bind(&path).unwrap();
+    let locals = [
+        tcp.local_addr().unwrap().to_string(),
+        path.display().to_string(),
+    ];
+    let mut lookout = Lookout::new(own_pid());
+    let doors = lookout.doors(None, &[]).unwrap();
+    assert!(doors.contains(&tcp.local_addr().unwrap()));
+    let address = Address::Tcp(locals[0].clone());
+    let doors = lookout.doors(Some(&address), &[]).unwrap();
+    assert!(!doors.contains(&tcp.local_addr().unwrap()));
+    let _other = TcpListener::bind("127.0.0.1:0").unwrap();
+    drop((tcp, unix));
+    let seen = lookout.look(None).unwrap();
+    for local in locals {
+        assert!(!listener(&seen, &local).listening, "{local}");
+    }
+}
