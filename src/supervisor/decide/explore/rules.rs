@@ -138,7 +138,6 @@ impl World {
             known && now >= seen.deadline && (seen.min_until >= seen.deadline || logs)
         };
         let why = match (outcome, &seen) {
-            (Outcome::Drained | Outcome::Idle, Some(seen)) if seen.cut => false,
             (Outcome::Drained | Outcome::Idle, Some(seen)) if only_the_minimum(seen) => true,
             (Outcome::Drained, Some(seen)) => {
                 clean(seen)

@@ -25,11 +25,8 @@ pub(super) struct DrainSeen {
     pub(super) entries_since: Option<Time>,
     /// Whether the question in flight is somebody else's.
     pub(super) stale: bool,
-    /// Whether an old generation has ended meanwhile.
+    /// Whether an old generation has ended meanwhile, with something open for all that is known.
     pub(super) lost: bool,
-    /// Whether an old generation has ended meanwhile of which the newest had not told yet, so that it
-    /// may have had something.
-    pub(super) cut: bool,
 }
 
 /// What an Envoy was told of its health check, as long as no drain was asked for.
@@ -136,7 +133,6 @@ impl Witness {
             entries_since: None,
             stale: before.asks() == Some(Ask::Sockets),
             lost: false,
-            cut: false,
         };
         let stale = matches!(event, Event::Answer(..))
             && self
@@ -262,7 +258,6 @@ impl Witness {
             Event::OldExited(_) => {
                 if let Some(seen) = &mut self.drain {
                     seen.lost = true;
-                    seen.cut |= running && !self.told && self.relieved.is_none();
                 }
                 self.lose_old();
             }
