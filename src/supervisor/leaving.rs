@@ -18,7 +18,7 @@ pub enum LeavingStep {
     Exit,
 }
 
-/// What the Envoy that ran last was sent. Another Envoy begins with nothing.
+/// What Envoy was sent to end it, since it was spawned.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sent {
     /// When Envoy was sent SIGTERM.

@@ -154,7 +154,7 @@ impl Reporter {
         }
     }
 
-    /// Another Envoy is there than before: it was just spawned, or is shown again.
+    /// Shows an Envoy that was just spawned, or again the one that was shown before it.
     pub fn on_other_envoy(&mut self, now: Instant) {
         self.started = now;
         self.hidden = None;
