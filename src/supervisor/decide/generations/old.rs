@@ -108,7 +108,6 @@ impl Generations {
                 self.beside = Beside::Nobody;
                 let time = self.old_time.unwrap_or_default();
                 let is_its_time = life.is_live() && turn.now + SEEN_LATE >= since + time;
-                let may_have = !left.is_relieved() && (open || told != Told::All);
                 match life.phase {
                     Phase::Stopping {
                         then: AfterStop::ExitAs(exit),
@@ -125,8 +124,11 @@ impl Generations {
                         life.reason = format!("the old generation's end was none of ours: {exit}");
                         self.kill_newest(life, turn, AfterStop::StartAnew);
                     }
-                    // The drain waits for that, and its time is no reason to lose it.
-                    Phase::Running(_) if may_have => {
+                    Phase::Running(_)
+                        if !left.is_relieved()
+                            && (exit != Exit::Code(0) || !is_its_time)
+                            && (open || told != Told::All) =>
+                    {
                         if let Some(drain) = life.service.drain_mut() {
                             drain.on_loss();
                         }

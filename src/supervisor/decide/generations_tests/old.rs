@@ -226,34 +226,3 @@ fn who_goes_back_waits_for_an_old_generation_until_then_and_ends_it() {
     play.put(Input::Exited(Who::Old, Exit::Code(0)));
     assert!(play.did(Action::HotRestart(RestartStep::Try)));
 }
-
-#[test]
-fn what_an_old_generation_has_when_its_time_ends_it_during_a_drain_is_not_called_drained() {
-    for (left, outcome) in [(3, Outcome::EnvoyExited), (0, Outcome::Drained)] {
-        let mut play = two(hot());
-        let term = play.now + Duration::from_secs(20);
-        let time = play.now + Duration::from_secs(25);
-        let mut answers = beside(60, Some(left));
-        let has = |answer| match answer {
-            Answer::Stats(load) => Answer::Stats(Load {
-                old_connections: left,
-                ..load
-            }),
-            answer => answer,
-        };
-        let first = play.now + Duration::from_secs(4);
-        play.until(first, |ask| answers(ask).map(has));
-        let mut answers = beside(65, Some(left));
-        play.until(term, |ask| answers(ask).map(has));
-        play.order(Order::Stop);
-        if left > 0 {
-            play.until(time, |ask| answers(ask).map(has));
-            assert_eq!(play.state(), State::Draining);
-        }
-        play.put(Input::Exited(Who::Old, Exit::Code(0)));
-        let end = play.now + Duration::from_secs(1);
-        play.until(end, beside(70, None));
-        let ended = play.core.drain().and_then(Drain::outcome);
-        assert_eq!(ended, Some(outcome), "{left} left");
-    }
-}
