@@ -65,7 +65,9 @@ fn an_envoy_is_live_without_a_listener_and_ready_with_the_first_that_counts() {
     let (config, write) = dynamic(&upstream);
     let drainit = Drainit::envoy(&["--exclude-listener", "metrics"], &config);
     wait_answer(&drainit, (503, "no listener"));
-    assert!(drainit.get("/status").1.contains("\"state\":\"live\""));
+    wait_for("live", PATIENCE, || {
+        drainit.get("/status").1.contains("\"state\":\"live\"")
+    });
     assert_eq!(drainit.get("/healthz").0, 200);
     write(&["metrics"]);
     wait_for("the excluded listener", PATIENCE, || {

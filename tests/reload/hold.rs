@@ -126,8 +126,8 @@ fn nothing_is_lost_by(cycles: usize, program: PathBuf) {
     );
     assert_eq!(failures, Vec::<String>::new());
     assert_eq!(seen.failures, Vec::<String>::new());
-    // A busy machine may delay one, not half of them.
-    assert!(times[cycles / 2] < Duration::from_millis(200), "{times:?}");
+    // A busy machine may delay some, not nearly all of them.
+    assert!(times[cycles / 4] < Duration::from_millis(200), "{times:?}");
 }
 
 #[test]
