@@ -3,8 +3,10 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::unistd::geteuid;
 use serde_json::Value;
 
 use crate::check::candidate::DUMP;
@@ -53,7 +55,12 @@ pub fn facts(options: Options) -> Result<Facts, String> {
     facts.host = host::look(&process, first, &|name| {
         value_of(&variables, name).is_some()
     });
-    facts.certificates = host::certificates(&facts.options);
+    if sees_as(&process) {
+        facts.certificates = host::certificates(&facts.options);
+    } else if facts.options.has_certificates() {
+        let what = "the certificate files: that Envoy has another root directory or user";
+        facts.unseen.push(what.into());
+    }
     let Some(address) = address else {
         facts.unread = Some("Envoy has told no admin address".into());
         return Ok(facts);
@@ -80,6 +87,17 @@ pub fn facts(options: Options) -> Result<Facts, String> {
         None => facts.unread = Some(format!("{address} tells none")),
     }
     Ok(facts)
+}
+
+/// Whether a path means to this process what it means to that one, and may be read here if it may
+/// there.
+fn sees_as(process: &str) -> bool {
+    let of = |path: &str| fs::metadata(path).ok();
+    let root = |path: &str| of(path).map(|root| (root.dev(), root.ino()));
+    let there = root(&format!("/proc/{process}/root/"));
+    let user = geteuid();
+    let is_ours = || of(&format!("/proc/{process}")).is_some_and(|it| it.uid() == user.as_raw());
+    there.is_some() && there == root("/") && (user.is_root() || is_ours())
 }
 
 /// How many processes above an Envoy may stand between it and its drainit.
