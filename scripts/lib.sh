@@ -70,7 +70,7 @@ need_promtool() {
     [ ! -x target/tools/promtool ] || return 0
     local work
     mkdir -p target/tools
-    work=$(mktemp -d target/tools/.promtool.XXXXXX)
+    work=$(mktemp -d -p target/tools)
     say "getting promtool"
     (
         cd "$work"
