@@ -55,11 +55,17 @@ pub fn facts(options: Options) -> Result<Facts, String> {
     facts.host = host::look(&process, first, &|name| {
         value_of(&variables, name).is_some()
     });
-    if sees_as(&process) {
+    let is_its_user = is_its_user(&process);
+    if is_its_user && has_our_root(&process) {
         facts.certificates = host::certificates(&facts.options);
     } else if facts.options.has_certificates() {
         let what = "the certificate files: that Envoy has another root directory or user";
         facts.unseen.push(what.into());
+    }
+    if !is_its_user && facts.host.no_shared_memory.take().is_some() && facts.options.hot_restart {
+        facts
+            .unseen
+            .push("/dev/shm: that Envoy has another user".into());
     }
     let Some(address) = address else {
         facts.unread = Some("Envoy has told no admin address".into());
@@ -89,15 +95,18 @@ pub fn facts(options: Options) -> Result<Facts, String> {
     Ok(facts)
 }
 
-/// Whether a path means to this process what it means to that one, and may be read here if it may
-/// there.
-fn sees_as(process: &str) -> bool {
-    let of = |path: &str| fs::metadata(path).ok();
-    let root = |path: &str| of(path).map(|root| (root.dev(), root.ino()));
+/// Whether a path means to this process what it means to that one.
+fn has_our_root(process: &str) -> bool {
+    let root = |path: &str| fs::metadata(path).ok().map(|root| (root.dev(), root.ino()));
     let there = root(&format!("/proc/{process}/root/"));
+    there.is_some() && there == root("/")
+}
+
+/// Whether what that process may look at may be looked at here.
+fn is_its_user(process: &str) -> bool {
     let user = geteuid();
-    let is_ours = || of(&format!("/proc/{process}")).is_some_and(|it| it.uid() == user.as_raw());
-    there.is_some() && there == root("/") && (user.is_root() || is_ours())
+    let entry = fs::metadata(format!("/proc/{process}"));
+    user.is_root() || entry.is_ok_and(|entry| entry.uid() == user.as_raw())
 }
 
 /// How many processes above an Envoy may stand between it and its drainit.
