@@ -1,5 +1,6 @@
 //! Looks at the kernel's tables and at Envoy's descriptors: all the I/O of a snapshot.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -308,6 +309,19 @@ fn add(rows: &mut Vec<InetRow>, row: InetRow) {
     }
 }
 
+/// Drops the rows that were told twice. A table below /proc that grows while it is read tells its
+/// last lines again, any number of them (seen on Linux 6.18: `tcp_seek_last_pos` finds no more, so
+/// that `tcp_seq_start` counts lines from the beginning). A connection that was accepted meanwhile
+/// is an accepted one.
+fn drop_repeated(rows: &mut Vec<InetRow>) {
+    let id = |row: &InetRow| {
+        let listener = (row.kind == SocketKind::Listening).then_some(row.inode);
+        (row.v6, listener, row.local, row.peer)
+    };
+    rows.sort_unstable_by_key(|row| (id(row), Reverse(row.inode)));
+    rows.dedup_by_key(|row| id(row));
+}
+
 /// The inodes of all rows, sorted.
 fn inodes(rows: &Rows) -> Vec<u64> {
     let inet = rows.tcp.iter().chain(&rows.udp).map(|row| row.inode);
@@ -419,8 +433,9 @@ impl RowSource {
         if !all {
             rows.tcp.clear();
             for v6 in [false, true] {
-                table::tcp(self.pid, v6, self.until, |row| add(&mut rows.tcp, row))?;
+                table::tcp(self.pid, v6, self.until, |row| rows.tcp.push(row))?;
             }
+            drop_repeated(&mut rows.tcp);
         }
         for v6 in [false, true] {
             let udp = &mut rows.udp;
@@ -476,10 +491,11 @@ impl RowSource {
                     for v6 in [false, true] {
                         table::tcp(self.pid, v6, self.until, |row| {
                             if row.kind != SocketKind::Listening {
-                                add(&mut rows.tcp, row);
+                                rows.tcp.push(row);
                             }
                         })?;
                     }
+                    drop_repeated(&mut rows.tcp);
                 }
             }
         }

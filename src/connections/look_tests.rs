@@ -207,3 +207,28 @@ fn a_listener_that_was_seen_without_its_connections_is_remembered() {
         assert!(!listener(&seen, &local).listening, "{local}");
     }
 }
+
+#[test]
+fn what_a_growing_table_tells_again_is_one_connection_and_accepted_if_it_ever_was() {
+    let row = |kind, peer: u16, inode| InetRow {
+        kind,
+        v6: false,
+        local: ([127, 0, 0, 1], 80).into(),
+        peer: ([127, 0, 0, 1], peer).into(),
+        inode,
+        unread: 0,
+        unacknowledged: 0,
+        activity: None,
+    };
+    let open = SocketKind::Open(ConnectionState::Established);
+    let hung_up = SocketKind::Open(ConnectionState::ClientClosed);
+    let workers = [1, 2].map(|inode| row(SocketKind::Listening, 0, inode));
+    let connections = (1000..1100).map(|peer| row(open, peer, 0));
+    let again = (1000..1100).map(|peer| row(hung_up, peer, u64::from(peer)));
+    let mut rows: Vec<InetRow> = workers.into_iter().chain(connections).collect();
+    rows.extend(again.chain(workers));
+    drop_repeated(&mut rows);
+    assert_eq!(rows.len(), 2 + 100);
+    let left = rows.iter().filter(|row| row.kind == hung_up);
+    assert_eq!(left.count(), 100);
+}
