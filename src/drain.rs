@@ -28,6 +28,8 @@ use arrivals::Arrivals;
 pub use arrivals::MinDrain;
 use closing::Closing;
 pub use closing::FLUSH;
+#[cfg(test)]
+pub use closing::STALLED;
 use looks::{Idle, Kernel, Poll, USUAL};
 pub use outcome::Outcome;
 use step::Step;
@@ -116,6 +118,8 @@ pub struct Drain {
     may_have_udp_sessions: bool,
     /// Since when nothing has been in flight, where Envoy sends access logs elsewhere.
     entries_since: Option<Time>,
+    /// The bytes that no client has acknowledged yet, and since when they have been so many.
+    unsent: Option<(Time, u64)>,
     poll: Poll,
     poll_failures: u32,
     /// How long the last polls took.
@@ -168,6 +172,7 @@ impl Drain {
             closing: Closing::Not,
             may_have_udp_sessions: false,
             entries_since: None,
+            unsent: None,
             poll: Poll {
                 due: serving_until,
                 ask: Ask::Stats,
@@ -326,7 +331,8 @@ impl Drain {
                     if (self.min_until >= self.deadline
                         || self.closing == Closing::Tried && self.may_lose_entries(now))
                         && asked.is_none()
-                        && self.known =>
+                        && self.known
+                        && !self.is_sending(now) =>
                 {
                     outcome
                 }

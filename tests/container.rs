@@ -4,17 +4,21 @@
 mod support;
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread;
 use std::time::Duration;
 
 use nix::pty::openpty;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::termios::tcgetattr;
 
 use support::clients::{HttpConnection, SlowRequest};
 use support::container::{Container, Network, Spec, open_to_all, wait_text, writable_file};
 use support::envoy_config::Admin;
-use support::http::Address;
+use support::http::{self, Address};
 use support::scene;
 use support::{PATIENCE, TempDir, wait_for};
 
@@ -82,6 +86,69 @@ fn a_slow_request_in_a_container_gets_its_answer_and_the_container_exits_with_0(
     assert_eq!(container.wait_exit(PATIENCE), 0);
     container.log.find("drained after").unwrap();
     wait_text(&last_words, "drained after");
+}
+
+/// Asks for so many bytes and reads them slowly; tells how many came.
+fn read_slowly(address: SocketAddr, length: usize, header: &str) -> thread::JoinHandle<usize> {
+    let socket: OwnedFd = socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .unwrap();
+    setsockopt(&socket, sockopt::RcvBuf, &16_384).unwrap();
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream
+        .set_read_timeout(Some(Duration::from_secs(3)))
+        .unwrap();
+    write!(
+        stream,
+        "GET /bytes?n={length} HTTP/1.1\r\nHost: test\r\n{header}\r\n"
+    )
+    .unwrap();
+    let mut reader = BufReader::with_capacity(1, stream);
+    let head = http::read_head(&mut reader).unwrap().unwrap();
+    assert!(head[0].contains("200"), "{head:?}");
+    let mut stream = reader.into_inner();
+    thread::spawn(move || {
+        let mut read = 0;
+        while read < length {
+            match stream.read(&mut [0; 10_000]) {
+                Ok(0) | Err(_) => break,
+                Ok(more) => read += more,
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        read
+    })
+}
+
+/// With its container, a network goes, and what the kernel had left to send.
+#[test]
+fn a_client_that_reads_slowly_has_all_of_its_answer_before_the_container_ends() {
+    const LENGTH: usize = 400_000;
+    let network = Network::new();
+    let (_upstream, config) = network.enter(|| scene::of(Admin::Tcp));
+    open_to_all(config.dir.path()).unwrap();
+    let mut spec = Spec::new(&["/drainit", "--settle", "2s", "--", "/usr/local/bin/envoy"]);
+    spec.args.extend(config.arguments());
+    let dir = config.dir.path().to_owned();
+    spec.mounts = vec![(dir.clone(), dir, false)];
+    let mut container = Container::start(&spec, &network);
+    wait_ready(&network);
+
+    // Envoy closes the first connection, and keeps the second one.
+    let clients = ["Connection: close\r\n", ""]
+        .map(|header| network.enter(|| read_slowly(config.http, LENGTH, header)));
+    container.kill("TERM");
+    assert_eq!(container.wait_exit(PATIENCE), 0);
+    network.take_down();
+    let read = clients.map(|client| client.join().unwrap());
+    assert_eq!(read, [LENGTH; 2]);
+    let verdict = container.log.find(" after ").unwrap();
+    assert!(!verdict.contains("CUT"), "{verdict}");
 }
 
 /// As `docker run -it`: drainit leads the terminal's session, and Envoy is in a group of its own.

@@ -67,6 +67,7 @@ impl Slot {
                 accept_queue: 0,
                 connections: Vec::new(),
                 queued: 0,
+                unsent: 0,
             },
         }
     }
@@ -190,8 +191,13 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
     let (mut elsewhere, mut closing) = (Vec::new(), 0);
     for row in &rows.tcp {
         if row.kind == SocketKind::Open(ConnectionState::EnvoyClosed) && row.inode == 0 {
-            // The kernel alone is left: it needs no Envoy to send the rest.
-            closing += u64::from(slots.best(row).is_some());
+            // The kernel alone is left: it needs no Envoy to send the rest, but the network.
+            if let Some(slot) = slots.best(row).filter(|_| !known.is_admins(row.local)) {
+                closing += 1;
+                // The end of the stream counts as a byte.
+                let bytes = u64::from(row.unacknowledged.saturating_sub(1));
+                slot.listener.unsent = slot.listener.unsent.saturating_add(bytes);
+            }
         } else {
             take(row, &mut slots, &mut elsewhere, known);
         }

@@ -147,6 +147,45 @@ fn what_went_over_a_connection_and_when_is_known() {
     );
 }
 
+/// The client has closed its half too, where that is asked for.
+#[test]
+fn what_the_kernel_still_sends_of_closed_connections_is_seen_in_both_ways_and_counts_as_none() {
+    for closes in [false, true] {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = tcp.local_addr().unwrap().to_string();
+        let mut client = TcpStream::connect(&local).unwrap();
+        let (mut ours, _) = tcp.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut wrote = 0;
+        while let Ok(length) = ours.write(&[0; 100_000]) {
+            wrote += length;
+        }
+        if closes {
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        let mut lookout = Lookout::new(own_pid());
+        for seen in look_both_ways(&mut lookout) {
+            let seen = listener(&seen, &local);
+            assert_eq!(seen.unsent(), u64::from(seen.connections[0].unacknowledged));
+            assert!(seen.unsent() > 100_000);
+        }
+        drop(ours);
+        for seen in look_both_ways(&mut lookout) {
+            let left = listener(&seen, &local);
+            assert_eq!((left.count(), seen.closing > 0), (0, true));
+            assert!((100_000..wrote as u64).contains(&left.unsent()), "{left:?}");
+        }
+        let mut read = vec![0; wrote];
+        client.read_exact(&mut read).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let is_left = |seen: &Connections| listener(seen, &local).unsent() > 0;
+        // The kernel may acknowledge the last bytes a moment later.
+        while look_both_ways(&mut lookout).iter().any(is_left) {
+            assert!(Instant::now() < until);
+        }
+    }
+}
+
 #[test]
 fn a_process_that_cannot_be_looked_into_is_not_known() {
     let look = |pid| Lookout::new(pid).look(None).unwrap_err();

@@ -89,9 +89,13 @@ pub enum ConnectionState {
     Established,
     /// The client has closed its half: Envoy may still send.
     ClientClosed,
-    /// Envoy has closed its half, and still has the descriptor: it may still read.
+    /// Envoy has closed its half. While it has the descriptor, it may still read.
     EnvoyClosed,
 }
+
+/// Bytes that may be unacknowledged on an idle HTTP/2 connection at any moment: a PING has 17 bytes,
+/// and TLS adds some 30.
+const CONTROL: u32 = 256;
 
 /// What went over a connection, from the kernel's `tcp_info`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +155,9 @@ pub struct Listener {
     /// Connections in the accept queue that are not among `connections`: NETLINK_SOCK_DIAG shows
     /// no unix socket before it is accepted.
     pub queued: u64,
+    /// Bytes of connections that Envoy has closed and the kernel alone goes on with: their clients
+    /// have not acknowledged them yet.
+    pub unsent: u64,
 }
 
 impl Listener {
@@ -164,6 +171,14 @@ impl Listener {
         let silent = |one: &&Connection| one.activity.is_some_and(|a| a.silence() >= settle);
         let silent = self.connections.iter().filter(silent).count() as u64;
         self.count().saturating_sub(silent)
+    }
+
+    /// Bytes that Envoy has written and clients have not acknowledged yet, on connections that it has
+    /// closed; on others where they are more than [`CONTROL`].
+    pub fn unsent(&self) -> u64 {
+        let open = self.connections.iter().map(|one| one.unacknowledged);
+        let open = open.filter(|bytes| *bytes > CONTROL).map(u64::from);
+        open.fold(self.unsent, u64::saturating_add)
     }
 
     /// How the listener is named to a person: by its own name, or else by its address.

@@ -45,7 +45,9 @@ const FIN_WAIT1: u8 = 4;
 const FIN_WAIT2: u8 = 5;
 const CLOSE: u8 = 7;
 const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
 const LISTEN: u8 = 10;
+const CLOSING: u8 = 11;
 
 /// The address families of the TCP sockets that a dump has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +92,10 @@ impl DumpRequest<'_> {
         let mut body = match self {
             DumpRequest::TcpListeners { v6 } => inet(*v6, libc::IPPROTO_TCP, 0, bit(LISTEN)),
             DumpRequest::TcpConnections { family, ports } => {
-                let states = [ESTABLISHED, CLOSE_WAIT, FIN_WAIT1, FIN_WAIT2];
-                let states = states.into_iter().fold(0, |all, state| all | bit(state));
+                let open = [ESTABLISHED, CLOSE_WAIT];
+                let closed = [FIN_WAIT1, FIN_WAIT2, CLOSING, LAST_ACK];
+                let states = open.into_iter().chain(closed);
+                let states = states.fold(0, |all, state| all | bit(state));
                 let extensions = 1 << (INFO - 1);
                 let mut body = match family {
                     // inet_diag_req: family, lengths, extensions, a socket's id, states, dbs.
@@ -270,7 +274,9 @@ pub fn inet_row(body: &[u8]) -> Option<InetRow> {
         LISTEN | CLOSE => SocketKind::Listening,
         ESTABLISHED => SocketKind::Open(ConnectionState::Established),
         CLOSE_WAIT => SocketKind::Open(ConnectionState::ClientClosed),
-        FIN_WAIT1 | FIN_WAIT2 => SocketKind::Open(ConnectionState::EnvoyClosed),
+        FIN_WAIT1 | FIN_WAIT2 | CLOSING | LAST_ACK => {
+            SocketKind::Open(ConnectionState::EnvoyClosed)
+        }
         _ => return None,
     };
     let port = |at: usize| Some(u16::from_be_bytes(array_at(body, at)?));

@@ -152,8 +152,8 @@ fn tcp_kind(state: u32) -> Option<SocketKind> {
         0x01 => SocketKind::Open(ConnectionState::Established),
         // CLOSE_WAIT
         0x08 => SocketKind::Open(ConnectionState::ClientClosed),
-        // FIN_WAIT1, FIN_WAIT2
-        0x04 | 0x05 => SocketKind::Open(ConnectionState::EnvoyClosed),
+        // FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING
+        0x04 | 0x05 | 0x09 | 0x0B => SocketKind::Open(ConnectionState::EnvoyClosed),
         _ => return None,
     })
 }

@@ -10,6 +10,10 @@ use super::{Drain, Time};
 /// access logs came 0.96 to 1.00 s after their request.
 pub const FLUSH: Duration = Duration::from_millis(1_200);
 
+/// How long a client that acknowledges nothing is waited for where `--settle` is off: `--settle`'s
+/// default.
+pub const STALLED: Duration = Duration::from_secs(5);
+
 /// Whether Envoy has stopped to accept. Once is enough: one that cannot must not hold anything up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Closing {
@@ -27,6 +31,22 @@ impl Drain {
     /// Whether SIGTERM might cost the last entries of an access log.
     pub(super) fn may_lose_entries(&self, now: Time) -> bool {
         self.stops() && self.entries_since.is_some_and(|since| now < since + FLUSH)
+    }
+
+    /// Whether the kernel still sends what Envoy has written, and somebody takes it. The network may
+    /// end with drainit, as a container's does: then the rest is lost. Clients that have acknowledged
+    /// nothing for `--settle`, or for [`STALLED`] where that is off, are gone.
+    pub(super) fn is_sending(&self, now: Time) -> bool {
+        self.unsent
+            .is_some_and(|(since, _)| now < since + self.patience())
+    }
+
+    /// How long a client may acknowledge nothing.
+    pub(super) fn patience(&self) -> Duration {
+        match self.settle {
+            Duration::ZERO => STALLED,
+            settle => settle,
+        }
     }
 
     /// An Envoy that stays must go on accepting; one that is stopped must not accept what it would

@@ -54,6 +54,8 @@ impl Drain {
         self.poll_failures = MANY;
         self.came = None;
         self.entries_since = self.entries_since.map(|at| past(at, FLUSH));
+        let patience = self.patience();
+        self.unsent = self.unsent.map(|(at, bytes)| (past(at, patience), bytes));
         if let Idle::Since(at, sum) = &mut self.idle {
             (*at, *sum) = (past(*at, self.settle), 0);
         }

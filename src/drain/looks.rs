@@ -178,11 +178,18 @@ impl Drain {
         self.may_have_udp_sessions = load.udp_sessions > 0 || load.sight == Sight::Partial;
         let settled = load.sends_logs && load.in_flight() == 0;
         self.entries_since = settled.then(|| self.entries_since.unwrap_or(now));
+        let is_empty = load.connections() <= self.open_connections && load.udp_sessions == 0;
+        self.unsent = match self.unsent {
+            _ if load.unsent == 0 => None,
+            // They are `--open-connections`, which hold nothing up.
+            _ if is_empty && load.connections() > 0 => None,
+            Some((_, before)) if before == load.unsent => self.unsent,
+            _ => Some((now, load.unsent)),
+        };
         self.would_end_as = None;
         if let Some(arrivals) = &mut self.arrivals {
             arrivals.on_open(now, load);
         }
-        let is_empty = load.connections() <= self.open_connections && load.udp_sessions == 0;
         if is_empty && !load.hides_requests() {
             self.idle = Idle::No;
             if load.sight != Sight::Partial {
@@ -271,7 +278,7 @@ impl Drain {
             .or(self.came);
         if !self.has_looked_last() {
             self.closing = Closing::Wanted;
-        } else if !self.may_lose_entries(now) {
+        } else if !self.may_lose_entries(now) && !self.is_sending(now) {
             self.end(outcome);
         }
     }

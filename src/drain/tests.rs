@@ -1,3 +1,4 @@
+mod sending;
 mod silent;
 mod weather;
 

@@ -4,6 +4,7 @@
 //! Whether a request is in flight on a connection cannot be known, so each counts as one.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::load::{Client, ListenerLoad, Load, QUIET, Sight};
@@ -85,7 +86,7 @@ pub struct Seen {
     pub accepts: bool,
     /// Whether Envoy has a listener or a client's connection, or was seen to have a listener.
     pub has_any: bool,
-    /// The addresses of the listeners that count and have connections, sorted, where they are
+    /// The addresses of the listeners that count and have connections, or bytes to send, sorted, where they are
     /// [`FEW`] at the most.
     pub doors: Vec<SocketAddr>,
     /// The addresses of all listeners that count, sorted.
@@ -149,7 +150,10 @@ pub fn look(
     let (lookout, ledger) = known.of(pid, roll);
     let mut connections = lookout.look(admin)?;
     let now = Instant::now();
-    let seen = see(&connections, measure, roll, (ledger, now));
+    let mut seen = see(&connections, measure, roll, (ledger, now));
+    if seen.load.unsent > 0 && is_on_the_hosts_network() {
+        seen.load.unsent = 0;
+    }
     ledger.note(&connections, now);
     let why = connections.why.take();
     if let Some(why) = why.as_ref().filter(|_| why != known.why) {
@@ -165,6 +169,11 @@ pub fn look(
 /// Whether the Envoy with this pid has a UDP listener, as far as can be seen in a moment.
 pub fn has_udp_listener(pid: i32) -> bool {
     connections::has_udp_listener(pid, MOMENT)
+}
+
+/// Whether the network is the host's own, and no container's: that one has these settings alone.
+fn is_on_the_hosts_network() -> bool {
+    Path::new("/proc/sys/net/core/netdev_max_backlog").exists()
 }
 
 /// A listener's name as Envoy's statistics have it, unless it has a stat prefix.
@@ -214,11 +223,12 @@ fn see(
         measure.excluded.iter().any(|word| listener.is_called(word))
             || odd.as_deref() == Some(&scope(listener))
     };
-    let mut awake = 0_u64;
+    let (mut awake, mut unsent) = (0_u64, 0_u64);
     let mut quiet = Some(Vec::new());
     let (mut clients, mut doors, mut all_doors) = (Vec::new(), Vec::new(), Vec::new());
     let listeners = merge(&connections.listeners, is_out, |listener| {
         awake = awake.saturating_add(listener.awake(measure.settle));
+        unsent = unsent.saturating_add(listener.unsent());
         clients.extend(heard_last(listener, before));
         let door = address(listener).filter(|_| listener.awake(QUIET) == 0);
         quiet = quiet.take().zip(door).map(|(mut quiet, door)| {
@@ -226,7 +236,8 @@ fn see(
             quiet
         });
         all_doors.extend(address(listener));
-        doors.extend(address(listener).filter(|_| listener.count() > 0));
+        let is_left = listener.count() > 0 || listener.unsent > 0;
+        doors.extend(address(listener).filter(|_| is_left));
     });
     doors.sort_unstable();
     all_doors.sort_unstable();
@@ -247,6 +258,7 @@ fn see(
         listeners,
         udp_sessions: udp.count() as u64,
         awake: Some(awake),
+        unsent,
         hides_arrivals: true,
         clients,
         sight: match connections.is_transparent || reaches_out {

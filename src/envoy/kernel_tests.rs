@@ -14,6 +14,7 @@ fn listener(local: &str, listening: bool, queued: u64) -> connections::Listener 
         accept_queue: queued,
         connections: Vec::new(),
         queued,
+        unsent: 0,
     }
 }
 
@@ -145,6 +146,28 @@ fn excluded_listeners_do_not_count() {
     let load = load_of(&some(), &excluded);
     assert_eq!((load.connections(), load.in_flight()), (0, 0));
     assert_eq!(load.listeners.len(), 2);
+}
+
+#[test]
+fn what_is_still_sent_counts_where_the_listener_does_and_its_end_is_waited_for() {
+    let mut all = some();
+    all.listeners[0].queued = 0;
+    all.listeners[0].unsent = 700;
+    let pings = [256, 257].map(|unacknowledged| connections::Connection {
+        peer: None,
+        state: connections::ConnectionState::Established,
+        accepted: true,
+        inode: 1,
+        unread: 0,
+        unacknowledged,
+        activity: None,
+    });
+    all.listeners[1].connections.extend(pings);
+    assert_eq!(load_of(&all, &[]).unsent, 957);
+    assert_eq!(load_of(&all, &[":10000"]).unsent, 257);
+    let before = (&Ledger::new(Instant::now()), Instant::now());
+    let seen = see(&all, measure(&[]), None, before);
+    assert_eq!(seen.doors, [([127, 7, 7, 7], 10_000).into()]);
 }
 
 #[test]

@@ -89,6 +89,10 @@ pub struct Load {
     pub health_failed: bool,
     /// Whether Envoy sends access logs elsewhere, of which it holds the last entries for a moment.
     pub sends_logs: bool,
+    /// Bytes that Envoy has written on connections that count and that it is done with, and their
+    /// clients have not acknowledged yet: the kernel sends them, as long as the network is there.
+    /// 0 where the kernel does not tell, and on the host's network, which outlives Envoy.
+    pub unsent: u64,
     /// Connections that count and on which a byte went within the settle time, or may have; None
     /// where the kernel does not tell of all.
     pub awake: Option<u64>,
@@ -180,6 +184,7 @@ impl Load {
         // QUIC connections have no socket of their own.
         self.awake = kernel.awake.filter(|_| told <= open);
         self.clients = kernel.clients;
+        self.unsent = kernel.unsent;
         self.tcp_sessions = self
             .tcp_sessions
             .saturating_add(open.saturating_sub(told.max(http)));

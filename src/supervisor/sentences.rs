@@ -78,6 +78,9 @@ pub fn left(state: State, drain: &DrainStatus, load: Option<&Load>) -> String {
             if !listeners.is_empty() {
                 details.push(listeners);
             }
+            if load.in_flight() == 0 && load.unsent > 0 {
+                details.push(format!("{} not acknowledged", plural(load.unsent, "byte")));
+            }
             if !details.is_empty() {
                 let _ = write!(line, " ({})", details.join("; "));
             }
@@ -184,6 +187,10 @@ fn told(drain: &DrainStatus, snapshot: &Snapshot, words: [&'static str; 2]) -> S
             let _ = write!(line, " ({cut}: {left}; {requests})");
         }
     }
+    if let Some(last) = snapshot.load.as_ref().filter(|last| last.unsent > 0) {
+        let bytes = plural(last.unsent, "byte");
+        let _ = write!(line, "; clients had not acknowledged the last {bytes}");
+    }
     if let Some(came) = drain.came.filter(|came| *came > 0) {
         let _ = write!(line, "; {} came meanwhile", plural(came, "new connection"));
     }
@@ -212,7 +219,8 @@ fn told(drain: &DrainStatus, snapshot: &Snapshot, words: [&'static str; 2]) -> S
 /// known is not clean.
 pub fn is_cut(drain: &DrainStatus, snapshot: &Snapshot) -> bool {
     let is_told = |load: &Load| load.sight != Sight::Partial;
-    let is_empty = |load: &Load| load.connections() == 0 && load.in_flight() == 0;
+    let is_empty =
+        |load: &Load| load.connections() == 0 && load.in_flight() == 0 && load.unsent == 0;
     match drain.ended {
         None => false,
         Some(_) if drain.lost => true,
@@ -330,6 +338,27 @@ mod tests {
         });
         let told = ending(&drain(load(1, 0), now), &snapshot);
         assert!(told.ends_with("(cut: l1 1; requests not known)"), "{told}");
+    }
+
+    #[test]
+    fn what_was_still_sent_at_the_deadline_is_a_cut() {
+        let now = Instant::now();
+        let mut snapshot = Snapshot::new(now);
+        let load = Load {
+            unsent: 204_800,
+            ..load(0, 0)
+        };
+        let drain = drain(load.clone(), now);
+        assert_eq!(
+            left(State::Draining, &drain, Some(&load)),
+            "draining: 0 of 0 connections left (204800 bytes not acknowledged)"
+        );
+        snapshot.load = Some(load);
+        assert_eq!(
+            ending(&drain, &snapshot),
+            "CUT by the deadline after 0 s (SIGTERM): 0 connections at the start, 0 at the end; \
+             clients had not acknowledged the last 204800 bytes"
+        );
     }
 
     #[test]

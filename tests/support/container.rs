@@ -82,6 +82,11 @@ impl Network {
         Process::spawn(command)
     }
 
+    /// Takes the network down, as Docker and CNI plugins do when the container in it has ended.
+    pub fn take_down(&self) {
+        self.enter(|| ip(&["link", "set", "lo", "down"]));
+    }
+
     /// Where the kernel shows it.
     pub fn path(&self) -> String {
         use std::os::fd::AsRawFd;

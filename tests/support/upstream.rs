@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::http;
 use super::{PATIENCE, wait_for};
 
-/// Serves `/slow?ms=N`, a WebSocket echo, and `ok` on every other path. Its threads live as long
+/// Serves `/slow?ms=N`, `/bytes?n=N`, a WebSocket echo, and `ok` on every other path. Its threads live as long
 /// as the test program: they hold nothing but a port.
 pub struct Upstream {
     pub http: SocketAddr,
@@ -93,6 +93,14 @@ fn serve_http(mut stream: TcpStream, in_flight: &AtomicUsize) -> io::Result<()> 
             in_flight.fetch_add(1, Ordering::SeqCst);
             thread::sleep(Duration::from_millis(delay.parse().unwrap()));
             in_flight.fetch_sub(1, Ordering::SeqCst);
+        }
+        if let Some(length) = path.strip_prefix("/bytes?n=") {
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"
+            )?;
+            stream.write_all(&vec![b'x'; length.parse().unwrap()])?;
+            continue;
         }
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
     }

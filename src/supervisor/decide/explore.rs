@@ -24,7 +24,9 @@ use super::generations::{AdminAccess, Beside, Left, MOMENT, SEEN_LATE, START_LIM
 use super::life::{AfterStop, HANDLERS_READY, KILL_PATIENCE};
 use super::orders::SAME_ORDER;
 use super::*;
-use crate::drain::{Answer, FLUSH, HANGING, Limits, MinDrain, Outcome, Readiness, SILENCE_MIN};
+use crate::drain::{
+    Answer, FLUSH, HANGING, Limits, MinDrain, Outcome, Readiness, SILENCE_MIN, STALLED,
+};
 use crate::envoy::load::{self, Counters, ListenerLoad, Load};
 use crate::process::Exit;
 use crate::supervisor::backoff::Backoff;

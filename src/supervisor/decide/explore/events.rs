@@ -26,6 +26,8 @@ pub(super) enum Says {
     Moved,
     /// Nothing is, and Envoy sends access logs elsewhere.
     Logs,
+    /// Nothing is, and the kernel still sends to a client.
+    Sending,
     /// Nothing is, and somebody has reverted the health check's failure.
     Reverted,
     /// Nothing is, also of an old generation: Envoy has flushed its statistics.
@@ -45,7 +47,7 @@ impl Says {
             | Ask::DrainListeners
             | Ask::StopListeners => &[Nothing, Done],
             Ask::Stats => &[
-                Nothing, Zero, Idle, Busy, Udp, Partial, Logs, Reverted, Flushed,
+                Nothing, Zero, Idle, Busy, Udp, Partial, Logs, Sending, Reverted, Flushed,
             ],
             Ask::Traffic => &[Nothing, Done],
             Ask::Activity => &[Nothing, Still, Moved],
@@ -56,7 +58,10 @@ impl Says {
     /// Whether it leads somewhere else than the others.
     pub(super) fn is_main(&self) -> bool {
         use Says::*;
-        !matches!(self, HealthFailed | Idle | Udp | Partial | Logs | Reverted)
+        !matches!(
+            self,
+            HealthFailed | Idle | Udp | Partial | Logs | Sending | Reverted
+        )
     }
 
     pub(super) fn answer(self) -> Option<Answer> {
@@ -74,6 +79,7 @@ impl Says {
                 uptime: Some(u64::from(self == Says::Flushed)),
                 health_failed,
                 sends_logs: self == Says::Logs,
+                unsent: u64::from(self == Says::Sending),
                 sight: match self {
                     Says::Partial => load::Sight::Partial,
                     _ => load::Sight::Whole,
@@ -88,7 +94,9 @@ impl Says {
             Says::Initializing => Answer::Ready(Readiness::Initializing),
             Says::Version => Answer::Version("1.40.0".into()),
             Says::Done => Answer::Done,
-            Says::Zero | Says::Partial | Says::Logs | Says::Flushed => load(0, 0, 0, true),
+            Says::Zero | Says::Partial | Says::Logs | Says::Sending | Says::Flushed => {
+                load(0, 0, 0, true)
+            }
             Says::Still => Answer::Activity(Counters::default()),
             Says::Moved => Answer::Activity(Counters {
                 activity: 1,

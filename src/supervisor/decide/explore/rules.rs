@@ -126,16 +126,22 @@ impl World {
         let limits = &self.core.life.rules.limits;
         let failed = !holds || self.witness.health == Health::Failed;
         let known = failed && (!self.witness.old || self.witness.told);
+        let patience = match limits.settle {
+            Duration::ZERO => STALLED,
+            settle => settle,
+        };
+        let sends = |seen: &DrainSeen| seen.unsent_since.is_some_and(|at| now < at + patience);
         let clean = |seen: &DrainSeen| {
             let live = seen.word;
             let patient = live || now + limits.timeout >= seen.deadline + SILENCE_MIN;
             let sent = !seen.stops || seen.entries_since.is_none_or(|at| now >= at + FLUSH);
             let closed = !seen.stops || seen.closed || !live;
-            known && now >= seen.min_until && closed && patient && sent
+            known && now >= seen.min_until && closed && patient && sent && !sends(seen)
         };
         let only_the_minimum = |seen: &DrainSeen| {
             let logs = seen.closed && seen.entries_since.is_some();
-            known && now >= seen.deadline && (seen.min_until >= seen.deadline || logs)
+            let late = seen.min_until >= seen.deadline || logs;
+            known && now >= seen.deadline && late && !sends(seen)
         };
         let why = match (outcome, &seen) {
             (Outcome::Drained | Outcome::Idle, Some(seen)) if only_the_minimum(seen) => true,

@@ -23,6 +23,8 @@ pub(super) struct DrainSeen {
     pub(super) closed: bool,
     /// Since when nothing has been in flight, where Envoy sends access logs elsewhere.
     pub(super) entries_since: Option<Time>,
+    /// Since when clients have acknowledged nothing of what the kernel still sends.
+    pub(super) unsent_since: Option<Time>,
     /// Whether the question in flight is somebody else's.
     pub(super) stale: bool,
     /// Whether an old generation has ended meanwhile, with something open for all that is known.
@@ -131,6 +133,7 @@ impl Witness {
             kernel: None,
             closed: false,
             entries_since: None,
+            unsent_since: None,
             stale: before.asks() == Some(Ask::Sockets),
             lost: false,
         };
@@ -243,6 +246,8 @@ impl Witness {
                     }
                     let logs = says == Says::Logs;
                     drain.entries_since = logs.then(|| drain.entries_since.unwrap_or(now));
+                    let sends = load.unsent > 0;
+                    drain.unsent_since = sends.then(|| drain.unsent_since.unwrap_or(now));
                 }
             }
             Event::Spawned => {

@@ -1,0 +1,85 @@
+//! What the kernel still sends when Envoy is done with it.
+
+use super::*;
+
+/// An Envoy with so many idle connections, and these bytes that no client has acknowledged.
+fn envoy_sending(
+    idle: u64,
+    bytes: impl Fn(Time) -> u64,
+) -> impl FnMut(Time, Ask) -> Option<Answer> {
+    move |now, ask| match (ask, load(idle, 0, 0, 0)) {
+        (Ask::Stats, Answer::Stats(load)) => Some(Answer::Stats(Load {
+            unsent: bytes(now),
+            ..load
+        })),
+        (Ask::Activity, _) => Some(still()),
+        _ => Some(Answer::Done),
+    }
+}
+
+/// Bytes that clients take at a steady pace until then.
+fn until(end: u64) -> impl Fn(Time) -> u64 {
+    move |now| ms(end).saturating_sub(now).as_millis() as u64 * 20
+}
+
+#[test]
+fn bytes_that_clients_still_take_hold_the_end_of_a_drain_and_nothing_else() {
+    for stops in [true, false] {
+        let mut play = Play::new(&LIMITS, stops);
+        assert_eq!(play.until(ms(1), envoy_sending(0, until(8_000))), None);
+        assert_eq!(play.count(Ask::StopListeners), usize::from(stops));
+        let outcome = play.until(ms(25_001), envoy_sending(0, until(8_000)));
+        assert_eq!(outcome, Some(Outcome::Drained));
+        assert!((ms(8_000)..ms(8_300)).contains(&play.now), "{:?}", play.now);
+    }
+    // An answer that was written before the drain began leaves its connection open.
+    let mut play = Play::new(&LIMITS, true);
+    let outcome = play.until(ms(25_001), envoy_sending(1, until(9_000)));
+    assert_eq!(outcome, Some(Outcome::Idle));
+    assert!((ms(9_000)..ms(9_600)).contains(&play.now), "{:?}", play.now);
+}
+
+#[test]
+fn a_client_that_is_gone_costs_the_settle_time_at_most_or_five_seconds_without_any() {
+    for (settle, most) in [(500, 500), (5_000, 5_000), (0, 5_000)] {
+        let limits = Limits {
+            settle: ms(settle),
+            ..LIMITS
+        };
+        let mut play = Play::new(&limits, true);
+        // It is gone 1 s after the drain began.
+        let bytes = |now: Time| until(8_000)(now.min(ms(1_000)));
+        let outcome = play.until(ms(25_001), envoy_sending(0, bytes));
+        assert_eq!(outcome, Some(Outcome::Drained));
+        let over = ms(1_000 + most);
+        assert!((over..over + ms(300)).contains(&play.now), "{:?}", play.now);
+    }
+}
+
+#[test]
+fn with_bytes_under_way_the_deadline_is_no_clean_end_though_the_minimum_is_as_long() {
+    for min in [0, 25_000] {
+        let limits = Limits {
+            min: MinDrain::For(ms(min)),
+            ..LIMITS
+        };
+        let mut play = Play::new(&limits, true);
+        let outcome = play.until(ms(25_001), envoy_sending(0, until(60_000)));
+        assert_eq!(
+            (outcome, play.now),
+            (Some(Outcome::Deadline), ms(25_000)),
+            "{min}"
+        );
+    }
+}
+
+#[test]
+fn bytes_on_connections_that_count_as_none_hold_nothing_up() {
+    let limits = Limits {
+        open_connections: 1,
+        ..LIMITS
+    };
+    let mut play = Play::new(&limits, true);
+    let outcome = play.until(ms(1), envoy_sending(1, until(60_000)));
+    assert_eq!(outcome, Some(Outcome::Drained));
+}
