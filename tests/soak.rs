@@ -1,5 +1,6 @@
 //! One drainit with everything that happens to it at once; one that reloads by hot restart again
-//! and again; and beside them others, whose whole life is a start and a drain. For twelve seconds,
+//! and again; one that is held and resumed, and asked who has its 1,000 connections; and beside them
+//! others, whose whole life is a start and a drain. For twelve seconds,
 //! or `SOAK_MINUTES`: `scripts/soak`.
 
 mod support;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -31,6 +33,9 @@ const RESTARTED: Duration = Duration::from_secs(60);
 
 /// By how much the memory may seem to grow: pages that are touched late.
 const SLACK_KB: u64 = 256;
+
+/// Connections that stay open on the one that is held.
+const OPEN: usize = 1_000;
 
 /// Certificates in `tests/data`, and their serials.
 const LEAVES: [(&str, &str); 3] = [
@@ -109,6 +114,8 @@ struct Counts {
     rotations: AtomicU64,
     drains: AtomicU64,
     reloads: AtomicU64,
+    holds: AtomicU64,
+    looks: AtomicU64,
 }
 
 /// Those that must not grow, and what they live on.
@@ -117,11 +124,15 @@ struct Soaked {
     busy: Drainit,
     /// Reloads by hot restart.
     hot: Drainit,
+    /// Is held and resumed.
+    held: Drainit,
+    /// The connections of its Envoy.
+    open: Vec<HttpConnection>,
     upstream: Upstream,
     /// Where the certificates of the first are.
     volume: TempDir,
     /// Their Envoys'.
-    _configs: [EnvoyConfig; 2],
+    configs: [EnvoyConfig; 3],
 }
 
 /// Does something again and again, on a thread, until `stop`.
@@ -175,6 +186,22 @@ fn reload(hot: &Drainit) {
     });
     let reload = &status(hot)["reload"];
     assert_eq!(reload["ok"], true, "{reload}");
+}
+
+/// Out of service, and back.
+fn hold_and_resume(held: &Drainit) {
+    for (path, ready) in [("/hold", 503), ("/resume", 200)] {
+        let (code, body) = held.request("POST", path, RESTARTED).expect(path);
+        assert_eq!(code, 200, "{path}: {body}");
+        wait_for(path, PATIENCE, || held.get("/ready").0 == ready);
+    }
+}
+
+/// All of its connections are seen.
+fn look(held: &Drainit) {
+    let seen = status(held);
+    assert_eq!(seen["connections"], OPEN, "{seen}");
+    thread::sleep(Duration::from_millis(50));
 }
 
 /// Everything at once, for this long.
@@ -235,10 +262,14 @@ fn load(soaked: &Soaked, counts: &Counts, time: Duration) {
             assert_eq!(other.wait_exit(PATIENCE), 0);
         });
         again(scope, &stop, &counts.reloads, || reload(&soaked.hot));
+        again(scope, &stop, &counts.holds, || {
+            hold_and_resume(&soaked.held)
+        });
+        again(scope, &stop, &counts.looks, || look(&soaked.held));
         let start = Instant::now();
         while start.elapsed() < time {
             thread::sleep(Duration::from_millis(200));
-            for one in [drainit, &soaked.hot] {
+            for one in [drainit, &soaked.hot, &soaked.held] {
                 assert!(kill(one.pid(), None).is_ok(), "it is gone");
             }
         }
@@ -304,27 +335,41 @@ fn start_hot(config: &EnvoyConfig) -> Drainit {
     Setting::default().start(&["--hot-restart", "--drain-timeout", "5s"], &command)
 }
 
+/// One that is asked for what is open, with a settle time that is soon over.
+fn start_held(config: &EnvoyConfig) -> Drainit {
+    let mut command = vec![support::envoy().display().to_string()];
+    command.extend(config.arguments());
+    Setting::default().start(&["--settle", "200ms"], &command)
+}
+
 impl Soaked {
     fn start() -> Soaked {
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
         let upstream = Upstream::start();
-        let configs = [(); 2].map(|()| EnvoyConfig::new(Admin::Unix, &upstream));
+        let configs = [(); 3].map(|()| EnvoyConfig::new(Admin::Unix, &upstream));
         let volume = TempDir::new();
-        let soaked = Soaked {
+        let mut soaked = Soaked {
             busy: start_busy(&configs[0], volume.path()),
             hot: start_hot(&configs[1]),
+            held: start_held(&configs[2]),
+            open: Vec::new(),
             upstream,
             volume,
-            _configs: configs,
+            configs,
         };
         soaked.busy.wait_ready();
         soaked.hot.wait_ready();
+        soaked.held.wait_ready();
+        let address = soaked.configs[2].http;
+        soaked.open = (0..OPEN).map(|_| HttpConnection::idle(address)).collect();
         soaked
     }
 
-    /// What both are like once everybody has gone.
-    fn at_rest(&self, when: &str) -> [Figures; 2] {
-        let figures = [&self.busy, &self.hot].map(at_rest);
-        for (name, figures) in ["busy", "hot"].iter().zip(&figures) {
+    /// What each is like once everybody has gone.
+    fn at_rest(&self, when: &str) -> [Figures; 3] {
+        let figures = [&self.busy, &self.hot, &self.held].map(at_rest);
+        for (name, figures) in ["busy", "hot", "held"].iter().zip(&figures) {
             println!("{when:7} {name}: {figures}");
         }
         figures
@@ -347,16 +392,22 @@ fn nothing_grows() {
     let count = |count: &AtomicU64| count.load(Ordering::SeqCst);
     println!(
         "{} requests, {} half requests, {} signals, Envoy killed {} times, {} rotations, {} \
-         reloads, {} other drainits started and drained",
+         reloads, {} holds, {} looks at {OPEN} connections, {} other drainits started and drained",
         count(&counts.requests),
         count(&counts.strangers),
         count(&counts.signals) * 4,
         count(&counts.kills),
         count(&counts.rotations),
         count(&counts.reloads),
+        count(&counts.holds),
+        count(&counts.looks),
         count(&counts.drains),
     );
-    for (name, one) in [("busy", &soaked.busy), ("hot", &soaked.hot)] {
+    for (name, one) in [
+        ("busy", &soaked.busy),
+        ("hot", &soaked.hot),
+        ("held", &soaked.held),
+    ] {
         let metrics = one.get("/metrics").1;
         for line in metrics.lines().filter(|line| line.contains("_total")) {
             if !line.starts_with('#') && !line.ends_with(" 0") {
@@ -376,7 +427,8 @@ fn nothing_grows() {
     let secret = &status(&soaked.busy)["certificates"][0];
     assert_eq!(secret["serial"], serial, "{secret}");
     assert!(secret["last_error"].is_null(), "{secret}");
-    for one in [&mut soaked.busy, &mut soaked.hot] {
+    soaked.open.clear();
+    for one in [&mut soaked.busy, &mut soaked.hot, &mut soaked.held] {
         one.signal(Signal::SIGTERM);
         assert_eq!(one.wait_exit(PATIENCE), 0);
     }
