@@ -9,12 +9,13 @@ use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::unix::fs::{
-    DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown,
+    DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown,
 };
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{SFlag, fstatat};
 use nix::unistd::geteuid;
 
 use super::{flags, kernel, kin};
@@ -98,7 +99,7 @@ impl Family {
             Some(number) => usize::try_from(number).unwrap_or(1),
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        let dir = private_directory(Path::new(SHARED))
+        let dir = sockets_directory()
             .map_err(|error| format!("--hot-restart needs a writable /dev/shm: {error}"))?;
         let sockets = if flags::has(args, SOCKET_PATH) {
             let _ = fs::remove_dir(dir);
@@ -146,21 +147,28 @@ impl Family {
         let Some((dir, paths)) = self.socket_paths() else {
             return;
         };
-        let Ok(now) = fs::symlink_metadata(dir) else {
+        // Whoever was given it can put anything in its place.
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits())
+            .open(dir);
+        let Ok((now, dir)) = opened.and_then(|dir| Ok((dir.metadata()?, dir))) else {
             return;
         };
-        if now.mode() & 0o077 == 0 {
+        if now.uid() != geteuid().as_raw() || now.mode() & 0o077 == 0 {
             return;
         }
         let made = paths.iter().find_map(|path| {
-            let made = fs::symlink_metadata(path).ok()?;
-            made.file_type().is_socket().then_some(made)
+            let made = fstatat(&dir, path.file_name()?, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+            let kind = SFlag::from_bits_truncate(made.st_mode & SFlag::S_IFMT.bits());
+            (kind == SFlag::S_IFSOCK).then_some(made)
         });
         if let Some(owner) = made
-            && (owner.uid() == now.uid()
-                || chown(dir, Some(owner.uid()), Some(owner.gid())).is_ok())
+            && (owner.st_uid == now.uid()
+                || fchown(&dir, Some(owner.st_uid), Some(owner.st_gid)).is_ok())
         {
-            let _ = fs::set_permissions(dir, Permissions::from_mode(0o700));
+            let _ = dir.set_permissions(Permissions::from_mode(0o700));
         }
     }
 
@@ -275,26 +283,28 @@ fn region(base_id: u32) -> PathBuf {
 /// Shared memory, which hot restart needs anyway.
 pub const SHARED: &str = "/dev/shm";
 
-/// A new directory in this place, or in another one. Nobody but its owner may see what is in it. A
-/// root whose start script may leave root lets others make files in it, but not list or replace
-/// any, until [`Family::close_directory`].
+/// A new directory for the sockets. A root whose start script may leave root lets others make files
+/// in it, but not list or replace any, until [`Family::close_directory`].
+fn sockets_directory() -> io::Result<PathBuf> {
+    let dir = own_directory(Path::new(SHARED), "drainit-")?;
+    if geteuid().is_root() {
+        fs::set_permissions(&dir, Permissions::from_mode(0o1733))?;
+    }
+    Ok(dir)
+}
+
+/// A new directory in this place, whose name begins so. Nobody but we may see what is in it.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn private_directory(place: &Path) -> io::Result<PathBuf> {
+pub fn own_directory(place: &Path, begin: &str) -> io::Result<PathBuf> {
     let mut tries = 0;
     loop {
-        let path = place.join(format!("drainit-{}", random_name()));
+        let path = place.join(format!("{begin}{}", random_name()));
         match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => {
-                if geteuid().is_root() {
-                    fs::set_permissions(&path, Permissions::from_mode(0o1733))?;
-                }
-                return Ok(path);
-            }
             // Another one's, by chance.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < 16 => tries += 1,
-            Err(error) => return Err(error),
+            made => return made.map(|()| path),
         }
     }
 }
@@ -381,6 +391,25 @@ mod tests {
         drop(socket);
         family.remove();
         assert!(!dir.exists());
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_directory_gives_nobody_anything() {
+        assert!(geteuid().is_root(), "this test runs as root");
+        let family = family(&[]).unwrap();
+        let (dir, paths) = family.socket_paths().unwrap();
+        let other = own_directory(Path::new(SHARED), "drainit-other-").unwrap();
+        fs::set_permissions(&other, Permissions::from_mode(0o755)).unwrap();
+        let made = other.join(paths[0].file_name().unwrap());
+        let _socket = UnixDatagram::bind(&made).unwrap();
+        std::os::unix::fs::chown(&made, Some(54_321), Some(54_321)).unwrap();
+        fs::remove_dir(dir).unwrap();
+        std::os::unix::fs::symlink(&other, dir).unwrap();
+        family.close_directory();
+        let now = fs::metadata(&other).unwrap();
+        assert_eq!((now.uid(), now.mode() & 0o7777), (0, 0o755));
+        fs::remove_file(dir).unwrap();
+        fs::remove_dir_all(other).unwrap();
     }
 
     #[test]

@@ -13,6 +13,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
+use nix::fcntl::{AT_FDCWD, OFlag, open, renameat};
+use nix::sys::stat::Mode;
+
+use super::hot_restart::own_directory;
+
 /// An empty `Reply.Stats`, behind its length: no connection is left.
 const NOTHING_LEFT: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 4, 0x12, 2, 0x1a, 0];
 
@@ -34,13 +39,28 @@ impl StandIn {
     /// # Errors
     /// Those of the file system.
     pub fn at(path: &Path) -> io::Result<StandIn> {
-        let beside = path.with_extension("new");
-        let _ = fs::remove_file(&beside);
-        let socket = UnixDatagram::bind(&beside)?;
+        let place = path.parent().and_then(Path::parent);
+        // What is in Envoy's directory, Envoy's user can swap for a link to anything: the socket is
+        // made beside that.
+        let ours = own_directory(place.unwrap_or(Path::new("/")), "drainit-")?;
+        let beside = ours.join("socket");
+        let made = StandIn::make(&beside, path);
+        let _ = fs::remove_file(beside);
+        let _ = fs::remove_dir(ours);
+        made
+    }
+
+    fn make(beside: &Path, path: &Path) -> io::Result<StandIn> {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let socket = UnixDatagram::bind(beside)?;
         socket.set_nonblocking(true)?;
         // Envoy may be another user; its directory keeps everybody else out.
-        fs::set_permissions(&beside, Permissions::from_mode(0o666))?;
-        fs::rename(&beside, path)?;
+        fs::set_permissions(beside, Permissions::from_mode(0o666))?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let dir = open(dir, flags, Mode::empty())?;
+        renameat(AT_FDCWD, beside, &dir, name)?;
         Ok(StandIn(socket))
     }
 
@@ -70,6 +90,8 @@ impl AsFd for StandIn {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -95,5 +117,41 @@ mod tests {
         parent.set_nonblocking(true).unwrap();
         assert!(parent.recv(&mut reply).is_err());
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_another_user_puts_where_it_is_made_is_opened_to_nobody() {
+        let dir = crate::testing::TempDir::new();
+        let (theirs, roots) = (dir.join("theirs"), dir.join("roots"));
+        fs::create_dir(&theirs).unwrap();
+        fs::create_dir(&roots).unwrap();
+        fs::write(roots.join("shadow"), "root's").unwrap();
+        fs::set_permissions(roots.join("shadow"), Permissions::from_mode(0o600)).unwrap();
+        let path = theirs.join("x_parent_10");
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // As fast as can be, whatever appears is swapped for a link.
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    for entry in fs::read_dir(&theirs).unwrap().flatten() {
+                        let _ = fs::remove_file(entry.path());
+                        let _ = symlink(roots.join("shadow"), entry.path());
+                    }
+                }
+            });
+            for _ in 0..2_000 {
+                let _ = StandIn::at(&path);
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&roots.join("shadow")), 0o600);
+        // Nor does it go where a link in the place of the directory leads.
+        fs::rename(&theirs, dir.join("before")).unwrap();
+        symlink(&roots, &theirs).unwrap();
+        assert!(StandIn::at(&path).is_err());
+        assert_eq!(fs::read_dir(&roots).unwrap().count(), 1);
+        let left: Vec<_> = fs::read_dir(&*dir).unwrap().flatten().collect();
+        assert_eq!(left.len(), 3, "{left:?}");
     }
 }

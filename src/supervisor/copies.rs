@@ -6,16 +6,19 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::geteuid;
 
-use crate::envoy::hot_restart;
+use crate::certificates::secret::SecretBytes;
+use crate::envoy::hot_restart::{SHARED, own_directory};
 use crate::file;
 use crate::mailbox::Inbox;
 use crate::pulse::Pulse;
@@ -32,7 +35,10 @@ const SETTLE: Duration = Duration::from_millis(600);
 const READ_EVERY: u32 = 10;
 
 /// The most that is read, in bytes: 10,000 clusters are 4 MB.
-const LIMIT: u64 = 16 << 20;
+const LIMIT: usize = 16 << 20;
+
+/// What the name of a directory of copies begins with.
+const BEGIN: &str = "drainit-config-";
 
 /// The root directory, by a name below which Envoy 1.36.4 takes a file of /dev, too, as 1.40.0 does
 /// by any name: it lets /dev/fd/ pass before it resolves a path.
@@ -67,6 +73,8 @@ pub enum ConfigurationReport {
 pub struct Copies {
     file: PathBuf,
     dir: PathBuf,
+    /// The directory, locked for as long as we live.
+    _lock: Arc<File>,
     keys: [RandomState; 2],
 }
 
@@ -76,14 +84,11 @@ impl Copies {
     /// # Errors
     /// Those of the file system.
     pub fn new(file: PathBuf) -> io::Result<Copies> {
-        let other = ["/run", "/tmp"].map(Path::new).into_iter();
-        let mut other = other.filter(|place| {
-            statfs(*place).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
-        });
-        let dir = other.find_map(|place| hot_restart::private_directory(place).ok());
-        let mut dir = match dir {
-            Some(dir) => dir,
-            None => hot_restart::private_directory(Path::new(hot_restart::SHARED))?,
+        let new = || places().find_map(|place| own(place).ok());
+        // A sweep of another's may have come between.
+        let (mut dir, lock) = match new().or_else(new) {
+            Some(own) => own,
+            None => own(Path::new(SHARED))?,
         };
         // Envoy may be another user, to whom a copy is given; nobody can guess the directory's name
         // or list it.
@@ -96,6 +101,7 @@ impl Copies {
         Ok(Copies {
             file,
             dir,
+            _lock: Arc::new(lock),
             keys: [RandomState::new(), RandomState::new()],
         })
     }
@@ -110,6 +116,28 @@ impl Copies {
         let _ = fs::remove_dir_all(&self.dir);
     }
 
+    /// Removes what drainits left that were killed: there may be keys in it.
+    fn sweep() {
+        let us = geteuid().as_raw();
+        for place in places().chain([Path::new(SHARED)]) {
+            for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+                if !entry.file_name().as_bytes().starts_with(BEGIN.as_bytes()) {
+                    continue;
+                }
+                let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+                let path = entry.path();
+                let mut open = OpenOptions::new();
+                if let Ok(dir) = open.read(true).custom_flags(flags).open(&path)
+                    && dir.metadata().is_ok_and(|dir| dir.uid() == us)
+                    && dir.try_lock().is_ok()
+                {
+                    log::info!("removing {}, left behind", path.display());
+                    let _ = fs::remove_dir_all(path);
+                }
+            }
+        }
+    }
+
     fn print(&self, bytes: &[u8]) -> Print {
         let hash = |key: &RandomState| {
             let mut hasher = key.build_hasher();
@@ -120,7 +148,7 @@ impl Copies {
         Print(bytes.len() as u64, hash(one), hash(other))
     }
 
-    fn read(&self) -> Result<Vec<u8>, String> {
+    fn read(&self) -> Result<SecretBytes, String> {
         let explain = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => "is missing".to_owned(),
             io::ErrorKind::PermissionDenied => "may not be read".into(),
@@ -132,13 +160,14 @@ impl Copies {
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(&self.file)
             .map_err(explain)?;
-        if !file.metadata().map_err(explain)?.is_file() {
+        let metadata = file.metadata().map_err(explain)?;
+        if !metadata.is_file() {
             return Err("is not a file".into());
         }
-        let mut bytes = Vec::new();
-        let mut file: io::Take<File> = file.take(LIMIT + 1);
-        file.read_to_end(&mut bytes).map_err(explain)?;
-        if bytes.len() as u64 > LIMIT {
+        let expected = usize::try_from(metadata.len()).unwrap_or(LIMIT);
+        // A key may be in it.
+        let bytes = SecretBytes::read(file, expected, LIMIT + 1).map_err(explain)?;
+        if bytes.len() > LIMIT {
             return Err("is larger than 16 MiB".into());
         }
         Ok(bytes)
@@ -162,6 +191,22 @@ impl Copies {
     }
 }
 
+/// Where copies are, in memory, besides [`SHARED`], where Envoy takes no file by its own name.
+fn places() -> impl Iterator<Item = &'static Path> {
+    let places = ["/run", "/tmp"].map(Path::new).into_iter();
+    places
+        .filter(|place| statfs(*place).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC))
+}
+
+/// A new directory of our own, and its lock.
+fn own(place: &Path) -> io::Result<(PathBuf, File)> {
+    let dir = own_directory(place, BEGIN)?;
+    let lock = File::open(&dir)?;
+    lock.try_lock()?;
+    fs::symlink_metadata(&dir)?;
+    Ok((dir, lock))
+}
+
 /// The thread: compares for ever. A message means that Envoy was started just now; `pulse` shows
 /// when it looks at the file.
 pub fn work(
@@ -170,6 +215,7 @@ pub fn work(
     report: &impl Fn(ConfigurationReport),
     pulse: &Pulse,
 ) {
+    Copies::sweep();
     let mut number = 0;
     let mut keep = |bytes: &[u8]| {
         number += 1;
@@ -233,8 +279,6 @@ mod tests {
     use std::sync::mpsc;
     use std::thread;
 
-    use std::os::unix::fs::MetadataExt as _;
-
     use super::*;
     use crate::mailbox::Mailbox;
 
@@ -282,6 +326,11 @@ mod tests {
         assert!(
             matches!(words.recv().unwrap(), ConfigurationReport::Lost(why) if why == "is missing")
         );
+        // Who was killed has no lock.
+        let left = own_directory(Path::new(SHARED), BEGIN).unwrap();
+        fs::write(left.join("1.yaml"), "a key").unwrap();
+        Copies::sweep();
+        assert!(!left.exists() && copies.dir.exists());
         copies.remove();
         fs::remove_dir_all(&dir).unwrap();
     }
