@@ -127,10 +127,12 @@ impl AddressFile {
             return Err(unknown("not written yet".into()));
         }
         let mut text = String::new();
-        // A FIFO that nobody writes would block for ever.
+        // A FIFO that nobody writes would block for ever. Envoy's user could make a link to what root
+        // alone may read: what is told is shown to everybody.
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
         OpenOptions::new()
             .read(true)
-            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .custom_flags(flags.bits())
             .open(&self.path)
             .and_then(|file| file.take(4096).read_to_string(&mut text))
             .map_err(|error| unknown(error.to_string()))?;
@@ -263,5 +265,10 @@ mod tests {
         assert_eq!(find(&Place::File(Arc::new(late))), written);
         fs::remove_file(&path).unwrap();
         assert!(find(&place).is_err());
+        // A link to what an Envoy has not written.
+        fs::write(dir.join("secret"), "a secret").unwrap();
+        std::os::unix::fs::symlink("secret", &path).unwrap();
+        let why = find(&place).unwrap_err();
+        assert!(!why.contains("a secret"), "{why}");
     }
 }
