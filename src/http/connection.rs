@@ -82,13 +82,8 @@ impl ServerConnection {
     }
 
     /// Who is at the other end.
-    pub fn peer(&self) -> Caller {
-        self.peer
-    }
-
-    /// The socket, to ask the kernel about its peer.
-    pub fn socket(&self) -> &OwnedFd {
-        &self.socket
+    pub fn peer(&self) -> &Caller {
+        &self.peer
     }
 
     /// The request that waits, if one does.

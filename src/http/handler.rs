@@ -103,7 +103,7 @@ impl<'a> Handler<'a> {
 
     fn begin(&mut self, connection: &mut ServerConnection, request: &Request, now: Instant) {
         let head_only = request.method == RequestMethod::Head;
-        let local = connection.peer() == Caller::Unix;
+        let local = matches!(connection.peer(), Caller::Unix(_));
         let mut endpoint = match endpoints::route(request, local) {
             Ok(endpoint) => endpoint,
             Err(reply) => return connection.send(reply, head_only, now),
@@ -116,12 +116,12 @@ impl<'a> Handler<'a> {
                 return connection.send(Reply::text(403, text), head_only, now);
             }
             let peer = connection.peer();
-            match peer.authorize(connection.socket(), self.shutdown_from) {
+            match peer.authorize(self.shutdown_from) {
                 Ok(name) => (self.wish)(number(&mut endpoint, name)),
                 Err(name) => {
                     let who = match peer {
                         Caller::Ip(_) => "see --shutdown-from",
-                        Caller::Unix => {
+                        Caller::Unix(_) => {
                             "root and drainit's own user may, from its own pid namespace"
                         }
                     };
@@ -133,11 +133,7 @@ impl<'a> Handler<'a> {
         let held = Held {
             endpoint,
             asked: now,
-            trusted: matches!(endpoint, Endpoint::Status(_))
-                && connection
-                    .peer()
-                    .authorize(connection.socket(), &[])
-                    .is_ok(),
+            trusted: connection.peer().authorize(&[]).is_ok(),
             head_only,
             until: None,
             half_closed: false,

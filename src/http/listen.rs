@@ -313,7 +313,11 @@ impl BoundSocket {
             ListeningSocket::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                Ok((stream.into(), Caller::Unix))
+                let caller = Caller::Unix(match Credentials::of(&stream) {
+                    Ok(peer) => peer.authorize(),
+                    Err(_) => Err("a process that cannot be told".to_owned()),
+                });
+                Ok((stream.into(), caller))
             }
         }
     }
@@ -329,30 +333,29 @@ impl AsFd for BoundSocket {
 }
 
 /// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
     /// An address of IPv4 or IPv6; an IPv4-mapped one is IPv4.
     Ip(IpAddr),
-    /// A process of this machine.
-    Unix,
+    /// A process of this machine: who it is, an error where it may not
+    /// [give orders](Credentials::authorize). That was looked at when it came: once it has ended, its
+    /// pid may be another's, in whose name a child of it could go on.
+    Unix(Result<String, String>),
 }
 
 impl Caller {
-    /// Who it is, if it may ask for `/shutdown`: an address out of `networks`, or a process that
-    /// [may give orders](Credentials::authorize). `socket` is the connection.
+    /// Who it is, if it may ask for `/shutdown`: an address out of `networks`, or a process that may
+    /// give orders.
     ///
     /// # Errors
     /// Who it is, if it may not.
-    pub(super) fn authorize(self, socket: &OwnedFd, networks: &[Cidr]) -> Result<String, String> {
+    pub(super) fn authorize(&self, networks: &[Cidr]) -> Result<String, String> {
         match self {
-            Caller::Ip(ip) if networks.iter().any(|network| network.contains(ip)) => {
+            Caller::Ip(ip) if networks.iter().any(|network| network.contains(*ip)) => {
                 Ok(ip.to_string())
             }
             Caller::Ip(ip) => Err(ip.to_string()),
-            Caller::Unix => match Credentials::of(socket) {
-                Ok(peer) => peer.authorize(),
-                Err(_) => Err("a process that cannot be told".to_owned()),
-            },
+            Caller::Unix(who) => who.clone(),
         }
     }
 }
@@ -467,18 +470,16 @@ mod tests {
 
     #[test]
     fn a_process_of_our_own_user_may_shut_down_and_an_address_outside_may_not() {
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        let socket = OwnedFd::from(ours);
-        assert!(Caller::Unix.authorize(&socket, &[]).is_ok());
+        let name = format!("drainit-caller-{}", std::process::id());
+        let listener = bind(&Listen::Abstract(name.clone())).unwrap().unwrap();
+        let address = UnixAddr::from_abstract_name(name).unwrap();
+        let _client = UnixStream::connect_addr(&address).unwrap();
+        let (_, caller) = listener.accept().unwrap();
+        assert!(matches!(caller, Caller::Unix(Ok(_))), "{caller:?}");
         let networks = ["10.0.0.0/8".parse().unwrap()];
         let peer = |text: &str| Caller::Ip(text.parse().unwrap());
-        assert_eq!(
-            peer("10.1.2.3").authorize(&socket, &networks),
-            Ok("10.1.2.3".into())
-        );
-        assert_eq!(
-            peer("192.0.2.1").authorize(&socket, &networks),
-            Err("192.0.2.1".into())
-        );
+        let name = |text: &str| peer(text).authorize(&networks);
+        assert_eq!(name("10.1.2.3"), Ok("10.1.2.3".into()));
+        assert_eq!(name("192.0.2.1"), Err("192.0.2.1".into()));
     }
 }

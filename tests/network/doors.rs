@@ -181,6 +181,12 @@ fn a_container_below_cannot_move_the_hosts_drainit() {
     line.extend(["shutdown", "--listen", "unix:@door"].map(str::to_owned));
     let below = world.spawn(&line);
     below.wait_log("may not shut down");
+    // Nor can whoever goes on once who connected has ended, and its pid is another's.
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/network/heir.py");
+    let heir = world.spawn(&["/usr/bin/python3", script, "door"].map(str::to_owned));
+    heir.wait_log("the pid is another's");
+    let answer = heir.wait_log("HTTP/1.1");
+    assert!(answer.contains("403"), "{answer}");
     assert!(drainit.log.find("/shutdown from").is_none());
 }
 
