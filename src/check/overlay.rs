@@ -3,8 +3,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::sys::signal::SigSet;
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, pipe2, read, setsid};
 use serde_json::Value;
 
 use crate::certificates::sds::Secret;
@@ -114,6 +121,7 @@ fn merge(into: &mut Value, from: Value) {
 #[derive(Debug)]
 pub struct Stage {
     dir: PathBuf,
+    _sweeper: Sweeper,
     /// What stands for what: the stand-in's path, and the path that it stands for.
     pairs: Vec<(String, String)>,
 }
@@ -150,8 +158,13 @@ impl Stage {
         }
         text = bare;
         let dir = scratch().ok_or("there is no place for files: /tmp or TMPDIR")?;
+        let sweeper = Sweeper::start(&dir).map_err(|error| {
+            let _ = fs::remove_dir(&dir);
+            error.to_string()
+        })?;
         let mut stage = Stage {
             dir,
+            _sweeper: sweeper,
             pairs: Vec::new(),
         };
         for path in missing {
@@ -211,9 +224,38 @@ fn without_modes(text: &str) -> String {
 /// The longest way from `pipe` to its mode: a path has 107 bytes.
 const NEAR: usize = 200;
 
-impl Drop for Stage {
+/// A child that removes a directory once we are gone, by Ctrl-C or SIGKILL too: there may be keys in
+/// it.
+#[derive(Debug)]
+struct Sweeper {
+    pid: Pid,
+    /// Its end of file is our end.
+    pipe: Option<OwnedFd>,
+}
+
+impl Sweeper {
+    fn start(dir: &Path) -> io::Result<Sweeper> {
+        let (end, pipe) = pipe2(OFlag::O_CLOEXEC)?;
+        // SAFETY: a check has one thread, whose copy may do what we may.
+        if let ForkResult::Parent { child: pid } = unsafe { fork() }? {
+            let pipe = Some(pipe);
+            return Ok(Sweeper { pid, pipe });
+        }
+        drop(pipe);
+        // It outlives what a terminal, or who stops all of a unit, sends.
+        let _ = SigSet::all().thread_block();
+        let _ = setsid();
+        let _ = read(&end, &mut [0]);
+        let _ = fs::remove_dir_all(dir);
+        // SAFETY: it ends this copy, and nothing of ours.
+        unsafe { libc::_exit(0) }
+    }
+}
+
+impl Drop for Sweeper {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
+        self.pipe = None;
+        let _ = waitpid(self.pid, None);
     }
 }
 

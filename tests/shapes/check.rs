@@ -4,9 +4,11 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::support::drainit::{Drainit, run_command};
@@ -204,6 +206,41 @@ fn a_check_runs_no_start_script_and_tells_what_envoy_refuses() {
     );
     let why = answer["findings"][0]["what"].as_str().unwrap();
     assert!(why.contains("connect_timout"), "{why}");
+}
+
+#[test]
+fn a_check_that_is_ended_leaves_no_copy_of_the_configuration() {
+    let known = Known::new();
+    // Of a socket with a mode it takes a copy.
+    known.config.replace("admin.sock", "admin.sock, mode: 384");
+    fs::write(
+        &known.config.file,
+        fs::read_to_string(&known.config.file).unwrap() + "# a key\n",
+    )
+    .unwrap();
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGKILL,
+    ] {
+        let place = TempDir::new();
+        let files = || fs::read_dir(place.path()).unwrap().flatten();
+        let mut command = Command::new(support::drainit());
+        command.env("TMPDIR", place.path()).arg("check");
+        let mut check = Process::spawn(command.args(known.line(&support::envoy())));
+        let copies = || files().flat_map(|dir| fs::read_dir(dir.path()).into_iter().flatten());
+        wait_for("a copy", PATIENCE, || {
+            let mut texts = copies()
+                .flatten()
+                .map(|copy| fs::read_to_string(copy.path()));
+            texts.any(|text| text.is_ok_and(|text| text.ends_with("# a key\n")))
+        });
+        kill(check.pid(), signal).unwrap();
+        let status = check.child().wait().unwrap();
+        assert_eq!(status.signal(), Some(signal as i32));
+        wait_for("the copy to be gone", PATIENCE, || files().count() == 0);
+    }
 }
 
 #[test]
