@@ -289,7 +289,9 @@ fn over_tcp_a_command_goes_on_by_the_control_socket() {
         0,
         "drained after",
     );
-    assert!(world.log.find("SIGUSR2").is_some());
+    wait_for("the signal", PATIENCE, || {
+        world.log.find("SIGUSR2").is_some()
+    });
 }
 
 #[test]
