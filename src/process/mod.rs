@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 pub use credentials::{Credentials, ProcessPlace};
 pub use exit::{End, Exit, ExitClass, reap};
 pub use handle::Handle;
-pub use namespace::{is_proc_ours, owner, pid_namespace, shares_pid_namespace};
+pub use namespace::{groups, is_proc_ours, owner, pid_namespace, shares_pid_namespace};
 pub use signals::{Signals, start_thread, without_signals};
 pub use spawn::{Spawn, spawn, spawn_failure};
 pub use tree::{

@@ -41,6 +41,16 @@ pub fn owner(pid: i32) -> Option<u32> {
     uids.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// The groups that a process acts as; none where /proc does not show them.
+pub fn groups(pid: i32) -> Vec<u32> {
+    // That of the file system is the last (proc(5)).
+    let own = status_line(pid, "Gid:").unwrap_or_default();
+    let more = status_line(pid, "Groups:").unwrap_or_default();
+    let own = own.split_whitespace().next_back().into_iter();
+    let all = own.chain(more.split_whitespace());
+    all.filter_map(|group| group.parse().ok()).collect()
+}
+
 /// Whether the pids in /proc are those of our own pid namespace. Who enters a container without
 /// its mounts sees the host's.
 pub fn is_proc_ours() -> bool {
@@ -71,6 +81,7 @@ mod tests {
         let pid = child.pid();
         assert!(shares_pid_namespace(pid));
         assert_eq!(owner(pid), Some(nix::unistd::geteuid().as_raw()));
+        assert!(groups(pid).contains(&nix::unistd::getegid().as_raw()));
         drop(child);
         for nobody in [pid, 0, -1, i32::MAX] {
             assert!(!shares_pid_namespace(nobody), "{nobody}");

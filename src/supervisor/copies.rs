@@ -4,7 +4,7 @@
 //! seen: in place, by a rename, by kubelet's swap of a symbolic link. What was the same for a
 //! moment is whole.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::geteuid;
@@ -55,6 +56,36 @@ pub struct Copy {
     pub print: Print,
     /// Where the copy is.
     pub path: PathBuf,
+    /// Who could read the file: its owner, its group, and its mode.
+    pub readers: Readers,
+}
+
+/// Who may read a file, as far as its mode tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readers {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+}
+
+impl Readers {
+    fn of(file: &Metadata) -> Readers {
+        Readers {
+            uid: file.uid(),
+            gid: file.gid(),
+            mode: file.mode(),
+        }
+    }
+
+    /// Whether a user with these groups is one of them.
+    pub fn include(&self, uid: u32, groups: &[u32]) -> bool {
+        let bit = match () {
+            () if self.uid == uid => 0o400,
+            () if groups.contains(&self.gid) => 0o040,
+            () => 0o004,
+        };
+        self.mode & bit != 0
+    }
 }
 
 /// What the thread tells.
@@ -74,7 +105,7 @@ pub struct Copies {
     file: PathBuf,
     dir: PathBuf,
     /// The directory, locked for as long as we live.
-    _lock: Arc<File>,
+    _lock: Arc<Flock<File>>,
     keys: [RandomState; 2],
 }
 
@@ -88,7 +119,7 @@ impl Copies {
         // A sweep of another's may have come between.
         let (mut dir, lock) = match new().or_else(new) {
             Some(own) => own,
-            None => own(Path::new(SHARED))?,
+            None => own(Path::new(SHARED)).or_else(|_| own(Path::new(SHARED)))?,
         };
         // Envoy may be another user, to whom a copy is given; nobody can guess the directory's name
         // or list it.
@@ -129,7 +160,7 @@ impl Copies {
                 let mut open = OpenOptions::new();
                 if let Ok(dir) = open.read(true).custom_flags(flags).open(&path)
                     && dir.metadata().is_ok_and(|dir| dir.uid() == us)
-                    && dir.try_lock().is_ok()
+                    && let Ok(_lock) = lock(dir)
                 {
                     log::info!("removing {}, left behind", path.display());
                     let _ = fs::remove_dir_all(path);
@@ -148,7 +179,7 @@ impl Copies {
         Print(bytes.len() as u64, hash(one), hash(other))
     }
 
-    fn read(&self) -> Result<SecretBytes, String> {
+    fn read(&self) -> Result<(SecretBytes, Readers), String> {
         let explain = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => "is missing".to_owned(),
             io::ErrorKind::PermissionDenied => "may not be read".into(),
@@ -170,11 +201,11 @@ impl Copies {
         if bytes.len() > LIMIT {
             return Err("is larger than 16 MiB".into());
         }
-        Ok(bytes)
+        Ok((bytes, Readers::of(&metadata)))
     }
 
     /// Envoy tells the format by the file's extension, so that the copy has the same.
-    fn keep(&self, bytes: &[u8], number: u64) -> io::Result<Copy> {
+    fn keep(&self, (bytes, readers): &(SecretBytes, Readers), number: u64) -> io::Result<Copy> {
         let mut path = self.dir.join(number.to_string());
         if let Some(extension) = self.file.extension() {
             path.set_extension(extension);
@@ -187,7 +218,12 @@ impl Copies {
             .open(&path)?;
         file.write_all(bytes)?;
         let print = self.print(bytes);
-        Ok(Copy { print, path })
+        let readers = *readers;
+        Ok(Copy {
+            print,
+            path,
+            readers,
+        })
     }
 }
 
@@ -199,12 +235,16 @@ fn places() -> impl Iterator<Item = &'static Path> {
 }
 
 /// A new directory of our own, and its lock.
-fn own(place: &Path) -> io::Result<(PathBuf, File)> {
+fn own(place: &Path) -> io::Result<(PathBuf, Flock<File>)> {
     let dir = own_directory(place, BEGIN)?;
-    let lock = File::open(&dir)?;
-    lock.try_lock()?;
+    let lock = lock(File::open(&dir)?)?;
     fs::symlink_metadata(&dir)?;
     Ok((dir, lock))
+}
+
+/// Locks a directory of copies, unless a living drainit has.
+fn lock(dir: File) -> io::Result<Flock<File>> {
+    Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error.into())
 }
 
 /// The thread: compares for ever. A message means that Envoy was started just now; `pulse` shows
@@ -217,11 +257,9 @@ pub fn work(
 ) {
     Copies::sweep();
     let mut number = 0;
-    let mut keep = |bytes: &[u8]| {
+    let mut keep = |read: &(SecretBytes, Readers)| {
         number += 1;
-        copies
-            .keep(bytes, number)
-            .map_err(|error| error.to_string())
+        copies.keep(read, number).map_err(|error| error.to_string())
     };
     let mut seen: Option<(Result<Print, String>, Instant)> = None;
     let mut told: Option<Result<Print, String>> = None;
@@ -240,10 +278,10 @@ pub fn work(
         }
         (last, looks) = (print, 0);
         let read = pulse.during(&copies.file, || copies.read());
-        let is = read.as_ref().map(|bytes| copies.print(bytes));
+        let is = read.as_ref().map(|(bytes, _)| copies.print(bytes));
         let is = is.map_err(Clone::clone);
-        if start && let Ok(bytes) = &read {
-            report(keep(bytes).map_or_else(ConfigurationReport::Lost, ConfigurationReport::Read));
+        if start && let Ok(read) = &read {
+            report(keep(read).map_or_else(ConfigurationReport::Lost, ConfigurationReport::Read));
             told = Some(is.clone());
             seen = Some((is, now));
             continue;
@@ -266,8 +304,8 @@ pub fn work(
         }
         told = Some(is);
         report(match read {
-            Ok(bytes) => {
-                keep(&bytes).map_or_else(ConfigurationReport::Lost, ConfigurationReport::Changed)
+            Ok(read) => {
+                keep(&read).map_or_else(ConfigurationReport::Lost, ConfigurationReport::Changed)
             }
             Err(why) => ConfigurationReport::Lost(why),
         });
@@ -281,6 +319,25 @@ mod tests {
 
     use super::*;
     use crate::mailbox::Mailbox;
+
+    #[test]
+    fn who_could_not_read_the_file_is_no_reader_of_its_copy() {
+        let of = |mode| Readers {
+            uid: 0,
+            gid: 42,
+            mode,
+        };
+        for (mode, groups, may) in [
+            (0o100_644, &[101][..], true),
+            (0o100_640, &[101, 42], true),
+            (0o100_640, &[101], false),
+            (0o100_600, &[42], false),
+            (0o100_604, &[42], false),
+        ] {
+            assert_eq!(of(mode).include(101, groups), may, "{mode:o} {groups:?}");
+        }
+        assert!(of(0o100_600).include(0, &[]));
+    }
 
     #[test]
     fn contents_that_changed_and_stayed_are_kept_whoever_writes_them() {

@@ -11,6 +11,7 @@ use super::decide::{Input, News};
 use super::probation::{self, Probation, TrackRecord};
 use crate::drain::Time;
 use crate::envoy::traffic::Traffic;
+use crate::process;
 use crate::status::{Configuration, State};
 
 /// Before somebody asks again who could not ask now.
@@ -269,8 +270,12 @@ impl Supervisor {
         follow.probation = None;
         follow.refused = follow.runs_print();
         log::error!("the new configuration is worse: {why}: going back to the last good one");
-        // A start script may have left root.
-        if let Some(envoy) = pid.and_then(|pid| fs::metadata(format!("/proc/{pid}")).ok()) {
+        // A start script may have left root; and Envoy's user, have led the file to what it may not
+        // read itself.
+        if let Some(pid) = pid
+            && let Ok(envoy) = fs::metadata(format!("/proc/{pid}"))
+            && good.readers.include(envoy.uid(), &process::groups(pid))
+        {
             let _ = chown(&good.path, Some(envoy.uid()), Some(envoy.gid()));
         }
         follow.back = Some(why);
