@@ -96,12 +96,13 @@ impl Signals {
         Ok(())
     }
 
-    /// The signals since the last call. Forgets all wake-ups so far: look for other work after
-    /// this, never before.
-    pub fn take(&self) -> impl Iterator<Item = c_int> + use<> {
+    /// The signals since the last call; those that are not taken from the batch come with the next
+    /// one. Forgets all wake-ups so far: look for other work after this, never before.
+    pub fn take(&self) -> Batch {
         self.wakeups.clear();
-        let came = self.came.swap(0, Ordering::SeqCst) | OTHERS.swap(0, Ordering::SeqCst);
-        (1..=libc::SIGRTMAX()).filter(move |signal| came & bit(*signal) != 0)
+        let rest = self.came.swap(0, Ordering::SeqCst) | OTHERS.swap(0, Ordering::SeqCst);
+        let came = self.came.clone();
+        Batch { rest, came }
     }
 
     /// Gives every signal its default meaning back, for a command that is no supervisor.
@@ -116,6 +117,30 @@ impl Signals {
         for signal in self.take() {
             let _ = low_level::emulate_default_handler(signal);
         }
+    }
+}
+
+/// Signals that came, the lowest first.
+#[derive(Debug)]
+pub struct Batch {
+    rest: u64,
+    came: Arc<AtomicU64>,
+}
+
+impl Iterator for Batch {
+    type Item = c_int;
+
+    fn next(&mut self) -> Option<c_int> {
+        let lowest = (self.rest != 0).then(|| self.rest.trailing_zeros())?;
+        self.rest &= self.rest - 1;
+        c_int::try_from(lowest + 1).ok()
+    }
+}
+
+impl Drop for Batch {
+    /// A panic over one signal costs none of the others.
+    fn drop(&mut self) {
+        self.came.fetch_or(self.rest, Ordering::SeqCst);
     }
 }
 
@@ -248,4 +273,32 @@ pub fn without_signals<T>(start: impl FnOnce() -> T) -> T {
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
     }
     started
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_over_a_signal_costs_no_other() {
+        let came: Arc<AtomicU64> = Arc::default();
+        let all = [libc::SIGHUP, libc::SIGTERM, libc::SIGCHLD, LAST];
+        came.fetch_or(all.into_iter().map(bit).sum(), Ordering::SeqCst);
+        let take = || Batch {
+            rest: came.swap(0, Ordering::SeqCst),
+            came: came.clone(),
+        };
+        let over = catch_unwind(AssertUnwindSafe(|| {
+            let first = take().next();
+            assert_eq!(first, Some(libc::SIGHUP));
+            for signal in take() {
+                assert_ne!(signal, libc::SIGTERM, "a panic");
+            }
+        }));
+        assert!(over.is_err());
+        assert_eq!(take().collect::<Vec<_>>(), all[2..]);
+        assert_eq!(take().next(), None);
+    }
 }
