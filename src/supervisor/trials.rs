@@ -17,6 +17,10 @@ use crate::process::{self, Exit, Spawn};
 /// A trial takes 40 to 80 ms; nobody waits longer than this.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// SIGKILL ends a trial within this, or the trial is in an uninterruptible sleep: then nobody waits
+/// for its end any more.
+const KILL_LIMIT: Duration = Duration::from_secs(1);
+
 /// How many bytes of what Envoy says are read: the reason is in the last lines.
 const OUTPUT: u64 = 64 * 1024;
 
@@ -103,6 +107,7 @@ struct RunningTrial {
     pid: i32,
     output: File,
     until: Instant,
+    killed: bool,
 }
 
 impl Trials {
@@ -139,14 +144,20 @@ impl Trials {
     }
 
     /// Starts the next trial, and ends one that takes too long. Returns the result of a trial that
-    /// could not be started.
+    /// could not be started, or does not end.
     pub fn proceed(&mut self, now: Instant) -> Option<TrialResult> {
         if let Some(running) = &mut self.running {
-            if now >= running.until {
-                // A start script's Envoy, too, if it is behind one.
-                process::kill(-running.pid, SIGKILL);
-                running.until = now + LIMIT;
+            if now < running.until {
+                return None;
             }
+            if running.killed {
+                let pid = running.pid;
+                log::warn!("the trial, pid {pid}, has not ended on SIGKILL: it is left alone");
+                return self.on_exit(pid, Exit::Signal(SIGKILL as u8));
+            }
+            // A start script's Envoy, too, if it is behind one.
+            process::kill(-running.pid, SIGKILL);
+            (running.killed, running.until) = (true, now + KILL_LIMIT);
             return None;
         }
         let Asked {
@@ -162,6 +173,7 @@ impl Trials {
                     pid,
                     output,
                     until,
+                    killed: false,
                 });
                 None
             }
@@ -282,6 +294,32 @@ mod tests {
             why.starts_with(line) && why.contains("--envoy-flags keep"),
             "{why}"
         );
+    }
+
+    #[test]
+    fn a_trial_that_does_not_end_on_sigkill_holds_nothing_up() {
+        let mut trials = Trials::default();
+        let line = ["sleep", "1000"].map(OsString::from);
+        trials.ask(Purpose::Start, line.to_vec());
+        trials.ask(Purpose::NextVersion, vec!["/nowhere/envoy".into()]);
+        let start = Instant::now();
+        assert!(trials.proceed(start).is_none());
+        let pid = trials.running.as_ref().unwrap().pid;
+        assert!(trials.proceed(start + LIMIT).is_none());
+        // Its end is not seen.
+        let later = start + LIMIT + KILL_LIMIT;
+        let given_up = trials.proceed(later).unwrap();
+        assert_eq!(
+            (given_up.purpose, given_up.exit),
+            (Purpose::Start, Some(Exit::Signal(SIGKILL as u8)))
+        );
+        assert!(!trials.asks_of_start() && trials.wake_at().is_none());
+        let next = trials.proceed(later).unwrap();
+        assert_eq!(next.purpose, Purpose::NextVersion);
+        let mut status = 0;
+        // SAFETY: waitpid writes one int.
+        unsafe { nix::libc::waitpid(pid, &mut status, 0) };
+        assert!(trials.on_exit(pid, Exit::Signal(SIGKILL as u8)).is_none());
     }
 
     #[test]
