@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -107,6 +108,8 @@ pub struct Copies {
     /// The directory, locked for as long as we live.
     _lock: Arc<Flock<File>>,
     keys: [RandomState; 2],
+    /// How many copies there were, whichever thread made them: an earlier one may still be in use.
+    made: Arc<AtomicU64>,
 }
 
 impl Copies {
@@ -134,6 +137,7 @@ impl Copies {
             dir,
             _lock: Arc::new(lock),
             keys: [RandomState::new(), RandomState::new()],
+            made: Arc::default(),
         })
     }
 
@@ -205,12 +209,12 @@ impl Copies {
     }
 
     /// Envoy tells the format by the file's extension, so that the copy has the same.
-    fn keep(&self, (bytes, readers): &(SecretBytes, Readers), number: u64) -> io::Result<Copy> {
+    fn keep(&self, (bytes, readers): &(SecretBytes, Readers)) -> io::Result<Copy> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
         let mut path = self.dir.join(number.to_string());
         if let Some(extension) = self.file.extension() {
             path.set_extension(extension);
         }
-        let _ = fs::remove_file(&path);
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -256,11 +260,7 @@ pub fn work(
     pulse: &Pulse,
 ) {
     Copies::sweep();
-    let mut number = 0;
-    let mut keep = |read: &(SecretBytes, Readers)| {
-        number += 1;
-        copies.keep(read, number).map_err(|error| error.to_string())
-    };
+    let keep = |read: &(SecretBytes, Readers)| copies.keep(read).map_err(|error| error.to_string());
     let mut seen: Option<(Result<Print, String>, Instant)> = None;
     let mut told: Option<Result<Print, String>> = None;
     let mut last = None;
@@ -379,6 +379,19 @@ mod tests {
             panic!("what it was changed to");
         };
         assert_eq!(third.print, first.print);
+        // A thread that is started anew leaves alone what its predecessor has kept.
+        let (again, started) = Mailbox::new(None);
+        let (sender, others) = mpsc::channel();
+        let of = copies.clone();
+        let report = move |word| sender.send(word).unwrap_or(());
+        thread::spawn(move || work(&of, &started, &report, &Pulse::default()));
+        fs::write(dir.join("two/envoy.yaml"), "three").unwrap();
+        again.send(());
+        let ConfigurationReport::Read(fourth) = others.recv().unwrap() else {
+            panic!("what Envoy reads");
+        };
+        let all = [&first, &second, &third, &fourth].map(held);
+        assert_eq!(all, ["one", "two", "one", "three"]);
         fs::remove_file(dir.join("envoy.yaml")).unwrap();
         assert!(
             matches!(words.recv().unwrap(), ConfigurationReport::Lost(why) if why == "is missing")
