@@ -103,7 +103,10 @@ impl Supervisor {
         if std::mem::take(&mut follow.missed) {
             self.ask_for_reload();
         } else if follow.due <= now {
-            follow.due = now + RETRY;
+            let generations = self.core.generations();
+            let away = generations.is_starting() || generations.is_degraded();
+            // Nobody can be asked, and that may last.
+            follow.due = now + if away { probation::LOOK } else { RETRY };
             let urgent = follow.probation.is_some() || self.board.read().is_reloading();
             self.handle(Input::Weigh(urgent));
         }
