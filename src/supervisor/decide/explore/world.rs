@@ -246,9 +246,7 @@ impl World {
             };
             inputs.retain(is_left);
             inputs.push(Event::GoBack);
-            if core.asked().is_none() {
-                inputs.push(Event::Weigh);
-            }
+            inputs.push(Event::Weigh);
         }
         for time in times {
             events.extend(inputs.iter().map(|input| (time, *input)));
