@@ -31,7 +31,7 @@ pub use closing::FLUSH;
 #[cfg(test)]
 pub use closing::STALLED;
 use looks::{Idle, Kernel, Poll, USUAL};
-pub use outcome::Outcome;
+pub use outcome::{Loss, Outcome};
 use step::Step;
 pub(crate) use step::pause;
 
@@ -97,8 +97,8 @@ pub struct Drain {
     arrivals: Option<Arrivals>,
     /// How many new connections came until nobody was expected any more.
     came: Option<u64>,
-    /// Whether connections that the drain waited for have ended with their process, or may have.
-    lost: bool,
+    /// What has ended with its process while the drain waited for it.
+    lost: Loss,
     /// Whether a look shows all that is in flight: Envoy may not have told all of it yet.
     known: bool,
     closing_at: Time,
@@ -157,7 +157,7 @@ impl Drain {
                 _ => None,
             },
             came: None,
-            lost: false,
+            lost: Loss::None,
             known: true,
             closing_at: deadline - (limits.timeout / 10).min(Duration::from_secs(1)),
             settle: limits.settle,
@@ -264,19 +264,21 @@ impl Drain {
     /// Ends the drain, unless it has ended already. What was lost meanwhile is not drained.
     pub fn end(&mut self, outcome: Outcome) {
         let outcome = match outcome {
-            Outcome::Drained | Outcome::Idle if self.lost => Outcome::EnvoyExited,
+            Outcome::Drained | Outcome::Idle if self.lost != Loss::None => Outcome::EnvoyExited,
             outcome => outcome,
         };
         self.outcome.get_or_insert(outcome);
     }
 
-    /// Connections that the drain waited for have ended with their process, or may have.
-    pub fn on_loss(&mut self) {
-        self.lost = true;
+    /// A process has ended that the drain waited for: what it had open then, if anything.
+    pub fn on_loss(&mut self, loss: Loss) {
+        if loss != Loss::None && self.outcome.is_none() {
+            self.lost = loss;
+        }
     }
 
-    /// Whether connections that the drain waited for have ended with their process, or may have.
-    pub fn has_lost(&self) -> bool {
+    /// What has ended with its process while the drain waited for it.
+    pub fn loss(&self) -> Loss {
         self.lost
     }
 

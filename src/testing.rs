@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::drain::{Limits, MinDrain, Outcome};
+use crate::drain::{Limits, Loss, MinDrain, Outcome};
 use crate::envoy::load::{ListenerLoad, Load};
 use crate::status::DrainStatus;
 
@@ -51,7 +51,7 @@ pub fn ended_drain(
         listeners_draining: None,
         last_connection: None,
         came: None,
-        lost: false,
+        lost: Loss::None,
         first,
         ended: Some((ended, outcome)),
         verdict: None,

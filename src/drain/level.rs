@@ -53,6 +53,9 @@ impl Drain {
         self.costs = [Duration::ZERO; USUAL];
         self.poll_failures = MANY;
         self.came = None;
+        if self.lost != Loss::None {
+            self.lost = Loss::Unknown;
+        }
         self.entries_since = self.entries_since.map(|at| past(at, FLUSH));
         let patience = self.patience();
         self.unsent = self.unsent.map(|(at, bytes)| (past(at, patience), bytes));

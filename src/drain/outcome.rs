@@ -1,4 +1,4 @@
-//! How a drain ended.
+//! How a drain ended, and what was lost meanwhile.
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +19,18 @@ pub enum Outcome {
     SecondSignal,
     /// Envoy ended by itself.
     EnvoyExited,
+}
+
+/// What has ended with its process while a drain waited for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Loss {
+    /// Nothing.
+    #[default]
+    None,
+    /// So many connections.
+    Connections(u64),
+    /// Something, for all that is known.
+    Unknown,
 }
 
 impl Outcome {

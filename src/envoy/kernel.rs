@@ -104,8 +104,12 @@ impl Seen {
     /// How many connections there may be in all; none where that is not known, because a UDP listener
     /// has any number of sessions.
     pub fn all_connections(&self) -> Option<u64> {
-        let open = self.load.connections().saturating_add(self.elsewhere);
-        (self.load.udp_sessions == 0).then_some(open)
+        (self.load.udp_sessions == 0).then(|| self.tcp_connections())
+    }
+
+    /// How many TCP connections there may be in all.
+    pub fn tcp_connections(&self) -> u64 {
+        self.load.connections().saturating_add(self.elsewhere)
     }
 
     /// Whether nothing is to be expected of Envoy any more. A drain that `winds_down` has the listeners

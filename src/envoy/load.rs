@@ -82,6 +82,9 @@ pub struct Load {
     /// such generation, or the kernel does not tell of all that it may have, as where it has a UDP
     /// listener.
     pub old_sockets: Option<u64>,
+    /// The TCP connections among them, also where the kernel does not tell of all. None where there is
+    /// no such generation, or the kernel could not be asked.
+    pub old_tcp: Option<u64>,
     /// Envoy's uptime in seconds when it last flushed its statistics: only then does it look at
     /// how many connections the old generation has. None where it is not told.
     pub uptime: Option<u64>,

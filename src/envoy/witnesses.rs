@@ -184,9 +184,10 @@ impl<'a> Witnesses<'a> {
         }
         let seen = seen.ok();
         let left = seen.as_ref().filter(|_| old);
+        let tcp = left.map(Seen::tcp_connections);
         let left = left.and_then(Seen::all_connections);
         let mut load = self.weigh(told, seen, figures.shows_itself());
-        load.old_sockets = left;
+        (load.old_sockets, load.old_tcp) = (left, tcp);
         Ok(Answer::Stats(load))
     }
 

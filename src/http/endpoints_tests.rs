@@ -1,7 +1,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::drain::Outcome;
+use crate::drain::{Loss, Outcome};
 use crate::status::{DrainStatus, EnvoyStatus};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -295,7 +295,7 @@ fn shutdown_is_answered_once_the_drain_is_over_or_envoy_gone() {
             listeners_draining: None,
             last_connection: None,
             came: None,
-            lost: false,
+            lost: Loss::None,
             first: None,
             ended: None,
             verdict: None,

@@ -342,7 +342,7 @@ mod tests {
             listeners_draining: Some(born + 10 * second + second / 2),
             last_connection: None,
             came: None,
-            lost: false,
+            lost: crate::drain::Loss::None,
             first: None,
             ended: None,
             verdict: None,

@@ -331,7 +331,7 @@ pub(crate) mod tests {
                 listeners_draining: Some(born + 12 * second),
                 last_connection: Some(born + 13 * second),
                 came: None,
-                lost: false,
+                lost: crate::drain::Loss::None,
                 first: Some(load),
                 ended: Some((born + 13 * second + second / 2, Outcome::Drained)),
                 verdict: Some("drained".into()),

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::client::{Address, Peer};
-use crate::drain::Outcome;
+use crate::drain::{Loss, Outcome};
 use crate::envoy::listeners::ListenerCount;
 use crate::envoy::load::Load;
 use crate::envoy::question::Readiness;
@@ -142,8 +142,8 @@ pub struct DrainStatus {
     pub first: Option<Load>,
     /// How many new connections came meanwhile; none where they were not counted.
     pub came: Option<u64>,
-    /// Whether connections that the drain waited for have ended with their process, or may have.
-    pub lost: bool,
+    /// What has ended with its process while the drain waited for it.
+    pub lost: Loss,
     /// When and how the drain ended.
     pub ended: Option<(Instant, Outcome)>,
     /// How the drain ended in one line, with what was left.

@@ -5,15 +5,50 @@ use super::Supervisor;
 use super::decide::{Input, News, Reloaded, RestartStep, Who};
 use super::trials::{Purpose, TrialResult, program};
 use crate::certificates::CertificateCommand;
-use crate::drain::Time;
+use crate::drain::{Drain, Loss, Time};
 use crate::envoy::load::Load;
 use crate::envoy::{flags, hot_restart, refusal};
 use crate::process::{self, Exit};
 use crate::status::hot_restart::{Handover, HotRestart};
+use crate::status::plural;
+
+/// What an old generation is called among listeners.
+const OLD: &str = "old generation";
 
 /// What is wrong with an Envoy whose listeners ended with the generation that had taken them over.
 pub(super) const CLOSED: &str =
     "envoy accepts no connections any more: its listeners went with the generation that ended";
+
+/// Who has connections that are no listener's of the newest Envoy, and how many.
+pub(super) fn elsewhere(load: &Load) -> Option<(&'static str, u64)> {
+    (load.old_connections > 0).then_some((OLD, load.old_connections))
+}
+
+/// The same of connections that were cut: lost with the old generation, or left on it.
+pub(super) fn cut_elsewhere(
+    loss: Option<Loss>,
+    left: Option<&Load>,
+) -> Option<(&'static str, u64)> {
+    match loss {
+        Some(Loss::Connections(count)) => Some((OLD, count)),
+        _ => left.and_then(elsewhere),
+    }
+}
+
+/// HTTP requests in flight; none where an old generation may have more, of which nobody tells.
+pub(super) fn known_requests(load: &Load) -> Option<u64> {
+    load.known_requests().filter(|_| elsewhere(load).is_none())
+}
+
+/// `; an old generation of envoy ended with 2 connections open`, or nothing where nothing was lost.
+pub(super) fn loss(loss: Loss) -> String {
+    let what = match loss {
+        Loss::None => return String::new(),
+        Loss::Connections(count) => format!(" with {} open", plural(count, "connection")),
+        Loss::Unknown => ", and what it had open then is not known".into(),
+    };
+    format!("; an old generation of envoy ended{what}")
+}
 
 impl Supervisor {
     /// Does what the core says of a hot restart.
@@ -91,7 +126,17 @@ impl Supervisor {
     pub(super) fn on_old_exit(&mut self, exit: Exit) {
         log::info!("the old generation is gone: {exit}");
         self.note_generations();
+        let before = self.loss();
         self.handle(Input::Exited(Who::Old, exit));
+        if self.loss() != before {
+            log::warn!("the old generation had connections open that were waited for");
+        }
+    }
+
+    /// What the drain, or the wait of a hold, has lost with an Envoy that ended.
+    fn loss(&self) -> Loss {
+        let wait = self.core.drain().or(self.core.hold());
+        wait.map_or(Loss::None, Drain::loss)
     }
 
     /// The reload that was asked for just now is done later.

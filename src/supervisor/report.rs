@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::libc;
 
 use crate::clock;
-use crate::drain::{self, Answer, Ask, Outcome, Time};
+use crate::drain::{self, Answer, Ask, Loss, Outcome, Time};
 use crate::envoy::address;
 use crate::envoy::admin::AdminReply;
 use crate::envoy::load::Load;
@@ -361,7 +361,7 @@ impl Reporter {
         if let (None, Some(outcome)) = (shown.ended, drain.outcome()) {
             shown.ended = Some((now, outcome));
             shown.came = drain.came();
-            shown.lost = drain.has_lost();
+            shown.lost = drain.loss();
             notes::count_drain(snapshot);
             let verdict = snapshot.drain.as_ref();
             let verdict = verdict.map(|drain| sentences::ending(drain, snapshot));
@@ -385,6 +385,7 @@ impl Reporter {
         let mut shown = known.unwrap_or_else(|| self.begin_drain(hold));
         if let (None, Some(outcome)) = (shown.ended, hold.outcome()) {
             shown.ended = Some((now, outcome));
+            shown.lost = hold.loss();
             shown.verdict = Some(sentences::hold_ending(&shown, snapshot));
         }
         snapshot.hold = Some(shown);
@@ -400,7 +401,7 @@ impl Reporter {
             listeners_draining: None,
             last_connection: None,
             came: None,
-            lost: false,
+            lost: Loss::None,
             first: None,
             ended: None,
             verdict: None,

@@ -4,8 +4,9 @@ use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use super::hot_restart::{elsewhere, known_requests, loss};
 use crate::clock;
-use crate::drain::Outcome;
+use crate::drain::{Loss, Outcome};
 use crate::duration::show;
 use crate::envoy::load::{self, ListenerLoad, Load, Sight};
 use crate::status::{DrainStatus, Snapshot, State, clients, plural};
@@ -151,6 +152,7 @@ fn told(drain: &DrainStatus, snapshot: &Snapshot, words: [&'static str; 2]) -> S
         {
             "drained without a running envoy".into()
         }
+        Outcome::EnvoyExited if drain.lost != Loss::None => over.into(),
         Outcome::Drained
         | Outcome::Idle
         | Outcome::NeverLive
@@ -180,7 +182,7 @@ fn told(drain: &DrainStatus, snapshot: &Snapshot, words: [&'static str; 2]) -> S
         if !left.is_empty() {
             let idle = outcome.is_clean() && last.in_flight() == 0;
             let cut = if idle { "idle" } else { left_over };
-            let requests = match last.known_requests() {
+            let requests = match known_requests(last) {
                 Some(requests) => format!("{} in flight", plural(requests, "request")),
                 None => "requests not known".into(),
             };
@@ -194,9 +196,7 @@ fn told(drain: &DrainStatus, snapshot: &Snapshot, words: [&'static str; 2]) -> S
     if let Some(came) = drain.came.filter(|came| *came > 0) {
         let _ = write!(line, "; {} came meanwhile", plural(came, "new connection"));
     }
-    if drain.lost {
-        line.push_str("; an old generation of envoy ended before its connections did");
-    }
+    line.push_str(&loss(drain.lost));
     match &snapshot.load {
         _ if outcome == Outcome::Unknown => line.push_str(
             ": what was in flight is not known, because envoy's admin interface never answered and \
@@ -223,7 +223,7 @@ pub fn is_cut(drain: &DrainStatus, snapshot: &Snapshot) -> bool {
         |load: &Load| load.connections() == 0 && load.in_flight() == 0 && load.unsent == 0;
     match drain.ended {
         None => false,
-        Some(_) if drain.lost => true,
+        Some(_) if drain.lost != Loss::None => true,
         // Those that `--open-connections` lets go may have had something in flight.
         Some((_, Outcome::Drained)) => {
             let load = snapshot.load.as_ref();
@@ -272,6 +272,9 @@ fn by_listener(load: &Load) -> String {
         });
         let listeners = plural(rest.len() as u64, "more listener");
         words.push(format!("and {connections} on {listeners}"));
+    }
+    if let Some((name, connections)) = elsewhere(load) {
+        words.push(format!("{name} {connections}"));
     }
     words.join(", ")
 }

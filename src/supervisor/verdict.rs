@@ -3,6 +3,7 @@
 use log::Level;
 use serde_json::{Map, Value};
 
+use super::hot_restart::{cut_elsewhere, known_requests};
 use super::sentences;
 use crate::clock::seconds;
 use crate::envoy::load::Load;
@@ -83,8 +84,9 @@ fn fields(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Map<String, Valu
         |load: &&Load| !ended.is_some_and(|(_, how)| sentences::is_lost(how, Some(load)));
     let last = first.and(snapshot.load.as_ref()).filter(is_known);
     let is_cut = drain.is_some_and(|drain| sentences::is_cut(drain, snapshot));
-    let cut = last.filter(|_| is_cut).map(Load::by_name);
-    let cut = cut.into_iter().flatten();
+    let left = last.filter(|_| is_cut);
+    let cut = left.map(Load::by_name).into_iter().flatten();
+    let cut = cut.chain(cut_elsewhere(drain.map(|drain| drain.lost), left));
     let cut = cut.filter(|(_, connections)| *connections > 0);
     let mut cut_by_listener = Map::new();
     for (listener, connections) in cut {
@@ -97,7 +99,7 @@ fn fields(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Map<String, Valu
         ("connections_at_start", first.map(Load::connections).into()),
         ("connections_at_end", last.map(Load::connections).into()),
         ("cut_by_listener", cut_by_listener.into()),
-        ("requests", last.and_then(Load::known_requests).into()),
+        ("requests", last.and_then(known_requests).into()),
         ("exit_code", code.into()),
         (
             "exit_class",

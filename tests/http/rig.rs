@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use drainit::drain::{Outcome, Readiness};
+use drainit::drain::{Loss, Outcome, Readiness};
 use drainit::http::{self, BoundSockets, Listen, Wish};
 use drainit::mailbox::{Inbox, Mailbox, Waker, Wakeups};
 use drainit::status::{DrainStatus, EnvoyStatus, SharedSnapshot, Snapshot, State};
@@ -193,7 +193,7 @@ impl Rig {
                 listeners_draining: None,
                 last_connection: None,
                 came: None,
-                lost: false,
+                lost: Loss::None,
                 first: None,
                 ended: ended.map(|outcome| (now, outcome)),
                 verdict: None,

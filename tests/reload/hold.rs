@@ -237,6 +237,22 @@ fn a_hold_waits_as_a_shutdown_does_and_a_sigterm_while_held_cuts_nothing() {
 }
 
 #[test]
+fn a_hold_does_not_call_drained_what_an_old_generations_time_ends() {
+    let rig = rig(envoy(), &[]);
+    let session = TcpSession::open(rig.config.tcp);
+    rig.reload_well();
+    let hold = Waiting::start(&rig.drainit);
+    hold.ends(1, "held, and not drained after");
+    let over = rig
+        .drainit
+        .wait_log("envoy stays out of service until a resume");
+    for part in ["held; not drained after", "ended with 1 connection open"] {
+        assert!(over.contains(part), "{over}");
+    }
+    assert!(session.is_closed());
+}
+
+#[test]
 fn nothing_leads_back_from_a_drain_and_no_order_comes_over_tcp() {
     let upstream = Upstream::start();
     let config = EnvoyConfig::new(Admin::Unix, &upstream);

@@ -129,6 +129,38 @@ fn a_drain_waits_for_what_the_old_generation_has_in_flight() {
 }
 
 #[test]
+fn what_an_old_generations_time_ends_in_a_drain_is_cut_and_what_was_answered_before_is_not() {
+    two_at_a_time([true, false], |is_cut| {
+        let mut rig = Rig::start();
+        let time = Duration::from_millis(if is_cut { 20_000 } else { 2_000 });
+        let slow = SlowRequest::start(rig.config.http, time);
+        rig.upstream.wait_in_flight(1);
+        let session = TcpSession::open(rig.config.tcp);
+        rig.reload_well();
+        rig.drainit.signal(Signal::SIGTERM);
+        if is_cut {
+            assert_ne!(slow.finish().map_or(0, |answer| answer.status), 200);
+        } else {
+            drop(session);
+            assert_eq!(slow.status(), 200);
+        }
+        assert_eq!(rig.drainit.wait_exit(PATIENCE), 0);
+        if is_cut {
+            let verdict = rig.drainit.wait_log("; exit code 0");
+            for part in [
+                "CUT after",
+                "an old generation of envoy ended with 2 connections open",
+            ] {
+                assert!(verdict.contains(part), "{verdict}");
+            }
+        } else {
+            let verdict = rig.drainit.wait_log("drained after");
+            assert!(!verdict.contains("old generation"), "{verdict}");
+        }
+    });
+}
+
+#[test]
 fn a_sigterm_while_a_generation_rises_loses_nothing() {
     two_at_a_time([0, 20, 40, 60, 80, 100, 150], |moment| {
         let mut rig = Rig::start();

@@ -229,10 +229,12 @@ fn what_was_lost_is_not_called_drained() {
     };
     let mut play = Play::new(&limits, true);
     assert_eq!(play.until(ms(2_000), envoy_with(&load(0, 0, 0, 0))), None);
-    play.drain.on_loss();
+    play.drain.on_loss(Loss::None);
+    assert_eq!(play.drain.loss(), Loss::None);
+    play.drain.on_loss(Loss::Connections(2));
     let ended = play.until(ms(60_000), envoy_with(&load(0, 0, 0, 0)));
     assert_eq!(ended, Some(Outcome::EnvoyExited));
-    assert!(play.drain.has_lost());
+    assert_eq!(play.drain.loss(), Loss::Connections(2));
 }
 
 #[test]

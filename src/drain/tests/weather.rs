@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
 enum Weather {
-    Answers(Answer, u64),
+    Answers(Box<Answer>, u64),
     Fails(u64),
     Hangs,
 }
@@ -14,7 +14,7 @@ fn weather() -> impl Strategy<Value = Weather> {
     let small = 0..3u64;
     prop_oneof![
         6 => (small.clone(), small.clone(), small.clone(), small, 0..3_000u64)
-            .prop_map(|(a, b, c, d, took)| Weather::Answers(load(a, b, c.min(a), d), took)),
+            .prop_map(|(a, b, c, d, took)| Weather::Answers(load(a, b, c.min(a), d).into(), took)),
         3 => (0..6_000u64).prop_map(Weather::Fails),
         1 => Just(Weather::Hangs),
     ]
@@ -79,7 +79,7 @@ proptest! {
                     let at = now;
                     asked = Some(at);
                     let (answer, took) = match weather.next() {
-                        Some(Weather::Answers(load, took)) => (Some(load), took),
+                        Some(Weather::Answers(load, took)) => (Some(*load), took),
                         Some(Weather::Fails(took)) => (None, took),
                         _ => {
                             // It hangs: only the deadline is left.

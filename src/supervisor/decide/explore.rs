@@ -20,12 +20,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::asking::{Asking, HealthCheck, PROBE_REST, Requester};
-use super::generations::{AdminAccess, Beside, Left, MOMENT, SEEN_LATE, START_LIMIT};
+use super::generations::{AdminAccess, Beside, CUT, Left, MOMENT, Open, SEEN_LATE, START_LIMIT};
 use super::life::{AfterStop, HANDLERS_READY, KILL_PATIENCE};
 use super::orders::SAME_ORDER;
 use super::*;
 use crate::drain::{
-    Answer, FLUSH, HANGING, Limits, MinDrain, Outcome, Readiness, SILENCE_MIN, STALLED,
+    Answer, FLUSH, HANGING, Limits, Loss, MinDrain, Outcome, Readiness, SILENCE_MIN, STALLED,
 };
 use crate::envoy::load::{self, Counters, ListenerLoad, Load};
 use crate::process::Exit;

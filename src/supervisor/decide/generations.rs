@@ -15,14 +15,14 @@ use std::time::Duration;
 use super::asking::{PROBE_REST, Question};
 use super::life::{AfterStop, Envoy, Life, Phase};
 use super::{Input, Turn};
-use crate::drain::{Answer, Outcome, Time};
+use crate::drain::{Answer, Ask, Outcome, Time};
 use crate::process::Exit;
 
 pub use messages::{News, RestartStep, Who};
 use old::LOOK;
 #[cfg(test)]
-pub(super) use old::MOMENT;
-pub(super) use old::{Left, Told};
+pub(super) use old::{CUT, MOMENT};
+pub(super) use old::{Left, Open, Told};
 #[cfg(test)]
 pub(super) use starting::START_LIMIT;
 pub(super) use starting::Starting;
@@ -68,8 +68,8 @@ pub(super) enum Beside {
         told: Told,
         /// What the old Envoy has left, and how far its end is.
         left: Left,
-        /// Whether the last look has shown connections of the old Envoy.
-        open: bool,
+        /// What the old Envoy has open.
+        open: Open,
         /// When to look next at what the old Envoy has.
         look: Time,
         /// Whether the newest Envoy was spawned a second time.
@@ -190,7 +190,13 @@ impl Generations {
         let sight = match self.beside {
             Beside::Starting(_) => Visibility::Nothing,
             Beside::Old { .. } if !life.is_live() => Visibility::Nothing,
-            Beside::Old { told, .. } if told != Told::All => Visibility::Partial,
+            Beside::Old { told, open, .. } if told != Told::All || open.may_be_cut() => {
+                Visibility::Partial
+            }
+            // The kernel was asked of the old one alone.
+            Beside::Old { .. } if life.asked().is_some_and(|asked| asked.ask == Ask::Sockets) => {
+                Visibility::Partial
+            }
             _ if self.is_degraded() => Visibility::Kernel,
             _ => Visibility::Whole,
         };
@@ -298,7 +304,6 @@ impl Generations {
                 since,
                 told,
                 left,
-                open,
                 look,
                 ..
             },
@@ -308,7 +313,6 @@ impl Generations {
             *since = now;
             *told = Told::Nothing;
             *left = Left::Something;
-            *open = false;
             *look = now + LOOK;
             envoy.asking.figures_at(now + PROBE_REST);
         }
@@ -342,7 +346,7 @@ impl Generations {
             return false;
         };
         if let Some(Answer::Stats(load)) = answer {
-            self.note_old(life, turn, load);
+            self.note_old(life, turn, question.ask, load);
         }
         if question.ask.is_to_envoy() {
             self.admin = match self.admin {

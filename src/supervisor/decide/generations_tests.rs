@@ -10,7 +10,7 @@ use super::tests::{Play, rules, with};
 use super::*;
 use std::time::Duration;
 
-use crate::drain::{Answer, Outcome, Readiness};
+use crate::drain::{Answer, Loss, Outcome, Readiness};
 use crate::envoy::load::{ListenerLoad, Load};
 use crate::process::Exit;
 

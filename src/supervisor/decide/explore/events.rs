@@ -76,6 +76,7 @@ impl Says {
                 requests,
                 udp_sessions,
                 old_sockets: Some(connections),
+                old_tcp: Some(connections),
                 uptime: Some(u64::from(self == Says::Flushed)),
                 health_failed,
                 sends_logs: self == Says::Logs,

@@ -125,13 +125,19 @@ impl World {
         };
         let limits = &self.core.life.rules.limits;
         let failed = !holds || self.witness.health == Health::Failed;
-        let known = failed && (!self.witness.old || self.witness.told);
         let patience = match limits.settle {
             Duration::ZERO => STALLED,
             settle => settle,
         };
         let sends = |seen: &DrainSeen| seen.unsent_since.is_some_and(|at| now < at + patience);
+        // The kernel is asked of one of two, and what it does not show any more may have been cut.
+        let both = self.witness.old && self.witness.newest;
+        let told = self.witness.told && !matches!(event, Event::Answer(Ask::Sockets, _));
+        let told = told && (self.witness.none_since.is_none() || self.witness.old_is_empty(now));
+        let known = failed && (!self.witness.old || self.witness.told && (told || !both));
         let clean = |seen: &DrainSeen| {
+            // Nothing that was open when an old generation ended is called drained.
+            let known = known && !seen.lost;
             let live = seen.word;
             let patient = live || now + limits.timeout >= seen.deadline + SILENCE_MIN;
             let sent = !seen.stops || seen.entries_since.is_none_or(|at| now >= at + FLUSH);
@@ -165,7 +171,9 @@ impl World {
                 matches!(event, Event::Order(_) | Event::Hold) && !from.witness.old
             }
             (Outcome::Unknown, None) => event == Event::Hold && from.witness.old,
-            (Outcome::EnvoyExited, Some(_)) if holds => !self.core.life.is_running(),
+            (Outcome::EnvoyExited, Some(seen)) if holds => {
+                seen.lost || !self.core.life.is_running()
+            }
             (Outcome::NeverLive, Some(seen)) => {
                 let initializing = event == Event::Answer(Ask::Ready, Says::Initializing);
                 let closed = seen.kernel == Some(Says::Closed);
@@ -269,6 +277,10 @@ impl World {
                     self.witness.old && self.witness.relieved.is_some(),
                     "SIGKILL to an old generation that is asked",
                 )?;
+                let lost = !self.witness.old_is_empty(now);
+                if let Some(seen) = &mut self.witness.drain {
+                    seen.lost |= lost;
+                }
                 self.witness.lose_old();
                 must(
                     matches!(event, Event::Exited(_))

@@ -68,6 +68,8 @@ pub(super) struct Witness {
     /// somebody answers in its place; when it was sent SIGTERM for that.
     pub(super) empty: bool,
     pub(super) relieved: Option<Time>,
+    /// Since when every look has shown the old one without a connection.
+    pub(super) none_since: Option<Time>,
     pub(super) old_ended: Option<Time>,
     /// Whether somebody waits for a reload that is under way, and for one that is kept.
     pub(super) waiting: bool,
@@ -99,7 +101,12 @@ impl Witness {
     /// The old one is gone.
     pub(super) fn lose_old(&mut self) {
         self.old = false;
-        (self.relieved, self.old_ended) = (None, None);
+        (self.relieved, self.old_ended, self.none_since) = (None, None, None);
+    }
+
+    /// Whether the old one surely had nothing to cut, were it gone now.
+    pub(super) fn old_is_empty(&self, now: Time) -> bool {
+        self.none_since.is_some_and(|at| now >= at + CUT)
     }
 
     pub(super) fn note(&mut self, now: Time, event: Event, before: &Core) {
@@ -239,6 +246,10 @@ impl Witness {
                     if !self.empty && !before.generations.hurries(now) {
                         self.relieved = self.relieved.map(|_| now);
                     }
+                    if let Beside::Old { .. } = before.generations.beside {
+                        let none = load.connections() == 0;
+                        self.none_since = none.then(|| self.none_since.unwrap_or(now));
+                    }
                 }
                 if let (Some(drain), Some(Answer::Stats(load))) = (&mut self.drain, says.answer()) {
                     if load.in_flight() > 0 || load.connections() == 0 {
@@ -261,8 +272,9 @@ impl Witness {
             Event::NextSpawned(true) => self.old = true,
             Event::OldRelieved(true) => self.relieved = Some(now),
             Event::OldExited(_) => {
+                let lost = !self.old_is_empty(now);
                 if let Some(seen) = &mut self.drain {
-                    seen.lost = true;
+                    seen.lost |= lost;
                 }
                 self.lose_old();
             }

@@ -98,23 +98,30 @@ impl World {
                 next.asking.rest();
             }
             Beside::Old {
-                since, left, look, ..
+                since,
+                left,
+                open,
+                look,
+                ..
             } if !drains => {
                 *since = past(*since, PARENT_TIME - SEEN_LATE);
                 let looks = running && matches!(left, Left::Something | Left::Relieved(_));
                 *look = if looks { due(*look) } else { BASE };
                 *left = leveled(*left, &past);
+                *open = leveled_open(*open, &past);
             }
             // When its time is, and whether the newest is spawned again, makes no difference now.
             Beside::Old {
                 since,
                 second,
                 left,
+                open,
                 look,
                 ..
             } => {
                 (*since, *second, *look) = (BASE, true, BASE);
                 *left = leveled(*left, &past);
+                *open = leveled_open(*open, &past);
             }
             Beside::Last { since, asked } => {
                 *since = BASE;
@@ -128,6 +135,7 @@ impl World {
         let witness = &mut self.witness;
         witness.empty &= witness.old && !drains;
         witness.relieved = witness.relieved.map(|at| past(at, MOMENT));
+        witness.none_since = witness.none_since.map(|at| past(at, CUT));
         witness.old_ended = witness.old_ended.map(|at| past(at, KILL_PATIENCE));
         witness.stops = witness.stops.min(3);
         witness.ordered = counts(witness.ordered);
@@ -296,6 +304,14 @@ fn leveled(left: Left, past: &impl Fn(Time, Duration) -> Time) -> Left {
         Left::Relieved(at) => Left::Relieved(past(at, MOMENT)),
         Left::Terminated(at) => Left::Terminated(past(at, KILL_PATIENCE)),
         left => left,
+    }
+}
+
+/// How much was lost makes no difference to anything.
+fn leveled_open(open: Open, past: &impl Fn(Time, Duration) -> Time) -> Open {
+    match open {
+        Open::NothingSince(at, _) => Open::NothingSince(past(at, CUT), Loss::Unknown),
+        open => open,
     }
 }
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::super::Turn;
-use super::super::asking::{Asking, Requester};
+use super::super::asking::{Asking, PROBE_REST, Requester};
 use super::super::life::{AfterStop, KILL_PATIENCE, Life, Phase};
 use super::{Beside, Generations, RestartStep, SEEN_LATE};
-use crate::drain::{Ask, Outcome, Time};
+use crate::drain::{Ask, Loss, Outcome, Time};
 use crate::envoy::load::Load;
 use crate::process::Exit;
 
@@ -41,6 +41,61 @@ impl Told {
             (Told::Asked(before), Some(uptime)) if uptime != before => Told::All,
             _ => self,
         }
+    }
+}
+
+/// An Envoy that ends closes its connections a moment before it is gone. Where none was left for this
+/// long before its end, each of them had ended by itself.
+pub(in super::super) const CUT: Duration = Duration::from_millis(500);
+
+/// What the old Envoy has open, by the freshest witness: the kernel, which every look asks, and the
+/// newest Envoy's word where the kernel cannot be asked. That word is as old as the newest's last flush,
+/// and calls open what has ended since. Of HTTP/3 the kernel does not tell: such connections are
+/// not called lost.
+///
+/// Whatever is open when the old Envoy ends is lost to a drain or a hold that waits for it, an idle
+/// HTTP connection as well: nobody tells whether an old Envoy has a request on a connection, since
+/// the newest does not pass that on, and to the kernel a long poll is as silent as an idle
+/// connection. What had ended before is not lost. A look is as old as the drain's pace is long, 250 ms
+/// as a rule, and the end of one of the last connections brings the next look forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in super::super) enum Open {
+    /// Nobody has told yet.
+    Unknown,
+    /// So many connections.
+    Connections(u64),
+    /// Nothing since then, and this before: the end of the old Envoy may be what has cut it.
+    NothingSince(Time, Loss),
+    /// Nothing, for so long that nothing was cut.
+    Nothing,
+}
+
+impl Open {
+    /// What is open after a look that showed so many connections; none where that is not known.
+    fn after(self, now: Time, connections: Option<u64>) -> Open {
+        match (self, connections) {
+            (_, Some(count @ 1..)) => Open::Connections(count),
+            (Open::Unknown | Open::Connections(_), Some(_)) => {
+                Open::NothingSince(now, self.loss(now))
+            }
+            (Open::NothingSince(since, _), Some(_)) if now >= since + CUT => Open::Nothing,
+            _ => self,
+        }
+    }
+
+    /// What is lost if the old Envoy is gone now.
+    fn loss(self, now: Time) -> Loss {
+        match self {
+            Open::Unknown => Loss::Unknown,
+            Open::Connections(count) => Loss::Connections(count),
+            Open::NothingSince(since, before) if now < since + CUT => before,
+            Open::NothingSince(..) | Open::Nothing => Loss::None,
+        }
+    }
+
+    /// Whether the old Envoy may be about to end, and have cut what it had.
+    pub fn may_be_cut(self) -> bool {
+        matches!(self, Open::NothingSince(..))
     }
 }
 
@@ -99,11 +154,7 @@ impl Generations {
                 self.lose_everything(life, turn, exit);
             }
             Beside::Old {
-                since,
-                told,
-                left,
-                open,
-                ..
+                since, left, open, ..
             } => {
                 self.beside = Beside::Nobody;
                 let time = self.old_time.unwrap_or_default();
@@ -124,13 +175,9 @@ impl Generations {
                         life.reason = format!("the old generation's end was none of ours: {exit}");
                         self.kill_newest(life, turn, AfterStop::StartAnew);
                     }
-                    Phase::Running(_)
-                        if !left.is_relieved()
-                            && (exit != Exit::Code(0) || !is_its_time)
-                            && (open || told != Told::All) =>
-                    {
-                        if let Some(drain) = life.service.drain_mut() {
-                            drain.on_loss();
+                    Phase::Running(_) => {
+                        if let Some(wait) = life.service.wait_mut() {
+                            wait.on_loss(open.loss(turn.now));
                         }
                     }
                     _ => {}
@@ -151,7 +198,7 @@ impl Generations {
     }
 
     /// Somebody has looked at what is open.
-    pub(super) fn note_old(&mut self, life: &mut Life, turn: &mut Turn, load: &Load) {
+    pub(super) fn note_old(&mut self, life: &mut Life, turn: &mut Turn, ask: Ask, load: &Load) {
         let now = turn.now;
         let Beside::Old {
             told, left, open, ..
@@ -160,8 +207,16 @@ impl Generations {
             return;
         };
         *told = told.after(load.uptime);
-        *open = load.old_connections > 0;
-        let nothing = *told == Told::All && !*open && load.old_sockets == Some(0);
+        let word = load.old_connections;
+        let is_told = *told == Told::All || word > 0;
+        let connections = match (ask, load.old_tcp) {
+            // It was asked of the old one alone.
+            (Ask::Sockets, _) => Some(load.connections()),
+            (_, Some(tcp)) => Some(tcp),
+            (_, None) => is_told.then_some(word),
+        };
+        *open = open.after(now, connections);
+        let nothing = *told == Told::All && word == 0 && load.old_sockets == Some(0);
         match left {
             Left::Something if nothing && life.drain().is_none() => {
                 *left = Left::Relieving;
@@ -190,7 +245,11 @@ impl Generations {
     /// Ends an old Envoy that has nothing left; until then, sees to it that somebody looks.
     pub(super) fn advance_old(&mut self, life: &mut Life, turn: &mut Turn) -> Option<Time> {
         let Beside::Old {
-            since, left, look, ..
+            since,
+            left,
+            look,
+            open,
+            ..
         } = &mut self.beside
         else {
             return None;
@@ -219,6 +278,9 @@ impl Generations {
                 Some(turn.now + patience)
             }
             Left::Terminated(_) if due <= Some(turn.now) => {
+                if let Some(wait) = life.service.wait_mut() {
+                    wait.on_loss(open.loss(turn.now));
+                }
                 self.beside = Beside::Nobody;
                 turn.step(RestartStep::KillOld);
                 self.begin_kept(life, turn);
@@ -226,14 +288,19 @@ impl Generations {
             }
             _ => due,
         };
-        let drains = life.drain().is_some();
+        let (drains, pause) = match life.drain() {
+            // Its polls tell all.
+            Some(drain) if !drain.is_delayed(turn.now) => (true, LOOK),
+            Some(_) => (false, PROBE_REST),
+            None => (false, LOOK),
+        };
         let next = match &mut life.phase {
             Phase::Running(envoy)
                 if envoy.live.is_some()
                     && !drains
                     && matches!(left, Left::Something | Left::Relieved(_)) =>
             {
-                envoy.asking.look_for_old(turn, look, LOOK)
+                envoy.asking.look_for_old(turn, look, pause)
             }
             _ => None,
         };

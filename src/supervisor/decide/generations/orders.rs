@@ -6,7 +6,7 @@ use super::super::asking::Requester;
 use super::super::life::{Life, Phase};
 use super::super::service::Service;
 use super::super::{Order, Turn};
-use super::{Beside, Generations, Left, Told};
+use super::{Beside, Generations, Left, Open, Told};
 use crate::drain::{self, Answer, Ask, Drain, Limits, Outcome, Time};
 use crate::process::Exit;
 
@@ -78,7 +78,7 @@ impl Generations {
             since: *since,
             told: Told::Nothing,
             left: Left::Something,
-            open: false,
+            open: Open::Unknown,
             look: turn.now,
             second: true,
         };

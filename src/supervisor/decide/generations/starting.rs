@@ -6,7 +6,9 @@ use super::super::asking::{Asking, PROBE_REST, Requester};
 use super::super::life::{Life, Phase, serves};
 use super::super::service::Service;
 use super::super::{Action, Turn};
-use super::{AdminAccess, Beside, Generations, LOOK, Left, Reloaded, RestartStep, Told, newest};
+use super::{
+    AdminAccess, Beside, Generations, LOOK, Left, Open, Reloaded, RestartStep, Told, newest,
+};
 use crate::drain::{Answer, Ask, Readiness, Time};
 use crate::duration::show;
 use crate::process::Exit;
@@ -176,7 +178,7 @@ impl Generations {
             since: turn.now,
             told: Told::Nothing,
             left: Left::Something,
-            open: false,
+            open: Open::Unknown,
             look: turn.now + LOOK,
             second: false,
         };

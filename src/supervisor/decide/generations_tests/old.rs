@@ -125,6 +125,7 @@ fn beside(uptime: u64, old_sockets: Option<u64>) -> impl FnMut(Ask) -> Option<An
         answers(ask).map(|answer| match answer {
             Answer::Stats(load) => Answer::Stats(Load {
                 old_sockets,
+                old_tcp: old_sockets,
                 health_failed: false,
                 ..load
             }),
@@ -225,4 +226,139 @@ fn who_goes_back_waits_for_an_old_generation_until_then_and_ends_it() {
     assert!(play.did(Action::HotRestart(RestartStep::TerminateOld)));
     play.put(Input::Exited(Who::Old, Exit::Code(0)));
     assert!(play.did(Action::HotRestart(RestartStep::Try)));
+}
+
+/// A drain or a hold with an old generation beside the newest, from 5 s before the old one's time: all
+/// is told by then.
+fn waits_beside_an_old_one(input: Input) -> Play {
+    let mut play = two(hot());
+    let first = play.now + Duration::from_secs(4);
+    play.until(first, beside(60, Some(3)));
+    let late = play.now + Duration::from_secs(16);
+    play.until(late, beside(65, Some(3)));
+    play.put(input);
+    play
+}
+
+fn waits() -> [Input; 2] {
+    [
+        Input::Order(Order::Stop, "a signal".into()),
+        Input::Hold("a person".into()),
+    ]
+}
+
+/// The newest's word on the old one, which is as old as its last flush, and what the kernel sees.
+fn has(word: u64, sockets: Option<u64>) -> impl FnMut(Ask) -> Option<Answer> {
+    let mut answers = beside(70, sockets);
+    move |ask| match answers(ask) {
+        Some(Answer::Stats(load)) => Some(Answer::Stats(Load {
+            old_connections: word,
+            health_failed: true,
+            ..load
+        })),
+        answer => answer,
+    }
+}
+
+/// How the wait ends after the old one's end, and what was lost.
+fn end(mut play: Play) -> (Option<Outcome>, Loss) {
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
+    let end = play.now + Duration::from_secs(1);
+    play.until(end, has(0, None));
+    let wait = play.core.drain().or(play.core.hold()).unwrap();
+    (wait.outcome(), wait.loss())
+}
+
+#[test]
+fn what_an_old_generation_has_when_its_time_ends_is_lost_to_who_waits_for_it() {
+    for input in waits() {
+        let mut play = waits_beside_an_old_one(input);
+        let time = play.now + Duration::from_secs(5);
+        play.until(time, has(3, Some(2)));
+        let lost = Loss::Connections(2);
+        assert_eq!(end(play), (Some(Outcome::EnvoyExited), lost));
+    }
+    // The end itself is what closes them, and a look may see that.
+    for input in waits() {
+        let mut play = waits_beside_an_old_one(input);
+        let time = play.now + Duration::from_millis(4_900);
+        play.until(time, has(3, Some(2)));
+        let time = play.now + Duration::from_millis(300);
+        play.until(time, has(0, Some(0)));
+        let lost = Loss::Connections(2);
+        assert_eq!(end(play), (Some(Outcome::EnvoyExited), lost));
+    }
+    // Where the kernel does not tell of all, the newest's word is gone by.
+    for input in waits() {
+        let mut play = waits_beside_an_old_one(input);
+        let time = play.now + Duration::from_secs(5);
+        play.until(time, has(1, None));
+        let lost = Loss::Connections(1);
+        assert_eq!(end(play), (Some(Outcome::EnvoyExited), lost));
+    }
+}
+
+#[test]
+fn what_had_ended_before_an_old_generations_time_is_not_lost_whatever_the_newest_told_last() {
+    for input in waits() {
+        let mut play = waits_beside_an_old_one(input);
+        let time = play.now + Duration::from_secs(4);
+        play.until(time, has(3, Some(3)));
+        let time = play.now + Duration::from_secs(1);
+        play.until(time, has(3, Some(0)));
+        assert_eq!(end(play), (Some(Outcome::Drained), Loss::None));
+    }
+}
+
+#[test]
+fn beside_a_udp_listener_the_kernels_word_on_tcp_is_gone_by() {
+    // The newest's word is as old as its last flush.
+    for (word, tcp, lost) in [(2, 2, Loss::None), (3, 2, Loss::None), (0, 0, Loss::None)] {
+        let [stop, _] = waits();
+        let mut play = two(hot());
+        let seen = |tcp| {
+            let mut answers = has(word, None);
+            move |ask| match answers(ask) {
+                Some(Answer::Stats(load)) => Some(Answer::Stats(Load {
+                    old_tcp: Some(tcp),
+                    ..load
+                })),
+                answer => answer,
+            }
+        };
+        let first = play.now + Duration::from_secs(4);
+        play.until(first, seen(tcp));
+        play.put(stop);
+        let time = play.now + Duration::from_secs(2);
+        play.until(time, seen(0));
+        assert_eq!(end(play).1, lost, "{word} told");
+    }
+}
+
+#[test]
+fn an_old_generation_is_looked_at_while_a_drain_is_delayed() {
+    let mut rules = hot();
+    rules.limits.delay = Duration::from_secs(20);
+    let mut play = two(rules);
+    let first = play.now + Duration::from_secs(4);
+    play.until(first, has(3, Some(3)));
+    play.order(Order::Stop);
+    let time = play.now + Duration::from_secs(8);
+    play.until(time, has(3, Some(3)));
+    let time = play.now + Duration::from_secs(2);
+    play.until(time, has(3, Some(0)));
+    play.put(Input::Exited(Who::Old, Exit::Code(0)));
+    assert_eq!(play.core.drain().map(Drain::loss), Some(Loss::None));
+}
+
+#[test]
+fn the_kernels_word_on_an_old_generation_alone_drains_nothing() {
+    let [stop, _] = waits();
+    let mut play = waits_beside_an_old_one(stop);
+    let time = play.now + Duration::from_secs(4);
+    play.until(time, |ask| match ask {
+        Ask::Sockets => has(0, Some(0))(Ask::Stats),
+        _ => None,
+    });
+    assert_eq!(play.state(), State::Draining);
 }
