@@ -28,8 +28,6 @@ use arrivals::Arrivals;
 pub use arrivals::MinDrain;
 use closing::Closing;
 pub use closing::FLUSH;
-#[cfg(test)]
-pub use closing::STALLED;
 use looks::{Idle, Kernel, Poll, USUAL};
 pub use outcome::{Loss, Outcome};
 use step::Step;
@@ -270,11 +268,21 @@ impl Drain {
         self.outcome.get_or_insert(outcome);
     }
 
-    /// A process has ended that the drain waited for: what it had open then, if anything.
+    /// A process has ended that the drain waited for: what it had open then, if anything. As many as
+    /// count as none (`--open-connections`) are no loss.
     pub fn on_loss(&mut self, loss: Loss) {
-        if loss != Loss::None && self.outcome.is_none() {
-            self.lost = loss;
+        if self.outcome.is_some() {
+            return;
         }
+        self.lost = match (self.lost, loss) {
+            (before, Loss::None) => before,
+            (before, Loss::Connections(count)) if count <= self.open_connections => before,
+            (Loss::Connections(before), Loss::Connections(count)) => {
+                Loss::Connections(before.saturating_add(count))
+            }
+            (Loss::Unknown, _) | (_, Loss::Unknown) => Loss::Unknown,
+            (Loss::None, count) => count,
+        };
     }
 
     /// What has ended with its process while the drain waited for it.

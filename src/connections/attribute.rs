@@ -67,7 +67,7 @@ impl Slot {
                 accept_queue: 0,
                 connections: Vec::new(),
                 queued: 0,
-                unsent: 0,
+                closed: Vec::new(),
             },
         }
     }
@@ -194,9 +194,15 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
             // The kernel alone is left: it needs no Envoy to send the rest, but the network.
             if let Some(slot) = slots.best(row).filter(|_| !known.is_admins(row.local)) {
                 closing += 1;
-                // The end of the stream counts as a byte.
-                let bytes = u64::from(row.unacknowledged.saturating_sub(1));
-                slot.listener.unsent = slot.listener.unsent.saturating_add(bytes);
+                // The end of the stream counts as a byte. Whose they are is not told any more.
+                let unacknowledged = row.unacknowledged.saturating_sub(1);
+                if unacknowledged > 0 && !slot.contested {
+                    let one = connection(row, ConnectionState::EnvoyClosed);
+                    slot.listener.closed.push(Connection {
+                        unacknowledged,
+                        ..one
+                    });
+                }
             }
         } else {
             take(row, &mut slots, &mut elsewhere, known);
@@ -225,6 +231,18 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
     }
 }
 
+fn connection(row: &InetRow, state: ConnectionState) -> Connection {
+    Connection {
+        peer: Some(row.peer),
+        state,
+        accepted: row.inode != 0,
+        inode: row.inode,
+        unread: row.unread,
+        unacknowledged: row.unacknowledged,
+        activity: row.activity,
+    }
+}
+
 fn take(row: &InetRow, slots: &mut Slots, elsewhere: &mut Vec<Connection>, known: &Known) {
     let SocketKind::Open(state) = row.kind else {
         return;
@@ -233,15 +251,7 @@ fn take(row: &InetRow, slots: &mut Slots, elsewhere: &mut Vec<Connection>, known
     if known.is_admins(row.local) {
         return;
     }
-    let connection = Connection {
-        peer: Some(row.peer),
-        state,
-        accepted,
-        inode: row.inode,
-        unread: row.unread,
-        unacknowledged: row.unacknowledged,
-        activity: row.activity,
-    };
+    let connection = connection(row, state);
     let is_own = known
         .own
         .is_none_or(|own| own.binary_search(&row.inode).is_ok());

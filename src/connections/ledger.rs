@@ -121,6 +121,7 @@ mod tests {
             activity: Some(Activity {
                 received_ago: ago,
                 sent_ago: ago / 2,
+                heard_ago: ago,
                 received,
                 acknowledged: 1_000,
             }),

@@ -105,6 +105,8 @@ pub struct Activity {
     pub received_ago: u32,
     /// Since bytes were last sent, in ms; since the connection was opened where none were.
     pub sent_ago: u32,
+    /// Since the client last acknowledged anything, in ms: keep-alives and probes, too.
+    pub heard_ago: u32,
     /// Bytes received from the client in all, TLS and framing included.
     pub received: u64,
     /// Bytes that were sent to the client and acknowledged by it, in all.
@@ -139,6 +141,14 @@ pub struct Connection {
     pub activity: Option<Activity>,
 }
 
+impl Connection {
+    /// Whether the client has acknowledged something within this time, or may have.
+    fn is_heard(&self, patience: Duration) -> bool {
+        let heard = |activity: Activity| Duration::from_millis(activity.heard_ago.into());
+        self.activity.map(heard).is_none_or(|ago| ago < patience)
+    }
+}
+
 /// An address at which Envoy accepts connections, or did, and its connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
@@ -155,9 +165,9 @@ pub struct Listener {
     /// Connections in the accept queue that are not among `connections`: NETLINK_SOCK_DIAG shows
     /// no unix socket before it is accepted.
     pub queued: u64,
-    /// Bytes of connections that Envoy has closed and the kernel alone goes on with: their clients
-    /// have not acknowledged them yet.
-    pub unsent: u64,
+    /// Connections that Envoy has closed and the kernel alone goes on with, because their clients have
+    /// not acknowledged all bytes yet. They count nowhere else.
+    pub closed: Vec<Connection>,
 }
 
 impl Listener {
@@ -173,12 +183,24 @@ impl Listener {
         self.count().saturating_sub(silent)
     }
 
-    /// Bytes that Envoy has written and clients have not acknowledged yet, on connections that it has
-    /// closed; on others where they are more than [`CONTROL`].
-    pub fn unsent(&self) -> u64 {
-        let open = self.connections.iter().map(|one| one.unacknowledged);
-        let open = open.filter(|bytes| *bytes > CONTROL).map(u64::from);
-        open.fold(self.unsent, u64::saturating_add)
+    /// Bytes that Envoy has written and clients have not acknowledged yet, on connections that are
+    /// open and on closed ones. On an open one they are more than [`CONTROL`]. A client that has
+    /// acknowledged nothing for `patience` is gone.
+    pub fn unsent(&self, patience: Duration) -> [u64; 2] {
+        let open = self.connections.iter();
+        let open = open.filter(|one| one.unacknowledged > CONTROL);
+        let sum = |bytes: u64, one: &Connection| bytes.saturating_add(one.unacknowledged.into());
+        [
+            open.filter(|one| one.is_heard(patience)).fold(0, sum),
+            self.sending(patience).fold(0, sum),
+        ]
+    }
+
+    /// The connections that Envoy has closed, and whose clients have acknowledged something within
+    /// `patience`, or may have.
+    pub fn sending(&self, patience: Duration) -> impl Iterator<Item = &Connection> {
+        let closed = self.closed.iter();
+        closed.filter(move |one| one.is_heard(patience))
     }
 
     /// How the listener is named to a person: by its own name, or else by its address.

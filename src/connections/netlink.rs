@@ -320,6 +320,7 @@ fn activity(info: &[u8]) -> Option<Activity> {
     Some(Activity {
         sent_ago: u32_at(info, 44)?,
         received_ago: u32_at(info, 52)?,
+        heard_ago: u32_at(info, 56)?,
         acknowledged: u64_at(info, 120)?,
         received: u64_at(info, 128)?,
     })

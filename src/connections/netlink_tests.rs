@@ -64,6 +64,7 @@ fn a_connection_is_read_whole() {
         activity: Some(Activity {
             received_ago: 200,
             sent_ago: 300,
+            heard_ago: 2,
             received: 22,
             acknowledged: 11,
         }),

@@ -402,6 +402,7 @@ fn a_connection_whose_silence_is_not_known_is_awake() {
         let activity = Activity {
             received_ago,
             sent_ago,
+            heard_ago: 0,
             received: 1,
             acknowledged: 1,
         };

@@ -3,16 +3,13 @@
 use std::time::Duration;
 
 use super::{Drain, Time};
+use crate::envoy::load::patience;
 
 /// How long the last entry of an access log that Envoy sends elsewhere may take. Envoy sends what
 /// it holds every second unless `buffer_flush_interval` says otherwise, and loses the rest on
 /// SIGTERM. Seen on Envoy 1.36.4 and 1.40.0: entries of gRPC (HTTP and TCP) and OpenTelemetry
 /// access logs came 0.96 to 1.00 s after their request.
 pub const FLUSH: Duration = Duration::from_millis(1_200);
-
-/// How long a client that acknowledges nothing is waited for where `--settle` is off: `--settle`'s
-/// default.
-pub const STALLED: Duration = Duration::from_secs(5);
 
 /// Whether Envoy has stopped to accept. Once is enough: one that cannot must not hold anything up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,19 +31,11 @@ impl Drain {
     }
 
     /// Whether the kernel still sends what Envoy has written, and somebody takes it. The network may
-    /// end with drainit, as a container's does: then the rest is lost. Clients that have acknowledged
-    /// nothing for `--settle`, or for [`STALLED`] where that is off, are gone.
+    /// end with drainit, as a container's does: then the rest is lost. Where no client has taken
+    /// anything for their [`patience`], they are gone.
     pub(super) fn is_sending(&self, now: Time) -> bool {
         self.unsent
-            .is_some_and(|(since, _)| now < since + self.patience())
-    }
-
-    /// How long a client may acknowledge nothing.
-    pub(super) fn patience(&self) -> Duration {
-        match self.settle {
-            Duration::ZERO => STALLED,
-            settle => settle,
-        }
+            .is_some_and(|(since, _)| now < since + patience(self.settle))
     }
 
     /// An Envoy that stays must go on accepting; one that is stopped must not accept what it would

@@ -1,6 +1,7 @@
 //! For the exploration of every state: drains that will behave the same are made equal.
 
 use super::*;
+use crate::envoy::load;
 use crate::testing::LIMITS;
 
 impl Drain {
@@ -57,7 +58,7 @@ impl Drain {
             self.lost = Loss::Unknown;
         }
         self.entries_since = self.entries_since.map(|at| past(at, FLUSH));
-        let patience = self.patience();
+        let patience = load::patience(self.settle);
         self.unsent = self.unsent.map(|(at, bytes)| (past(at, patience), bytes));
         if let Idle::Since(at, sum) = &mut self.idle {
             (*at, *sum) = (past(*at, self.settle), 0);

@@ -179,13 +179,15 @@ impl Drain {
         let settled = load.sends_logs && load.in_flight() == 0;
         self.entries_since = settled.then(|| self.entries_since.unwrap_or(now));
         let is_empty = load.connections() <= self.open_connections && load.udp_sessions == 0;
-        self.unsent = match self.unsent {
-            _ if load.unsent == 0 => None,
-            // They are `--open-connections`, which hold nothing up.
-            _ if is_empty && load.connections() > 0 => None,
-            Some((_, before)) if before == load.unsent => self.unsent,
-            _ => Some((now, load.unsent)),
-        };
+        if let Some(unsent) = load.unsent {
+            // `--open-connections` hold nothing up.
+            let bytes = match is_empty {
+                true => unsent.closed,
+                false => unsent.bytes(),
+            };
+            let before = self.unsent.filter(|(_, before)| *before == bytes);
+            self.unsent = before.or((bytes > 0).then_some((now, bytes)));
+        }
         self.would_end_as = None;
         if let Some(arrivals) = &mut self.arrivals {
             arrivals.on_open(now, load);

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::load::{Client, ListenerLoad, Load, QUIET, Sight};
+use super::load::{self, Client, ListenerLoad, Load, OldOpen, QUIET, Sight, Unsent};
 use super::roll_call::RollCall;
 use crate::client::Address;
 use crate::connections::ledger::Ledger;
@@ -86,8 +86,8 @@ pub struct Seen {
     pub accepts: bool,
     /// Whether Envoy has a listener or a client's connection, or was seen to have a listener.
     pub has_any: bool,
-    /// The addresses of the listeners that count and have connections, or bytes to send, sorted, where they are
-    /// [`FEW`] at the most.
+    /// The addresses of the listeners that count and have connections, or the end of an answer to
+    /// send, sorted, where they are [`FEW`] at the most.
     pub doors: Vec<SocketAddr>,
     /// The addresses of all listeners that count, sorted.
     pub all_doors: Vec<SocketAddr>,
@@ -104,12 +104,17 @@ impl Seen {
     /// How many connections there may be in all; none where that is not known, because a UDP listener
     /// has any number of sessions.
     pub fn all_connections(&self) -> Option<u64> {
-        (self.load.udp_sessions == 0).then(|| self.tcp_connections())
+        let open = self.load.connections().saturating_add(self.elsewhere);
+        (self.load.udp_sessions == 0).then_some(open)
     }
 
-    /// How many TCP connections there may be in all.
-    pub fn tcp_connections(&self) -> u64 {
-        self.load.connections().saturating_add(self.elsewhere)
+    /// What is open on an old generation, which was looked at.
+    pub fn old_open(&self) -> OldOpen {
+        OldOpen {
+            clients: self.load.connections(),
+            knows_excluded: self.knows_excluded,
+            is_all: self.elsewhere == 0 && self.load.udp_sessions == 0,
+        }
     }
 
     /// Whether nothing is to be expected of Envoy any more. A drain that `winds_down` has the listeners
@@ -155,8 +160,8 @@ pub fn look(
     let mut connections = lookout.look(admin)?;
     let now = Instant::now();
     let mut seen = see(&connections, measure, roll, (ledger, now));
-    if seen.load.unsent > 0 && is_on_the_hosts_network() {
-        seen.load.unsent = 0;
+    if seen.load.unsent() > 0 && is_on_the_hosts_network() {
+        seen.load.unsent = Some(Unsent::default());
     }
     ledger.note(&connections, now);
     let why = connections.why.take();
@@ -192,10 +197,17 @@ fn address(listener: &connections::Listener) -> Option<SocketAddr> {
     }
 }
 
-/// The clients of a listener that were heard of last.
-fn heard_last(listener: &connections::Listener, (ledger, now): (&Ledger, Instant)) -> Vec<Client> {
+/// The clients of a listener that were heard of last; where it has no connection, those that take the
+/// end of an answer.
+fn heard_last(
+    listener: &connections::Listener,
+    patience: Duration,
+    (ledger, now): (&Ledger, Instant),
+) -> Vec<Client> {
     let mut last: Vec<(_, SocketAddr, _)> = Vec::new();
-    for one in &listener.connections {
+    let open = listener.connections.iter();
+    let is_open = listener.count() > 0;
+    for one in open.chain(listener.sending(patience).filter(|_| !is_open)) {
         let Some(peer) = one.peer else { continue };
         let client = (one.activity.map(|activity| activity.silence()), peer);
         let place = last.partition_point(|known| (known.0, known.1) < client);
@@ -227,20 +239,23 @@ fn see(
         measure.excluded.iter().any(|word| listener.is_called(word))
             || odd.as_deref() == Some(&scope(listener))
     };
-    let (mut awake, mut unsent) = (0_u64, 0_u64);
+    let (mut awake, mut unsent) = (0_u64, Unsent::default());
+    let patience = load::patience(measure.settle);
     let mut quiet = Some(Vec::new());
     let (mut clients, mut doors, mut all_doors) = (Vec::new(), Vec::new(), Vec::new());
     let listeners = merge(&connections.listeners, is_out, |listener| {
         awake = awake.saturating_add(listener.awake(measure.settle));
-        unsent = unsent.saturating_add(listener.unsent());
-        clients.extend(heard_last(listener, before));
+        let [open, closed] = listener.unsent(patience);
+        unsent.open = unsent.open.saturating_add(open);
+        unsent.closed = unsent.closed.saturating_add(closed);
+        clients.extend(heard_last(listener, patience, before));
         let door = address(listener).filter(|_| listener.awake(QUIET) == 0);
         quiet = quiet.take().zip(door).map(|(mut quiet, door)| {
             quiet.push(door);
             quiet
         });
         all_doors.extend(address(listener));
-        let is_left = listener.count() > 0 || listener.unsent > 0;
+        let is_left = listener.count() > 0 || closed > 0;
         doors.extend(address(listener).filter(|_| is_left));
     });
     doors.sort_unstable();
@@ -262,7 +277,7 @@ fn see(
         listeners,
         udp_sessions: udp.count() as u64,
         awake: Some(awake),
-        unsent,
+        unsent: Some(unsent),
         hides_arrivals: true,
         clients,
         sight: match connections.is_transparent || reaches_out {

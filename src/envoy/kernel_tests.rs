@@ -14,7 +14,7 @@ fn listener(local: &str, listening: bool, queued: u64) -> connections::Listener 
         accept_queue: queued,
         connections: Vec::new(),
         queued,
-        unsent: 0,
+        closed: Vec::new(),
     }
 }
 
@@ -152,19 +152,35 @@ fn excluded_listeners_do_not_count() {
 fn what_is_still_sent_counts_where_the_listener_does_and_its_end_is_waited_for() {
     let mut all = some();
     all.listeners[0].queued = 0;
-    all.listeners[0].unsent = 700;
-    let pings = [256, 257].map(|unacknowledged| connections::Connection {
-        peer: None,
-        state: connections::ConnectionState::Established,
-        accepted: true,
-        inode: 1,
+    let row = |unacknowledged, heard_ago: Option<u32>| connections::Connection {
+        peer: Some(([10, 1, 2, 3], 4000).into()),
+        state: connections::ConnectionState::EnvoyClosed,
+        accepted: false,
+        inode: 0,
         unread: 0,
         unacknowledged,
-        activity: None,
-    });
+        activity: heard_ago.map(|heard_ago| connections::Activity {
+            received_ago: 0,
+            sent_ago: 0,
+            heard_ago,
+            received: 0,
+            acknowledged: 0,
+        }),
+    };
+    // A client that has acknowledged nothing for the settle time is gone.
+    all.listeners[0].connections.clear();
+    all.listeners[0].closed = vec![row(700, None), row(50, Some(0)), row(9_000, Some(60_000))];
+    let pings = [256, 257].map(|bytes| row(bytes, None));
     all.listeners[1].connections.extend(pings);
-    assert_eq!(load_of(&all, &[]).unsent, 957);
-    assert_eq!(load_of(&all, &[":10000"]).unsent, 257);
+    let unsent = |open, closed| Some(Unsent { open, closed });
+    let load = load_of(&all, &[]);
+    assert_eq!(load.unsent, unsent(257, 750));
+    assert!(
+        load.clients
+            .iter()
+            .any(|client| client.address.port() == 4000)
+    );
+    assert_eq!(load_of(&all, &[":10000"]).unsent, unsent(257, 0));
     let before = (&Ledger::new(Instant::now()), Instant::now());
     let seen = see(&all, measure(&[]), None, before);
     assert_eq!(seen.doors, [([127, 7, 7, 7], 10_000).into()]);

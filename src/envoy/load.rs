@@ -58,6 +58,50 @@ impl Sight {
     }
 }
 
+/// What an old generation has open, by the kernel's word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct OldOpen {
+    /// TCP connections of clients, without excluded listeners' as far as those are known.
+    pub clients: u64,
+    /// Whether it is known which listeners are excluded.
+    pub knows_excluded: bool,
+    /// Whether these are all that it may have: no UDP listener has sessions, and no other connection
+    /// may be a client's.
+    pub is_all: bool,
+}
+
+/// Bytes that Envoy has written on connections that count, and that their clients have not
+/// acknowledged yet: the kernel sends them, as long as the network is there. Clients that have
+/// acknowledged nothing for [`patience`] are left out where the kernel tells that, and all where the
+/// network is the host's, which outlives Envoy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Unsent {
+    /// On connections that are open, where it may be the end of an answer.
+    pub open: u64,
+    /// On connections that Envoy has closed.
+    pub closed: u64,
+}
+
+impl Unsent {
+    /// All of it.
+    pub fn bytes(self) -> u64 {
+        self.open.saturating_add(self.closed)
+    }
+}
+
+/// How long a client that takes the end of an answer may acknowledge nothing: the settle time, but
+/// [`STALLED`] at the most, and where that is off.
+pub fn patience(settle: Duration) -> Duration {
+    match settle {
+        Duration::ZERO => STALLED,
+        settle => settle.min(STALLED),
+    }
+}
+
+/// How long a client that takes the end of an answer may acknowledge nothing at the most: the settle
+/// time's default.
+const STALLED: Duration = Duration::from_secs(5);
+
 /// What was open at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Load {
@@ -78,13 +122,9 @@ pub struct Load {
     /// Connections of an old generation that hands over. Its own gauges are hidden: Envoy adds
     /// them to the newest one's, but does not mark those as used (seen on 1.40.0).
     pub old_connections: u64,
-    /// Connections of an old generation that count, by the kernel's word. None where there is no
-    /// such generation, or the kernel does not tell of all that it may have, as where it has a UDP
-    /// listener.
-    pub old_sockets: Option<u64>,
-    /// The TCP connections among them, also where the kernel does not tell of all. None where there is
-    /// no such generation, or the kernel could not be asked.
-    pub old_tcp: Option<u64>,
+    /// What an old generation has open by the kernel's word; none where there is no such generation,
+    /// or the kernel could not be asked.
+    pub old_open: Option<OldOpen>,
     /// Envoy's uptime in seconds when it last flushed its statistics: only then does it look at
     /// how many connections the old generation has. None where it is not told.
     pub uptime: Option<u64>,
@@ -92,10 +132,8 @@ pub struct Load {
     pub health_failed: bool,
     /// Whether Envoy sends access logs elsewhere, of which it holds the last entries for a moment.
     pub sends_logs: bool,
-    /// Bytes that Envoy has written on connections that count and that it is done with, and their
-    /// clients have not acknowledged yet: the kernel sends them, as long as the network is there.
-    /// 0 where the kernel does not tell, and on the host's network, which outlives Envoy.
-    pub unsent: u64,
+    /// What the kernel still sends; none where it does not tell.
+    pub unsent: Option<Unsent>,
     /// Connections that count and on which a byte went within the settle time, or may have; None
     /// where the kernel does not tell of all.
     pub awake: Option<u64>,
@@ -106,8 +144,8 @@ pub struct Load {
     /// How many connections have come since the look before, by the kernel's word. None where it was
     /// not asked for that, or cannot tell.
     pub came: Option<u64>,
-    /// Who has the connections that count, those first that were heard of last: some of them, as
-    /// far as the kernel tells.
+    /// Who has the connections that count, or takes the end of an answer, those first that were heard
+    /// of last: some of them, as far as the kernel tells.
     pub clients: Vec<Client>,
     /// How far all of this can be trusted.
     pub sight: Sight,
@@ -156,6 +194,11 @@ impl Load {
         self.connections().saturating_sub(told)
     }
 
+    /// Bytes that clients have not acknowledged; 0 where that is not known.
+    pub fn unsent(&self) -> u64 {
+        self.unsent.map_or(0, Unsent::bytes)
+    }
+
     /// Whatever would surely be lost if Envoy ended now: requests, TCP and UDP sessions.
     pub fn in_flight(&self) -> u64 {
         self.requests
@@ -187,7 +230,6 @@ impl Load {
         // QUIC connections have no socket of their own.
         self.awake = kernel.awake.filter(|_| told <= open);
         self.clients = kernel.clients;
-        self.unsent = kernel.unsent;
         self.tcp_sessions = self
             .tcp_sessions
             .saturating_add(open.saturating_sub(told.max(http)));

@@ -183,11 +183,11 @@ impl<'a> Witnesses<'a> {
             Err(why) => log::debug!("{why}"),
         }
         let seen = seen.ok();
-        let left = seen.as_ref().filter(|_| old);
-        let tcp = left.map(Seen::tcp_connections);
-        let left = left.and_then(Seen::all_connections);
+        let old_open = seen.as_ref().filter(|_| old).map(Seen::old_open);
+        let unsent = seen.as_ref().and_then(|seen| seen.load.unsent);
         let mut load = self.weigh(told, seen, figures.shows_itself());
-        (load.old_sockets, load.old_tcp) = (left, tcp);
+        load.unsent = unsent;
+        load.old_open = old_open;
         Ok(Answer::Stats(load))
     }
 

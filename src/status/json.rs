@@ -11,7 +11,7 @@ use super::{Admin, DrainStatus, LastEnd, SecretStatus, Snapshot};
 use crate::client::Address;
 use crate::clock::{rfc3339, seconds, unix_seconds, wall_at};
 use crate::envoy::listeners::ListenerCount;
-use crate::envoy::load::{Client, ListenerLoad, Load};
+use crate::envoy::load::{Client, ListenerLoad, Load, Unsent};
 use crate::json::json;
 use crate::process::{self, ExitClass};
 
@@ -62,6 +62,7 @@ pub fn render(snapshot: &Snapshot, now: Instant, wall: SystemTime, names_clients
         "requests": load.and_then(Load::known_requests),
         "tcp_sessions": load.map(|load| load.tcp_sessions),
         "udp_sessions": load.map(|load| load.udp_sessions),
+        "unacknowledged_bytes": load.and_then(|load| load.unsent).map(Unsent::bytes),
         "sight": load.map(|load| load.sight.name()),
         "hidden": load.and_then(|load| load.hidden.as_deref()),
         "looked_seconds_ago": load.and(snapshot.load_at).map(|at| clock.age(at)),

@@ -129,7 +129,7 @@ impl Supervisor {
         let before = self.loss();
         self.handle(Input::Exited(Who::Old, exit));
         if self.loss() != before {
-            log::warn!("the old generation had connections open that were waited for");
+            log::warn!("{}", loss(self.loss()).trim_start_matches("; "));
         }
     }
 

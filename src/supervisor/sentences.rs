@@ -79,8 +79,11 @@ pub fn left(state: State, drain: &DrainStatus, load: Option<&Load>) -> String {
             if !listeners.is_empty() {
                 details.push(listeners);
             }
-            if load.in_flight() == 0 && load.unsent > 0 {
-                details.push(format!("{} not acknowledged", plural(load.unsent, "byte")));
+            if load.in_flight() == 0 && load.unsent() > 0 {
+                details.push(format!(
+                    "{} not acknowledged",
+                    plural(load.unsent(), "byte")
+                ));
             }
             if !details.is_empty() {
                 let _ = write!(line, " ({})", details.join("; "));
@@ -188,10 +191,10 @@ fn told(drain: &DrainStatus, snapshot: &Snapshot, words: [&'static str; 2]) -> S
             };
             let _ = write!(line, " ({cut}: {left}; {requests})");
         }
-    }
-    if let Some(last) = snapshot.load.as_ref().filter(|last| last.unsent > 0) {
-        let bytes = plural(last.unsent, "byte");
-        let _ = write!(line, "; clients had not acknowledged the last {bytes}");
+        if last.unsent() > 0 {
+            let bytes = plural(last.unsent(), "byte");
+            let _ = write!(line, "; clients had not acknowledged the last {bytes} sent");
+        }
     }
     if let Some(came) = drain.came.filter(|came| *came > 0) {
         let _ = write!(line, "; {} came meanwhile", plural(came, "new connection"));
@@ -220,7 +223,7 @@ fn told(drain: &DrainStatus, snapshot: &Snapshot, words: [&'static str; 2]) -> S
 pub fn is_cut(drain: &DrainStatus, snapshot: &Snapshot) -> bool {
     let is_told = |load: &Load| load.sight != Sight::Partial;
     let is_empty =
-        |load: &Load| load.connections() == 0 && load.in_flight() == 0 && load.unsent == 0;
+        |load: &Load| load.connections() == 0 && load.in_flight() == 0 && load.unsent() == 0;
     match drain.ended {
         None => false,
         Some(_) if drain.lost != Loss::None => true,
@@ -292,6 +295,7 @@ mod tests {
 
     use super::*;
     use crate::drain::Outcome;
+    use crate::envoy::load::Unsent;
     use crate::testing;
 
     fn load(listeners: u64, udp_sessions: u64) -> Load {
@@ -348,7 +352,10 @@ mod tests {
         let now = Instant::now();
         let mut snapshot = Snapshot::new(now);
         let load = Load {
-            unsent: 204_800,
+            unsent: Some(Unsent {
+                open: 0,
+                closed: 204_800,
+            }),
             ..load(0, 0)
         };
         let drain = drain(load.clone(), now);
@@ -360,7 +367,7 @@ mod tests {
         assert_eq!(
             ending(&drain, &snapshot),
             "CUT by the deadline after 0 s (SIGTERM): 0 connections at the start, 0 at the end; \
-             clients had not acknowledged the last 204800 bytes"
+             clients had not acknowledged the last 204800 bytes sent"
         );
     }
 

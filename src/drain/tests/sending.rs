@@ -1,15 +1,30 @@
 //! What the kernel still sends when Envoy is done with it.
 
 use super::*;
+use crate::envoy::load::Unsent;
 
-/// An Envoy with so many idle connections, and these bytes that no client has acknowledged.
+/// An Envoy with so many idle connections, and these bytes that no client has acknowledged: on an idle
+/// connection, if there is one.
 fn envoy_sending(
     idle: u64,
     bytes: impl Fn(Time) -> u64,
 ) -> impl FnMut(Time, Ask) -> Option<Answer> {
+    envoy_telling(idle, move |now| {
+        Some(match (idle, bytes(now)) {
+            (0, closed) => Unsent { open: 0, closed },
+            (_, open) => Unsent { open, closed: 0 },
+        })
+    })
+}
+
+/// The same, by what the kernel tells.
+fn envoy_telling(
+    idle: u64,
+    unsent: impl Fn(Time) -> Option<Unsent>,
+) -> impl FnMut(Time, Ask) -> Option<Answer> {
     move |now, ask| match (ask, load(idle, 0, 0, 0)) {
         (Ask::Stats, Answer::Stats(load)) => Some(Answer::Stats(Load {
-            unsent: bytes(now),
+            unsent: unsent(now),
             ..load
         })),
         (Ask::Activity, _) => Some(still()),
@@ -82,4 +97,39 @@ fn bytes_on_connections_that_count_as_none_hold_nothing_up() {
     let mut play = Play::new(&limits, true);
     let outcome = play.until(ms(1), envoy_sending(1, until(60_000)));
     assert_eq!(outcome, Some(Outcome::Drained));
+}
+
+#[test]
+fn bytes_on_a_closed_connection_hold_the_end_though_an_open_one_counts_as_none() {
+    let limits = Limits {
+        open_connections: 1,
+        ..LIMITS
+    };
+    let mut play = Play::new(&limits, true);
+    let bytes = until(8_000);
+    let told = move |now| {
+        Some(Unsent {
+            open: 9_000,
+            closed: bytes(now),
+        })
+    };
+    let outcome = play.until(ms(25_001), envoy_telling(1, told));
+    assert_eq!(outcome, Some(Outcome::Drained));
+    assert!((ms(8_000)..ms(8_300)).contains(&play.now), "{:?}", play.now);
+}
+
+#[test]
+fn a_look_that_fails_does_not_mean_that_all_bytes_have_come() {
+    let mut play = Play::new(&LIMITS, true);
+    let bytes = until(8_000);
+    let told = move |now: Time| {
+        let is_told = now.as_millis() % 2_000 < 1_000;
+        is_told.then(|| Unsent {
+            open: 0,
+            closed: bytes(now),
+        })
+    };
+    let outcome = play.until(ms(25_001), envoy_telling(0, told));
+    assert_eq!(outcome, Some(Outcome::Drained));
+    assert!((ms(8_000)..ms(8_300)).contains(&play.now), "{:?}", play.now);
 }

@@ -25,9 +25,9 @@ use super::life::{AfterStop, HANDLERS_READY, KILL_PATIENCE};
 use super::orders::SAME_ORDER;
 use super::*;
 use crate::drain::{
-    Answer, FLUSH, HANGING, Limits, Loss, MinDrain, Outcome, Readiness, SILENCE_MIN, STALLED,
+    Answer, FLUSH, HANGING, Limits, Loss, MinDrain, Outcome, Readiness, SILENCE_MIN,
 };
-use crate::envoy::load::{self, Counters, ListenerLoad, Load};
+use crate::envoy::load::{self, Counters, ListenerLoad, Load, OldOpen, Unsent};
 use crate::process::Exit;
 use crate::supervisor::backoff::Backoff;
 use crate::testing::{self, ms};

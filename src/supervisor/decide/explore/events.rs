@@ -75,12 +75,18 @@ impl Says {
                 }],
                 requests,
                 udp_sessions,
-                old_sockets: Some(connections),
-                old_tcp: Some(connections),
+                old_open: Some(OldOpen {
+                    clients: connections,
+                    knows_excluded: true,
+                    is_all: true,
+                }),
                 uptime: Some(u64::from(self == Says::Flushed)),
                 health_failed,
                 sends_logs: self == Says::Logs,
-                unsent: u64::from(self == Says::Sending),
+                unsent: Some(Unsent {
+                    closed: u64::from(self == Says::Sending),
+                    ..Unsent::default()
+                }),
                 sight: match self {
                     Says::Partial => load::Sight::Partial,
                     _ => load::Sight::Whole,

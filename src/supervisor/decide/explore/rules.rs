@@ -125,10 +125,7 @@ impl World {
         };
         let limits = &self.core.life.rules.limits;
         let failed = !holds || self.witness.health == Health::Failed;
-        let patience = match limits.settle {
-            Duration::ZERO => STALLED,
-            settle => settle,
-        };
+        let patience = load::patience(limits.settle);
         let sends = |seen: &DrainSeen| seen.unsent_since.is_some_and(|at| now < at + patience);
         // The kernel is asked of one of two, and what it does not show any more may have been cut.
         let both = self.witness.old && self.witness.newest;

@@ -242,7 +242,10 @@ impl Witness {
                 if let (true, Some(Answer::Stats(load))) = (self.old, says.answer()) {
                     let first = *self.uptime.get_or_insert(load.uptime.unwrap());
                     self.told |= load.uptime != Some(first);
-                    self.empty = self.told && load.old_sockets == Some(0);
+                    self.empty = self.told
+                        && load
+                            .old_open
+                            .is_some_and(|old| old.is_all && old.clients == 0);
                     if !self.empty && !before.generations.hurries(now) {
                         self.relieved = self.relieved.map(|_| now);
                     }
@@ -257,7 +260,7 @@ impl Witness {
                     }
                     let logs = says == Says::Logs;
                     drain.entries_since = logs.then(|| drain.entries_since.unwrap_or(now));
-                    let sends = load.unsent > 0;
+                    let sends = load.unsent() > 0;
                     drain.unsent_since = sends.then(|| drain.unsent_since.unwrap_or(now));
                 }
             }

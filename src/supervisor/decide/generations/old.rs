@@ -7,7 +7,7 @@ use super::super::asking::{Asking, PROBE_REST, Requester};
 use super::super::life::{AfterStop, KILL_PATIENCE, Life, Phase};
 use super::{Beside, Generations, RestartStep, SEEN_LATE};
 use crate::drain::{Ask, Loss, Outcome, Time};
-use crate::envoy::load::Load;
+use crate::envoy::load::{Load, OldOpen};
 use crate::process::Exit;
 
 /// How long an old Envoy has had nothing left, and somebody has answered in its place, before it is
@@ -209,14 +209,15 @@ impl Generations {
         *told = told.after(load.uptime);
         let word = load.old_connections;
         let is_told = *told == Told::All || word > 0;
-        let connections = match (ask, load.old_tcp) {
+        let connections = match (ask, load.old_open) {
             // It was asked of the old one alone.
             (Ask::Sockets, _) => Some(load.connections()),
-            (_, Some(tcp)) => Some(tcp),
-            (_, None) => is_told.then_some(word),
+            (_, Some(old)) if old.knows_excluded => Some(old.clients),
+            _ => is_told.then_some(word),
         };
         *open = open.after(now, connections);
-        let nothing = *told == Told::All && word == 0 && load.old_sockets == Some(0);
+        let is_empty = |old: OldOpen| old.is_all && old.clients == 0;
+        let nothing = *told == Told::All && word == 0 && load.old_open.is_some_and(is_empty);
         match left {
             Left::Something if nothing && life.drain().is_none() => {
                 *left = Left::Relieving;

@@ -1,6 +1,7 @@
 //! The old Envoy: how long it is waited for, and how it is ended.
 
 use super::*;
+use crate::envoy::load::OldOpen;
 
 /// An old generation drains, and the newest has crashed twice and waits to be started again.
 fn crashed() -> Play {
@@ -119,13 +120,17 @@ fn it_is_known_how_long_an_old_generation_drains() {
 
 /// What the newest tells when it was up so long at its last flush, and what the kernel sees of the
 /// old one.
-fn beside(uptime: u64, old_sockets: Option<u64>) -> impl FnMut(Ask) -> Option<Answer> {
+fn beside(uptime: u64, clients: Option<u64>) -> impl FnMut(Ask) -> Option<Answer> {
+    let old_open = clients.map(|clients| OldOpen {
+        clients,
+        knows_excluded: true,
+        is_all: true,
+    });
     let mut answers = idle(uptime);
     move |ask| {
         answers(ask).map(|answer| match answer {
             Answer::Stats(load) => Answer::Stats(Load {
-                old_sockets,
-                old_tcp: old_sockets,
+                old_open,
                 health_failed: false,
                 ..load
             }),
@@ -320,7 +325,11 @@ fn beside_a_udp_listener_the_kernels_word_on_tcp_is_gone_by() {
             let mut answers = has(word, None);
             move |ask| match answers(ask) {
                 Some(Answer::Stats(load)) => Some(Answer::Stats(Load {
-                    old_tcp: Some(tcp),
+                    old_open: Some(OldOpen {
+                        clients: tcp,
+                        knows_excluded: true,
+                        is_all: false,
+                    }),
                     ..load
                 })),
                 answer => answer,
