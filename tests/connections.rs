@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use support::scene;
 use support::{PATIENCE, wait_for};
 
 fn start(config: &EnvoyConfig) -> Process {
-    let envoy = Process::spawn(&mut command(config));
+    let envoy = Process::spawn(&mut command(&support::envoy(), config));
     wait_for("Envoy to be live", PATIENCE, || {
         let ready = config.admin.as_ref().unwrap();
         let ready = ready.request("GET", "/ready", PATIENCE);
@@ -30,8 +31,8 @@ fn start(config: &EnvoyConfig) -> Process {
     envoy
 }
 
-fn command(config: &EnvoyConfig) -> Command {
-    let mut command = Command::new(support::envoy());
+fn command(envoy: &Path, config: &EnvoyConfig) -> Command {
+    let mut command = Command::new(envoy);
     command
         .args(config.arguments())
         .arg("--disable-hot-restart");
@@ -157,7 +158,7 @@ fn two_envoys_on_the_same_ports_have_their_own_connections() {
     let (_upstream, config) = scene::of(Admin::Unix);
     let first = start(&config);
     config.replace("admin.sock", "admin-2.sock");
-    let second = Process::spawn(&mut command(&config));
+    let second = Process::spawn(&mut command(&support::envoy(), &config));
     let second_admin = Address::Unix(config.dir.join("admin-2.sock"));
     wait_for("the second Envoy to be live", PATIENCE, || {
         let ready = second_admin.request("GET", "/ready", PATIENCE);
@@ -298,7 +299,8 @@ fn without_privilege_all_is_seen_and_without_netlink_all_but_the_silence() {
         Some(NOBODY.into()),
     )
     .unwrap();
-    let envoy = Process::spawn(command(&config).uid(NOBODY).gid(NOBODY));
+    let envoy = support::envoy_in(&config.dir);
+    let envoy = Process::spawn(command(&envoy, &config).uid(NOBODY).gid(NOBODY));
     wait_for("Envoy to listen", PATIENCE, || {
         TcpStream::connect(config.tcp).is_ok()
     });

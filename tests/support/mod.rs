@@ -103,6 +103,15 @@ pub fn envoy() -> PathBuf {
     envoy_at("TEST_ENVOY", "target/envoy/1.40.0/envoy")
 }
 
+/// The same in a test's directory, for another user, who may not enter the project's.
+pub fn envoy_in(dir: &TempDir) -> PathBuf {
+    let path = dir.join("envoy");
+    std::fs::hard_link(envoy(), &path)
+        .or_else(|_| std::fs::copy(envoy(), &path).map(drop))
+        .unwrap();
+    path
+}
+
 /// A real Envoy of another minor version.
 pub fn other_envoy() -> PathBuf {
     envoy_at("TEST_OTHER_ENVOY", "target/envoy/1.36.4/envoy")
