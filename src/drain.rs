@@ -262,21 +262,19 @@ impl Drain {
     /// Ends the drain, unless it has ended already. What was lost meanwhile is not drained.
     pub fn end(&mut self, outcome: Outcome) {
         let outcome = match outcome {
-            Outcome::Drained | Outcome::Idle if self.lost != Loss::None => Outcome::EnvoyExited,
+            Outcome::Drained | Outcome::Idle if self.loss() != Loss::None => Outcome::EnvoyExited,
             outcome => outcome,
         };
         self.outcome.get_or_insert(outcome);
     }
 
-    /// A process has ended that the drain waited for: what it had open then, if anything. As many as
-    /// count as none (`--open-connections`) are no loss.
+    /// A process has ended that the drain waited for: what it had open then, if anything.
     pub fn on_loss(&mut self, loss: Loss) {
         if self.outcome.is_some() {
             return;
         }
         self.lost = match (self.lost, loss) {
             (before, Loss::None) => before,
-            (before, Loss::Connections(count)) if count <= self.open_connections => before,
             (Loss::Connections(before), Loss::Connections(count)) => {
                 Loss::Connections(before.saturating_add(count))
             }
@@ -285,9 +283,13 @@ impl Drain {
         };
     }
 
-    /// What has ended with its process while the drain waited for it.
+    /// What has ended with its process while the drain waited for it. As many connections as count
+    /// as none (`--open-connections`) are no loss.
     pub fn loss(&self) -> Loss {
-        self.lost
+        match self.lost {
+            Loss::Connections(count) if count <= self.open_connections => Loss::None,
+            lost => lost,
+        }
     }
 
     /// What to do now. The drain asks nothing unless Envoy's admin interface is `free` to answer.

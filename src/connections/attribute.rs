@@ -188,15 +188,23 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
             }
         }
     }
+    let may_be_anothers = |row: &InetRow| {
+        let mut tcp = rows.tcp.iter();
+        tcp.any(|other| {
+            other.kind == SocketKind::Listening
+                && fitness(other.local, other.v6, row.local, row.v6) > 0
+                && !known.is_own(other.inode, &Local::Ip(other.local))
+        })
+    };
     let (mut elsewhere, mut closing) = (Vec::new(), 0);
     for row in &rows.tcp {
         if row.kind == SocketKind::Open(ConnectionState::EnvoyClosed) && row.inode == 0 {
             // The kernel alone is left: it needs no Envoy to send the rest, but the network.
             if let Some(slot) = slots.best(row).filter(|_| !known.is_admins(row.local)) {
                 closing += 1;
-                // The end of the stream counts as a byte. Whose they are is not told any more.
+                // The end of the stream counts as a byte. Whose they were is not told any more.
                 let unacknowledged = row.unacknowledged.saturating_sub(1);
-                if unacknowledged > 0 && !slot.contested {
+                if unacknowledged > 0 && !may_be_anothers(row) {
                     let one = connection(row, ConnectionState::EnvoyClosed);
                     slot.listener.closed.push(Connection {
                         unacknowledged,
@@ -213,7 +221,8 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
     let udp = udp(&rows.udp, known);
     // Envoy does not tell a UDP listener's address from a TCP listener's.
     listeners.retain(|one| {
-        one.listening || one.count() > 0 || !udp.iter().any(|other| other.local == one.local)
+        let is_used = one.listening || one.count() > 0 || !one.closed.is_empty();
+        is_used || !udp.iter().any(|other| other.local == one.local)
     });
     listeners.sort_unstable_by(|a, b| a.local.cmp(&b.local));
     Connections {

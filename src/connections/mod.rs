@@ -105,7 +105,8 @@ pub struct Activity {
     pub received_ago: u32,
     /// Since bytes were last sent, in ms; since the connection was opened where none were.
     pub sent_ago: u32,
-    /// Since the client last acknowledged anything, in ms: keep-alives and probes, too.
+    /// Since the client was last heard of, or the first of the bytes that it has not acknowledged was
+    /// first sent, in ms, whichever was later.
     pub heard_ago: u32,
     /// Bytes received from the client in all, TLS and framing included.
     pub received: u64,
@@ -142,7 +143,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Whether the client has acknowledged something within this time, or may have.
+    /// Whether the client was heard of within this time, or may have been.
     fn is_heard(&self, patience: Duration) -> bool {
         let heard = |activity: Activity| Duration::from_millis(activity.heard_ago.into());
         self.activity.map(heard).is_none_or(|ago| ago < patience)
@@ -184,20 +185,26 @@ impl Listener {
     }
 
     /// Bytes that Envoy has written and clients have not acknowledged yet, on connections that are
-    /// open and on closed ones. On an open one they are more than [`CONTROL`]. A client that has
-    /// acknowledged nothing for `patience` is gone.
-    pub fn unsent(&self, patience: Duration) -> [u64; 2] {
+    /// open, on closed ones, and those of clients that are gone: not heard of for `patience`. On an
+    /// open connection they are more than [`CONTROL`].
+    pub fn unsent(&self, patience: Duration) -> [u32; 3] {
         let open = self.connections.iter();
         let open = open.filter(|one| one.unacknowledged > CONTROL);
-        let sum = |bytes: u64, one: &Connection| bytes.saturating_add(one.unacknowledged.into());
-        [
-            open.filter(|one| one.is_heard(patience)).fold(0, sum),
-            self.sending(patience).fold(0, sum),
-        ]
+        let mut sums = [0_u32; 3];
+        for (one, at) in open
+            .map(|one| (one, 0))
+            .chain(self.closed.iter().map(|one| (one, 1)))
+        {
+            let at = if one.is_heard(patience) { at } else { 2 };
+            if let Some(sum) = sums.get_mut(at) {
+                *sum = sum.saturating_add(one.unacknowledged);
+            }
+        }
+        sums
     }
 
-    /// The connections that Envoy has closed, and whose clients have acknowledged something within
-    /// `patience`, or may have.
+    /// The connections that Envoy has closed, and whose clients were heard of within `patience`, or
+    /// may have been.
     pub fn sending(&self, patience: Duration) -> impl Iterator<Item = &Connection> {
         let closed = self.closed.iter();
         closed.filter(move |one| one.is_heard(patience))

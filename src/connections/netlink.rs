@@ -317,10 +317,19 @@ pub fn is_transparent(body: &[u8]) -> bool {
 
 /// From a `tcp_info`: what an old kernel does not tell is not known.
 fn activity(info: &[u8]) -> Option<Activity> {
+    let [sent_ago, received_ago, acknowledged_ago] =
+        [u32_at(info, 44)?, u32_at(info, 52)?, u32_at(info, 56)?];
+    // The retransmission timeout in us, and how often it was doubled: what was sent last was sent
+    // first so much earlier. A request that acknowledges nothing new is no `acknowledged_ago`.
+    let (timeout, doubled) = (u32_at(info, 8)?, u32::from(*info.get(4)?));
+    let retried_for = timeout - timeout.checked_shr(doubled).unwrap_or(0);
     Some(Activity {
-        sent_ago: u32_at(info, 44)?,
-        received_ago: u32_at(info, 52)?,
-        heard_ago: u32_at(info, 56)?,
+        sent_ago,
+        received_ago,
+        heard_ago: sent_ago
+            .saturating_add(retried_for / 1_000)
+            .min(received_ago)
+            .min(acknowledged_ago),
         acknowledged: u64_at(info, 120)?,
         received: u64_at(info, 128)?,
     })

@@ -52,6 +52,24 @@ fn established() -> Vec<u8> {
 }
 
 #[test]
+fn a_client_was_heard_of_when_the_bytes_that_it_has_not_acknowledged_were_first_sent() {
+    // It was idle for a minute, and an answer to it is tried again for the third time.
+    let mut info = [0; 248];
+    let [timeout, first] = [1_600_000_u32, 200_000];
+    for (at, value) in [(8, timeout), (44, 300), (52, 60_000), (56, 60_000)] {
+        info[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    info[4] = 3;
+    let heard_ago = |info: &[u8]| activity(info).map(|activity| activity.heard_ago);
+    assert_eq!(heard_ago(&info), Some(300 + (timeout - first) / 1_000));
+    // Nothing that a kernel could say is too much.
+    info[4] = 255;
+    info[8..12].fill(255);
+    info[44..48].fill(255);
+    assert_eq!(heard_ago(&info), Some(60_000));
+}
+
+#[test]
 fn a_connection_is_read_whole() {
     let expected = InetRow {
         kind: SocketKind::Open(ConnectionState::Established),

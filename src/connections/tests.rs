@@ -365,6 +365,38 @@ fn a_listener_that_was_closed_keeps_its_connections() {
 }
 
 #[test]
+fn the_end_of_an_answer_is_its_listeners_though_that_is_closed_and_udp_has_its_address() {
+    let closed = |peer: &str| InetRow {
+        unacknowledged: 501,
+        peer: at(peer),
+        ..row(
+            SocketKind::Open(ConnectionState::EnvoyClosed),
+            false,
+            "127.0.0.1:80",
+            0,
+        )
+    };
+    let mut world = World::new();
+    world.earlier = vec![(false, local("0.0.0.0:80"))];
+    let mut rows = tcp(&[closed("10.0.0.1:4000"), closed("10.0.0.2:4000")]);
+    rows.udp = vec![listening(false, "0.0.0.0:80", 930)];
+    let unsent = |rows: &Rows| -> u32 {
+        let seen = world.see(rows);
+        let mut all = seen.listeners.iter();
+        all.next()
+            .map_or(0, |one| one.unsent(Duration::from_secs(1))[1])
+    };
+    assert_eq!(unsent(&rows), 1_000);
+    // Where another process listens at that address, nobody tells whose it was.
+    rows.tcp.push(listening(false, "127.0.0.1:80", 100));
+    assert_eq!(unsent(&rows), 0);
+    // Not so where it listens at another one of this port.
+    rows.tcp.pop();
+    rows.tcp.push(listening(false, "127.0.0.2:80", 100));
+    assert_eq!(unsent(&rows), 1_000);
+}
+
+#[test]
 fn unix_connections_that_wait_count_whether_they_are_shown_or_not() {
     let unix = |listening, inode, waiting| UnixRow {
         listening,

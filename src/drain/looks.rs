@@ -182,7 +182,7 @@ impl Drain {
         if let Some(unsent) = load.unsent {
             // `--open-connections` hold nothing up.
             let bytes = match is_empty {
-                true => unsent.closed,
+                true => unsent.closed.into(),
                 false => unsent.bytes(),
             };
             let before = self.unsent.filter(|(_, before)| *before == bytes);

@@ -112,7 +112,7 @@ impl Seen {
     pub fn old_open(&self) -> OldOpen {
         OldOpen {
             clients: self.load.connections(),
-            knows_excluded: self.knows_excluded,
+            is_exact: self.knows_excluded && self.elsewhere == 0,
             is_all: self.elsewhere == 0 && self.load.udp_sessions == 0,
         }
     }
@@ -160,7 +160,7 @@ pub fn look(
     let mut connections = lookout.look(admin)?;
     let now = Instant::now();
     let mut seen = see(&connections, measure, roll, (ledger, now));
-    if seen.load.unsent() > 0 && is_on_the_hosts_network() {
+    if seen.load.unacknowledged() > 0 && is_on_the_hosts_network() {
         seen.load.unsent = Some(Unsent::default());
     }
     ledger.note(&connections, now);
@@ -245,9 +245,10 @@ fn see(
     let (mut clients, mut doors, mut all_doors) = (Vec::new(), Vec::new(), Vec::new());
     let listeners = merge(&connections.listeners, is_out, |listener| {
         awake = awake.saturating_add(listener.awake(measure.settle));
-        let [open, closed] = listener.unsent(patience);
+        let [open, closed, gone] = listener.unsent(patience);
         unsent.open = unsent.open.saturating_add(open);
         unsent.closed = unsent.closed.saturating_add(closed);
+        unsent.gone = unsent.gone.saturating_add(gone);
         clients.extend(heard_last(listener, patience, before));
         let door = address(listener).filter(|_| listener.awake(QUIET) == 0);
         quiet = quiet.take().zip(door).map(|(mut quiet, door)| {

@@ -172,15 +172,15 @@ fn what_is_still_sent_counts_where_the_listener_does_and_its_end_is_waited_for()
     all.listeners[0].closed = vec![row(700, None), row(50, Some(0)), row(9_000, Some(60_000))];
     let pings = [256, 257].map(|bytes| row(bytes, None));
     all.listeners[1].connections.extend(pings);
-    let unsent = |open, closed| Some(Unsent { open, closed });
+    let unsent = |open, closed, gone| Some(Unsent { open, closed, gone });
     let load = load_of(&all, &[]);
-    assert_eq!(load.unsent, unsent(257, 750));
+    assert_eq!(load.unsent, unsent(257, 750, 9_000));
     assert!(
         load.clients
             .iter()
             .any(|client| client.address.port() == 4000)
     );
-    assert_eq!(load_of(&all, &[":10000"]).unsent, unsent(257, 0));
+    assert_eq!(load_of(&all, &[":10000"]).unsent, unsent(257, 0, 0));
     let before = (&Ledger::new(Instant::now()), Instant::now());
     let seen = see(&all, measure(&[]), None, before);
     assert_eq!(seen.doors, [([127, 7, 7, 7], 10_000).into()]);

@@ -63,44 +63,43 @@ impl Sight {
 pub struct OldOpen {
     /// TCP connections of clients, without excluded listeners' as far as those are known.
     pub clients: u64,
-    /// Whether it is known which listeners are excluded.
-    pub knows_excluded: bool,
-    /// Whether these are all that it may have: no UDP listener has sessions, and no other connection
-    /// may be a client's.
+    /// Whether these are known: which listeners are excluded, and that no other connection may be a
+    /// client's.
+    pub is_exact: bool,
+    /// Whether nothing else may be a client's: no other connection, and no session of a UDP listener.
     pub is_all: bool,
 }
 
 /// Bytes that Envoy has written on connections that count, and that their clients have not
-/// acknowledged yet: the kernel sends them, as long as the network is there. Clients that have
-/// acknowledged nothing for [`patience`] are left out where the kernel tells that, and all where the
-/// network is the host's, which outlives Envoy.
+/// acknowledged yet: the kernel sends them, as long as the network is there. None where the network
+/// is the host's, which outlives Envoy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Unsent {
     /// On connections that are open, where it may be the end of an answer.
-    pub open: u64,
+    pub open: u32,
     /// On connections that Envoy has closed.
-    pub closed: u64,
+    pub closed: u32,
+    /// On both, where the client is gone: not heard of for [`patience`], as the kernel tells.
+    pub gone: u32,
 }
 
 impl Unsent {
-    /// All of it.
+    /// What clients still take.
     pub fn bytes(self) -> u64 {
-        self.open.saturating_add(self.closed)
+        u64::from(self.open) + u64::from(self.closed)
     }
 }
 
-/// How long a client that takes the end of an answer may acknowledge nothing: the settle time, but
-/// [`STALLED`] at the most, and where that is off.
+/// For how long nothing may be heard of a client that takes the end of an answer: the settle time,
+/// but no less than a second, since clients far away acknowledge in bursts, and no more than five;
+/// five where the settle time is off.
 pub fn patience(settle: Duration) -> Duration {
+    let [least, most] = [1, 5].map(Duration::from_secs);
     match settle {
-        Duration::ZERO => STALLED,
-        settle => settle.min(STALLED),
+        Duration::ZERO => most,
+        settle => settle.clamp(least, most),
     }
 }
-
-/// How long a client that takes the end of an answer may acknowledge nothing at the most: the settle
-/// time's default.
-const STALLED: Duration = Duration::from_secs(5);
 
 /// What was open at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -194,9 +193,15 @@ impl Load {
         self.connections().saturating_sub(told)
     }
 
-    /// Bytes that clients have not acknowledged; 0 where that is not known.
+    /// Bytes that clients still take; 0 where that is not known.
     pub fn unsent(&self) -> u64 {
         self.unsent.map_or(0, Unsent::bytes)
+    }
+
+    /// Bytes that clients have not acknowledged, those of clients that are gone, too.
+    pub fn unacknowledged(&self) -> u64 {
+        let gone = self.unsent.map_or(0, |unsent| unsent.gone.into());
+        self.unsent().saturating_add(gone)
     }
 
     /// Whatever would surely be lost if Envoy ended now: requests, TCP and UDP sessions.
@@ -230,6 +235,7 @@ impl Load {
         // QUIC connections have no socket of their own.
         self.awake = kernel.awake.filter(|_| told <= open);
         self.clients = kernel.clients;
+        self.unsent = kernel.unsent;
         self.tcp_sessions = self
             .tcp_sessions
             .saturating_add(open.saturating_sub(told.max(http)));

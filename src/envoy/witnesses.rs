@@ -184,9 +184,7 @@ impl<'a> Witnesses<'a> {
         }
         let seen = seen.ok();
         let old_open = seen.as_ref().filter(|_| old).map(Seen::old_open);
-        let unsent = seen.as_ref().and_then(|seen| seen.load.unsent);
         let mut load = self.weigh(told, seen, figures.shows_itself());
-        load.unsent = unsent;
         load.old_open = old_open;
         Ok(Answer::Stats(load))
     }

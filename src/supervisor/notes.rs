@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::sentences;
 use crate::drain::{Answer, Ask, Outcome};
 use crate::envoy::admin::AdminReply;
+use crate::envoy::load::Load;
 use crate::envoy::question::Readiness;
 use crate::status::{SecretStatus, Snapshot};
 
@@ -82,7 +83,12 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &AdminReply, ex
             {
                 *at = now;
             }
-            snapshot.load = Some(load.clone());
+            // A look that failed does not mean that all bytes have come.
+            let before = snapshot.load.take().and_then(|load| load.unsent);
+            snapshot.load = Some(Load {
+                unsent: load.unsent.or(before),
+                ..load.clone()
+            });
             snapshot.load_at = Some(now);
         }
         _ => {}

@@ -191,8 +191,8 @@ fn told(drain: &DrainStatus, snapshot: &Snapshot, words: [&'static str; 2]) -> S
             };
             let _ = write!(line, " ({cut}: {left}; {requests})");
         }
-        if last.unsent() > 0 {
-            let bytes = plural(last.unsent(), "byte");
+        if last.unacknowledged() > 0 {
+            let bytes = plural(last.unacknowledged(), "byte");
             let _ = write!(line, "; clients had not acknowledged the last {bytes} sent");
         }
     }
@@ -355,6 +355,7 @@ mod tests {
             unsent: Some(Unsent {
                 open: 0,
                 closed: 204_800,
+                gone: 0,
             }),
             ..load(0, 0)
         };

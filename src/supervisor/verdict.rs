@@ -110,7 +110,7 @@ fn fields(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Map<String, Valu
     for (name, value) in fields {
         all.insert(name.to_owned(), value);
     }
-    let bytes = last.map(Load::unsent).filter(|bytes| *bytes > 0);
+    let bytes = last.map(Load::unacknowledged).filter(|bytes| *bytes > 0);
     all.extend(bytes.map(|bytes| ("unacknowledged_bytes".to_owned(), bytes.into())));
     all
 }

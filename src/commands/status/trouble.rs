@@ -227,8 +227,9 @@ pub fn waits_for(status: JsonView<'_>) -> String {
     .collect();
     let unacknowledged = status.count("/unacknowledged_bytes").unwrap_or(0);
     match (parts.is_empty(), connections) {
-        (true, 0) if unacknowledged > 0 => {
-            format!("waits for clients to take the last {unacknowledged} bytes")
+        (true, _) if unacknowledged > 0 => {
+            let bytes = plural(unacknowledged, "byte");
+            format!("waits for clients to take the last {bytes}")
         }
         (true, 0) => "nothing is left that counts".into(),
         (true, _) => format!(

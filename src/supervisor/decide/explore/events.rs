@@ -77,14 +77,14 @@ impl Says {
                 udp_sessions,
                 old_open: Some(OldOpen {
                     clients: connections,
-                    knows_excluded: true,
+                    is_exact: true,
                     is_all: true,
                 }),
                 uptime: Some(u64::from(self == Says::Flushed)),
                 health_failed,
                 sends_logs: self == Says::Logs,
                 unsent: Some(Unsent {
-                    closed: u64::from(self == Says::Sending),
+                    closed: u32::from(self == Says::Sending),
                     ..Unsent::default()
                 }),
                 sight: match self {

@@ -212,7 +212,7 @@ impl Generations {
         let connections = match (ask, load.old_open) {
             // It was asked of the old one alone.
             (Ask::Sockets, _) => Some(load.connections()),
-            (_, Some(old)) if old.knows_excluded => Some(old.clients),
+            (_, Some(old)) if old.is_exact => Some(old.clients),
             _ => is_told.then_some(word),
         };
         *open = open.after(now, connections);

@@ -123,7 +123,7 @@ fn it_is_known_how_long_an_old_generation_drains() {
 fn beside(uptime: u64, clients: Option<u64>) -> impl FnMut(Ask) -> Option<Answer> {
     let old_open = clients.map(|clients| OldOpen {
         clients,
-        knows_excluded: true,
+        is_exact: true,
         is_all: true,
     });
     let mut answers = idle(uptime);
@@ -327,7 +327,7 @@ fn beside_a_udp_listener_the_kernels_word_on_tcp_is_gone_by() {
                 Some(Answer::Stats(load)) => Some(Answer::Stats(Load {
                     old_open: Some(OldOpen {
                         clients: tcp,
-                        knows_excluded: true,
+                        is_exact: true,
                         is_all: false,
                     }),
                     ..load
