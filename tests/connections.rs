@@ -217,8 +217,14 @@ const NAMES: &str = "TEST_DRAINIT_NAMES";
 
 /// Looks at an Envoy from a process of its own, in which `prepare` was called before; gives what
 /// is seen.
-fn look_from_a_sandbox(envoy: &Process, names: &str, uid: u32, prepare: fn()) -> String {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+fn look_from_a_sandbox(
+    program: &Path,
+    envoy: &Process,
+    names: &str,
+    uid: u32,
+    prepare: fn(),
+) -> String {
+    let mut command = Command::new(program);
     command
         .args(["--exact", "a_look_from_a_sandbox", "--nocapture"])
         .env(SANDBOX, envoy.pid().to_string())
@@ -299,13 +305,15 @@ fn without_privilege_all_is_seen_and_without_netlink_all_but_the_silence() {
         Some(NOBODY.into()),
     )
     .unwrap();
-    let envoy = support::envoy_in(&config.dir);
+    let envoy = support::program_in(&config.dir, &support::envoy());
     let envoy = Process::spawn(command(&envoy, &config).uid(NOBODY).gid(NOBODY));
     wait_for("Envoy to listen", PATIENCE, || {
         TcpStream::connect(config.tcp).is_ok()
     });
     let _client = TcpStream::connect(config.tcp).unwrap();
-    let look = |names: &str, uid, prepare| look_from_a_sandbox(&envoy, names, uid, prepare);
+    let this = std::env::current_exe().unwrap();
+    let this = support::program_in(&config.dir, &this);
+    let look = |names: &str, uid, prepare| look_from_a_sandbox(&this, &envoy, names, uid, prepare);
     wait_for("one connection", PATIENCE, || {
         look("{}", NOBODY, || {}) == "Netlink Inode 1 None"
     });

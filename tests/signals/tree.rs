@@ -17,7 +17,7 @@ use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::process::{children, has_ended};
 use crate::support::scene;
 use crate::support::upstream::Upstream;
-use crate::support::{PATIENCE, envoy, envoy_in, wait_for};
+use crate::support::{PATIENCE, envoy, program_in, wait_for};
 
 /// `drainit OPTIONS -- SCRIPT ...`, and Envoy behind that.
 struct Rig {
@@ -226,7 +226,7 @@ fn an_envoy_with_ambient_capabilities_ends_when_drainit_is_killed() {
     ];
     let (_upstream, config) = scene::of(Admin::Tcp);
     config.replace(&config.access_log.display().to_string(), "/dev/null");
-    let mut line = vec![envoy_in(&config.dir).display().to_string()];
+    let mut line = vec![program_in(&config.dir, &envoy()).display().to_string()];
     line.extend(config.arguments());
     let health = std::net::SocketAddr::from((config.ip(), 8090));
     let drainit = Setting::default()

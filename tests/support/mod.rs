@@ -103,11 +103,11 @@ pub fn envoy() -> PathBuf {
     envoy_at("TEST_ENVOY", "target/envoy/1.40.0/envoy")
 }
 
-/// The same in a test's directory, for another user, who may not enter the project's.
-pub fn envoy_in(dir: &TempDir) -> PathBuf {
-    let path = dir.join("envoy");
-    std::fs::hard_link(envoy(), &path)
-        .or_else(|_| std::fs::copy(envoy(), &path).map(drop))
+/// A program in a test's directory, for another user, who may not enter the project's.
+pub fn program_in(dir: &TempDir, program: &Path) -> PathBuf {
+    let path = dir.path().join(program.file_name().unwrap());
+    std::fs::hard_link(program, &path)
+        .or_else(|_| std::fs::copy(program, &path).map(drop))
         .unwrap();
     path
 }
