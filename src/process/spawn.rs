@@ -59,7 +59,11 @@ pub fn spawn(spawn: &Spawn<'_>) -> io::Result<i32> {
         let _ = nix::unistd::write(&failed, &error.to_ne_bytes());
         CANNOT_START
     });
-    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+    let flags = match cfg!(sanitized) {
+        // ThreadSanitizer takes a child that borrows our memory for a second thread.
+        true => CloneFlags::CLONE_VFORK,
+        false => CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK,
+    };
     // A handler that ran in the child would tell us of a signal that was the child's.
     let pid = without_signals(|| {
         // SAFETY: until its exec the child makes system calls and nothing else: it allocates

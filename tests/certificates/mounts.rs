@@ -195,6 +195,7 @@ fn a_file_system_that_is_stuck_from_the_start_keeps_the_gate_shut_and_nothing_el
     wait_for("a look at it that does not end", PATIENCE, || {
         is_stuck(&drainit)
     });
+    drainit.wait_log("health, status and metrics are served");
     let (status, text) = drainit.get("/healthz");
     assert_eq!(status, 200);
     assert!(text.starts_with("waiting for certificates"), "{text}");

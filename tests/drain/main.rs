@@ -110,7 +110,7 @@ fn clients_with_pools_that_are_told_to_close_are_expected_back() {
     let (_upstream, config, mut drainit) = scene::ready(&[]);
     let mut pool: Vec<_> = (0..20).map(|_| HttpConnection::idle(config.http)).collect();
     drainit.signal(Signal::SIGTERM);
-    drainit.wait_unready();
+    drainit.wait_log("envoy's health check is failed");
     // Each asks once more, is told to close, and comes back on a new connection.
     for connection in &mut pool {
         thread::sleep(Duration::from_millis(40));

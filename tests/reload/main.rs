@@ -224,7 +224,7 @@ fn logs_are_reopened_after_a_rise() {
 #[test]
 fn an_envoy_that_loses_datagrams_by_a_hot_restart_is_warned_of_before_it() {
     const LOSES: &str = "loses all datagrams to its UDP listeners";
-    for (program, loses) in [(support::other_envoy(), true), (support::envoy(), false)] {
+    for program in [support::other_envoy(), support::envoy()] {
         let rig = Rig::start();
         rig.replace_program(&program);
         // From the version of the one to the other, and to itself.
@@ -232,6 +232,9 @@ fn an_envoy_that_loses_datagrams_by_a_hot_restart_is_warned_of_before_it() {
         wait_for("the version", PATIENCE, || {
             rig.status()["envoy"]["version"].is_string()
         });
+        let version = rig.status()["envoy"]["version"].to_string();
+        let minor = version.split('.').nth(1).unwrap().parse::<u32>().unwrap();
+        let loses = minor < 40;
         let said = rig.reload_well();
         let log = rig.drainit.log.lines();
         let at = |text: &str| log.iter().rposition(|line| line.contains(text));
