@@ -6,7 +6,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::thread;
 
-use super::super::{ConnectionState, Listener};
+use super::super::source::drop_repeated;
+use super::super::{ConnectionState, Listener, Witness};
 use super::*;
 use crate::testing::{Sleeper, TempDir};
 

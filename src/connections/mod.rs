@@ -24,6 +24,7 @@ pub mod names;
 pub mod netlink;
 pub mod rows;
 mod socket;
+mod source;
 mod table;
 
 use std::fmt;

@@ -71,8 +71,8 @@ pub struct OldOpen {
 }
 
 /// Bytes that Envoy has written on connections that count, and that their clients have not
-/// acknowledged yet: the kernel sends them, as long as the network is there. None where the network
-/// is the host's, which outlives Envoy.
+/// acknowledged yet: the kernel sends them, as long as the network is there. All are 0 where the
+/// network is the host's, which outlives Envoy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Unsent {
     /// On connections that are open, where it may be the end of an answer.

@@ -90,24 +90,24 @@ fn with_bytes_under_way_the_deadline_is_no_clean_end_though_the_minimum_is_as_lo
     }
 }
 
-#[test]
-fn bytes_on_connections_that_count_as_none_hold_nothing_up() {
+fn one_counts_as_none() -> Play {
     let limits = Limits {
         open_connections: 1,
         ..LIMITS
     };
-    let mut play = Play::new(&limits, true);
+    Play::new(&limits, true)
+}
+
+#[test]
+fn bytes_on_connections_that_count_as_none_hold_nothing_up() {
+    let mut play = one_counts_as_none();
     let outcome = play.until(ms(1), envoy_sending(1, until(60_000)));
     assert_eq!(outcome, Some(Outcome::Drained));
 }
 
 #[test]
 fn bytes_on_a_closed_connection_hold_the_end_though_an_open_one_counts_as_none() {
-    let limits = Limits {
-        open_connections: 1,
-        ..LIMITS
-    };
-    let mut play = Play::new(&limits, true);
+    let mut play = one_counts_as_none();
     let bytes = until(8_000);
     let told = move |now| {
         Some(Unsent {
