@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+/// An empty mailbox keeps the memory of so many messages at the most.
+const KEPT: usize = 64;
+
 /// A waker: what it wakes polls the [`Wakeups`] that belong to it.
 #[derive(Clone, Debug)]
 pub struct Waker(Arc<EventFd>);
@@ -79,7 +82,20 @@ impl<T> Mailbox<T> {
 
     /// Sends `message`. Never blocks; once the reader is gone, nobody listens.
     pub fn send(&self, message: T) {
-        self.queue.lock().push_back(message);
+        self.put(|messages| messages.push_back(message));
+    }
+
+    /// Sends `message` in place of those that it `replaces`, of those still to be taken: however long
+    /// a reader hangs, these do not grow in number.
+    pub fn send_instead(&self, message: T, replaces: impl Fn(&T, &T) -> bool) {
+        self.put(|messages| {
+            messages.retain(|before| !replaces(&message, before));
+            messages.push_back(message);
+        });
+    }
+
+    fn put(&self, change: impl FnOnce(&mut VecDeque<T>)) {
+        change(&mut self.queue.lock());
         self.queue.came.notify_one();
         if let Some(waker) = &self.waker {
             waker.wake();
@@ -104,7 +120,7 @@ impl<T> Clone for Mailbox<T> {
 impl<T> Inbox<T> {
     /// The oldest message.
     pub fn take(&self) -> Option<T> {
-        self.0.lock().pop_front()
+        pop(&mut self.0.lock())
     }
 
     /// The oldest message; waits for one, however long.
@@ -124,8 +140,17 @@ impl<T> Inbox<T> {
             .came
             .wait_timeout_while(messages, limit, |messages| messages.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        messages.pop_front()
+        pop(&mut messages)
     }
+}
+
+/// The oldest of these messages. The memory of many is given back with the last.
+fn pop<T>(messages: &mut VecDeque<T>) -> Option<T> {
+    let oldest = messages.pop_front();
+    if messages.is_empty() && messages.capacity() > KEPT {
+        *messages = VecDeque::new();
+    }
+    oldest
 }
 
 impl<T> Queue<T> {
@@ -167,6 +192,19 @@ mod tests {
         }
         sender.join().unwrap();
         assert_eq!(messages.wait(Duration::from_millis(1)), None);
+    }
+
+    #[test]
+    fn of_messages_that_replace_each_other_one_waits_and_the_memory_of_many_is_given_back() {
+        let (mailbox, messages) = Mailbox::new(None);
+        mailbox.send((0, 'a'));
+        (1..=100_000).for_each(|n| mailbox.send_instead((n, 'b'), |_, before| before.1 == 'b'));
+        assert_eq!(mailbox.pending(), 2);
+        let all = [messages.take(), messages.take(), messages.take()];
+        assert_eq!(all, [Some((0, 'a')), Some((100_000, 'b')), None]);
+        (0..100_000).for_each(|n| mailbox.send((n, 'a')));
+        while messages.wait(Duration::ZERO).is_some() {}
+        assert!(mailbox.queue.lock().capacity() <= KEPT);
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod watch;
 pub mod x509;
 
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -154,6 +155,20 @@ pub enum CertificateCommand {
     },
     /// End the thread.
     Stop,
+}
+
+impl CertificateCommand {
+    /// Whether the thread need not take the command `before` any more, which waits in the queue, since
+    /// this one has come. So one command of each kind waits at the most while the thread hangs in a
+    /// file system; verdicts apart, of which there are as many as the thread has asked for.
+    pub fn replaces(&self, before: &CertificateCommand) -> bool {
+        use CertificateCommand::{EnvoyGone, EnvoyReplaced, EnvoyStarted, Validated};
+        match (self, before) {
+            (Validated { .. }, _) => false,
+            (EnvoyGone, EnvoyStarted | EnvoyReplaced) => true,
+            _ => mem::discriminant(self) == mem::discriminant(before),
+        }
+    }
 }
 
 /// Keeps everything fresh until it is told to stop. `admin` GETs a path of Envoy's admin

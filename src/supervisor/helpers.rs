@@ -234,7 +234,7 @@ impl Helpers {
     /// Has the configuration file read: Envoy was started just now.
     pub fn note_configuration(&self) {
         if let Some(started) = &self.started {
-            started.send(());
+            started.send_instead((), |_, _| true);
         }
     }
 
@@ -280,10 +280,11 @@ impl Helpers {
             CertificateCommand::EnvoyGone => self.envoy_runs = false,
             _ => {}
         }
-        self.commands
-            .as_ref()
-            .map(|commands| commands.send(command))
-            .is_some()
+        let Some(commands) = &self.commands else {
+            return false;
+        };
+        commands.send_instead(command, CertificateCommand::replaces);
+        true
     }
 
     /// Whether the HTTP thread runs.
@@ -299,7 +300,8 @@ impl Helpers {
         }
         match &self.jobs {
             Some(jobs) => {
-                jobs.send(job);
+                // Who asks another has no use for the answer to the one before.
+                jobs.send_instead(job, |_, _| true);
                 Ok(())
             }
             None => Err(job),
@@ -354,4 +356,49 @@ fn certificates_config(options: &Options) -> Option<certificates::CertificateSet
             given: options.certificate_check_given,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificates::CertificateCommand::*;
+    use crate::status::Snapshot;
+
+    #[test]
+    fn a_thread_that_hangs_has_few_commands_to_take_whatever_it_was_told_and_in_their_order() {
+        let (waker, wakeups) = Waker::new().unwrap();
+        let (job_waker, job_wakeups) = Waker::new().unwrap();
+        let mut helpers = Helpers::new(
+            Arc::default(),
+            SharedSnapshot::new(Snapshot::new(Instant::now()), waker),
+            wakeups,
+            (job_waker, job_wakeups),
+            Mailbox::new(None).0,
+            None,
+        );
+        let (mailbox, commands) = Mailbox::new(None);
+        assert!(!helpers.tell(CheckNow(1)), "nobody is there");
+        helpers.commands = Some(mailbox);
+        let verdict = Ok(());
+        assert!(helpers.tell(Validated { id: 1, verdict }));
+        for number in 1..=100_000 {
+            helpers.tell(EnvoyReplaced);
+            helpers.tell(CheckNow(number));
+            helpers.tell(EnvoyGone);
+            helpers.tell(CheckPublished(number));
+            helpers.tell(EnvoyStarted);
+        }
+        assert!(matches!(commands.take(), Some(Validated { id: 1, .. })));
+        assert!(matches!(commands.take(), Some(CheckNow(100_000))));
+        assert!(matches!(commands.take(), Some(EnvoyGone)));
+        assert!(matches!(commands.take(), Some(CheckPublished(100_000))));
+        assert!(matches!(commands.take(), Some(EnvoyStarted)));
+        assert!(commands.take().is_none());
+        for command in [EnvoyReplaced, CheckNow(1), CheckNow(2)] {
+            helpers.tell(command);
+        }
+        // What the Envoy before had read is not to be confirmed by the next one.
+        assert!(matches!(commands.take(), Some(EnvoyReplaced)));
+        assert!(matches!(commands.take(), Some(CheckNow(2))));
+    }
 }
