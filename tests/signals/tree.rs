@@ -1,11 +1,11 @@
 //! Envoy behind a start script that does not `exec` it, and what becomes of the tree; and an Envoy
 //! whose drainit is killed.
 
+use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -183,15 +183,36 @@ fn with_restarts_an_envoy_whose_script_is_killed_serves_on() {
     assert_eq!(rig.stop(), 5);
 }
 
-/// Kills drainit, in whatever way it was started, and waits for Envoy's end.
-#[track_caller]
-fn ends_with_drainit(setting: Setting, options: &[&str], prepare: impl FnOnce(Pid)) {
-    let (_upstream, config) = scene::of(Admin::Unix);
-    let drainit = setting.ready(options, &config);
-    let envoy = drainit.envoy_pid();
-    prepare(envoy);
-    drainit.signal(Signal::SIGKILL);
-    wait_for("Envoy's end", PATIENCE, || has_ended(envoy));
+/// How often drainit is killed in each way: `TEST_KILLS=100` for the long run.
+fn kills(few: usize) -> usize {
+    let given = env::var("TEST_KILLS").ok();
+    given.map_or(few, |given| given.parse().unwrap())
+}
+
+/// Kills drainit so many times, each time another that was started in this way, and waits for
+/// Envoy's end.
+fn ends_with_drainit(
+    kills: usize,
+    what: &str,
+    start: impl Fn() -> (Upstream, EnvoyConfig, Drainit),
+    prepare: impl Fn(Pid),
+) {
+    let mut times: Vec<Duration> = (0..kills)
+        .map(|_| {
+            let (_upstream, _config, drainit) = start();
+            let envoy = drainit.envoy_pid();
+            prepare(envoy);
+            let killed = Instant::now();
+            drainit.signal(Signal::SIGKILL);
+            wait_for("Envoy's end", PATIENCE, || has_ended(envoy));
+            killed.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    println!(
+        "{what}: ended with each of {kills}, in {:?} at the slowest",
+        times.last()
+    );
 }
 
 #[test]
@@ -199,21 +220,25 @@ fn envoy_ends_when_drainit_is_killed() {
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                for _ in 0..3 {
-                    ends_with_drainit(Setting::default(), &[], |_| {});
-                }
+                ends_with_drainit(kills(6) / 2, "as it is", || scene::ready(&[]), |_| {});
             });
         }
     });
-    ends_with_drainit(Setting::default(), &["--hot-restart"], |_| {});
+    let hot = || scene::ready(&["--hot-restart"]);
+    ends_with_drainit(kills(1), "--hot-restart", hot, |_| {});
     // A hung one, too.
-    ends_with_drainit(Setting::default(), &[], |envoy| {
-        kill(envoy, Signal::SIGSTOP).unwrap();
-    });
+    ends_with_drainit(
+        kills(1),
+        "stopped",
+        || scene::ready(&[]),
+        |envoy| {
+            kill(envoy, Signal::SIGSTOP).unwrap();
+        },
+    );
 }
 
-#[test]
-fn an_envoy_with_ambient_capabilities_ends_when_drainit_is_killed() {
+/// As a user who may bind the low ports.
+fn with_ambient_capabilities(options: &[&str]) -> (Upstream, EnvoyConfig, Drainit) {
     let capability = "+net_bind_service";
     let inherited = format!("--inh-caps={capability}");
     let ambient = format!("--ambient-caps={capability}");
@@ -224,25 +249,30 @@ fn an_envoy_with_ambient_capabilities_ends_when_drainit_is_killed() {
         &inherited,
         &ambient,
     ];
-    let (_upstream, config) = scene::of(Admin::Tcp);
+    let (upstream, config) = scene::of(Admin::Tcp);
     config.replace(&config.access_log.display().to_string(), "/dev/null");
     let mut line = vec![program_in(&config.dir, &envoy()).display().to_string()];
     line.extend(config.arguments());
     let health = std::net::SocketAddr::from((config.ip(), 8090));
-    let drainit = Setting::default()
-        .behind(&user)
-        .health(health)
-        .start(&[], &line);
+    let setting = Setting::default().behind(&user).health(health);
+    let drainit = setting.start(options, &line);
     drainit.wait_ready();
-    let envoy = drainit.envoy_pid();
-    let held = fs::read_to_string(format!("/proc/{envoy}/status")).unwrap();
-    assert!(held.contains("CapAmb:\t0000000000000400"), "{held}");
-    // Root's copy of drainit would be of no use here.
-    let killed = Command::new("kill")
-        .args(["-KILL", &drainit.pid().to_string()])
-        .status();
-    assert!(killed.unwrap().success());
-    wait_for("Envoy's end", PATIENCE, || has_ended(envoy));
+    (upstream, config, drainit)
+}
+
+#[test]
+fn an_envoy_with_ambient_capabilities_ends_when_drainit_is_killed() {
+    for options in [&[][..], &["--hot-restart"]] {
+        ends_with_drainit(
+            kills(1),
+            &format!("ambient capabilities, {options:?}"),
+            || with_ambient_capabilities(options),
+            |envoy| {
+                let held = fs::read_to_string(format!("/proc/{envoy}/status")).unwrap();
+                assert!(held.contains("CapAmb:\t0000000000000400"), "{held}");
+            },
+        );
+    }
 }
 
 /// As under `unshare --pid --fork` without `--mount-proc`: a pid in /proc is another process's.

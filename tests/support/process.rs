@@ -148,10 +148,12 @@ pub fn children(parent: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// Whether a process has ended, though nobody may have reaped it.
+/// Whether a process has ended with all its threads, though nobody may have reaped it.
 pub fn has_ended(process: Pid) -> bool {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    status.is_empty() || status.contains("State:\tZ")
+    // The first thread may end before the others, which have the sockets open.
+    let threads = fs::read_dir(format!("/proc/{process}/task"));
+    status.is_empty() || status.contains("State:\tZ") && threads.map_or(0, Iterator::count) <= 1
 }
 
 /// The processes of a pid namespace, as `/proc/PID/ns/pid` has it, zombies included.
