@@ -192,10 +192,22 @@ fn signals_that_come_at_once_are_the_main_threads() {
 
 #[test]
 fn the_end_of_envoy_is_ours_with_its_code() {
-    let (_upstream, _config, mut drainit) = scene::ready(&PATIENT);
-    kill(drainit.envoy_pid(), Signal::SIGKILL).unwrap();
-    assert_eq!(drainit.wait_exit(PATIENCE), 137);
-    drainit.wait_log("killed by SIGKILL");
+    for (signal, code, told, class) in [
+        (Signal::SIGKILL, 137, "killed by SIGKILL", "signal"),
+        // Envoy has handlers for these, and dies of them all the same.
+        (Signal::SIGSEGV, 139, "killed by SIGSEGV", "signal"),
+        (Signal::SIGABRT, 134, "killed by SIGABRT", "assert"),
+    ] {
+        let (_upstream, _config, mut drainit) = scene::ready(&["--log-format", "json"]);
+        kill(drainit.envoy_pid(), signal).unwrap();
+        assert_eq!(drainit.wait_exit(PATIENCE), code);
+        let verdict = drainit.wait_log("exit code 1");
+        assert!(verdict.contains(told), "{verdict}");
+        assert!(
+            verdict.contains(&format!("\"exit_class\":\"{class}\"")),
+            "{verdict}"
+        );
+    }
 }
 
 #[test]
