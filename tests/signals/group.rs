@@ -1,6 +1,6 @@
 //! Who else may signal: a terminal, an init before drainit, whoever means a whole group or cgroup.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,12 +41,15 @@ fn a_signal_to_the_whole_process_group_drains() {
 
 #[test]
 fn an_init_that_signals_the_whole_group_drains() {
-    drains_when(
-        Setting::default().behind(&["tini", "-s", "-g", "--"]),
-        |tini| {
-            tini.signal(Signal::SIGTERM);
-        },
-    );
+    thread::scope(|scope| {
+        for init in [&["tini", "-s", "-g", "--"][..], &["dumb-init", "--"]] {
+            scope.spawn(|| {
+                drains_when(Setting::default().behind(init), |init| {
+                    init.signal(Signal::SIGTERM);
+                });
+            });
+        }
+    });
 }
 
 /// It signals its child, and then its own group, in which that is.
@@ -115,6 +118,22 @@ fn a_second_ctrl_c_stops_once_a_second_has_passed() {
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
     assert!(session.is_closed() && terminal.is_as_it_was());
     drainit.wait_log("second signal");
+}
+
+/// Or else a Ctrl-C would reach the child alone. `docker run -it --entrypoint sh` gives a shell.
+#[test]
+fn a_shell_that_reads_the_terminal_is_stopped_and_a_ctrl_c_ends_it() {
+    let (terminal, setting) = Terminal::open();
+    let options = ["--envoy-flags", "keep", "--kill-timeout", "500ms"];
+    let mut drainit = setting.start(&options, &["sh".to_owned()]);
+    let status = format!("/proc/{}/status", drainit.envoy_pid());
+    wait_for("the shell to be stopped", PATIENCE, || {
+        fs::read_to_string(&status).is_ok_and(|status| status.contains("State:\tT"))
+    });
+    assert_eq!(tcgetpgrp(&terminal.master), Ok(drainit.pid()));
+    terminal.press_ctrl_c();
+    assert_eq!(drainit.wait_exit(PATIENCE), 137);
+    assert!(terminal.is_as_it_was());
 }
 
 /// As with systemd's KillMode=control-group. Both have happened when drainit looks.
