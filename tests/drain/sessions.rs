@@ -165,7 +165,10 @@ fn a_udp_session_that_the_deadline_cuts_is_a_failure_of_the_shutdown_command() {
 fn the_last_entry_arrives(envoy: PathBuf, kind: &str) {
     let (upstream, config) = scene::of(Admin::Unix);
     let address = SocketAddr::from((config.ip(), 18_000));
-    let logs = AccessLogs::start(address);
+    let logs = match kind {
+        FLUENTD_LOG => AccessLogs::of_fluentd(address),
+        _ => AccessLogs::start(address),
+    };
     config.send_access_logs(kind, address);
     let mut command = vec![envoy.display().to_string()];
     command.extend(config.arguments());
@@ -194,6 +197,7 @@ fn the_last_entry_arrives(envoy: PathBuf, kind: &str) {
 const HTTP_LOG: &str = "grpc.v3.HttpGrpcAccessLogConfig";
 const TCP_LOG: &str = "grpc.v3.TcpGrpcAccessLogConfig";
 const OPEN_TELEMETRY_LOG: &str = "open_telemetry.v3.OpenTelemetryAccessLogConfig";
+const FLUENTD_LOG: &str = "fluentd.v3.FluentdAccessLogConfig";
 
 #[test]
 fn the_last_requests_entry_in_a_grpc_access_log_arrives() {
@@ -211,4 +215,10 @@ fn the_last_sessions_entry_in_a_grpc_access_log_arrives() {
 fn the_last_requests_entry_in_an_open_telemetry_log_arrives() {
     the_last_entry_arrives(support::envoy(), OPEN_TELEMETRY_LOG);
     the_last_entry_arrives(support::other_envoy(), OPEN_TELEMETRY_LOG);
+}
+
+#[test]
+fn the_last_requests_entry_in_a_fluentd_log_arrives() {
+    the_last_entry_arrives(support::envoy(), FLUENTD_LOG);
+    the_last_entry_arrives(support::other_envoy(), FLUENTD_LOG);
 }

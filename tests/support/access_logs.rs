@@ -1,7 +1,9 @@
-//! A receiver of the access logs that Envoy sends elsewhere (`tests/xds/access_logs.py`).
+//! A receiver of the access logs that Envoy sends elsewhere: by gRPC (`tests/xds/access_logs.py`),
+//! or as Fluentd takes them.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
+use std::thread;
 
 use super::drainit::Log;
 use super::pki::script;
@@ -10,7 +12,7 @@ use super::{PATIENCE, wait_for};
 
 pub struct AccessLogs {
     log: Log,
-    _process: Process,
+    _process: Option<Process>,
 }
 
 impl AccessLogs {
@@ -26,12 +28,30 @@ impl AccessLogs {
         });
         AccessLogs {
             log,
-            _process: process,
+            _process: Some(process),
         }
     }
 
-    /// How many messages with entries have come.
+    /// A receiver of Fluentd's forward protocol, in which Envoy sends entries and nothing else, and
+    /// waits for no answer.
+    pub fn of_fluentd(address: SocketAddr) -> AccessLogs {
+        let listener = TcpListener::bind(address).unwrap();
+        let log = Log::default();
+        let seen = log.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                seen.collect(stream.unwrap());
+            }
+        });
+        AccessLogs {
+            log,
+            _process: None,
+        }
+    }
+
+    /// How many messages with entries have come, or lines of them.
     pub fn count(&self) -> usize {
-        self.log.lines().len() - 1
+        let lines = self.log.lines();
+        lines.iter().filter(|line| *line != "ready").count()
     }
 }

@@ -130,10 +130,19 @@ impl EnvoyConfig {
     /// Has the listener for probes, or for a kind of access log that is TCP's the TCP listener,
     /// send its access log to this address.
     pub fn send_access_logs(&self, kind: &str, address: SocketAddr) {
+        let by_grpc = !kind.starts_with("fluentd.");
+        let how = match by_grpc {
+            true => {
+                "common_config: { log_name: drained, transport_api_version: V3, \
+                 grpc_service: { envoy_grpc: { cluster_name: logs } } }"
+            }
+            false => {
+                "cluster: logs, tag: drained, stat_prefix: drained, \
+                 record: { path: '%REQ(:PATH)%' }"
+            }
+        };
         let log = format!(
-            "access_log: [{{ name: sent, typed_config: {{ '@type': {TYPE}.access_loggers.{kind}, \
-             common_config: {{ log_name: drained, transport_api_version: V3, \
-             grpc_service: {{ envoy_grpc: {{ cluster_name: logs }} }} }} }} }}]"
+            "access_log: [{{ name: sent, typed_config: {{ '@type': {TYPE}.access_loggers.{kind}, {how} }} }}]"
         );
         if kind.contains("Tcp") {
             let tcp = "          stat_prefix: tcp\n";
@@ -142,13 +151,15 @@ impl EnvoyConfig {
             let manager = "              stat_prefix: metrics\n";
             self.replace(manager, &format!("{manager}              {log}\n"));
         }
-        let cluster = cluster("logs", address);
-        let http2 = format!(
-            "    typed_extension_protocol_options: {{ envoy.extensions.upstreams.http.v3.HttpProtocolOptions: \
-             {{ '@type': {TYPE}.upstreams.http.v3.HttpProtocolOptions, \
-             explicit_http_config: {{ http2_protocol_options: {{}} }} }} }}\n"
-        );
-        self.replace("  clusters:\n", &format!("  clusters:\n{cluster}{http2}"));
+        let mut cluster = cluster("logs", address);
+        if by_grpc {
+            cluster.push_str(&format!(
+                "    typed_extension_protocol_options: {{ envoy.extensions.upstreams.http.v3.HttpProtocolOptions: \
+                 {{ '@type': {TYPE}.upstreams.http.v3.HttpProtocolOptions, \
+                 explicit_http_config: {{ http2_protocol_options: {{}} }} }} }}\n"
+            ));
+        }
+        self.replace("  clusters:\n", &format!("  clusters:\n{cluster}"));
         self.prepend("node: { id: edge, cluster: edge }\n");
     }
 
