@@ -24,8 +24,13 @@ struct Client {
 impl Client {
     /// Returns once a first answer was there.
     fn start(config: &EnvoyConfig) -> Client {
+        Client::start_with(config, &[])
+    }
+
+    fn start_with(config: &EnvoyConfig, more: &[&str]) -> Client {
         let mut process = pki::python(Path::new("scripts/bench.d/http3.py"))
             .args([&config.ip().to_string(), "10004", "/fast"])
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -114,6 +119,32 @@ fn a_modify_only_listener_over_http3_is_told_by_a_drain_and_not_by_a_hold() {
     std::thread::scope(|scope| {
         for program in [support::envoy(), support::other_envoy()] {
             scope.spawn(move || is_told_by_the_drain(&program));
+        }
+    });
+}
+
+/// Asked ten times a second by a client that passes over GOAWAY, of which a look four times a second
+/// sees nothing.
+fn is_not_idle(program: &Path) {
+    let (_upstream, config) = scene::of(Admin::Unix);
+    config.serve_http3();
+    let mut line = vec![program.display().to_string()];
+    line.extend(config.arguments());
+    let times = ["--settle", "1s", "--min-drain", "0s"];
+    let mut drainit = Drainit::start(&[&times[..], &["--drain-timeout", "4s"]].concat(), &line);
+    drainit.wait_ready();
+    let _client = Client::start_with(&config, &["stay"]);
+    drainit.signal(Signal::SIGTERM);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    let verdict = drainit.wait_log("CUT by the deadline after 4");
+    assert!(verdict.contains("(cut: http3 1; "), "{verdict}");
+}
+
+#[test]
+fn a_client_that_asks_between_two_looks_over_http3_is_not_idle() {
+    std::thread::scope(|scope| {
+        for program in [support::envoy(), support::other_envoy()] {
+            scope.spawn(move || is_not_idle(&program));
         }
     });
 }
