@@ -88,6 +88,44 @@ fn a_slow_request_in_a_container_gets_its_answer_and_the_container_exits_with_0(
     wait_text(&last_words, "drained after");
 }
 
+fn drains_without_netlink(hides: bool) {
+    let network = Network::new();
+    let (upstream, config) = network.enter(|| scene::of(Admin::Tcp));
+    open_to_all(config.dir.path()).unwrap();
+    if hides {
+        config.leave_udp_out();
+        config.prepend("stats_config: { stats_matcher: { reject_all: true } }\n");
+    }
+    let mut spec = Spec::new(&["/drainit", "--", "/usr/local/bin/envoy"]);
+    spec.args.extend(config.arguments());
+    let dir = config.dir.path().to_owned();
+    spec.mounts = vec![(dir.clone(), dir, false)];
+    spec.without_netlink = true;
+    let mut container = Container::start(&spec, &network);
+    wait_ready(&network);
+
+    let slow = network.enter(|| SlowRequest::start(config.http, Duration::from_secs(2)));
+    upstream.wait_in_flight(1);
+    container.kill("TERM");
+    assert_eq!(slow.status(), 200);
+    assert_eq!(container.wait_exit(PATIENCE), 0);
+    let told = "the kernel does not tell all of envoy's connections: NETLINK_SOCK_DIAG";
+    container.log.find(told).unwrap();
+    let verdict = container.log.find("drained after").unwrap();
+    let by_kernel = "counted by the kernel, because envoy hides some of it";
+    assert_eq!(verdict.contains(by_kernel), hides, "{verdict}");
+}
+
+/// Envoy tells what is open; where it hides that, /proc does.
+#[test]
+fn a_container_without_netlink_sockets_drains_by_what_is_told_all_the_same() {
+    thread::scope(|scope| {
+        for hides in [false, true] {
+            scope.spawn(move || drains_without_netlink(hides));
+        }
+    });
+}
+
 /// Asks for so many bytes and reads them slowly; tells how many came.
 fn read_slowly(address: SocketAddr, length: usize, header: &str) -> thread::JoinHandle<usize> {
     let socket: OwnedFd = socket(

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 use std::{env, process as std_process};
 
+use nix::libc::AF_NETLINK;
 use nix::pty::openpty;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::geteuid;
@@ -118,6 +119,8 @@ pub struct Spec {
     pub only_drainit: bool,
     /// The system calls that are refused.
     pub refused: Vec<&'static str>,
+    /// Whether sockets of netlink are refused, as by a strict seccomp profile.
+    pub without_netlink: bool,
     pub memory: Option<i64>,
     /// Whether it has a terminal, as with `docker run -it`.
     pub terminal: bool,
@@ -138,6 +141,7 @@ impl Spec {
             without_drainit: false,
             only_drainit: false,
             refused: Vec::new(),
+            without_netlink: false,
             memory: None,
             terminal: false,
             pid_namespace: None,
@@ -195,11 +199,17 @@ impl Spec {
                 ],
             },
         });
+        let mut refused = Vec::new();
         if !self.refused.is_empty() {
-            config["linux"]["seccomp"] = json!({
-                "defaultAction": "SCMP_ACT_ALLOW",
-                "syscalls": [{"names": self.refused, "action": "SCMP_ACT_ERRNO"}],
-            });
+            refused.push(json!({"names": self.refused, "action": "SCMP_ACT_ERRNO"}));
+        }
+        if self.without_netlink {
+            refused.push(json!({"names": ["socket"], "action": "SCMP_ACT_ERRNO",
+                "args": [{"index": 0, "value": AF_NETLINK, "op": "SCMP_CMP_EQ"}]}));
+        }
+        if !refused.is_empty() {
+            config["linux"]["seccomp"] =
+                json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": refused});
         }
         if let Some(path) = &self.pid_namespace {
             config["linux"]["namespaces"][0]["path"] = json!(path);

@@ -243,6 +243,7 @@ impl Pod {
                 true => REFUSED.to_vec(),
                 false => Vec::new(),
             },
+            without_netlink: false,
             memory: one["resources"]["limits"]["memory"].as_str().map(bytes),
             env,
         }
