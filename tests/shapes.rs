@@ -8,6 +8,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::panic;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -59,6 +60,10 @@ struct Shape {
     /// What is other than in the configuration of all tests.
     change: fn(&EnvoyConfig),
     start: Start,
+    /// The first Envoy that takes such a configuration, by its minor version.
+    since: u32,
+    /// Whether what is right depends on what Envoy itself does: the other Envoy is looked at, too.
+    on_both: bool,
     /// Options of drainit; ADMIN stands for the admin interface's address.
     options: &'static [&'static str],
     open: Open,
@@ -79,6 +84,8 @@ const PLAIN: Shape = Shape {
     admin: Admin::Unix,
     change: |_| {},
     start: Start::Envoy,
+    since: 0,
+    on_both: false,
     options: &[],
     open: Open::Request,
     live: true,
@@ -97,6 +104,7 @@ const SHAPES: &[Shape] = &[
     },
     Shape {
         name: "the admin interface on TCP, a WebSocket",
+        on_both: true,
         admin: Admin::Tcp,
         open: Open::WebSocket,
         ..PLAIN
@@ -108,6 +116,7 @@ const SHAPES: &[Shape] = &[
     },
     Shape {
         name: "a UDP session that ends",
+        on_both: true,
         open: Open::Udp,
         counted: Some((0, 1)),
         ..PLAIN
@@ -146,6 +155,7 @@ const SHAPES: &[Shape] = &[
     },
     Shape {
         name: "a script that gives a drain time behind ours",
+        on_both: true,
         start: Start::Script("exec ENVOY \"$@\" --drain-time-s 30"),
         open: Open::Nothing,
         live: false,
@@ -186,6 +196,7 @@ const SHAPES: &[Shape] = &[
     },
     Shape {
         name: "an admin interface that allows a few paths",
+        since: 37,
         change: |config| {
             config.replace(
                 "admin: { ",
@@ -256,6 +267,7 @@ const SHAPES: &[Shape] = &[
     },
     Shape {
         name: "an inclusion list without server. and listener., as Istio has it",
+        on_both: true,
         change: |config| {
             config.leave_udp_out();
             config.prepend(
@@ -268,6 +280,7 @@ const SHAPES: &[Shape] = &[
     },
     Shape {
         name: "a listener whose statistics are called admin",
+        on_both: true,
         change: |config| {
             config.replace(
                 "  - name: tcp\n    address: {",
@@ -345,12 +358,12 @@ fn counted(summary: &str) -> Option<(u64, u64)> {
     Some((number("connection")?, number("UDP session")?))
 }
 
-/// Runs one, and says what was not right.
-fn play(shape: &Shape) -> Vec<String> {
+/// Runs one on this Envoy, and says what was not right.
+fn play(shape: &Shape, envoy: &Path) -> Vec<String> {
     let upstream = Upstream::start();
     let config = EnvoyConfig::new(shape.admin, &upstream);
     (shape.change)(&config);
-    let mut command = vec![support::envoy().display().to_string()];
+    let mut command = vec![envoy.display().to_string()];
     command.extend(config.arguments());
     if let Start::Script(script) = shape.start {
         let path = config.dir.join("start.sh");
@@ -414,13 +427,25 @@ fn play(shape: &Shape) -> Vec<String> {
 
 #[test]
 fn every_shape_in_the_field_drains_as_it_should() {
+    let (envoy, other) = (support::envoy(), support::other_envoy());
+    let on_both = SHAPES.iter().filter(|shape| shape.on_both);
+    let plays = SHAPES.iter().map(|shape| (shape, &envoy));
+    let plays: Vec<_> = plays.chain(on_both.map(|shape| (shape, &other))).collect();
     let next = AtomicUsize::new(0);
     let work = || {
         let mut wrong = Vec::new();
-        while let Some(shape) = SHAPES.get(next.fetch_add(1, Ordering::SeqCst)) {
-            println!("{}", shape.name);
-            let played = panic::catch_unwind(|| play(shape));
-            wrong.extend(played.unwrap_or_else(|_| vec![format!("{}: see above", shape.name)]));
+        while let Some((shape, envoy)) = plays.get(next.fetch_add(1, Ordering::SeqCst)) {
+            if support::minor(envoy) < shape.since {
+                continue;
+            }
+            println!("{} on {}", shape.name, envoy.display());
+            let played = panic::catch_unwind(|| play(shape, envoy));
+            let played = played.unwrap_or_else(|_| vec![format!("{}: see above", shape.name)]);
+            wrong.extend(
+                played
+                    .iter()
+                    .map(|what| format!("{}: {what}", envoy.display())),
+            );
         }
         wrong
     };

@@ -20,7 +20,6 @@ mod rest;
 mod stats;
 mod system;
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -43,17 +42,5 @@ fn terminate_within(drainit: &mut Drainit, least: Duration, most: Duration, code
 
 /// Whether the Envoy under test is this one of 1.x or a later one.
 fn envoy_is_at_least(minor: u32) -> bool {
-    let version = Command::new(support::envoy())
-        .arg("--version")
-        .output()
-        .unwrap();
-    let version = String::from_utf8_lossy(&version.stdout).into_owned();
-    let number = version
-        .split("/1.")
-        .nth(1)
-        .and_then(|rest| rest.split('.').next());
-    number
-        .and_then(|number| number.parse::<u32>().ok())
-        .expect(&version)
-        >= minor
+    support::minor(&support::envoy()) >= minor
 }

@@ -49,7 +49,8 @@ fn a_watch_shows_a_drain_as_it_goes_and_ends_with_it() {
     terminal.wait_picture();
     assert_eq!(terminal.variable("cursor_flag"), "0");
     let envoy = drainit.envoy_pid();
-    terminal.wait(&format!("envoy        1.40.0, pid {envoy}, up "));
+    let version = support::version(&support::envoy());
+    terminal.wait(&format!("envoy        {version}, pid {envoy}, up "));
 
     drainit.signal(Signal::SIGTERM);
     let ip = config.ip();

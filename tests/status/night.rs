@@ -206,6 +206,7 @@ fn a_listener_is_excluded_by_any_of_its_names_and_a_name_of_none_is_a_warning() 
     // Its own name is another than its stat prefix.
     config.replace("- name: metrics", "- name: probes");
     let address = config.metrics.to_string();
+    let version = support::version(&support::envoy());
     for word in ["probes", EnvoyConfig::METRICS, &address, ":10003"] {
         let options = ["--exclude-listener", word, "--exclude-listener", "nobody"];
         let mut drainit = Drainit::ready(&options, &config);
@@ -233,7 +234,7 @@ fn a_listener_is_excluded_by_any_of_its_names_and_a_name_of_none_is_a_warning() 
         for line in [
             "drainit_connections 1\n",
             "drainit_listener_connections{listener=\"tcp\"} 1\n",
-            ",envoy=\"1.40.0\"} 1\n",
+            &format!(",envoy=\"{version}\"}} 1\n"),
         ] {
             assert!(metrics.contains(line), "{line}\n{metrics}");
         }

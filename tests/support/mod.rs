@@ -117,6 +117,22 @@ pub fn other_envoy() -> PathBuf {
     envoy_at("TEST_OTHER_ENVOY", "target/envoy/1.36.4/envoy")
 }
 
+/// Which version an Envoy says that it is: `1.40.0`.
+pub fn version(envoy: &Path) -> String {
+    let output = std_process::Command::new(envoy).arg("--version").output();
+    let said = String::from_utf8(output.unwrap().stdout).unwrap();
+    let after = said.split("version: ").nth(1);
+    let version = after.and_then(|after| after.split('/').nth(1));
+    version.unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
+/// The minor version of an Envoy: 40 of 1.40.0.
+pub fn minor(envoy: &Path) -> u32 {
+    let version = version(envoy);
+    let minor = version.split('.').nth(1).map(str::parse);
+    minor.unwrap_or_else(|| panic!("{version}")).unwrap()
+}
+
 fn envoy_at(variable: &str, default: &str) -> PathBuf {
     let path = env::var_os(variable).map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join(default),
