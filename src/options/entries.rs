@@ -65,9 +65,10 @@ pub const ENTRIES: &[Entry] = &[
         arguments: "",
         brief: "out of service for maintenance, and wait",
         doc: "Asks the running drainit to take Envoy out of service: its health check fails, and nothing \
-              else. It waits as shutdown does, and prints what is left and where. Envoy goes on, and \
-              accepts whoever still comes, until resume. It exits with 0 when nothing is left, or with 1 \
-              and why: at the drain timeout something was left, and Envoy is held all the same.",
+              else. It waits until nothing is in flight, at most --drain-timeout, and prints what is left \
+              and where. Envoy goes on, and accepts whoever still comes, until resume. It exits with 0 \
+              when nothing is left, or with 1 and why: at the drain timeout something was left, and Envoy \
+              is held all the same.",
         switches: &[PID],
         takes: WHICH,
     },
@@ -76,7 +77,8 @@ pub const ENTRIES: &[Entry] = &[
         arguments: "",
         brief: "take a hold back",
         doc: "Asks the running drainit to put a held Envoy back into service, and waits until it is. It \
-              exits with 0, or with 1 and why: after a shutdown only a restart leads back.",
+              exits with 0 once nothing is held (it says so where Envoy is not live), or with 1 and why: \
+              after a shutdown only a restart leads back.",
         switches: &[PID],
         takes: WHICH,
     },

@@ -184,7 +184,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "shutdown-from",
         One("CIDR,...|none"),
         "none",
-        "Who may GET or POST /shutdown over TCP. The local control socket is for root and drainit's own user, always.",
+        "Who may GET or POST /shutdown over TCP; loopback is 127.0.0.0/8 and ::1. The local control socket is for root and drainit's own user, always.",
         |o, v| set(&mut o.shutdown_from, networks(v)),
     ),
     flag(
@@ -208,7 +208,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "grace-period",
         One("DUR"),
         "",
-        "What the orchestrator allows from the signal to its SIGKILL. Where it is given and --drain-timeout is not, that is this less --kill-timeout less 3 s, and at least half of it.",
+        "What the orchestrator allows from the signal to its SIGKILL. Unless --drain-timeout is given, the drain timeout is then the grace period minus --kill-timeout minus 3 s, and at least half of the grace period.",
         |o, v| set(&mut o.grace_period, span(v).map(Some)),
     )
     .env_seconds("TERMINATION_GRACE_PERIOD_SECONDS")
@@ -217,7 +217,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "min-drain",
         One("auto|DUR"),
         "auto",
-        "How long Envoy accepts connections at the least. auto: until nobody sends new ones any more, as far as their rate tells; at once where nobody used Envoy for 10 s; 5 s at the most, and under an orchestrator up to --drain-timeout less 5 s.",
+        "How long Envoy accepts connections at the least. auto: until nobody sends new ones any more, as far as their rate tells; at once where nobody used Envoy for 10 s; at most 5 s; in a pod (KUBERNETES_SERVICE_HOST is set) or with --grace-period, at most --drain-timeout less 5 s.",
         |o, v| set(&mut o.limits.min, min_drain(v)),
     )
     .brief("Accept connections at least this long")
@@ -226,14 +226,14 @@ pub const FLAGS: &[Flag<Options>] = &[
         "settle",
         One("DUR"),
         "5s",
-        "A connection on which nothing was received or sent for this long, with no request or session open on it, holds nothing up; nor do connections without a request for this long; 0 turns that off.",
+        "A connection on which nothing was received or sent for this long, with no request or session open on it, holds nothing up. Connections that only Envoy tells of (QUIC) hold nothing up after this long without a request on any of them. 0 turns both off.",
         |o, v| set(&mut o.limits.settle, span(v)),
     ),
     flag(
         "open-connections",
         One("N"),
         "0",
-        "This many connections left count as none.",
+        "The drain does not wait for the last N connections.",
         |o, v| {
             set(
                 &mut o.limits.open_connections,
@@ -275,7 +275,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "envoy-flags",
         One("add|keep"),
         "add",
-        "Whether to append --drain-time-s, --drain-strategy immediate, --admin-address-path and --disable-hot-restart where Envoy's command line lacks them.",
+        "add: --drain-time-s, --drain-strategy immediate, --admin-address-path and --disable-hot-restart are appended where Envoy's command line lacks them. keep: they are not.",
         |o, v| {
             set(
                 &mut o.add_envoy_flags,
@@ -303,7 +303,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "restart",
         One("never|on-failure"),
         "never",
-        "never: Envoy's end is the container's. on-failure: start it again with exponential backoff, for nodes without an orchestrator. An Envoy whose configuration or command line envoy --mode validate refuses is not started again, and one that exits 0 before it is live has done its work.",
+        "never: drainit ends when Envoy ends. on-failure: start it again with exponential backoff, for nodes without an orchestrator. An Envoy whose configuration or command line envoy --mode validate refuses is not started again, and one that exits 0 before it is live has done its work.",
         |o, v| {
             set(
                 &mut o.restart,
@@ -377,7 +377,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "certificate-check",
         One("DUR"),
         "1s",
-        "How often the certificate files' contents are compared. A change that the kernel tells of is seen at once; where it tells of all, they are compared every 30s unless this is given.",
+        "How often the certificate files' contents are compared. A change that the kernel tells of is seen at once; where the kernel tells of every change, the files are compared every 30s unless this is given.",
         |o, v| set(&mut o.certificate_check, interval(v)),
     ),
     flag(
