@@ -97,6 +97,53 @@ fn the_command_line_wins_over_the_environment() {
     assert_eq!(read.exclude_listeners, ["c", "d"]);
 }
 
+/// What is forgotten in `Settings::clear` would be added to the environment's.
+#[test]
+fn every_repeatable_option_of_the_command_line_replaces_the_environments() {
+    let mut repeatable = 0;
+    for flag in FLAGS {
+        let Value::Each(words) = flag.value else {
+            continue;
+        };
+        repeatable += 1;
+        let [first, second] = match flag.name {
+            "exclude-listener" => ["a", "b"],
+            "secret" => ["a=c,k", "b=c,k"],
+            "validation" => ["a=c", "b=c"],
+            name => panic!("--{name} {words}: give two values of it here"),
+        };
+        let variable = flag.variables().next().unwrap();
+        let dir = [
+            "--envoy-cert-file=c",
+            "--envoy-key-file=k",
+            "--envoy-cafile=a",
+        ];
+        let option = format!("--{}={second}", flag.name);
+        let mut line = vec!["--resources-dir=/d", &option];
+        line.extend(dir);
+        line.push("x");
+        let [alone, both] = [vec![], vec![(variable.as_str(), first)]]
+            .map(|env| format!("{:?}", options(&line, &env)));
+        assert_eq!(both, alone, "--{}", flag.name);
+    }
+    assert!(repeatable > 2);
+    let each = |value| matches!(value, Value::Each(_));
+    assert!(!bootstrap::FLAGS.iter().any(|flag| each(flag.value)));
+}
+
+#[test]
+fn every_command_of_the_table_is_parsed_to_its_own() {
+    for entry in ENTRIES {
+        let mut line = vec![entry.name];
+        if entry.arguments.contains("PATH") || entry.arguments.contains("ENVOY") {
+            line.push("x");
+        }
+        let command = format!("{:?}", read(&line, &[]).unwrap());
+        let word = command.split('(').next().unwrap().to_lowercase();
+        assert_eq!(word, entry.name, "{command}");
+    }
+}
+
 #[test]
 fn bad_input_gets_one_line_that_says_what_would_be_right() {
     for (line, hint) in [
