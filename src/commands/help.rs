@@ -43,8 +43,8 @@ const REST: [&str; 2] = [
     "HTTP: GET /healthz, /ready, /status, /metrics; GET or POST /shutdown; on unix sockets POST /hold, \
      /resume.",
     "Exit code: Envoy's own, or its start script's; 128+n when signal n killed it; 127 not found, 126 not executable, 2 \
-     usage. The last line of the log says how the drain went; it is in /dev/termination-log, too, \
-     where that exists.",
+     usage, 1 drainit cannot start. The last line of the log says how the drain went; it is in \
+     /dev/termination-log, too, where that exists.",
 ];
 
 /// How the environment comes in.

@@ -19,6 +19,18 @@ const READY_WAIT: Duration = Duration::from_millis(900);
 const RESUME_WAIT: Duration = Duration::from_secs(10);
 /// How old an answer of Envoy's `/ready` may be. drainit asks no more than once a second.
 const READY_FRESH: Duration = Duration::from_secs(1);
+
+/// Every endpoint, by its path.
+pub const PATHS: [(&str, Endpoint); 7] = [
+    ("/healthz", Endpoint::Health),
+    ("/ready", Endpoint::Ready),
+    ("/status", Endpoint::Status(When::Fresh)),
+    ("/metrics", Endpoint::Metrics),
+    ("/shutdown", Endpoint::Shutdown),
+    ("/hold", Endpoint::Hold(0)),
+    ("/resume", Endpoint::Resume(0)),
+];
+
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -50,6 +62,11 @@ impl Endpoint {
             Endpoint::Health | Endpoint::Ready | Endpoint::Status(_) | Endpoint::Metrics => None,
         }
     }
+
+    /// Whether the endpoint is there on unix sockets alone.
+    pub fn is_local(self) -> bool {
+        matches!(self, Endpoint::Hold(_) | Endpoint::Resume(_))
+    }
 }
 
 /// The moment whose snapshot `/status` tells.
@@ -77,20 +94,17 @@ pub enum EndpointAnswer {
 /// # Errors
 /// The answer, 404 or 405, when there is none.
 pub fn route(request: &Request, local: bool) -> Result<Endpoint, Reply> {
-    let endpoint = match request.path.as_str() {
-        "/healthz" => Endpoint::Health,
-        "/ready" => Endpoint::Ready,
-        "/shutdown" => Endpoint::Shutdown,
-        "/hold" if local => Endpoint::Hold(0),
-        "/resume" if local => Endpoint::Resume(0),
-        "/status" => Endpoint::Status(match request.query.as_str() {
+    let is_asked =
+        |(path, one): &&(&str, Endpoint)| *path == request.path && (local || !one.is_local());
+    let endpoint = match PATHS.iter().find(is_asked) {
+        Some((_, Endpoint::Status(_))) => Endpoint::Status(match request.query.as_str() {
             "now" => When::Now,
             "end" => When::End,
             _ => When::Fresh,
         }),
-        "/metrics" => Endpoint::Metrics,
-        _ => {
-            let text = "not found: there are /healthz, /ready, /shutdown, /status and /metrics";
+        Some((_, endpoint)) => *endpoint,
+        None => {
+            let text = "not found: there are /healthz, /ready, /status, /metrics and /shutdown";
             return Err(Reply::text(404, text));
         }
     };

@@ -89,6 +89,11 @@ fn paths_are_exact_and_methods_are_those_of_the_contract() {
             404
         );
     }
+    let told = route(&request(RequestMethod::Get, "/"), false).unwrap_err();
+    for (path, endpoint) in PATHS {
+        let is_told = told.body.split([' ', ',']).any(|word| word == path);
+        assert_eq!(is_told, !endpoint.is_local(), "{path}: {}", told.body);
+    }
 }
 
 #[test]

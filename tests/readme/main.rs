@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use drainit::commands::help;
+use drainit::http::endpoints::PATHS;
 use drainit::options::{ENTRIES, FLAGS, Topic};
 use drainit::status::{Snapshot, State, metrics};
 use support::manifest::readme;
@@ -98,8 +99,10 @@ fn every_metric_path_signal_and_state_is_in_the_readme() {
         let row = row.unwrap_or_else(|| panic!("{name} is not in the README"));
         assert!(row.contains(&format!(" | {kind} | ")), "{row} is no {kind}");
     }
-    for path in ["/healthz", "/ready", "/shutdown", "/status", "/metrics"] {
-        assert!(readme.contains(&format!("{path}` |")), "{path}");
+    for (path, _) in PATHS {
+        let named = format!(" {path}`");
+        let mut rows = readme.lines().filter_map(|line| line.strip_prefix("| `"));
+        assert!(rows.any(|row| row.contains(&named)), "{path}");
     }
     for signal in ["TERM, INT", "USR2", "QUIT", "USR1", "HUP"] {
         assert!(readme.contains(&format!("\n| {signal} | ")), "{signal}");

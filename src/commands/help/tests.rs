@@ -1,6 +1,7 @@
 use std::ffi::OsString;
 
 use super::*;
+use crate::http::endpoints::PATHS;
 use crate::options::{self, Command};
 
 #[test]
@@ -53,6 +54,16 @@ fn the_page_of_all_tells_every_option_with_default_and_variable() {
             );
         }
     }
+}
+
+#[test]
+fn the_help_tells_every_endpoint() {
+    let [http, _] = REST;
+    let named = http
+        .split([' ', ',', ';', '.'])
+        .filter(|word| word.starts_with('/'));
+    let paths = PATHS.map(|(path, _)| path);
+    assert_eq!(named.collect::<Vec<_>>(), paths);
 }
 
 #[test]
