@@ -19,28 +19,32 @@
 //! | `certificates` | reads the certificate files when the kernel tells of a change, and compares them now and then; writes the SDS files; only where asked to |
 //! | `configuration` | compares Envoy's configuration file and keeps copies of it; only with `--watch-config` |
 //!
-//! Signals, answers, requests and the passing of time are events (`src/supervisor/event.rs`) on one
-//! channel to the main thread ([`mailbox`]). It waits in one `poll` and for nothing else, but that
-//! it execs Envoy (Envoy asks the kernel for a signal when the *thread* that spawned it ends) and
-//! writes the last words. What else may block, a helper thread does. Each is started again when it
-//! ends or panics: the release build unwinds, so a panic in a helper is not the end of pid 1.
+//! Answers, requests and reports are events (`src/supervisor/event.rs`) on one channel to the main
+//! thread ([`mailbox`]); it takes signals from [`process::Signals`], and the time from its clock. It
+//! waits in one `poll` for all of them and for nothing else, but that it execs Envoy (Envoy asks the
+//! kernel for a signal when the *thread* that spawned it ends) and writes the last words. What else
+//! may block, a helper thread does. Each is started again when it ends or panics: the release build
+//! unwinds, so a panic in a helper is not the end of pid 1.
 //!
 //! # The way of the data
 //!
-//! SIGTERM comes in at [`process`] and becomes an event. [`supervisor`] hands it to the decision
-//! core, the core asks the drain what is next, the drain says 'fail the health check', the admin
-//! thread does it, and its answer comes back as an event with a time on it; and so on, until the
-//! drain is over and the core says 'stop Envoy'. `/shutdown` is the same event by another door.
-//! Whoever wants to know how things are looks at the [`status::Snapshot`]; nobody asks a thread.
+//! SIGTERM comes in at [`process`], and `src/supervisor/inputs.rs` makes it the order to drain and stop
+//! (`Order::Stop`) for the decision core. The core asks the drain what is next, the drain says 'fail
+//! the health check', the admin thread does it, and its answer comes back as an event with a time on
+//! it; and so on, until the drain is over and the core says 'stop Envoy'. `/shutdown` and USR2 are
+//! another order, `Order::Drain`, after which Envoy stays. Whoever wants to know how things are looks
+//! at the [`status::Snapshot`]; nobody asks a thread.
 //!
 //! # Where to look
 //!
-//! - Where a SIGTERM is decided, in every phase of Envoy's life: `src/supervisor/decide/orders.rs`.
-//!   What a drain does next: `src/drain.rs`.
+//! - Where a SIGTERM is decided, in every phase of Envoy's life: `src/supervisor/decide/orders.rs`;
+//!   with `--hot-restart`, `generations/orders.rs` beside it sees each order first. What a drain does
+//!   next: `src/drain.rs`.
 //! - Where a drain's figures come from: [`envoy`] (statistics, listeners, what Envoy hides) and
 //!   [`connections`] (the kernel's word on Envoy's sockets).
-//! - Where a certificate is refused: [`certificates`], in `read.rs`, `check.rs` and `trust.rs`; where
-//!   Envoy is asked whether it took it: `confirm.rs`; what follows from either: `decision.rs`.
+//! - Where a certificate is refused: [`certificates`], in `read.rs`, `check.rs`, `trust.rs` and, if it
+//!   is expired, `usable.rs`; where Envoy is asked whether it took it: `confirm.rs`; what follows from
+//!   either: `decision.rs`.
 //! - Who may order a shutdown: `src/process/credentials.rs` and `src/http/listen.rs`.
 //! - How a command finds the drainit that runs: `src/commands/find.rs`.
 //! - What the last line of the log says: `src/supervisor/verdict.rs`.
@@ -56,9 +60,10 @@
 //!   page and the README's table (a test prints it) come from the row.
 //! - A limit of the drain: the same, but that the field is one of [`drain::Limits`]; and
 //!   `src/testing.rs`, for the tests.
-//! - A command: a row in `src/options/entries.rs`, and a file in `src/commands`.
+//! - A command: a row in `src/options/entries.rs`, its value of [`options::Command`], which
+//!   `src/options/parse.rs` makes and `src/commands/mod.rs` runs, and a file in `src/commands`.
 //! - A metric: `src/status/metrics.rs`, and a row in the README.
-//! - An endpoint: `src/http/endpoints.rs`, and a row in the README.
+//! - An endpoint: `src/http/endpoints.rs`, `src/commands/help.rs`, and a row in the README.
 //! - A question to Envoy: `src/envoy/question.rs`, `src/envoy/admin.rs`, and what Envoy may answer in
 //!   `src/supervisor/decide/explore/events.rs`, for the walk. When it is asked:
 //!   `src/supervisor/decide/asking.rs`.
