@@ -5,7 +5,9 @@
 //! account of what has happened, and tells whether each action was called for. Every check is
 //! local, of one step from one state: since each state is stepped from, what holds for every step
 //! holds for every path. Times are counted from the present, and what makes no difference any
-//! more is levelled, so that the states are finitely many and the search ends by itself.
+//! more is levelled, so that the states are finitely many and the search ends by itself. Two searches
+//! would take many minutes for that, and are cut off: a hold beside a hot restart after [`HELD`]
+//! states, and a configuration that is followed after [`FOLLOWED`].
 
 mod events;
 mod looks;
@@ -16,6 +18,7 @@ mod witness;
 mod world;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -51,8 +54,14 @@ const LATE: Duration = STEP;
 /// So many failures that the pauses have grown up: how they grow has its own tests.
 const GROWN_UP: u32 = 4;
 
+/// So many states are searched of a hold beside a hot restart.
+const HELD: usize = 60_000;
+
+/// So many states are searched of a configuration that is followed.
+const FOLLOWED: usize = 30_000;
+
 /// When an old generation ends by itself.
-const PARENT_TIME: Duration = ms(2_500);
+const OLD_TIME: Duration = ms(2_500);
 
 /// What may happen in a search. Holds multiply the states: they have searches of their own, in which
 /// less else happens, since that is searched without them.
@@ -178,6 +187,12 @@ impl Search {
     }
 }
 
+impl fmt::Display for Search {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} states, {} steps", self.seen.len(), self.steps)
+    }
+}
+
 /// Small ones, on the grid of [`STEP`].
 const LIMITS: Limits = Limits {
     timeout: ms(1_500),
@@ -258,9 +273,6 @@ fn every_order_of_events_keeps_the_rules_and_is_what_the_readme_draws() {
         },
         Scene::Hold,
     );
-    for search in [&delayed, &plain, &held, &ended] {
-        println!("{} states, {} steps", search.seen.len(), search.steps);
-    }
     let states: BTreeSet<_> = State::ALL.into_iter().map(State::name).collect();
     let seen: BTreeSet<_> = delayed.states.union(&held.states).copied().collect();
     assert_eq!(seen, states);
@@ -282,26 +294,23 @@ fn every_order_of_events_of_a_hot_restart_keeps_them_too_and_adds_what_is_drawn(
             },
             kill_timeout: ms(500),
             gated: false,
-            old_time: Some(PARENT_TIME),
+            old_time: Some(OLD_TIME),
             ..RULES
         },
         Scene::Drain,
     );
-    // All of them would take many minutes.
     let held = Search::first(
-        60_000,
+        HELD,
         Rules {
             limits: HOLD_LIMITS,
             kill_timeout: ms(500),
             gated: false,
-            old_time: Some(PARENT_TIME),
+            old_time: Some(OLD_TIME),
             ..RULES
         },
         Scene::Hold,
     );
-    for search in [&search, &held] {
-        println!("{} states, {} steps", search.seen.len(), search.steps);
-    }
+    assert!(held.seen.len() >= HELD, "{held}");
     let mut moves = search.moves;
     moves.extend(held.moves);
     let added: BTreeSet<_> = moves.difference(&drawn(DRAIN)).copied().collect();
@@ -311,7 +320,7 @@ fn every_order_of_events_of_a_hot_restart_keeps_them_too_and_adds_what_is_drawn(
 #[test]
 fn every_order_of_events_of_a_configuration_that_is_followed_keeps_them_too() {
     let search = Search::first(
-        30_000,
+        FOLLOWED,
         Rules {
             limits: Limits {
                 timeout: ms(500),
@@ -321,11 +330,11 @@ fn every_order_of_events_of_a_configuration_that_is_followed_keeps_them_too() {
             kill_timeout: ms(500),
             gated: false,
             restart: false,
-            old_time: Some(PARENT_TIME),
+            old_time: Some(OLD_TIME),
         },
         Scene::Follow,
     );
-    println!("{} states, {} steps", search.seen.len(), search.steps);
+    assert!(search.seen.len() >= FOLLOWED, "{search}");
 }
 
 #[test]
@@ -342,7 +351,7 @@ fn a_machine_that_is_late_keeps_them_too() {
         },
         Scene::Late,
     );
-    println!("{} states, {} steps", search.seen.len(), search.steps);
+    assert!(search.seen.len() > 10_000, "{search}");
 }
 
 #[test]
@@ -384,6 +393,6 @@ fn other_limits_keep_them_too() {
             ..RULES
         };
         let search = Search::run(rules, Scene::Drain);
-        println!("{} states, {} steps", search.seen.len(), search.steps);
+        assert!(search.seen.len() > 1_000, "{search}");
     }
 }

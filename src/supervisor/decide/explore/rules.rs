@@ -263,7 +263,7 @@ impl World {
                     return Err("SIGTERM to nobody".into());
                 };
                 must(
-                    relieved.is_some_and(|at| now >= (at + MOMENT).min(since + PARENT_TIME)),
+                    relieved.is_some_and(|at| now >= (at + MOMENT).min(since + OLD_TIME)),
                     "SIGTERM to an old generation that is asked, or has something left",
                 )
             }

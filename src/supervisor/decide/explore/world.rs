@@ -104,7 +104,7 @@ impl World {
                 look,
                 ..
             } if !drains => {
-                *since = past(*since, PARENT_TIME - SEEN_LATE);
+                *since = past(*since, OLD_TIME - SEEN_LATE);
                 let looks = running && matches!(left, Left::Something | Left::Relieved(_));
                 *look = if looks { due(*look) } else { BASE };
                 *left = leveled(*left, &past);
