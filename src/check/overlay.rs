@@ -229,7 +229,7 @@ const NEAR: usize = 200;
 #[derive(Debug)]
 struct Sweeper {
     pid: Pid,
-    /// Its end of file is our end.
+    /// Our side of a pipe: when we are gone, the child reads the end of file.
     pipe: Option<OwnedFd>,
 }
 

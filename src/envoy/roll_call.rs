@@ -102,9 +102,9 @@ pub struct RollCall {
     http: HashSet<String>,
     /// The HTTP connection managers that tell their requests.
     managers: HashSet<String>,
-    /// Those that listeners tell of, as `0.0.0.0_80.http.web`.
+    /// The HTTP connection managers that listeners tell of, as `0.0.0.0_80.http.web`.
     on_listeners: Vec<String>,
-    /// Whether some of those do not tell their requests.
+    /// Whether an HTTP connection manager that a listener tells of does not tell its requests.
     pub hides_requests: bool,
     /// Whether there is a gauge of UDP sessions, or a filter that answers without one.
     sessions: bool,

@@ -149,7 +149,7 @@ impl<'a> Handler<'a> {
             Endpoint::Status(When::Fresh) | Endpoint::Metrics => self.look_wanted |= waits,
             order if order.order().is_some() && waits => {
                 if self.seated >= self.seats {
-                    let text = "that is asked for; too many wait for its end already";
+                    let text = "the order is taken; too many callers wait for its end";
                     return connection.send(Reply::text(503, text), head_only, now);
                 }
                 self.seated += 1;

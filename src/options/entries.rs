@@ -111,7 +111,7 @@ pub const ENTRIES: &[Entry] = &[
         brief: "read certificates or the configuration again",
         doc: "Asks the running drainit (SIGHUP) to read the certificates again and, where it was started \
               with --hot-restart, to bring up a new Envoy with the configuration as it is now. While an old \
-              Envoy drains, that is kept until it has ended. The command waits, says what for, and exits \
+              generation drains, that is kept until it has ended. The command waits, says what for, and exits \
               with 0, or with 1 and why. Where there is nothing that could be reloaded, it exits with 1 and \
               says what to add. For systemd's ExecReload.",
         switches: &[

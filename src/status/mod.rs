@@ -172,9 +172,9 @@ pub struct SecretStatus {
     pub generation: u64,
     /// The leaf's serial number in lower-case hex without leading zeros; none for a CA bundle.
     pub serial: Option<String>,
-    /// The leaf's, or of a bundle the first to expire's, validity.
+    /// When the leaf's validity begins, or that of the certificate of a bundle that expires first.
     pub not_before: Option<SystemTime>,
-    /// See `not_before`.
+    /// When the validity ends that begins at `not_before`.
     pub not_after: Option<SystemTime>,
     /// Whether what is in the files now is not what Envoy has, or nothing usable is there.
     pub stale: bool,

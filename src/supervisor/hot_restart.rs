@@ -24,7 +24,8 @@ pub(super) fn elsewhere(load: &Load) -> Option<(&'static str, u64)> {
     (load.old_connections > 0).then_some((OLD, load.old_connections))
 }
 
-/// The same of connections that were cut: lost with the old generation, or left on it.
+/// Who had connections that were cut and are no listener's of the newest Envoy, and how many: lost
+/// with the old generation, or left on it.
 pub(super) fn cut_elsewhere(
     loss: Option<Loss>,
     left: Option<&Load>,
@@ -143,7 +144,7 @@ impl Supervisor {
     fn keep_reload(&mut self) {
         let waits_for = match self.envoys.old() {
             Some(pid) if self.core.generations().old_ends_at().is_some() => {
-                format!("until the generation before, pid {pid}, has ended")
+                format!("until the old generation, pid {pid}, has ended")
             }
             _ => "until the reload under way has ended".into(),
         };
@@ -290,7 +291,7 @@ impl Supervisor {
                 self.read_certificates();
                 let pid = self.envoys.pid().unwrap_or_default();
                 Ok(format!(
-                    "generation {epoch} is live, pid {pid}; the one before drains"
+                    "generation {epoch} is live, pid {pid}; the old generation drains"
                 ))
             }
             Reloaded::Failed => {
@@ -326,7 +327,7 @@ fn tell_degraded(before: bool, now: bool) {
             "degraded: envoy serves on without its admin interface, which it had handed over to the \
              generation that ended; the next good reload mends that"
         ),
-        (true, false) => log::info!("degraded no more"),
+        (true, false) => log::info!("envoy's admin interface is back: no longer degraded"),
         _ => {}
     }
 }

@@ -129,7 +129,7 @@ pub fn ending(drain: &DrainStatus, snapshot: &Snapshot) -> String {
     told(drain, snapshot, ["CUT", "cut"])
 }
 
-/// The same of a hold's wait, which cuts nothing.
+/// How a hold's wait ended, which cuts nothing: `not drained by the deadline after 20.0 s (/hold): ...`
 pub fn hold_ending(hold: &DrainStatus, snapshot: &Snapshot) -> String {
     told(hold, snapshot, ["not drained", "left"])
 }

@@ -380,7 +380,7 @@ fn reload(status: JsonView<'_>) -> Option<Line> {
         return detail("reload", "under way");
     }
     if status.holds("/reload_kept") {
-        return detail("reload", "kept until the old envoy has ended");
+        return detail("reload", "kept until the old generation has ended");
     }
     if !status.holds("/reload/ok") {
         return None;

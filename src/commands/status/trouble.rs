@@ -216,7 +216,10 @@ pub fn waits_for(status: JsonView<'_>) -> String {
         ("/requests", "request"),
         ("/tcp_sessions", "TCP session"),
         ("/udp_sessions", "UDP session"),
-        ("/old_generation_connections", "connection of the old envoy"),
+        (
+            "/old_generation_connections",
+            "connection of the old generation",
+        ),
     ]
     .into_iter()
     .filter_map(|(path, name)| Some((status.count(path).filter(|count| *count > 0)?, name)))

@@ -172,7 +172,9 @@ impl Generations {
                         // The newest still serves, but its main thread hangs when it would talk to
                         // the old one: for ten seconds, then it aborts. SIGTERM makes it do so at
                         // once.
-                        life.reason = format!("the old generation's end was none of ours: {exit}");
+                        life.reason = format!(
+                            "the old generation ended, and drainit had not ended it: {exit}"
+                        );
                         self.kill_newest(life, turn, AfterStop::StartAnew);
                     }
                     Phase::Running(_) => {

@@ -185,7 +185,7 @@ impl Generations {
         self.admin = AdminAccess::Own;
         if life.service == Service::Serving {
             life.reason = format!(
-                "live {} after its start, next to the one before",
+                "live {} after its start, next to the old generation",
                 show(turn.now.saturating_sub(next.since))
             );
         }
