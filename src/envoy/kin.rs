@@ -58,41 +58,26 @@ pub fn with_watchdog(pid: i32, below: &[Process]) -> Option<i32> {
     all.into_iter().find(has_watchdog)
 }
 
-/// Which of the processes below our child, a start script, is Envoy; none where that is our child
-/// itself, or cannot be told.
+/// Which process is Envoy, our child or one of those `below` it; none where that cannot be told.
 ///
 /// An Envoy that has read its configuration is known by its watchdog. Before that it is the process
-/// that carries the words that drainit `added` to the command line, or else has Envoy's name. A
-/// script's subshell carries them, too, but has its parent's command line. Of two scripts in a row
-/// and an Envoy, Envoy is the last.
-///
-/// `script` is our child's own command line.
-pub fn behind(pid: i32, script: &[u8], below: &[Process], added: &[OsString]) -> Option<i32> {
-    match with_watchdog(pid, below) {
-        Some(envoy) => Some(envoy).filter(|envoy| *envoy != pid),
-        None => by_line(script, below, added, line),
-    }
+/// below a start script that carries the words that drainit `added` to the command line, or else has
+/// Envoy's name. A subshell carries them, too, but has run no program of its own. Of two scripts in
+/// a row and an Envoy, Envoy is the last.
+pub fn find(pid: i32, below: &[Process], added: &[OsString]) -> Option<i32> {
+    with_watchdog(pid, below).or_else(|| by_line(below, added, line))
 }
 
 /// `line` tells the command line of a process.
-fn by_line(
-    script: &[u8],
-    below: &[Process],
-    added: &[OsString],
-    line: impl Fn(i32) -> Vec<u8>,
-) -> Option<i32> {
-    let lines: Vec<_> = below.iter().map(|process| line(process.pid)).collect();
-    let all = || below.iter().zip(&lines);
-    let is_fork = |process: &Process, line: &[u8]| {
-        line == script
-            || all().any(|(other, its)| other.pid == process.parent && its.as_slice() == line)
-    };
+fn by_line(below: &[Process], added: &[OsString], line: impl Fn(i32) -> Vec<u8>) -> Option<i32> {
+    let programs = below.iter().filter(|process| !process.is_fork);
+    let lines: Vec<_> = programs
+        .map(|process| (process, line(process.pid)))
+        .collect();
     let pick = |is_envoy: &dyn Fn(&[u8]) -> bool| {
-        let found: Vec<_> = all()
-            .filter(|(process, line)| is_envoy(line) && !is_fork(process, line))
-            .map(|(process, _)| process)
-            .collect();
-        let is_parent = |process: &&&Process| found.iter().any(|it| it.parent == process.pid);
+        let found = lines.iter().filter(|(_, line)| is_envoy(line));
+        let found: Vec<_> = found.map(|(process, _)| process).collect();
+        let is_parent = |process: &&&&Process| found.iter().any(|it| it.parent == process.pid);
         let last = found.iter().find(|process| !is_parent(process));
         last.map(|process| process.pid)
     };
@@ -182,23 +167,29 @@ mod tests {
         assert!(!is_line(&line(pid), OsStr::new("sh"), &words[..3]));
         assert!(!is_line(&line(pid), OsStr::new("/bin/sh"), &words));
         assert!(!is_called_envoy(pid));
-        assert_eq!(with_watchdog(pid, &process::descendants_of(pid)), None);
+        let tree = process::descendants_of(pid);
+        assert_eq!(with_watchdog(pid, &tree), None);
+        let is_fork: Vec<_> = tree.iter().map(|process| process.is_fork).collect();
+        assert_eq!(is_fork, [true], "the subshell");
+        assert!(!Process::read(pid).unwrap().is_fork);
         drop(shell.stdin.take());
         shell.wait().unwrap();
     }
 
-    /// Of processes with pid, parent and command line, below a script with the pid 2.
+    /// Of processes with pid, parent and command line, below a script with the pid 2. What begins with
+    /// a parenthesis is a subshell.
     fn found(added: &[&str], processes: &[(i32, i32, &str)]) -> Option<i32> {
         let line = |text: &str| [text.replace(' ', "\0").as_bytes(), b"\0"].concat();
-        let process = |&(pid, parent, _): &(i32, i32, &str)| Process {
+        let process = |&(pid, parent, text): &(i32, i32, &str)| Process {
             pid,
             parent,
             group: 2,
             lives: true,
+            is_fork: text.starts_with('('),
         };
         let tree: Vec<_> = processes.iter().map(process).collect();
         let added: Vec<_> = added.iter().map(OsString::from).collect();
-        by_line(&line("sh run -c x --flag 7"), &tree, &added, |wanted| {
+        by_line(&tree, &added, |wanted| {
             let found = processes.iter().find(|(pid, ..)| *pid == wanted);
             line(found.unwrap().2)
         })
@@ -206,18 +197,18 @@ mod tests {
 
     #[test]
     fn envoy_is_told_from_the_scripts_and_from_what_they_start() {
-        let script = "sh run -c x --flag 7";
+        let subshell = "(sh run -c x --flag 7";
         let added = &["--flag", "7"];
         for (processes, envoy) in [
             (&[(3, 2, "/opt/proxy -c x --flag 7")][..], Some(3)),
-            (&[(3, 2, script), (4, 3, "sleep 10")], None),
+            (&[(3, 2, subshell), (4, 3, "sleep 10")], None),
             // Its last, whatever the order.
             (
                 &[
                     (9, 8, "envoy -c x --flag 7"),
-                    (5, 2, script),
+                    (5, 2, subshell),
                     (8, 2, "sh inner -c x --flag 7"),
-                    (10, 8, "sh inner -c x --flag 7"),
+                    (10, 8, "(sh inner -c x --flag 7"),
                 ],
                 Some(9),
             ),

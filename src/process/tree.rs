@@ -62,7 +62,13 @@ pub struct Process {
     pub group: i32,
     /// Whether it has not ended. A zombie has, and waits to be reaped.
     pub lives: bool,
+    /// Whether it has run no program of its own since it was forked (`PF_FORKNOEXEC`), as a shell's
+    /// subshell. A gVisor tells that of nobody.
+    pub is_fork: bool,
 }
+
+/// `PF_FORKNOEXEC` of the kernel's include/linux/sched.h, in the flags of /proc/PID/stat.
+const FORKED: u32 = 0x40;
 
 impl Process {
     /// The process that has this pid, if one has.
@@ -78,6 +84,7 @@ impl Process {
             lives: !matches!(fields.next()?, "Z" | "X" | "x"),
             parent: fields.next()?.parse().ok()?,
             group: fields.next()?.parse().ok()?,
+            is_fork: fields.nth(3)?.parse::<u32>().ok()? & FORKED != 0,
         })
     }
 }
@@ -302,6 +309,7 @@ mod tests {
             parent,
             group: pid,
             lives,
+            is_fork: false,
         };
         let all = [
             process(5, 4, true),

@@ -15,14 +15,16 @@ pub struct Child {
     pub pid: i32,
     /// The process group that the child was started in.
     group: i32,
-    /// The child's command line at its start, and the words in it that are ours.
-    line: Vec<u8>,
+    /// The words in the child's command line that are ours.
     added: Vec<OsString>,
     /// Whether the child is an Envoy as it was spawned, and no script or another program that
     /// starts one.
     pub is_envoy_itself: bool,
     /// Envoy itself, if that is known to be another process.
     behind: Option<(i32, Handle)>,
+    /// Whether our child was seen to be Envoy itself, which a start script may become: then nothing
+    /// else of the tree is Envoy, whatever lives on.
+    is_envoy: bool,
     /// Whether Envoy was seen to have a handler for SIGUSR1.
     reopens: bool,
     /// How Envoy's admin address is known.
@@ -43,17 +45,16 @@ impl Child {
     ) -> Child {
         // A script may have become Envoy by now: that has another command line.
         let is_called_envoy = kin::is_called_envoy(pid);
-        let line = kin::line(pid);
         Child {
             pid,
             group: pid,
-            is_envoy_itself: is_called_envoy && kin::is_line(&line, program, args),
-            line,
+            is_envoy_itself: is_called_envoy && kin::is_line(&kin::line(pid), program, args),
             added: args
                 .get(args.len().saturating_sub(added)..)
                 .unwrap_or_default()
                 .to_vec(),
             behind: None,
+            is_envoy: false,
             reopens: false,
             place,
             pipe,
@@ -103,7 +104,10 @@ impl Child {
             return;
         }
         let tree = self.tree(&process::descendants());
-        self.behind = kin::behind(self.pid, &self.line, &tree, &self.added)
+        let envoy = kin::find(self.pid, &tree, &self.added);
+        self.is_envoy |= envoy == Some(self.pid);
+        self.behind = envoy
+            .filter(|envoy| *envoy != self.pid)
             .and_then(|pid| Some((pid, Handle::open(pid).ok()?)));
         if let Some((pid, _)) = self.behind {
             log::info!(
@@ -166,7 +170,8 @@ impl Child {
         let all = process::descendants();
         let envoy = match &self.behind {
             Some((pid, handle)) => Some(*pid).filter(|_| handle.signal(0).is_ok()),
-            None => kin::behind(self.pid, &self.line, &self.tree(&all), &self.added),
+            None if self.is_envoy => None,
+            None => kin::find(self.pid, &self.tree(&all), &self.added),
         };
         let find = |pid| all.iter().find(|process| process.pid == pid);
         let Some(envoy) = envoy.and_then(find) else {
@@ -177,7 +182,7 @@ impl Child {
             child = parent;
         }
         if child.pid == envoy.pid {
-            self.behind = None;
+            (self.behind, self.is_envoy) = (None, true);
         } else if self.behind.is_none() {
             self.behind = Handle::open(envoy.pid)
                 .ok()

@@ -31,19 +31,7 @@ impl Rig {
     /// file of its own.
     fn start(options: &[&str], script: &str, file: bool) -> Rig {
         let (upstream, config) = scene::of(Admin::Unix);
-        let mut command: Vec<_> = if file {
-            let path = config.dir.join("start.sh");
-            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-            vec![path.display().to_string()]
-        } else {
-            ["sh", "-c", script, "sh"].map(str::to_owned).into()
-        };
-        command.push(envoy().display().to_string());
-        // Its access log is written when it ends, and no sooner.
-        let late = |word: String| if word == "50" { "600000".into() } else { word };
-        command.extend(config.arguments().into_iter().map(late));
-        let drainit = Drainit::start(options, &command);
+        let drainit = Drainit::start(options, &line(&config, script, file));
         drainit.wait_ready();
         Rig {
             drainit,
@@ -72,6 +60,23 @@ impl Rig {
         self.drainit.signal(Signal::SIGTERM);
         self.drainit.wait_exit(PATIENCE)
     }
+}
+
+/// The script's command line, with Envoy's in it.
+fn line(config: &EnvoyConfig, script: &str, file: bool) -> Vec<String> {
+    let mut line: Vec<_> = if file {
+        let path = config.dir.join("start.sh");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        vec![path.display().to_string()]
+    } else {
+        ["sh", "-c", script, "sh"].map(str::to_owned).into()
+    };
+    line.push(envoy().display().to_string());
+    // Its access log is written when it ends, and no sooner.
+    let late = |word: String| if word == "50" { "600000".into() } else { word };
+    line.extend(config.arguments().into_iter().map(late));
+    line
 }
 
 #[test]
@@ -181,6 +186,35 @@ fn with_restarts_an_envoy_whose_script_is_killed_serves_on() {
         lines.iter().filter(found).count() == 2
     });
     assert_eq!(rig.stop(), 5);
+}
+
+/// A script that becomes another, which becomes Envoy and leaves a subshell of its own behind: that
+/// has Envoy's arguments, and another command line than the first script.
+const TWO_SCRIPTS: &str = "exec sh -c '( while :; do sleep 0.1; done ) & exec \"$@\"' inner \"$@\"";
+
+#[test]
+fn an_envoy_that_its_start_script_has_become_is_over_when_it_ends_whatever_the_script_left_behind()
+{
+    let mut rig = Rig::start(&["--restart", "on-failure"], TWO_SCRIPTS, true);
+    kill(rig.script(), Signal::SIGKILL).unwrap();
+    wait_for("another Envoy", PATIENCE, || {
+        let lines = rig.drainit.log.lines();
+        let found = |line: &&String| line.contains("envoy started, pid");
+        lines.iter().filter(found).count() == 2
+    });
+    rig.drainit.wait_ready();
+    assert_eq!(rig.stop(), 0);
+    let mut rig = Rig::start(&PATIENT, TWO_SCRIPTS, true);
+    kill(rig.script(), Signal::SIGKILL).unwrap();
+    assert_eq!(rig.drainit.wait_exit(PATIENCE), 137);
+    assert_eq!(rig.drainit.log.find("the start script ended"), None);
+    // It may end before anybody has seen that it is Envoy.
+    let (_upstream, config) = scene::of(Admin::Unix);
+    config.prepend("no_such_field: 1\n");
+    let mut drainit = Drainit::start(&PATIENT, &line(&config, TWO_SCRIPTS, true));
+    assert_eq!(drainit.wait_exit(PATIENCE), 1);
+    drainit.wait_log("no_such_field");
+    assert_eq!(drainit.log.find("the start script ended"), None);
 }
 
 /// How often drainit is killed in each way: `TEST_KILLS=100` for the long run.
