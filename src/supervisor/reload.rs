@@ -45,6 +45,14 @@ impl Reloading {
         self.certificates.is_some() || self.generation
     }
 
+    /// The certificate thread was told to read the certificates, with this number. Whoever has it told
+    /// so again and again does not keep the reload open: the time counts from the first word.
+    fn begin_reading(&mut self, number: u64, now: Instant) {
+        self.number = number;
+        self.certificates.get_or_insert(now + CERTIFICATES_WITHIN);
+        self.read = None;
+    }
+
     /// When the reload goes on even if nothing happens.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.certificates
@@ -141,9 +149,7 @@ impl Supervisor {
         let number = self.reloading.number + 1;
         let told = self.helpers.tell(CertificateCommand::CheckNow(number));
         if told {
-            self.reloading.number = number;
-            self.reloading.certificates = Some(Instant::now() + CERTIFICATES_WITHIN);
-            self.reloading.read = None;
+            self.reloading.begin_reading(number, Instant::now());
         }
         told
     }
@@ -225,6 +231,16 @@ mod tests {
         let line = "edge: the key: is missing; but generation 1 is live";
         assert_eq!(reloading.end(), Some(Err(line.into())));
         assert_eq!(reloading.end(), None);
+    }
+
+    #[test]
+    fn a_thread_that_is_told_again_and_again_keeps_no_reload_open() {
+        let (mut reloading, start) = (Reloading::default(), Instant::now());
+        for number in 0..10 {
+            reloading.begin_reading(number, start + Duration::from_secs(number));
+        }
+        assert_eq!(reloading.number, 9);
+        assert_eq!(reloading.wake_at(), Some(start + CERTIFICATES_WITHIN));
     }
 
     #[test]
