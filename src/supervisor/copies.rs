@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::geteuid;
 
 use crate::certificates::secret::SecretBytes;
@@ -152,24 +151,9 @@ impl Copies {
     }
 
     /// Removes what drainits left that were killed: there may be keys in it.
-    fn sweep() {
-        let us = geteuid().as_raw();
+    fn sweep(pulse: &Pulse) {
         for place in places().chain([Path::new(SHARED)]) {
-            for entry in fs::read_dir(place).into_iter().flatten().flatten() {
-                if !entry.file_name().as_bytes().starts_with(BEGIN.as_bytes()) {
-                    continue;
-                }
-                let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
-                let path = entry.path();
-                let mut open = OpenOptions::new();
-                if let Ok(dir) = open.read(true).custom_flags(flags).open(&path)
-                    && dir.metadata().is_ok_and(|dir| dir.uid() == us)
-                    && let Ok(_lock) = lock(dir)
-                {
-                    log::info!("removing {}, left behind", path.display());
-                    let _ = fs::remove_dir_all(path);
-                }
-            }
+            pulse.during(place, || sweep(place));
         }
     }
 
@@ -233,9 +217,43 @@ impl Copies {
 
 /// Where copies are, in memory, besides [`SHARED`], where Envoy takes no file by its own name.
 fn places() -> impl Iterator<Item = &'static Path> {
-    let places = ["/run", "/tmp"].map(Path::new).into_iter();
+    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = String::from_utf8_lossy(&mounts).into_owned();
+    let places = ["/run", "/tmp"].into_iter();
     places
-        .filter(|place| statfs(*place).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC))
+        .filter(move |place| is_memory(&mounts, place))
+        .map(Path::new)
+}
+
+/// Whether a tmpfs is mounted here, by `/proc/self/mountinfo` (proc(5)): to ask a file system that
+/// hangs for its type would hang, too.
+fn is_memory(mounts: &str, place: &str) -> bool {
+    let kind = |line: &str| {
+        let (mount, system) = line.split_once(" - ")?;
+        (mount.split(' ').nth(4) == Some(place)).then(|| system.starts_with("tmpfs "))
+    };
+    // What was mounted last is on top.
+    mounts.lines().rev().find_map(kind) == Some(true)
+}
+
+/// Removes what drainits left in this place that were killed.
+fn sweep(place: &Path) {
+    let us = geteuid().as_raw();
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        if !entry.file_name().as_bytes().starts_with(BEGIN.as_bytes()) {
+            continue;
+        }
+        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let path = entry.path();
+        let mut open = OpenOptions::new();
+        if let Ok(dir) = open.read(true).custom_flags(flags).open(&path)
+            && dir.metadata().is_ok_and(|dir| dir.uid() == us)
+            && let Ok(_lock) = lock(dir)
+        {
+            log::info!("removing {}, left behind", path.display());
+            let _ = fs::remove_dir_all(path);
+        }
+    }
 }
 
 /// A new directory of our own, and its lock.
@@ -259,7 +277,7 @@ pub fn work(
     report: &impl Fn(ConfigurationReport),
     pulse: &Pulse,
 ) {
-    Copies::sweep();
+    Copies::sweep(pulse);
     let keep = |read: &(SecretBytes, Readers)| copies.keep(read).map_err(|error| error.to_string());
     let mut seen: Option<(Result<Print, String>, Instant)> = None;
     let mut told: Option<Result<Print, String>> = None;
@@ -319,6 +337,23 @@ mod tests {
 
     use super::*;
     use crate::mailbox::Mailbox;
+
+    #[test]
+    fn memory_is_told_from_disks_and_from_what_may_hang_by_the_kernels_list_alone() {
+        let mounts = "22 1 8:1 / / rw - ext4 /dev/sda rw\n\
+                      23 22 0:25 / /run rw,nosuid shared:5 - tmpfs tmpfs rw\n\
+                      24 22 0:26 / /tmp rw - tmpfs tmpfs rw\n\
+                      25 24 0:27 / /tmp rw - fuse.sshfs host:/ rw\n\
+                      26 23 0:28 / /run/user rw - tmpfs tmpfs rw\n";
+        for (place, is) in [
+            ("/run", true),
+            ("/tmp", false),
+            ("/", false),
+            ("/var", false),
+        ] {
+            assert_eq!(is_memory(mounts, place), is, "{place}");
+        }
+    }
 
     #[test]
     fn who_could_not_read_the_file_is_no_reader_of_its_copy() {
@@ -399,7 +434,7 @@ mod tests {
         // Who was killed has no lock.
         let left = own_directory(Path::new(SHARED), BEGIN).unwrap();
         fs::write(left.join("1.yaml"), "a key").unwrap();
-        Copies::sweep();
+        Copies::sweep(&Pulse::default());
         assert!(!left.exists() && copies.dir.exists());
         copies.remove();
         fs::remove_dir_all(&dir).unwrap();
