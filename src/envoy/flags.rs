@@ -22,31 +22,48 @@ pub fn value<'a>(args: &'a [OsString], flag: &str) -> Option<&'a OsStr> {
 
 /// The file of a command line's configuration.
 pub fn config(args: &[OsString]) -> Option<&OsStr> {
-    CONFIG.iter().find_map(|flag| value(args, flag))
+    let (at, flag) = config_flag(args)?;
+    value(args.get(at..)?, flag)
+}
+
+/// Where a command line has which flag for the configuration's file. It is the last one: before it may
+/// be a shell's own `-c`, as in `sh -c 'exec "$@"' sh envoy -c envoy.yaml`.
+fn config_flag(args: &[OsString]) -> Option<(usize, &'static str)> {
+    let flag = |arg| {
+        CONFIG
+            .into_iter()
+            .find(|flag| value_in(arg, flag).is_some())
+    };
+    let flags = args.iter().enumerate().rev();
+    flags
+        .into_iter()
+        .find_map(|(at, arg)| Some((at, flag(arg)?)))
 }
 
 /// The command line with this file, if there is one, in place of the configuration's.
 pub fn with_config(args: &[OsString], file: Option<&Path>) -> Vec<OsString> {
     let mut args = args.to_vec();
-    let Some(file) = file else {
-        return args;
-    };
-    for at in 0..args.len() {
-        let flag = CONFIG
-            .iter()
-            .find(|flag| has(args.get(at..=at).unwrap_or_default(), flag));
-        let Some(flag) = flag else {
-            continue;
-        };
+    if let (Some(file), Some((at, flag))) = (file, config_flag(&args)) {
         let file = file.as_os_str().to_owned();
         let alone = args.get(at).is_some_and(|arg| arg == flag);
         match args.get_mut(at + 1).filter(|_| alone) {
             Some(value) => *value = file,
             None => args[at] = [OsStr::new(flag), &file].join(OsStr::new(" ")),
         }
-        break;
     }
     args
+}
+
+/// The command line on which Envoy tries this file instead of its configuration.
+pub fn trial_of(args: &[OsString], file: &Path) -> Vec<OsString> {
+    let mut args = without(args, &["--config-yaml"], &[]);
+    if config_flag(&args).is_none() {
+        args.push(CONFIG[0].into());
+        args.push(OsString::new());
+    }
+    let mut args = with_config(&args, Some(file));
+    args.extend(["--mode", "validate"].map(OsString::from));
+    audible(&args)
 }
 
 /// A command line without these flags, each with its value or (the latter) without one.
@@ -245,12 +262,53 @@ mod tests {
                 &["--config-path a.yaml", "-l", "info"],
                 &["--config-path /x.yaml", "-l", "info"],
             ),
+            (
+                &["-c", "exec \"$@\"", "sh", "envoy", "-c", "a.yaml"],
+                &["-c", "exec \"$@\"", "sh", "envoy", "-c", "/x.yaml"],
+            ),
+            (
+                &[
+                    "-c",
+                    "exec \"$@\"",
+                    "sh",
+                    "envoy",
+                    "--config-path",
+                    "a.yaml",
+                ],
+                &[
+                    "-c",
+                    "exec \"$@\"",
+                    "sh",
+                    "envoy",
+                    "--config-path",
+                    "/x.yaml",
+                ],
+            ),
         ] {
             assert_eq!(config(&args(line)), Some(OsStr::new("a.yaml")));
             assert_eq!(with_config(&args(line), file), args(with));
             assert_eq!(with_config(&args(line), None), args(line));
         }
         assert_eq!(config(&args(&["--config-yaml", "{}"])), None);
+    }
+
+    #[test]
+    fn another_file_is_tried_by_whatever_runs_envoy() {
+        let shell = ["sh", "-c", "exec \"$@\"", "sh", "envoy"];
+        let root = ["su-exec", "envoy", "envoy"];
+        let tried = ["-c", "/x", "--mode", "validate"];
+        for (before, given, after) in [
+            (
+                &shell[..],
+                &["-c", "a.yaml", "-l off"][..],
+                &["-l", "error"][..],
+            ),
+            (&root, &["--config-yaml", "{}"], &[]),
+        ] {
+            let line = args(&[before, given].concat());
+            let trial = args(&[before, &tried, after].concat());
+            assert_eq!(trial_of(&line, Path::new("/x")), trial);
+        }
     }
 
     #[test]

@@ -298,8 +298,9 @@ pub fn work(
         let read = pulse.during(&copies.file, || copies.read());
         let is = read.as_ref().map(|(bytes, _)| copies.print(bytes));
         let is = is.map_err(Clone::clone);
-        if start && let Ok(read) = &read {
-            report(keep(read).map_or_else(ConfigurationReport::Lost, ConfigurationReport::Read));
+        if start {
+            let kept = read.and_then(|read| keep(&read));
+            report(kept.map_or_else(ConfigurationReport::Lost, ConfigurationReport::Read));
             told = Some(is.clone());
             seen = Some((is, now));
             continue;
@@ -431,6 +432,19 @@ mod tests {
         assert!(
             matches!(words.recv().unwrap(), ConfigurationReport::Lost(why) if why == "is missing")
         );
+        // What is not there when Envoy starts is told at once, and followed from then on.
+        let (first, started) = Mailbox::new(None);
+        let (sender, words) = mpsc::channel();
+        let of = copies.clone();
+        let report = move |word| sender.send(word).unwrap_or(());
+        first.send(());
+        thread::spawn(move || work(&of, &started, &report, &Pulse::default()));
+        let patience = Duration::from_secs(20);
+        let word = words.recv_timeout(patience);
+        assert!(matches!(word, Ok(ConfigurationReport::Lost(why)) if why == "is missing"));
+        fs::write(dir.join("envoy.yaml"), "four").unwrap();
+        let word = words.recv_timeout(patience);
+        assert!(matches!(word, Ok(ConfigurationReport::Changed(_))));
         // Who was killed has no lock.
         let left = own_directory(Path::new(SHARED), BEGIN).unwrap();
         fs::write(left.join("1.yaml"), "a key").unwrap();

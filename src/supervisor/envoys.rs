@@ -5,6 +5,7 @@ mod shown;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,6 @@ use nix::libc;
 use super::OURS;
 use super::child::Child;
 use super::decide::Who;
-use super::trials;
 use crate::client::Address;
 use crate::envoy::address::{ADMIN_BLOCK, AddressFile, Pipe, Place};
 use crate::envoy::flags;
@@ -108,11 +108,6 @@ impl Envoys {
         })
     }
 
-    /// Envoy's command line, as the operator gave it.
-    pub fn line(&self) -> &[OsString] {
-        &self.line
-    }
-
     /// The program that is run.
     pub fn program(&self) -> &OsStr {
         self.line
@@ -190,14 +185,15 @@ impl Envoys {
         Some(flags::audible(&line))
     }
 
-    /// The command line on which a candidate Envoy is run, up to the flags; none where that might start
-    /// a second Envoy that serves, as [`Envoys::trial_of_start`] has it.
-    pub fn candidate(&self) -> Option<Vec<OsString>> {
-        let line = trials::program(&self.line);
-        let name = line.last().and_then(|last| Path::new(last).file_name());
+    /// The command line on which a candidate Envoy tries this file; none where that might start a second
+    /// Envoy that serves, as [`Envoys::trial_of_start`] has it.
+    pub fn candidate(&self, file: &Path) -> Option<Vec<OsString>> {
+        let is_program = |word: &&OsString| !word.as_bytes().starts_with(b"-");
+        let program = self.line.iter().take_while(is_program).last();
+        let name = program.and_then(|word| Path::new(word).file_name());
         // Before the first start nothing but the name tells.
         let is_envoy = self.envoy_itself || self.hands_on || name == Some(OsStr::new("envoy"));
-        is_envoy.then_some(line)
+        is_envoy.then(|| flags::trial_of(&self.line, file))
     }
 
     /// What is to be changed where Envoy's admin address is not known.

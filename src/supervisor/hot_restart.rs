@@ -3,7 +3,7 @@
 
 use super::Supervisor;
 use super::decide::{Input, News, Reloaded, RestartStep, Who};
-use super::trials::{Purpose, TrialResult, program};
+use super::trials::{Purpose, TrialResult};
 use crate::certificates::CertificateCommand;
 use crate::drain::{Drain, Loss, Time};
 use crate::envoy::load::Load;
@@ -183,7 +183,7 @@ impl Supervisor {
     pub(super) fn on_next_tried(&mut self, verdict: TrialResult) {
         match verdict.purpose {
             Purpose::Configuration if verdict.exit == Some(Exit::Code(0)) => {
-                let mut line = program(self.envoys.line());
+                let mut line = self.envoys.next_line();
                 line.push("--hot-restart-version".into());
                 self.trials.ask(Purpose::NextVersion, line);
             }
@@ -210,7 +210,9 @@ impl Supervisor {
                 let Some(pid) = self.envoys.pid() else {
                     return self.refuse("envoy ended meanwhile".into());
                 };
-                let next = Purpose::Version(verdict.said.trim().to_owned());
+                // A start script may say something before it.
+                let next = refusal::last_word(&verdict.said).unwrap_or_default();
+                let next = Purpose::Version(next);
                 let line = [format!("/proc/{pid}/exe"), "--hot-restart-version".into()];
                 self.trials.ask(next, line.map(Into::into).to_vec());
             }

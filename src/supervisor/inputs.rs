@@ -1,6 +1,7 @@
 //! What comes in, and what it is to the core: signals, and what the helper threads report.
 
-use std::ffi::OsString;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::time::Instant;
 
 use nix::libc;
@@ -145,17 +146,18 @@ impl Supervisor {
                 self.handle(Input::CertificatesMissing(which));
             }
             CertificateReport::FirstSetReady => self.handle(Input::CertificatesReady),
-            CertificateReport::Validate { id, config } => match self.envoys.candidate() {
-                Some(mut line) => {
-                    line.extend(["--mode", "validate", "-c"].map(OsString::from));
-                    self.trials.ask_of(Purpose::Certificates(id), line, config);
+            CertificateReport::Validate { id, config } => {
+                // Envoy takes no path in /proc, and this one.
+                let file = format!("/dev/fd/{}", config.as_raw_fd());
+                match self.envoys.candidate(Path::new(&file)) {
+                    Some(line) => self.trials.ask_of(Purpose::Certificates(id), line, config),
+                    None => {
+                        let verdict = Ok(());
+                        let told = CertificateCommand::Validated { id, verdict };
+                        self.helpers.tell(told);
+                    }
                 }
-                None => {
-                    let verdict = Ok(());
-                    let told = CertificateCommand::Validated { id, verdict };
-                    self.helpers.tell(told);
-                }
-            },
+            }
             CertificateReport::Status(secrets) => self.board.update(|snapshot| {
                 notes::note_certificates(snapshot, Instant::now(), secrets);
             }),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::libc::SIGKILL;
@@ -122,9 +122,7 @@ impl Trials {
 
     /// Asks for a run on this configuration, which has no name, and is closed as soon as the
     /// process has it.
-    pub fn ask_of(&mut self, purpose: Purpose, mut line: Vec<OsString>, config: OwnedFd) {
-        // Envoy takes no path in /proc, and this one.
-        line.push(format!("/dev/fd/{}", config.as_raw_fd()).into());
+    pub fn ask_of(&mut self, purpose: Purpose, line: Vec<OsString>, config: OwnedFd) {
         self.asked.push_back(Asked {
             purpose,
             line,
@@ -211,13 +209,6 @@ impl Trials {
             said: read(running.output).unwrap_or_default(),
         })
     }
-}
-
-/// The command line up to Envoy's own flags: whatever stands before them (`su-exec envoy`) belongs
-/// to it.
-pub fn program(line: &[OsString]) -> Vec<OsString> {
-    let is_program = |word: &&OsString| !word.to_string_lossy().starts_with('-');
-    line.iter().take_while(is_program).cloned().collect()
 }
 
 fn start(line: &[OsString], config: Option<&OwnedFd>) -> io::Result<(i32, File)> {
