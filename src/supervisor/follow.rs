@@ -192,7 +192,8 @@ impl Supervisor {
         let back = follow.back.take();
         match (live, back) {
             (true, Some(why)) => {
-                follow.runs.clone_from(&follow.good);
+                let before = std::mem::replace(&mut follow.runs, follow.good.clone());
+                follow.discard(before);
                 follow.next = None;
                 follow.record = TrackRecord::default();
                 follow.due = now + probation::LOOK;

@@ -343,6 +343,7 @@ fn follow(program: &std::path::Path, (name, change): Change, bad: bool, whole: b
         });
         assert!(clients.failed.load(Ordering::SeqCst) <= fails + 5, "{name}");
         clients.failures();
+        assert_eq!(copies(&rig), 1, "the good one alone is kept");
     } else {
         if whole {
             wait_for_within(name, &|| {
@@ -362,6 +363,16 @@ fn follow(program: &std::path::Path, (name, change): Change, bad: bool, whole: b
         );
         assert_eq!(clients.failures(), 0, "{name}");
     }
+}
+
+/// How many copies of configurations drainit keeps, in a directory that it has open.
+fn copies(rig: &Rig) -> usize {
+    let open = fs::read_dir(format!("/proc/{}/fd", rig.drainit.pid())).unwrap();
+    let mut open = open.flatten().flat_map(|fd| fs::read_link(fd.path()));
+    let dir = open.find(|path| path.to_string_lossy().contains("/drainit-config-"));
+    fs::read_dir(dir.expect("a directory of copies"))
+        .unwrap()
+        .count()
 }
 
 /// Waits for longer than a configuration is watched.
