@@ -40,6 +40,8 @@ pub(super) struct Follow {
     missed: bool,
     /// When to look next at what the Envoy that serves does.
     due: Time,
+    /// Whether Envoy is to be asked for that look, and has not told anything since.
+    waits: bool,
 }
 
 impl Follow {
@@ -56,6 +58,7 @@ impl Follow {
             changed: false,
             missed: false,
             due: Time::ZERO,
+            waits: false,
         }
     }
 
@@ -105,9 +108,16 @@ impl Supervisor {
         } else if follow.due <= now {
             let generations = self.core.generations();
             let away = generations.is_starting() || generations.is_degraded();
+            // Whoever probes Envoy once a second takes each question that Envoy has its rest before.
+            let waits = std::mem::replace(&mut follow.waits, true);
+            let urgent = waits || follow.probation.is_some() || self.board.read().is_reloading();
             // Nobody can be asked, and that may last.
-            follow.due = now + if away { probation::LOOK } else { RETRY };
-            let urgent = follow.probation.is_some() || self.board.read().is_reloading();
+            let retry = if away || !urgent {
+                probation::LOOK
+            } else {
+                RETRY
+            };
+            follow.due = now + retry;
             self.handle(Input::Weigh(urgent));
         }
     }
@@ -237,6 +247,7 @@ impl Supervisor {
             return;
         };
         follow.due = now + probation::LOOK;
+        follow.waits = false;
         let Some(traffic) = traffic else {
             return;
         };

@@ -11,7 +11,7 @@ use crate::support::clients::HttpConnection;
 use crate::support::drainit::run;
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::upstream::Upstream;
-use crate::support::{self, PATIENCE, wait_for};
+use crate::support::{self, PATIENCE, scene, wait_for};
 
 const WATCHES: [&str; 4] = ["--hot-restart", "--watch-config", "--drain-timeout", "20s"];
 
@@ -412,6 +412,34 @@ fn a_configuration_that_does_worse_is_gone_back_from_and_a_good_one_is_not() {
             }
         });
     }
+}
+
+#[test]
+fn behind_a_shell_and_for_a_prober_that_never_rests_a_configuration_is_followed() {
+    let (upstream, config) = scene::of(Admin::Unix);
+    let log = config.dir.join("admin.log");
+    config.replace(
+        "admin: {",
+        &format!(
+            "admin: {{ access_log: [{{ name: f, typed_config: {{ '@type': {TYPE}.access_loggers.file.v3.FileAccessLog, path: {} }} }}],",
+            log.display()
+        ),
+    );
+    let shell = ["sh", "-c", "ulimit -n 4096; exec \"$@\"", "sh"];
+    let rig = Rig::behind(&shell, &WATCHES, config, upstream);
+    let health = rig.drainit.health.clone();
+    thread::spawn(move || {
+        while health.request("GET", "/healthz", PATIENCE).is_ok() {
+            thread::sleep(Duration::from_millis(200));
+        }
+    });
+    // What Envoy serves is known before another one does.
+    wait_for("a look at what Envoy serves", PATIENCE, || {
+        fs::read_to_string(&log).is_ok_and(|log| log.contains("downstream_rq_completed"))
+    });
+    crate::add_route(&rig.config, "/new");
+    wait_for("generation 1", PATIENCE, || rig.epoch() == 1);
+    rig.reload_well();
 }
 
 #[test]

@@ -52,7 +52,17 @@ impl Rig {
         config: EnvoyConfig,
         upstream: Upstream,
     ) -> Rig {
-        Rig::build(program, options, config, upstream, ["1", "3"])
+        Rig::build(&[], program, options, config, upstream, ["1", "3"])
+    }
+
+    /// Behind a program that becomes Envoy, such as a shell.
+    pub fn behind(
+        before: &[&str],
+        options: &[&str],
+        config: EnvoyConfig,
+        upstream: Upstream,
+    ) -> Rig {
+        Rig::build(before, envoy(), options, config, upstream, ["1", "3"])
     }
 
     /// With this drain time and parent shutdown time, in seconds.
@@ -62,10 +72,11 @@ impl Rig {
         upstream: Upstream,
         times: [&str; 2],
     ) -> Rig {
-        Rig::build(envoy(), options, config, upstream, times)
+        Rig::build(&[], envoy(), options, config, upstream, times)
     }
 
     fn build(
+        before: &[&str],
         envoy: PathBuf,
         options: &[&str],
         config: EnvoyConfig,
@@ -75,7 +86,8 @@ impl Rig {
         let dir = TempDir::new();
         let program = dir.join("envoy");
         std::os::unix::fs::symlink(envoy, &program).unwrap();
-        let mut command = vec![program.display().to_string()];
+        let mut command: Vec<_> = before.iter().map(|word| (*word).to_owned()).collect();
+        command.push(program.display().to_string());
         command.extend(config.arguments());
         let times = ["--drain-time-s", drain, "--parent-shutdown-time-s", parent];
         command.extend(times.map(String::from));
