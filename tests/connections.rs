@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -187,6 +188,7 @@ fn two_envoys_on_the_same_ports_have_their_own_connections() {
 #[test]
 fn what_a_stopped_envoy_has_not_accepted_is_seen_waiting() {
     let (_upstream, config) = scene::of(Admin::Unix);
+    let pipe = config.move_to_pipe(config.metrics);
     let envoy = start(&config);
     let mut lookout = lookout(&config, &envoy);
     kill(envoy.pid(), Signal::SIGSTOP).unwrap();
@@ -198,15 +200,17 @@ fn what_a_stopped_envoy_has_not_accepted_is_seen_waiting() {
         })
     });
     let clients = [config.tcp, config.tcp, config.http].map(|at| TcpStream::connect(at).unwrap());
+    let unix = [(); 2].map(|()| UnixStream::connect(&pipe).unwrap());
     let seen = lookout.look(admin(&config).as_ref()).unwrap();
-    assert_eq!((seen.count(), seen.waiting()), (3, 3));
+    assert_eq!((seen.count(), seen.waiting()), (5, 5));
     assert_eq!(listener(&seen, "tcp").accept_queue, 2);
+    assert_eq!(listener(&seen, "metrics").accept_queue, 2);
     kill(envoy.pid(), Signal::SIGCONT).unwrap();
     wait_for("them to be accepted", PATIENCE, || {
         let seen = lookout.look(admin(&config).as_ref()).unwrap();
-        (seen.count(), seen.waiting()) == (3, 0)
+        (seen.count(), seen.waiting()) == (5, 0)
     });
-    drop(clients);
+    drop((clients, unix));
 }
 
 /// What [`a_look_from_a_sandbox`] is told: the pid to look at.

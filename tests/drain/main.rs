@@ -1,12 +1,14 @@
 //! The drain, on a real Envoy: what it waits for, what it does not, and that nothing is lost.
 
+mod arrivals;
 mod sessions;
+mod silence;
 #[path = "../support/mod.rs"]
 mod support;
+mod witnesses;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,15 @@ use support::{PATIENCE, holds_for, wait_for};
 /// counted, not merely waited out.
 const WELL_BEYOND_SETTLE: Duration = Duration::from_millis(1500);
 const SHORT_SETTLE: [&str; 4] = ["--settle", "500ms", "--drain-timeout", "60s"];
+
+/// On both versions at the same time.
+fn each_envoy(test: impl Fn(PathBuf) + Sync) {
+    thread::scope(|scope| {
+        for envoy in [support::envoy(), support::other_envoy()] {
+            scope.spawn(|| test(envoy));
+        }
+    });
+}
 
 fn a_request_in_flight_at_sigterm_gets_its_answer(admin: Admin) {
     let upstream = Upstream::start();
@@ -80,148 +91,6 @@ fn nothing_is_lost_while_one_of_two_instances_goes_again_and_again() {
         failures.len()
     );
     assert!(answered > 3000, "{answered}");
-}
-
-/// Connections that are made anew for each request, for as long as a load balancer learns late.
-fn asked_anew_for(time: Duration, config: &EnvoyConfig) -> usize {
-    let start = Instant::now();
-    let mut asked = 0;
-    while start.elapsed() < time {
-        let answer = HttpConnection::open(config.http).and_then(|mut one| one.get("/fast"));
-        assert_eq!(answer.expect("refused").status, 200);
-        asked += 1;
-        thread::sleep(Duration::from_millis(40));
-    }
-    asked
-}
-
-#[test]
-fn new_connections_are_accepted_for_as_long_as_somebody_sends_them() {
-    let (_upstream, config, mut drainit) = scene::ready(&[]);
-    asked_anew_for(Duration::from_millis(500), &config);
-    drainit.signal(Signal::SIGTERM);
-    assert!(asked_anew_for(Duration::from_secs(2), &config) > 10);
-    assert_eq!(drainit.wait_exit(Duration::from_secs(8)), 0);
-    drainit.wait_log("drained after");
-}
-
-#[test]
-fn clients_with_pools_that_are_told_to_close_are_expected_back() {
-    let (_upstream, config, mut drainit) = scene::ready(&[]);
-    let mut pool: Vec<_> = (0..20).map(|_| HttpConnection::idle(config.http)).collect();
-    drainit.signal(Signal::SIGTERM);
-    drainit.wait_log("envoy's health check is failed");
-    // Each asks once more, is told to close, and comes back on a new connection.
-    for connection in &mut pool {
-        thread::sleep(Duration::from_millis(40));
-        assert!(connection.get("/fast").unwrap().closes());
-        *connection = HttpConnection::open(config.http).expect("refused");
-        assert_eq!(connection.get("/fast").expect("cut").status, 200);
-    }
-    drop(pool);
-    assert_eq!(drainit.wait_exit(Duration::from_secs(8)), 0);
-    drainit.wait_log("drained after");
-}
-
-#[test]
-fn without_an_orchestrator_steady_traffic_keeps_it_up_for_five_seconds_and_no_longer() {
-    let (_upstream, config) = scene::of(Admin::Unix);
-    for (variables, most) in [
-        (&[][..], Duration::from_secs(8)),
-        (
-            &[("TERMINATION_GRACE_PERIOD_SECONDS", "18")],
-            Duration::from_secs(12),
-        ),
-    ] {
-        let mut command = vec![support::envoy().display().to_string()];
-        command.extend(config.arguments());
-        let mut drainit = Drainit::start_under(&[], variables, &[], &command);
-        drainit.wait_ready();
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let _ = HttpConnection::open(config.http).and_then(|mut one| one.get("/fast"));
-                    thread::sleep(Duration::from_millis(20));
-                }
-            });
-            thread::sleep(Duration::from_millis(200));
-            let start = Instant::now();
-            drainit.signal(Signal::SIGTERM);
-            assert_eq!(drainit.wait_exit(PATIENCE), 0);
-            stop.store(true, Ordering::Relaxed);
-            let took = start.elapsed();
-            assert!(
-                took > Duration::from_millis(4_500) && took < most,
-                "{took:?}"
-            );
-            assert_eq!(
-                variables.is_empty(),
-                took < Duration::from_secs(7),
-                "{took:?}"
-            );
-        });
-    }
-}
-
-#[test]
-fn an_envoy_that_nobody_used_for_ten_seconds_goes_at_once() {
-    let mut instances = [support::envoy(), support::other_envoy()].map(|envoy| {
-        let (upstream, config) = scene::of(Admin::Tcp);
-        // Nobody but Envoy knows who comes there.
-        config.leave_udp_out();
-        let mut command = vec![envoy.display().to_string()];
-        command.extend(config.arguments());
-        let drainit = Drainit::start(&[], &command);
-        drainit.wait_ready();
-        assert_eq!(
-            HttpConnection::open(config.http)
-                .unwrap()
-                .get("/fast")
-                .unwrap()
-                .status,
-            200
-        );
-        let idle = HttpConnection::idle(config.http);
-        (upstream, config, drainit, idle)
-    });
-    thread::sleep(Duration::from_millis(11_500));
-    let took = instances.iter_mut().map(|(_, _, drainit, _)| {
-        let start = Instant::now();
-        drainit.signal(Signal::SIGTERM);
-        assert_eq!(drainit.wait_exit(PATIENCE), 0);
-        start.elapsed()
-    });
-    // Whoever might come is waited for a second at the least.
-    let fastest = took.min().unwrap();
-    assert!(fastest < Duration::from_secs(1), "{fastest:?}");
-}
-
-#[test]
-fn connections_that_had_long_been_silent_cost_nothing() {
-    let (_upstream, config) = scene::of(Admin::Unix);
-    let options = [
-        "--settle",
-        "1s",
-        "--min-drain",
-        "0s",
-        "--drain-timeout",
-        "60s",
-    ];
-    let mut drainit = Drainit::ready(&options, &config);
-    let idle: Vec<_> = (0..5).map(|_| HttpConnection::idle(config.http)).collect();
-    thread::sleep(Duration::from_millis(1_200));
-    let start = Instant::now();
-    drainit.signal(Signal::SIGTERM);
-    assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    // It would have taken the settle time once more.
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
-    drop(idle);
-    drainit.wait_log("idle after");
 }
 
 #[test]

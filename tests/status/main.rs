@@ -1,5 +1,6 @@
 //! `drainit status`, as a person uses it: under tmux, in a pipe, during a real drain.
 
+mod clients;
 mod night;
 #[path = "../support/mod.rs"]
 mod support;

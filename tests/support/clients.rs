@@ -93,8 +93,13 @@ impl TcpSession {
     }
 
     pub fn echo(&mut self) -> io::Result<()> {
-        self.0.write_all(b"x")?;
-        self.0.read_exact(&mut [0])
+        self.echo_bytes(b"x")
+    }
+
+    /// Sends these, and reads as many.
+    pub fn echo_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)?;
+        self.0.read_exact(&mut vec![0; bytes.len()])
     }
 
     pub fn is_closed(&self) -> bool {

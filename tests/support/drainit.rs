@@ -185,6 +185,7 @@ pub struct Setting {
     program: Option<PathBuf>,
     wrapper: Vec<String>,
     variables: Vec<(String, String)>,
+    envoy: Option<PathBuf>,
     health: Option<SocketAddr>,
     stdin: Option<Stdio>,
     stderr: Option<Stdio>,
@@ -215,6 +216,12 @@ impl Setting {
 
     pub fn variable(mut self, name: &str, value: impl ToString) -> Setting {
         self.variables.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// With another Envoy.
+    pub fn with_envoy(mut self, envoy: impl Into<PathBuf>) -> Setting {
+        self.envoy = Some(envoy.into());
         self
     }
 
@@ -273,8 +280,9 @@ impl Setting {
     }
 
     /// The real Envoy, with this configuration.
-    pub fn envoy(self, options: &[&str], config: &EnvoyConfig) -> Drainit {
-        let mut command = vec![super::envoy().display().to_string()];
+    pub fn envoy(mut self, options: &[&str], config: &EnvoyConfig) -> Drainit {
+        let envoy = self.envoy.take().unwrap_or_else(super::envoy);
+        let mut command = vec![envoy.display().to_string()];
         command.extend(config.arguments());
         self.start(options, &command)
     }

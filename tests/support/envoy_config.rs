@@ -151,8 +151,13 @@ impl EnvoyConfig {
             let manager = "              stat_prefix: metrics\n";
             self.replace(manager, &format!("{manager}              {log}\n"));
         }
-        let mut cluster = cluster("logs", address);
-        if by_grpc {
+        self.add_cluster("logs", address, by_grpc);
+        self.prepend("node: { id: edge, cluster: edge }\n");
+    }
+
+    fn add_cluster(&self, name: &str, address: SocketAddr, is_http2: bool) {
+        let mut cluster = cluster(name, address);
+        if is_http2 {
             cluster.push_str(&format!(
                 "    typed_extension_protocol_options: {{ envoy.extensions.upstreams.http.v3.HttpProtocolOptions: \
                  {{ '@type': {TYPE}.upstreams.http.v3.HttpProtocolOptions, \
@@ -160,7 +165,26 @@ impl EnvoyConfig {
             ));
         }
         self.replace("  clusters:\n", &format!("  clusters:\n{cluster}"));
-        self.prepend("node: { id: edge, cluster: edge }\n");
+    }
+
+    /// Has gRPC calls on the HTTP listeners go to a server to be, and says where that has to be.
+    pub fn serve_grpc(&self) -> SocketAddr {
+        let server = SocketAddr::from((self.loopback.ip, 18_001));
+        self.replace(
+            "routes: [",
+            "routes: [{ match: { prefix: /, grpc: {} }, route: { cluster: grpc, timeout: 0s } }, ",
+        );
+        self.add_cluster("grpc", server, true);
+        server
+    }
+
+    /// Has the listener at this address listen on a unix socket instead, and says where.
+    pub fn move_to_pipe(&self, listener: SocketAddr) -> PathBuf {
+        let path = self.dir.join(&format!("{}.sock", listener.port()));
+        let pipe = format!("{{ pipe: {{ path: {} }} }}", path.display());
+        let address = format!("    address: {}", socket(listener));
+        self.replace(&address, &format!("    address: {pipe}"));
+        path
     }
 
     /// Has the HTTP listener speak TLS with this secret, as scripts/examples/tls.yaml has it.

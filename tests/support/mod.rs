@@ -14,6 +14,7 @@ pub mod drainit;
 pub mod envoy_config;
 pub mod fake_admin;
 pub mod fake_envoy;
+pub mod grpc;
 pub mod http;
 pub mod http2;
 pub mod kubelet;
