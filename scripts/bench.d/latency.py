@@ -11,6 +11,9 @@ from instance import HTTP, TCP, Instance
 VERSIONS = ["1.36", "1.40"]
 LANES = 6  # drains side by side
 IDLE = 5  # idle keep-alive connections of each protocol
+SILENT = 10  # seconds that they have been silent before the drain, where that is to be long
+ASKED = 4  # seconds between two requests on a connection that is idle and used
+NOBODY_COMES = ["--min-drain", "0s"]
 
 
 async def one_drain(contestant, version, ip, upstream):
@@ -34,9 +37,9 @@ async def one_drain(contestant, version, ip, upstream):
         await instance.kill()
 
 
-async def idle_drain(contestant, version, ip, upstream):
+async def idle_drain(contestant, version, ip, upstream, silent=0.5, options=()):
     """Connections that had a request each, and then stay open, idle."""
-    instance = Instance(contestant, version, ip, upstream)
+    instance = Instance(contestant, version, ip, upstream, options)
     held = []
     try:
         await instance.start()
@@ -46,12 +49,48 @@ async def idle_drain(contestant, version, ip, upstream):
                 writer.write(protocol)
                 await reader.read(1)
                 held.append((reader, writer))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(silent)
         return await instance.stop()
     finally:
         await instance.kill()
         for _, writer in held:
             writer.close()
+
+
+async def silent_drain(contestant, version, ip, upstream):
+    """The same of connections that have long been silent, where no new ones are waited for."""
+    return await idle_drain(contestant, version, ip, upstream, SILENT, NOBODY_COMES)
+
+
+async def asked_drain(contestant, version, ip, upstream):
+    """As many clients, each of which asks again before its connection counts as idle. Whoever is not
+    told to close has lost its next request."""
+    instance = Instance(contestant, version, ip, upstream, NOBODY_COMES)
+    tally = load.Tally()
+
+    async def client(kind):
+        await asyncio.sleep(random.uniform(0, ASKED))
+        reader, writer = await asyncio.open_connection(ip, HTTP)
+        try:
+            if not await kind(reader, writer, tally, ASKED):
+                raise load.Failed("closed")
+        except (load.Failed, OSError) as error:
+            tally.fail(kind.__name__, error)
+        finally:
+            writer.close()
+
+    try:
+        await instance.start()
+        kinds = [load.keep_alive, load.http2] * IDLE
+        clients = [asyncio.create_task(client(kind)) for kind in kinds]
+        await asyncio.sleep(ASKED + random.uniform(0.5, ASKED))
+        if any(client.done() for client in clients):
+            raise SystemExit(f"{contestant}: a client is gone before the drain: {tally.why}")
+        seconds, _ = await instance.stop()
+        await asyncio.gather(*clients)
+        return {"requests": tally.requests, "failed": tally.failed, "why": tally.why, "seconds": seconds}
+    finally:
+        await instance.kill()
 
 
 HTTP2_REQUEST = (
@@ -65,35 +104,54 @@ async def measure_all(quick):
     net, count = "127.69", 5 if quick else 30
     await load.upstream(f"{net}.0.1", HTTP, TCP)
     addresses = iter(f"{net}.{n // 200 + 1}.{n % 200 + 1}" for n in range(10_000))
-    lanes = asyncio.Semaphore(LANES)
 
-    async def in_lane(job, contestant, version):
-        async with lanes:
-            return await job(contestant, version, next(addresses), f"{net}.0.1")
+    async def drain_all(job, kinds, times, at_once, what):
+        """So many drains of each kind, and what each gave, by kind."""
+        lanes = asyncio.Semaphore(at_once)
 
-    kinds = [(c, v) for v in VERSIONS for c in ("sidecar", "drainit")]
-    jobs = [(one_drain, *kind) for _ in range(count) for kind in kinds]
-    print(f"latency: {len(jobs)} drains, {LANES} side by side", file=sys.stderr)
-    done = await asyncio.gather(*(in_lane(*job) for job in jobs))
-    drains = [
-        {"contestant": c, "envoy": v, "seconds": [s for job, s in zip(jobs, done) if job[1:] == (c, v)]}
-        for c, v in kinds
-    ]
-    kinds = [(c, v) for v in VERSIONS for c in ("wrapper", "sidecar", "drainit")]
-    jobs = [(idle_drain, *kind) for kind in kinds for _ in range(1 if quick else 3)]
-    print(f"latency: {len(jobs)} drains with idle connections", file=sys.stderr)
-    done = await asyncio.gather(*(job(c, v, next(addresses), f"{net}.0.1") for job, c, v in jobs))
-    idle = [
-        {
-            "contestant": c,
-            "envoy": v,
-            "seconds": [s for job, (s, _) in zip(jobs, done) if job[1:] == (c, v)],
-            "killed": sum(k for job, (_, k) in zip(jobs, done) if job[1:] == (c, v)),
-        }
-        for c, v in kinds
-    ]
+        async def in_lane(kind):
+            async with lanes:
+                return await job(*kind, next(addresses), f"{net}.0.1")
+
+        print(f"latency: {len(kinds) * times} drains{what}, {at_once} side by side", file=sys.stderr)
+        done = await asyncio.gather(*(in_lane(kind) for _ in range(times) for kind in kinds))
+        return [(*kind, done[n :: len(kinds)]) for n, kind in enumerate(kinds)]
+
+    def kinds(*contestants):
+        return [(contestant, version) for version in VERSIONS for contestant in contestants]
+
+    drains = await drain_all(one_drain, kinds("sidecar", "drainit"), count, LANES, "")
+    idle = kinds("wrapper", "sidecar", "drainit")
+    times = 1 if quick else 3
+    idle = await drain_all(idle_drain, idle, times, len(idle) * times, " with idle connections")
+    silent = await drain_all(silent_drain, kinds("drainit"), times, LANES, " with silent ones")
+    asked = await drain_all(asked_drain, kinds("drainit"), 3 if quick else 50, LANES, " with clients that ask")
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-    return {"drains": drains, "idle": idle}
+    return {
+        "drains": [{"contestant": c, "envoy": v, "seconds": done} for c, v, done in drains],
+        "idle": [ended(*kind) for kind in idle],
+        "silent": [ended(*kind) for kind in silent],
+        "asked": [
+            {
+                "contestant": c,
+                "envoy": v,
+                "requests": sum(one["requests"] for one in done),
+                "failed": sum(one["failed"] for one in done),
+                "why": [one["why"] for one in done if one["why"]],
+                "seconds": [one["seconds"] for one in done],
+            }
+            for c, v, done in asked
+        ],
+    }
+
+
+def ended(contestant, version, done):
+    return {
+        "contestant": contestant,
+        "envoy": version,
+        "seconds": [seconds for seconds, _ in done],
+        "killed": sum(killed for _, killed in done),
+    }
 
 
 def measure(quick):

@@ -90,17 +90,18 @@ def http1_request(path, headers=""):
     return f"GET {path} HTTP/1.1\r\nHost: bench\r\n{headers}\r\n".encode()
 
 
-async def keep_alive(reader, writer, tally):
-    """HTTP/1.1: requests one after the other on one connection."""
+async def keep_alive(reader, writer, tally, pause=PAUSE):
+    """HTTP/1.1: requests one after the other on one connection. Whether the server said that it closes it."""
     for _ in range(PER_CONNECTION):
         if reader.at_eof():
-            return  # closed while nothing was under way: nothing is lost
+            return False  # closed while nothing was under way: nothing is lost
         tally.requests += 1
         writer.write(http1_request("/"))
         closes = b"connection: close" in await http1_answer(reader)
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(PAUSE if closes else pause)
         if closes:
-            return
+            return True
+    return False
 
 
 async def anew(reader, writer, tally):
@@ -137,14 +138,15 @@ def http2_frame(kind, flags, stream, payload=b""):
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-async def http2(reader, writer, tally):
-    """HTTP/2 with prior knowledge: streams one after the other on one connection."""
+async def http2(reader, writer, tally, pause=PAUSE):
+    """HTTP/2 with prior knowledge: streams one after the other on one connection. Whether the server said that it
+    goes away."""
     get = b"\x82\x86\x84\x01\x05bench"  # GET http / bench, in HPACK
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2_frame(FRAME_SETTINGS, 0, 0))
     going_away = False
     for stream in range(1, 2 * PER_CONNECTION, 2):
         if going_away or reader.at_eof():
-            return
+            return going_away
         tally.requests += 1
         writer.write(http2_frame(FRAME_HEADERS, END_STREAM | END_HEADERS, stream, get))
         answered = False
@@ -170,7 +172,8 @@ async def http2(reader, writer, tally):
                 if kind == FRAME_HEADERS and b"\x88" not in payload[:4]:
                     raise Failed("not 200")
                 answered = bool(flags & END_STREAM)
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(PAUSE if going_away else pause)
+    return going_away
 
 
 async def echo_session(reader, writer, tally, kind):
