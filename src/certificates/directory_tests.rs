@@ -162,16 +162,12 @@ fn who_swaps_the_directory_all_the_time_gains_nothing_by_it() {
     let races = set.map_or(500, |number| number.parse().unwrap());
     let place = Place::new("racer", USER);
     let over = AtomicBool::new(false);
-    let published = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         scope.spawn(|| swap(&place.resources(), &place.0.join("root"), &over));
-        let race = |_| {
-            let published = place.publish().is_ok();
+        for _ in 0..races {
+            let _ = place.publish();
             place.is_untouched();
-            u32::from(published)
-        };
-        let published: u32 = (0..races).map(race).sum();
+        }
         over.store(true, Ordering::Relaxed);
-        published
     });
-    println!("{published} of {races} published");
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::put;
 use crate::support::xds::{LEAF, Node, secret};
@@ -19,9 +19,7 @@ fn of_twenty_changes_in_four_seconds_the_last_one_wins_and_a_touch_is_none() {
         sleep(Duration::from_millis(200));
     }
     let last = leaves.last().unwrap();
-    let written = Instant::now();
     node.wait_loaded(last);
-    println!("the last of twenty: {:?}", written.elapsed());
     plane.wait_presented(last);
     wait_for("its confirmation", PATIENCE, || {
         let secret = secret(&drainit, LEAF);

@@ -125,12 +125,12 @@ fn a_sigterm_with_a_kill_ends_in_time() {
         thread::sleep(Duration::from_millis(moment));
         rig.drainit.signal(Signal::SIGTERM);
         kill(if victim == "new" { new } else { old }, Signal::SIGKILL).unwrap();
-        let start = std::time::Instant::now();
         // The deadline, the kill timeout, and a second; nothing is left behind.
         let code = rig.drainit.wait_exit(Duration::from_secs(13));
-        println!(
-            "SIGTERM and the {victim} one killed after {moment} ms: exit code {code} in {:?}",
-            start.elapsed()
+        // The drain's, or the killed Envoy's.
+        assert!(
+            [0, 137].contains(&code),
+            "SIGTERM and the {victim} one killed after {moment} ms: exit code {code}"
         );
     });
 }
