@@ -92,14 +92,31 @@ fn make_leaf(dir: &TempDir, name: &str, options: &[&str]) -> [String; 2] {
     [".crt", ".key"].map(|end| std::fs::read_to_string(dir.join(&format!("{name}{end}"))).unwrap())
 }
 
+/// What the volume of the xDS client's certificate comes from.
+#[derive(Clone, Copy, PartialEq)]
+enum Certificates {
+    /// A Secret, with a file each for the certificate and the key.
+    Secret,
+    /// Pod Certificates: one file, the key before the chain (`credentialBundlePath`).
+    Bundle,
+}
+
+const BUNDLE: &str = "credentialbundle.pem";
+
 /// The pod of an example for Contour, with a control plane that asks for its certificate.
-fn a_pod_for_contour_lives_rotates_and_ends(file: &str) {
+fn a_pod_for_contour_lives_rotates_and_ends(file: &str, certificates: Certificates) {
     let mut all = documents(file).into_iter();
     let manifest = all.find(|one| one["spec"]["template"].is_object());
     // There is no name service in this network.
     let manifest = manifest.unwrap().to_string();
     assert!(manifest.contains("--xds-address=contour"));
-    let manifest = manifest.replace("--xds-address=contour", "--xds-address=127.0.0.1");
+    let mut manifest = manifest.replace("--xds-address=contour", "--xds-address=127.0.0.1");
+    if certificates == Certificates::Bundle {
+        for name in ["tls.crt", "tls.key"] {
+            assert!(manifest.contains(name));
+            manifest = manifest.replace(name, BUNDLE);
+        }
+    }
     let manifest = serde_json::from_str(&manifest).unwrap();
 
     let dir = TempDir::new();
@@ -119,14 +136,22 @@ fn a_pod_for_contour_lives_rotates_and_ends(file: &str) {
     // Its end is tied to this thread's: it is started here, in that network.
     let _server = network.spawn(&mut server);
 
-    let [cert, key] = make_leaf(&dir, "first", &[]);
     let ca = std::fs::read_to_string(dir.join("ca.crt")).unwrap();
-    let files = [
-        ("certs", "ca.crt", ca.as_str()),
-        ("certs", "tls.crt", &cert),
-        ("certs", "tls.key", &key),
-    ];
-    let pod = Pod::new(&manifest, network, &files);
+    let files = |leaf: &str| {
+        let [cert, key] = make_leaf(&dir, leaf, &[]);
+        let mut files = vec![("ca.crt", ca.clone())];
+        match certificates {
+            Certificates::Secret => files.extend([("tls.crt", cert), ("tls.key", key)]),
+            Certificates::Bundle => files.push((BUNDLE, key + &cert)),
+        }
+        files
+    };
+    let first = files("first");
+    let first: Vec<_> = first
+        .iter()
+        .map(|(name, text)| ("certs", *name, text.as_str()))
+        .collect();
+    let pod = Pod::new(&manifest, network, &first);
     let mut container = pod.start();
     let generation = |number: u32| {
         let line = format!(
@@ -138,9 +163,7 @@ fn a_pod_for_contour_lives_rotates_and_ends(file: &str) {
         });
     };
     generation(1);
-    let [cert, key] = make_leaf(&dir, "second", &[]);
-    let files = [("ca.crt", ca), ("tls.crt", cert), ("tls.key", key)];
-    pod.write("certs", "second", &files);
+    pod.write("certs", "second", &files("second"));
     generation(2);
     assert_eq!(container.status("Uid:"), "65534 65534 65534 65534");
     assert_eq!(container.status("CapBnd:"), "0000000000000000");
@@ -157,12 +180,17 @@ fn a_pod_for_contour_lives_rotates_and_ends(file: &str) {
 
 #[test]
 fn the_deployment_for_contour_lives_rotates_and_ends() {
-    a_pod_for_contour_lives_rotates_and_ends("contour-deployment.yaml");
+    a_pod_for_contour_lives_rotates_and_ends("contour-deployment.yaml", Certificates::Secret);
 }
 
 #[test]
 fn the_daemon_set_for_contour_lives_rotates_and_ends() {
-    a_pod_for_contour_lives_rotates_and_ends("contour-daemonset.yaml");
+    a_pod_for_contour_lives_rotates_and_ends("contour-daemonset.yaml", Certificates::Secret);
+}
+
+#[test]
+fn a_pod_with_the_bundle_of_pod_certificates_lives_rotates_and_ends() {
+    a_pod_for_contour_lives_rotates_and_ends("contour-deployment.yaml", Certificates::Bundle);
 }
 
 #[test]
