@@ -409,23 +409,15 @@ fn what_nobody_tells_is_unknown_to_the_shutdown_command_to_callers_and_in_the_me
 /// Ten requests a second, on a connection that every answer says to close.
 #[test]
 fn a_client_that_asks_between_two_looks_is_not_idle() {
-    const TIMEOUT: Duration = Duration::from_secs(4);
     each_envoy(|envoy| {
         let (_upstream, config) = scene::of(Admin::Unix);
         let options = ["--settle", "1s", "--drain-timeout", "4s"];
         let mut drainit = start(envoy, &options, &config);
         let mut client = HttpConnection::idle(config.http);
-        let start = Instant::now();
         drainit.signal(Signal::SIGTERM);
-        let mut answered = Duration::ZERO;
         while client.get("/fast").is_ok() {
-            answered = start.elapsed();
             thread::sleep(Duration::from_millis(100));
         }
-        assert!(
-            answered > TIMEOUT - Duration::from_millis(500),
-            "{answered:?}"
-        );
         assert_eq!(drainit.wait_exit(PATIENCE), 0);
         let verdict = drainit.wait_log("CUT by the deadline after 4");
         assert!(verdict.contains("1 at the end (cut: http 1; "), "{verdict}");
