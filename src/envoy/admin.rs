@@ -168,19 +168,18 @@ impl Asker<'_> {
         owner: Option<i32>,
     ) -> Result<Answer, String> {
         let live = || Ok(Answer::Ready(Readiness::Live));
-        if self.census.takes_turn(owner, Instant::now()) && self.was_live {
-            self.census
-                .ask(peer, address, self.witnesses.measure.excluded);
-            if let Some(ListenerCount::Count(_)) = self.census.told() {
-                // It answers, and nothing else has changed for all that is known.
-                return live();
-            }
+        let excluded = self.witnesses.measure.excluded;
+        if self.census.takes_turn(owner, Instant::now())
+            && self.was_live
+            && self.census.ask(peer, address, excluded)
+        {
+            // It answers, and nothing else has changed for all that is known.
+            return live();
         }
         let answer = ask(Ask::Ready, address, peer, None);
         self.was_live = answer == live();
         if self.was_live && self.census.is_new() {
-            self.census
-                .ask(peer, address, self.witnesses.measure.excluded);
+            self.census.ask(peer, address, excluded);
         }
         answer
     }

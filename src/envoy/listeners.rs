@@ -3,7 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{Address, ExchangeLimits, Method, Peer, exchange_with};
+use super::witnesses::call_statistics;
+use crate::client::{Address, ExchangeLimits, Method, Peer, fetch_from};
+use crate::connections::Local;
+use crate::connections::names::Named;
 
 /// After how long the listeners are counted again, where there are some.
 const REST: Duration = Duration::from_secs(10);
@@ -13,9 +16,6 @@ const PAGE: ExchangeLimits = ExchangeLimits {
     time: Duration::from_secs(1),
     body: 8 * 1024 * 1024,
 };
-
-/// The longest line that is looked at.
-const LINE: usize = 4096;
 
 /// How many active listeners Envoy has, its admin interface's and the excluded ones apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,9 @@ pub struct Census {
     told: Option<(ListenerCount, Instant)>,
     /// Whether the last question was this one, and not for readiness.
     was_last: bool,
+    /// What Envoy listed last, if the excluded words that are no name and no address there may be
+    /// the stat prefixes of all that count: the statistics are asked next.
+    doubt: Option<Listed>,
 }
 
 impl Census {
@@ -47,6 +50,7 @@ impl Census {
             };
         }
         let turn = match self.told {
+            _ if self.doubt.is_some() => true,
             None => false,
             Some((ListenerCount::Count(0), _)) => !self.was_last,
             Some((_, at)) => !self.was_last && now.saturating_duration_since(at) >= REST,
@@ -65,66 +69,118 @@ impl Census {
         self.told.map(|(listeners, _)| listeners)
     }
 
-    /// Asks Envoy for its listeners.
-    pub fn ask(&mut self, peer: Peer, address: &Address, excluded: &[String]) {
-        let mut page = ListenersReader::default();
-        let head = exchange_with(peer, address, Method::Get, "/listeners", PAGE, |piece| {
-            page.feed(piece, excluded);
-        });
-        let listeners = match head {
-            Ok(head) if head.status == 200 => page.finish(excluded),
-            Ok(head) => {
-                log::debug!("envoy does not tell its listeners: {}", head.status);
-                ListenerCount::Untold
-            }
-            Err(why) => {
-                log::debug!("envoy does not tell its listeners: {why}");
-                ListenerCount::Untold
-            }
+    /// Asks Envoy for its listeners, or what the statistics call those that it listed last; for the
+    /// first time both, where both are needed. Returns whether Envoy told. A silence changes nothing
+    /// of what Envoy told before.
+    pub fn ask(&mut self, peer: Peer, address: &Address, excluded: &[String]) -> bool {
+        let untold = ListenerCount::Untold;
+        let listed = match self.doubt.take() {
+            Some(listed) => listed,
+            None => match fetch_from(peer, address, Method::Get, "/listeners", PAGE) {
+                Ok((200, page)) => match Listed::read(&page, excluded) {
+                    Some(listed) if !listed.is_in_doubt(excluded) => {
+                        return self.tell(ListenerCount::Count(listed.count));
+                    }
+                    Some(listed) if self.told.is_some() => {
+                        self.doubt = Some(listed);
+                        return true;
+                    }
+                    Some(listed) => listed,
+                    None => return self.tell(untold),
+                },
+                Ok((status, _)) => {
+                    log::debug!("envoy does not tell its listeners: {status}");
+                    return self.tell(untold);
+                }
+                Err(why) => return self.keep(&why, untold),
+            },
         };
+        // What is unknown is not excluded.
+        let count = ListenerCount::Count(listed.count);
+        match call_statistics(peer, address) {
+            Ok((status, roll)) => {
+                let are_out = status == 200 && roll.are_all_meant(&listed.all, excluded);
+                self.tell(if are_out {
+                    ListenerCount::Count(0)
+                } else {
+                    count
+                })
+            }
+            Err(why) => self.keep(&why, count),
+        }
+    }
+
+    fn tell(&mut self, listeners: ListenerCount) -> bool {
         self.told = Some((listeners, Instant::now()));
+        listeners != ListenerCount::Untold
+    }
+
+    /// Envoy did not answer: what it told before stands, or this where it had told nothing.
+    fn keep(&mut self, why: &str, otherwise: ListenerCount) -> bool {
+        log::debug!("envoy does not tell its listeners: {why}");
+        self.tell(self.told().unwrap_or(otherwise));
+        false
     }
 }
 
-/// Envoy's page: `name::127.0.0.1:8080`, a line for each address of an active listener.
-#[derive(Debug, Default)]
-struct ListenersReader {
-    line: Vec<u8>,
+/// What Envoy's page says: `name::127.0.0.1:8080`, a line for each address of an active listener.
+#[derive(Debug)]
+struct Listed {
+    /// How many addresses count, and of how many listeners.
     count: u64,
-    /// Whether something in it is no such line.
-    strange: bool,
+    listeners: usize,
+    /// The listeners. Nobody but Envoy itself can connect to an internal one: it is not there.
+    all: Vec<Named>,
 }
 
-impl ListenersReader {
-    fn feed(&mut self, bytes: &[u8], excluded: &[String]) {
-        for &byte in bytes {
-            if byte == b'\n' {
-                self.read_line(excluded);
-            } else if self.line.len() < LINE {
-                self.line.push(byte);
+impl Listed {
+    /// Reads the page; None where it is another.
+    fn read(page: &str, excluded: &[String]) -> Option<Listed> {
+        let (mut all, mut is_strange): (Vec<Named>, bool) = (Vec::new(), false);
+        for line in page.lines().map(str::trim) {
+            let Some((name, address)) = split(line) else {
+                is_strange |= !line.is_empty();
+                continue;
+            };
+            if address.starts_with("envoy://") {
+                continue;
+            }
+            let local = local(address);
+            match all.last_mut() {
+                Some(last) if last.name.as_deref() == Some(name) => last.locals.push(local),
+                _ => all.push(Named {
+                    name: Some(name.into()),
+                    locals: vec![local],
+                }),
             }
         }
-    }
-
-    fn read_line(&mut self, excluded: &[String]) {
-        let line = std::mem::take(&mut self.line);
-        let line = String::from_utf8_lossy(&line);
-        let line = line.trim();
-        let Some((name, address)) = split(line) else {
-            self.strange |= !line.is_empty();
-            return;
-        };
-        // Nobody but Envoy itself can connect to an internal one.
-        let counts = !address.starts_with("envoy://") && !is_excluded(name, address, excluded);
-        self.count = self.count.saturating_add(u64::from(counts));
-    }
-
-    fn finish(mut self, excluded: &[String]) -> ListenerCount {
-        self.read_line(excluded);
-        if self.strange && self.count == 0 {
-            return ListenerCount::Untold;
+        let (mut count, mut listeners) = (0, 0);
+        for named in &all {
+            if !excluded.iter().any(|word| named.is_called(word)) {
+                count += named.locals.len() as u64;
+                listeners += 1;
+            }
         }
-        ListenerCount::Count(self.count)
+        (!is_strange || count > 0).then_some(Listed {
+            count,
+            listeners,
+            all,
+        })
+    }
+
+    /// Whether there are no more listeners that count than words that are neither a listener's name
+    /// nor its address here.
+    fn is_in_doubt(&self, excluded: &[String]) -> bool {
+        let fits = |word: &&String| self.all.iter().any(|named| named.is_called(word));
+        let known = excluded.iter().filter(fits).count();
+        self.listeners > 0 && self.listeners <= excluded.len() - known
+    }
+}
+
+fn local(address: &str) -> Local {
+    match address.parse() {
+        Ok(address) => Local::Ip(address),
+        Err(_) => Local::Unix(address.into()),
     }
 }
 
@@ -147,13 +203,13 @@ pub fn is_excluded(name: &str, address: &str, excluded: &[String]) -> bool {
 mod tests {
     use super::*;
 
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(ToString::to_string).collect()
+    }
+
     fn read(text: &str, excluded: &[&str]) -> ListenerCount {
-        let excluded: Vec<String> = excluded.iter().map(ToString::to_string).collect();
-        let mut page = ListenersReader::default();
-        for piece in text.as_bytes().chunks(3) {
-            page.feed(piece, &excluded);
-        }
-        page.finish(&excluded)
+        let listed = Listed::read(text, &words(excluded));
+        listed.map_or(ListenerCount::Untold, |it| ListenerCount::Count(it.count))
     }
 
     #[test]
@@ -169,6 +225,46 @@ mod tests {
             ListenerCount::Count(0)
         );
         assert_eq!(read("", &[]), ListenerCount::Count(0));
+        let two = "web::127.0.0.1:80\nweb::[::1]:81\nother::127.0.0.1:82\n";
+        assert_eq!(read(two, &[]), ListenerCount::Count(3));
+        assert_eq!(read(two, &[":81"]), ListenerCount::Count(1));
+    }
+
+    #[test]
+    fn the_statistics_are_asked_where_unknown_words_may_be_all_that_counts() {
+        let text = "web::127.0.0.1:80\nprobes::127.0.0.1:82\n";
+        let in_doubt = |excluded: &[&str]| {
+            let excluded = words(excluded);
+            let listed = Listed::read(text, &excluded).unwrap();
+            listed.is_in_doubt(&excluded)
+        };
+        assert!(in_doubt(&["web", "prefix"]) && in_doubt(&["one", "other"]));
+        for excluded in [&["prefix"][..], &["web"], &["web", ":82", "prefix"], &[]] {
+            assert!(!in_doubt(excluded), "{excluded:?}");
+        }
+    }
+
+    #[test]
+    fn the_statistics_take_the_next_turn_and_a_silence_changes_nothing() {
+        let now = Instant::now();
+        let excluded = words(&["prefix"]);
+        let listed = || Listed::read("probes::127.0.0.1:82\n", &excluded);
+        let nowhere = Address::Tcp("127.0.0.1:1".into());
+        for (before, then) in [(Some(0), 0), (Some(2), 2), (None, 1)] {
+            let told = before.map(|count| (ListenerCount::Count(count), now));
+            let mut census = Census {
+                owner: Some(7),
+                told,
+                was_last: true,
+                doubt: listed(),
+            };
+            assert!(census.takes_turn(Some(7), now));
+            assert!(!census.ask(Peer::Anyone, &nowhere, &excluded));
+            assert_eq!(census.told(), Some(ListenerCount::Count(then)));
+            assert!(!census.takes_turn(Some(7), now), "readiness has the next");
+            census.ask(Peer::Anyone, &nowhere, &excluded);
+            assert_eq!(census.told(), Some(ListenerCount::Count(then)));
+        }
     }
 
     #[test]

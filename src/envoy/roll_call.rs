@@ -10,8 +10,8 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::lines::Lines;
-use super::titles::Titles;
-use crate::connections::names;
+use super::titles::{self, Titles};
+use crate::connections::names::{self, Named};
 
 /// Which statistics there are, whether they were ever used or not. This costs Envoy's main thread
 /// several times what a poll does (0.3 s with 10,000 clusters, 1.40.0), so it is asked once in a
@@ -155,6 +155,17 @@ impl RollCall {
         let mut named = names::read(listed);
         named.retain(|named| !named.locals.is_empty());
         self.titles = Titles::new(scopes, named);
+    }
+
+    /// Whether the words surely mean all these listeners, which are all but the internal ones: stat
+    /// prefixes included.
+    pub fn are_all_meant(&self, listed: &[Named], words: &[String]) -> bool {
+        let scopes = self.scopes.iter().map(String::as_str);
+        titles::are_all_meant(
+            scopes.filter(|scope| !scope.starts_with(INTERNAL)),
+            listed,
+            words,
+        )
     }
 
     /// Takes a line of the answer to [`QUERY`].

@@ -126,6 +126,33 @@ impl Titles {
     }
 }
 
+/// Whether the words surely mean all the listeners that are listed, of which the statistics know
+/// these `scopes`.
+///
+/// Each listener has one name there. Where some are hidden, or share one, or one with a stat prefix
+/// drains that is listed no more, there are more of the ones or the others.
+pub fn are_all_meant<'a>(
+    scopes: impl Iterator<Item = &'a str>,
+    listed: &[Named],
+    words: &[String],
+) -> bool {
+    let mut told = 0;
+    for scope in scopes {
+        let is_at = |local: &Local| scope_of(local) == scope;
+        let is_meant = match listed.iter().find(|one| one.locals.iter().any(is_at)) {
+            Some(named) => words.iter().any(|word| named.is_called(word)),
+            // One that drains. Where the kernel chose the port of one that is listed, it is 0 here.
+            None if local_of(scope).is_some_and(|local| !local.is_called(":0")) => continue,
+            None => words.iter().any(|word| word == scope),
+        };
+        if !is_meant {
+            return false;
+        }
+        told += 1;
+    }
+    told == listed.len()
+}
+
 /// How the statistics write an address.
 fn scope_of(local: &Local) -> String {
     local.to_string().replace(':', "_")
@@ -251,5 +278,33 @@ mod tests {
         }
         let port = [":7".to_owned()];
         assert!(Titles::default().listener("[__]_7", 0, &port).excluded);
+    }
+
+    #[test]
+    fn all_are_meant_where_each_name_in_the_statistics_is() {
+        let web: (Option<&str>, &[&str]) = (Some("web"), &["127.0.0.1:80"]);
+        let probes: (Option<&str>, &[&str]) = (Some("probes"), &["127.0.0.1:81"]);
+        let more: (Option<&str>, &[&str]) = (Some("more"), &["127.0.0.1:82"]);
+        let all_meant = |scopes: &[&str], all: &[(Option<&str>, &[&str])], words: &[&str]| {
+            let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+            let listed: Vec<Named> = all.iter().map(|(n, a)| named(*n, a)).collect();
+            super::are_all_meant(scopes.iter().copied(), &listed, &words)
+        };
+        assert!(all_meant(&["prefix"], &[probes], &["prefix"]));
+        assert!(all_meant(&["a", "b"], &[probes, more], &["a", "b"]));
+        assert!(all_meant(
+            &["127.0.0.1_80", "a"],
+            &[web, probes],
+            &[":80", "a"]
+        ));
+        // That one drains.
+        assert!(all_meant(&["127.0.0.1_7", "a"], &[probes], &["a"]));
+        // One may be hidden, or share the prefix, or have another one; or the port is 0 there.
+        assert!(!all_meant(&["a"], &[probes, more], &["a"]));
+        assert!(!all_meant(&[], &[probes], &["a"]));
+        assert!(!all_meant(&["a", "b"], &[probes, more], &["a", "c"]));
+        assert!(!all_meant(&["a", "b"], &[probes], &["a"]));
+        assert!(!all_meant(&["127.0.0.1_80", "a"], &[web, probes], &["a"]));
+        assert!(!all_meant(&["127.0.0.1_0", "a"], &[web], &["a"]));
     }
 }

@@ -386,15 +386,19 @@ impl<'a> Witnesses<'a> {
     }
 }
 
-fn call_roll(peer: Peer, address: &Address) -> Result<RollCall, String> {
+/// Asks Envoy which statistics there are: the answer's status, and what the roll call has from it.
+pub(super) fn call_statistics(peer: Peer, address: &Address) -> Result<(u16, RollCall), String> {
     let mut reader = roll_call::RollCallReader::default();
-    let head = ask_stats(peer, address, roll_call::QUERY, None, |piece| {
-        reader.feed(piece)
-    })?;
-    if head.status != 200 {
-        return Err(refused(head.status, "to /stats"));
+    let sink = |piece: &[u8]| reader.feed(piece);
+    let head = ask_stats(peer, address, roll_call::QUERY, None, sink)?;
+    Ok((head.status, reader.finish()))
+}
+
+fn call_roll(peer: Peer, address: &Address) -> Result<RollCall, String> {
+    let (status, mut roll) = call_statistics(peer, address)?;
+    if status != 200 {
+        return Err(refused(status, "to /stats"));
     }
-    let mut roll = reader.finish();
     roll.called = Some(Instant::now());
     // `admin.allow_paths` may lack it, and the statistics tell how many there are.
     match get(peer, address, names::QUERY) {

@@ -1,6 +1,8 @@
 //! Envoys without a listener: nobody can be served, so that nobody is to be sent there.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::thread;
 use std::time::Duration;
 
 use crate::support::clients::HttpConnection;
@@ -9,13 +11,12 @@ use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::fake_admin::{Answer, Call};
 use crate::support::fake_envoy::{self, SharedModel};
 use crate::support::upstream::Upstream;
-use crate::support::{PATIENCE, holds_for, wait_for};
+use crate::support::{PATIENCE, holds_for, scene, wait_for};
 
 const TYPE: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 
-/// A configuration whose listeners come from a file, which has none yet; and what makes them come.
-fn dynamic(upstream: &Upstream) -> (EnvoyConfig, impl Fn(&[&str])) {
-    let config = EnvoyConfig::new(Admin::Unix, upstream);
+/// Has the listeners come from a file, which has none yet; and returns what makes them come.
+fn from_file(config: &EnvoyConfig) -> impl Fn(&[&str]) + use<> {
     let yaml = fs::read_to_string(&config.file).unwrap();
     let (before, rest) = yaml.split_once("  listeners:\n").unwrap();
     let (listeners, after) = rest.split_once("  clusters:").unwrap();
@@ -47,7 +48,7 @@ fn dynamic(upstream: &Upstream) -> (EnvoyConfig, impl Fn(&[&str])) {
         fs::rename(&next, &file).unwrap();
     };
     write(&[]);
-    (config, write)
+    write
 }
 
 #[track_caller]
@@ -61,27 +62,80 @@ fn wait_answer(drainit: &Drainit, expected: (u16, &str)) {
 
 #[test]
 fn an_envoy_is_live_without_a_listener_and_ready_with_the_first_that_counts() {
-    let upstream = Upstream::start();
-    let (config, write) = dynamic(&upstream);
-    let drainit = Drainit::envoy(&["--exclude-listener", "metrics"], &config);
-    wait_answer(&drainit, (503, "no listener"));
-    wait_for("live", PATIENCE, || {
-        drainit.get("/status").1.contains("\"state\":\"live\"")
+    let none_counts = |exclude: &dyn Fn(&EnvoyConfig) -> String| {
+        let upstream = Upstream::start();
+        let config = EnvoyConfig::new(Admin::Unix, &upstream);
+        // Its own name is another than its stat prefix.
+        config.replace("- name: metrics", "- name: probes");
+        let word = exclude(&config);
+        let write = from_file(&config);
+        let drainit = Drainit::envoy(&["--exclude-listener", &word], &config);
+        wait_answer(&drainit, (503, "no listener"));
+        wait_for("live", PATIENCE, || {
+            drainit.get("/status").1.contains("\"state\":\"live\"")
+        });
+        assert_eq!(drainit.get("/healthz").0, 200);
+        write(&["probes"]);
+        wait_for("the excluded listener", PATIENCE, || {
+            HttpConnection::open(config.metrics).is_ok()
+        });
+        holds_for("no listener", Duration::from_millis(2_500), || {
+            drainit.get("/ready").0 == 503
+        });
+        write(&["probes", "http"]);
+        wait_answer(&drainit, (200, "LIVE"));
+        HttpConnection::idle(config.http);
+        // And back: a control plane may take them away.
+        write(&["probes"]);
+        wait_answer(&drainit, (503, "no listener"));
+        write(&[]);
+        wait_answer(&drainit, (503, "no listener"));
+    };
+    let another_address = |config: &EnvoyConfig| {
+        let at = |port| {
+            format!(
+                "{{ socket_address: {{ address: {}, port_value: {port} }} }}",
+                config.ip()
+            )
+        };
+        let first = format!("- name: probes\n    address: {}", at(config.metrics.port()));
+        let more = format!(
+            "\n    additional_addresses: [{{ address: {} }}]",
+            at(10_009)
+        );
+        config.replace(&first, &format!("{first}{more}"));
+        ":10009".to_owned()
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| none_counts(&|_| "probes".into()));
+        scope.spawn(|| none_counts(&|_| EnvoyConfig::METRICS.into()));
+        scope.spawn(|| none_counts(&another_address));
     });
-    assert_eq!(drainit.get("/healthz").0, 200);
-    write(&["metrics"]);
-    wait_for("the excluded listener", PATIENCE, || {
+}
+
+/// From its start on: its only listener is there before anything is asked.
+#[test]
+fn an_envoy_with_a_listener_that_goes_by_an_excluded_stat_prefix_is_not_ready() {
+    let (_upstream, config) = scene::of(Admin::Unix);
+    config.replace("- name: metrics", "- name: probes");
+    let yaml = fs::read_to_string(&config.file).unwrap();
+    let (before, rest) = yaml.split_once("  - name: http\n").unwrap();
+    let (_, probes) = rest.split_once("  - name: probes\n").unwrap();
+    fs::write(&config.file, format!("{before}  - name: probes\n{probes}")).unwrap();
+    let drainit = Drainit::envoy(&["--exclude-listener", EnvoyConfig::METRICS], &config);
+    wait_for("the listener", PATIENCE, || {
         HttpConnection::open(config.metrics).is_ok()
     });
-    holds_for("no listener", Duration::from_millis(2_500), || {
-        drainit.get("/ready").0 == 503
+    let mut answers = BTreeSet::new();
+    wait_for("live", PATIENCE, || {
+        answers.insert(drainit.get("/ready").0);
+        drainit.get("/status").1.contains("\"state\":\"live\"")
     });
-    write(&["metrics", "http"]);
-    wait_answer(&drainit, (200, "LIVE"));
-    HttpConnection::idle(config.http);
-    // And back: a control plane may take them away.
-    write(&[]);
-    wait_answer(&drainit, (503, "no listener"));
+    assert_eq!(Vec::from_iter(answers), [503], "ready for a moment");
+    holds_for("no listener", Duration::from_millis(1_500), || {
+        let (status, text) = drainit.get("/ready");
+        (status, text.trim()) == (503, "no listener")
+    });
 }
 
 #[test]
