@@ -211,12 +211,26 @@ fn a_listener_with_a_matcher_of_its_own_is_waited_for() {
 fn udp_sessions_that_are_hidden_are_never_believed_to_be_over() {
     let (_upstream, config) = scene::of(Admin::Unix);
     config.prepend(
-        "stats_config: { stats_matcher: { exclusion_list: { patterns: [{ prefix: udp. }] } } }\n",
+        "stats_config: { stats_matcher: { exclusion_list: { patterns: [{ prefix: udp. }, \
+         { prefix: http. }] } } }\n",
     );
     let mut drainit = Drainit::ready(&["--drain-timeout", "2s"], &config);
+    let _ = drainit.get("/metrics");
+    drainit.wait_log("envoy's statistics hide UDP sessions");
+    // Requests are missed once there is a connection. Everything that is hidden is told.
+    let _session = TcpSession::open(config.tcp);
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("envoy's statistics hide UDP sessions");
+    let told = drainit.wait_log("envoy's statistics hide requests");
+    assert!(
+        told.contains("envoy's statistics hide UDP sessions"),
+        "{told}"
+    );
+    assert_eq!(
+        told.matches("lasts until its deadline").count(),
+        1,
+        "{told}"
+    );
     drainit.wait_log("what else was left is not known");
 }
 

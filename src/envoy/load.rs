@@ -148,7 +148,7 @@ pub struct Load {
     pub clients: Vec<Client>,
     /// How far all of this can be trusted.
     pub sight: Sight,
-    /// What Envoy does not tell, and the remedy, in one line.
+    /// All that Envoy does not tell, and the remedies, in one line.
     pub hidden: Option<String>,
     /// Whether Envoy hides requests that may be in flight: each connection that may carry one counts
     /// as a TCP session.

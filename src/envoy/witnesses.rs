@@ -329,13 +329,22 @@ impl<'a> Witnesses<'a> {
         load.requests_untold = hides && load.tcp_sessions > told
             || hidden.contains(&Hidden::Requests)
             || hidden.contains(&Hidden::Statistics);
-        load.hidden = hidden.first().map(|hidden| match load.sight {
-            Sight::Partial => format!(
-                "{}; the kernel does not tell it either, so that a drain lasts until its deadline",
-                hidden.sentence()
-            ),
-            _ => hidden.sentence().into(),
-        });
+        let mut all = String::new();
+        for hidden in hidden {
+            let sentence = hidden.sentence();
+            if all.contains(sentence) {
+                continue;
+            }
+            if !all.is_empty() {
+                all += "; ";
+            }
+            all += sentence;
+            if load.sight == Sight::Partial && hidden != Hidden::Requests {
+                all += "; the kernel does not tell it either, so that a drain lasts until its \
+                        deadline";
+            }
+        }
+        load.hidden = Some(all).filter(|all| !all.is_empty());
         load
     }
 

@@ -70,8 +70,8 @@ pub struct Reporter {
     stopped: bool,
     /// The last complaints about Envoy's admin interface, and when each was made.
     complaints: Vec<(String, Instant)>,
-    /// What Envoy hides of its load, as the log has told.
-    hidden: Option<String>,
+    /// What Envoy hides of its load, as the log has told: the lines.
+    hidden: Vec<String>,
     /// Why Envoy's counters were not told last.
     counters: Option<String>,
     /// Who asked for a drain over HTTP.
@@ -102,7 +102,7 @@ impl Reporter {
             failure: None,
             stopped: false,
             complaints: Vec::new(),
-            hidden: None,
+            hidden: Vec::new(),
             counters: None,
             callers: Callers::default(),
             progress: Progress::default(),
@@ -157,7 +157,7 @@ impl Reporter {
     /// Shows an Envoy that was just spawned, or again the one that was shown before it.
     pub fn on_other_envoy(&mut self, now: Instant) {
         self.started = now;
-        self.hidden = None;
+        self.hidden.clear();
         self.advice_due = Some(now + ADVICE);
     }
 
@@ -241,13 +241,13 @@ impl Reporter {
         }
     }
 
-    /// What Envoy does not tell is said once, with the remedy.
+    /// What Envoy does not tell is said once, with the remedy, and again where it is more or less.
     fn tell_hidden(&mut self, load: &Load) {
         if let Some(why) = &load.hidden
-            && self.hidden.is_none()
+            && !self.hidden.contains(why)
         {
             log::warn!("{why}");
-            self.hidden = Some(why.clone());
+            self.hidden.push(why.clone());
         }
     }
 
