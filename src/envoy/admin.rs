@@ -1,6 +1,7 @@
 //! Envoy's admin interface, asked by a thread of its own: it runs on Envoy's main thread, and may
 //! answer late or never.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use super::address::Place;
@@ -57,6 +58,9 @@ pub struct AdminReply {
     pub answer: Result<Answer, String>,
     /// To [`Ask::Ready`], of an Envoy that is live: how many listeners it has.
     pub listeners: Option<ListenerCount>,
+    /// How many requests beside the question's own had no answer since the last reply: for the
+    /// listeners, and for what Envoy could tell. A refusal is an answer.
+    pub failed_beside: u64,
 }
 
 /// What the thread has to say.
@@ -128,6 +132,8 @@ pub fn work(
             peer,
             answer,
             listeners: asker.census.told(),
+            failed_beside: mem::take(&mut asker.witnesses.failed_beside)
+                + mem::take(&mut asker.census.failed),
         })));
         if let Some(address) = checkable {
             // Nobody waits for that.

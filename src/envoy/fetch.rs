@@ -33,14 +33,26 @@ pub(super) fn ask_stats(
 /// # Errors
 /// One line: no answer within 3 s, none with 200, or one that is longer than a page of gauges.
 pub fn get(peer: Peer, address: &Address, path: &str) -> Result<String, String> {
+    match fetch_page(peer, address, path)? {
+        (200, body) => Ok(body),
+        (status, body) => Err(refused(status, &body)),
+    }
+}
+
+/// The same whatever the status, which is returned with it.
+///
+/// # Errors
+/// One line: no answer within 3 s, or one that is longer than a page of gauges.
+pub(super) fn fetch_page(
+    peer: Peer,
+    address: &Address,
+    path: &str,
+) -> Result<(u16, String), String> {
     let limits = ExchangeLimits {
         time: STEP,
         body: PAGE,
     };
-    match fetch_from(peer, address, Method::Get, path, limits)? {
-        (200, body) => Ok(body),
-        (status, body) => Err(refused(status, &body)),
-    }
+    fetch_from(peer, address, Method::Get, path, limits)
 }
 
 /// The status and the first line of the body, cut to what a log line bears.

@@ -37,6 +37,8 @@ pub struct Census {
     /// What Envoy listed last, if the excluded words that are no name and no address there may be
     /// the stat prefixes of all that count: the statistics are asked next.
     doubt: Option<Listed>,
+    /// How many requests had no answer.
+    pub failed: u64,
 }
 
 impl Census {
@@ -46,6 +48,7 @@ impl Census {
         if self.owner != owner {
             *self = Census {
                 owner,
+                failed: self.failed,
                 ..Census::default()
             };
         }
@@ -118,6 +121,7 @@ impl Census {
     /// Envoy did not answer: what it told before stands, or this where it had told nothing.
     fn keep(&mut self, why: &str, otherwise: ListenerCount) -> bool {
         log::debug!("envoy does not tell its listeners: {why}");
+        self.failed += 1;
         self.tell(self.told().unwrap_or(otherwise));
         false
     }
@@ -257,6 +261,7 @@ mod tests {
                 told,
                 was_last: true,
                 doubt: listed(),
+                ..Census::default()
             };
             assert!(census.takes_turn(Some(7), now));
             assert!(!census.ask(Peer::Anyone, &nowhere, &excluded));
@@ -264,6 +269,7 @@ mod tests {
             assert!(!census.takes_turn(Some(7), now), "readiness has the next");
             census.ask(Peer::Anyone, &nowhere, &excluded);
             assert_eq!(census.told(), Some(ListenerCount::Count(then)));
+            assert_eq!(census.failed, 2);
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::fetch::{ask_stats, get, refused};
+use super::fetch::{ask_stats, fetch_page, get, refused};
 use super::kernel::{self, Measure, Seen};
 use super::lines::Lines;
 use super::load::{Load, Sight};
@@ -61,6 +61,8 @@ pub struct Witnesses<'a> {
     hangs: bool,
     /// Tells when one of the last connections ends.
     pub watch: EndWatch,
+    /// How many requests of roll calls had no answer.
+    pub failed_beside: u64,
 }
 
 impl<'a> Witnesses<'a> {
@@ -72,6 +74,7 @@ impl<'a> Witnesses<'a> {
             known: kernel::KernelMemory::default(),
             hangs: false,
             watch: EndWatch::default(),
+            failed_beside: 0,
         }
     }
 
@@ -349,8 +352,8 @@ impl<'a> Witnesses<'a> {
     }
 
     /// Warns of what `--exclude-listener` names and the Envoy at this address does not have.
-    pub fn check_excluded(&self, address: &Address, peer: Peer) {
-        let roll = match call_roll(peer, address) {
+    pub fn check_excluded(&mut self, address: &Address, peer: Peer) {
+        let roll = match call_roll(peer, address, &mut self.failed_beside) {
             // An Envoy without a listener may get one from its control plane.
             Ok(roll) if !roll.titles.all().is_empty() => roll,
             Ok(_) => return,
@@ -380,7 +383,7 @@ impl<'a> Witnesses<'a> {
             .roll
             .take_if(|(_, until, before)| *before != of || now >= *until);
         let (roll, ..) = self.roll.get_or_insert_with(|| {
-            let (roll, lasts) = match call_roll(peer, address) {
+            let (roll, lasts) = match call_roll(peer, address, &mut self.failed_beside) {
                 Ok(roll) => (roll, ROLL_CALL_LASTS),
                 Err(why) => {
                     log::debug!("what envoy could tell is not known: {why}");
@@ -403,16 +406,22 @@ pub(super) fn call_statistics(peer: Peer, address: &Address) -> Result<(u16, Rol
     Ok((head.status, reader.finish()))
 }
 
-fn call_roll(peer: Peer, address: &Address) -> Result<RollCall, String> {
-    let (status, mut roll) = call_statistics(peer, address)?;
+/// Calls the roll, and counts the requests that `failed`.
+fn call_roll(peer: Peer, address: &Address, failed: &mut u64) -> Result<RollCall, String> {
+    let statistics = call_statistics(peer, address);
+    let (status, mut roll) = statistics.inspect_err(|_| *failed += 1)?;
     if status != 200 {
         return Err(refused(status, "to /stats"));
     }
     roll.called = Some(Instant::now());
     // `admin.allow_paths` may lack it, and the statistics tell how many there are.
-    match get(peer, address, names::QUERY) {
-        Ok(json) => roll.read_listed(&json),
-        Err(why) => log::debug!("/listeners: {why}"),
+    match fetch_page(peer, address, names::QUERY) {
+        Ok((200, json)) => roll.read_listed(&json),
+        Ok((status, _)) => log::debug!("/listeners: {status}"),
+        Err(why) => {
+            log::debug!("/listeners: {why}");
+            *failed += 1;
+        }
     }
     Ok(roll)
 }
@@ -447,6 +456,7 @@ mod tests {
             let roll = witnesses.roll_call(Peer::Anyone, &nowhere, subject);
             assert_eq!(roll.called, called, "{subject:?}");
         }
+        assert_eq!(witnesses.failed_beside, 2);
         let rests = |witnesses: &Witnesses| {
             let until = witnesses.roll.as_ref().map(|(_, until, _)| *until);
             until.is_some_and(|until| until <= Instant::now() + ROLL_CALL_REST)

@@ -135,6 +135,7 @@ impl Supervisor {
                 peer: Peer::Anyone,
                 answer: Err("the thread that asks envoy's admin interface is not there".into()),
                 listeners: None,
+                failed_beside: 0,
             });
         }
     }

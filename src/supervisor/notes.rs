@@ -16,17 +16,20 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &AdminReply, ex
         snapshot.admin.address = Some(address.clone());
         snapshot.admin.peer = reply.peer;
     }
+    snapshot.admin.errors += reply.failed_beside;
     match &reply.answer {
         _ if !reply.ask.is_to_envoy() => {}
         Ok(_) => {
             snapshot.admin.answered = Some(now);
             snapshot.admin.failing_since = None;
         }
-        // Nice to have, and what is open is only looked at while it rests: if it cannot be told,
-        // the next `/ready` tells whether that is all.
-        Err(_) if reply.ask == Ask::ServerInfo => {}
-        // The interface may answer all the same, and tell that it hides its counters.
-        Err(_) if matches!(reply.ask, Ask::Activity | Ask::Traffic) => snapshot.admin.errors += 1,
+        // The version is nice to have. The interface may answer all the same, and tell that it hides
+        // its counters.
+        Err(_) if matches!(reply.ask, Ask::ServerInfo | Ask::Activity | Ask::Traffic) => {
+            snapshot.admin.errors += 1;
+        }
+        // What is open is only looked at while it rests: if it cannot be told, the next `/ready`
+        // tells whether that is all.
         Err(_) if reply.ask == Ask::Stats && snapshot.wait().is_none() => {
             snapshot.admin.errors += 1;
         }

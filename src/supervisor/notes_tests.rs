@@ -13,12 +13,24 @@ fn only_an_envoy_that_may_answer_fails_to() {
         peer: Peer::Anyone,
         answer: Err("envoy has not told its admin address".into()),
         listeners: None,
+        failed_beside: 0,
     };
     let mut snapshot = Snapshot::new(now);
     note_answer(&mut snapshot, now, &reply, false);
     assert_eq!(snapshot.admin.failing_since, None);
     note_answer(&mut snapshot, now, &reply, true);
     assert_eq!(snapshot.admin.failing_since, Some(now));
+    assert_eq!(snapshot.admin.errors, 0);
+    // A version that is not told is no silence, but a request that failed, as are those beside it.
+    let mut snapshot = Snapshot::new(now);
+    let reply = AdminReply {
+        ask: Ask::ServerInfo,
+        failed_beside: 2,
+        ..reply
+    };
+    note_answer(&mut snapshot, now, &reply, true);
+    assert_eq!(snapshot.admin.failing_since, None);
+    assert_eq!(snapshot.admin.errors, 3);
 }
 
 #[test]

@@ -146,6 +146,7 @@ fn an_envoy_that_does_not_tell_its_listeners_goes_by_live() {
         Answer::Close,
         Answer::Ok("<html>welcome</html>".into()),
     ] {
+        let is_silent = matches!(refusal, Answer::Close);
         let model = SharedModel::default();
         let admin = model.admin();
         admin.script(move |call: &Call| match call.name().as_str() {
@@ -154,6 +155,10 @@ fn an_envoy_that_does_not_tell_its_listeners_goes_by_live() {
         });
         let drainit = fake_envoy::start(&[], &admin.address);
         wait_answer(&drainit, (200, "LIVE"));
+        // A refusal is an answer, a silence is a request that failed.
+        let metrics = drainit.get("/metrics").1;
+        let none_failed = metrics.contains("\ndrainit_admin_errors_total 0\n");
+        assert_eq!(none_failed, !is_silent, "{metrics}");
     }
 }
 
