@@ -2,7 +2,8 @@
 //!
 //! Together with the drain this is the whole of the decision core. It has no clock, no process
 //! and no socket, so that its tests can walk through every order of events. `life` is the life of
-//! one Envoy; `generations` has all that `--hot-restart` adds.
+//! one Envoy; `generations` has all that `--hot-restart` adds; `others` is the narrow door between
+//! the two.
 
 mod asking;
 mod ending;
@@ -11,21 +12,22 @@ mod hold;
 mod life;
 mod messages;
 mod orders;
+mod others;
 mod service;
 
 use crate::drain::{Ask, Drain, Time};
 use crate::status::State;
 
 pub use asking::Question;
-pub use generations::{Generations, News, Reloaded, RestartStep, Who};
-pub use hold::{HoldEnd, ResumeEnd};
+pub use generations::Generations;
 pub use life::KILL_PATIENCE;
-pub use messages::{Action, Input, Order, Rules};
+pub use messages::{Action, HoldEnd, Input, Order, ResumeEnd, Rules};
+pub use others::{News, Reloaded, RestartStep, Who};
 
 use asking::Requester;
-use generations::{View, Visibility};
 use hold::Waiters;
 use life::{Life, Phase};
+use others::{View, Visibility};
 
 /// The decision core.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -30,6 +30,7 @@ const WORDS: &[&str] = &[
 const ROOMS: &[&str] = &[
     "supervisor/decide/generations",
     "supervisor/decide/generations.rs",
+    "supervisor/decide/others.rs",
     "supervisor/envoys",
     "supervisor/envoys.rs",
     "supervisor/hot_restart.rs",

@@ -4,21 +4,19 @@
 //! is gone and the new one's knows nothing of it. A drain waits for that, with the deadline
 //! running.
 
-mod messages;
 mod old;
 mod orders;
 mod starting;
-mod view;
 
 use std::time::Duration;
 
 use super::asking::{PROBE_REST, Question};
 use super::life::{AfterStop, Envoy, Life, Phase};
-use super::{Input, Turn};
+use super::others::{News, Reloaded, RestartStep, View, Visibility, Who};
+use super::{Action, Input, Turn};
 use crate::drain::{Answer, Ask, Outcome, Time};
 use crate::process::Exit;
 
-pub use messages::{News, RestartStep, Who};
 use old::LOOK;
 #[cfg(test)]
 pub(super) use old::{CUT, MOMENT};
@@ -26,25 +24,9 @@ pub(super) use old::{Left, Open, Told};
 #[cfg(test)]
 pub(super) use starting::START_LIMIT;
 pub(super) use starting::Starting;
-pub(super) use view::{View, Visibility};
 
 /// An old Envoy's time begins when the new one serves, which is seen a little later.
 pub(super) const SEEN_LATE: Duration = Duration::from_secs(2);
-
-/// How a reload ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reloaded {
-    /// The next Envoy is live, and the old one drains.
-    Live,
-    /// Not now: Envoy is not live.
-    NotLive,
-    /// A drain is asked for, or came in between.
-    Draining,
-    /// Envoy refuses the configuration.
-    Refused,
-    /// The next Envoy ended, or was ended, before it was live.
-    Failed,
-}
 
 /// Who is beside the Envoy whose life it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -427,6 +409,20 @@ impl Generations {
             Beside::Old { .. } => self.advance_old(life, turn),
             Beside::Last { .. } => self.advance_last(life, turn),
             _ => None,
+        }
+    }
+}
+
+impl Turn {
+    /// Has a step of a hot restart done.
+    pub fn step(&mut self, step: RestartStep) {
+        self.act(Action::HotRestart(step));
+    }
+
+    /// Tells now how the reload under way ended, before another begins or ends.
+    pub fn tell_reloaded(&mut self) {
+        if let Some(how) = self.reloaded.take() {
+            self.step(RestartStep::Reloaded(how));
         }
     }
 }

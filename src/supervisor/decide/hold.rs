@@ -3,30 +3,8 @@
 use super::asking::{HealthCheck, Requester};
 use super::life::{AfterStop, Life, Phase};
 use super::service::Service;
-use super::{Action, Input, Turn, View, Visibility};
+use super::{Action, HoldEnd, Input, ResumeEnd, Turn, View, Visibility};
 use crate::drain::{self, Ask, Drain, Outcome, Time};
-
-/// What whoever asked for a hold is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HoldEnd {
-    /// Envoy is held, and the wait for what was in flight ended so.
-    Over(Outcome),
-    /// Somebody asked for a resume.
-    Resumed,
-    /// A drain was asked for, or Envoy is being stopped: there is nothing to hold any more.
-    Leaving,
-}
-
-/// What whoever asked for a resume is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ResumeEnd {
-    /// Envoy's health check passes again, or there is no Envoy that was told to fail it.
-    Serving,
-    /// Somebody asked for another hold before Envoy was told.
-    Held,
-    /// A drain was asked for, or Envoy is being stopped: nothing leads back.
-    Leaving,
-}
 
 /// Who waits for an answer to a hold, or to a resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

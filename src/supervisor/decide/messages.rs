@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{HoldEnd, News, RestartStep, ResumeEnd, Who};
-use crate::drain::{Answer, Ask, Limits};
+use super::{News, RestartStep, Who};
+use crate::drain::{Answer, Ask, Limits, Outcome};
 use crate::process::Exit;
 
 /// What drainit was set up to do.
@@ -107,4 +107,26 @@ pub enum Action {
     HoldEnded(HoldEnd),
     /// Tell whoever asked for a resume how that ended.
     ResumeEnded(ResumeEnd),
+}
+
+/// What whoever asked for a hold is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HoldEnd {
+    /// Envoy is held, and the wait for what was in flight ended so.
+    Over(Outcome),
+    /// Somebody asked for a resume.
+    Resumed,
+    /// A drain was asked for, or Envoy is being stopped: there is nothing to hold any more.
+    Leaving,
+}
+
+/// What whoever asked for a resume is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResumeEnd {
+    /// Envoy's health check passes again, or there is no Envoy that was told to fail it.
+    Serving,
+    /// Somebody asked for another hold before Envoy was told.
+    Held,
+    /// A drain was asked for, or Envoy is being stopped: nothing leads back.
+    Leaving,
 }
