@@ -30,7 +30,11 @@ const PURE: &[&str] = &["envoy::load", "envoy::question"];
 /// A module by the names that lead to it from the crate's root.
 type Module = Vec<String>;
 
-/// The modules that ship, and which others each of them names.
+/// What a module has of others under names of its own, by its `use`.
+type Imports = BTreeMap<String, Module>;
+
+/// The modules that ship, and which others each of them names: where a name leads to that a module
+/// has from another, that is the other one.
 fn arrows() -> BTreeMap<Module, BTreeSet<Module>> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut texts = BTreeMap::new();
@@ -38,19 +42,67 @@ fn arrows() -> BTreeMap<Module, BTreeSet<Module>> {
     read(&src, &[], &mut texts, &mut tests);
     texts.retain(|module, _| !tests.iter().any(|test| module.starts_with(test)));
     assert!(texts.len() > 100, "{} modules", texts.len());
+    let imports: BTreeMap<_, _> = texts
+        .iter()
+        .map(|(module, text)| (module.clone(), imports(text, module)))
+        .collect();
     let named = |(module, text): (&Module, &String)| {
-        let paths = paths(text, module);
-        let named = paths.iter().filter_map(|path| {
-            let lengths = (1..=path.len()).rev();
-            let mut owners = lengths.filter_map(|length| path.get(..length));
-            owners.find(|owner| texts.contains_key(*owner))
-        });
-        let named = named
-            .map(<[String]>::to_vec)
-            .filter(|other| other != module);
-        (module.clone(), named.collect())
+        let paths = paths(text, module).into_iter();
+        let named = paths.filter_map(|path| owner(path, &imports));
+        (
+            module.clone(),
+            named.filter(|other| other != module).collect(),
+        )
     };
     texts.iter().map(named).collect()
+}
+
+/// The module that has what a path leads to.
+fn owner(mut path: Module, imports: &BTreeMap<Module, Imports>) -> Option<Module> {
+    // A name that leads on for longer leads in a circle.
+    for _ in 0..8 {
+        let lengths = (1..=path.len()).rev();
+        let mut owners = lengths.filter_map(|length| path.get(..length));
+        let owner = owners.find(|owner| imports.contains_key(*owner))?.to_vec();
+        let name = path.get(owner.len());
+        let Some(target) = name.and_then(|name| imports[&owner].get(name)) else {
+            return Some(owner);
+        };
+        let rest = path.split_off(owner.len() + 1);
+        path = target.iter().cloned().chain(rest).collect();
+    }
+    panic!("{}: that leads nowhere", path.join("::"));
+}
+
+/// What a module's text brings in by `use`, with or without `pub`: a child may say `super` for both.
+fn imports(text: &str, module: &[String]) -> Imports {
+    let mut imports = Imports::new();
+    for line in text.match_indices("use ").map(|(at, _)| at) {
+        let before = text[..line].rsplit('\n').next().unwrap_or_default();
+        if !(before.is_empty() || before.starts_with("pub")) {
+            continue;
+        }
+        let mut rest = &text[line + "use ".len()..];
+        let mut start = module.to_vec();
+        if let Some(after) = rest.strip_prefix("crate::") {
+            (rest, start) = (after, Vec::new());
+        }
+        while let Some(after) = rest.strip_prefix("super::") {
+            start.pop();
+            rest = after;
+        }
+        let mut found = Vec::new();
+        expand(rest, &start, &mut found);
+        for path in found {
+            // What the module has itself, as a macro, leads nowhere else.
+            if let Some((name, owner)) = path.split_last()
+                && owner != module
+            {
+                imports.insert(name.clone(), path.clone());
+            }
+        }
+    }
+    imports
 }
 
 /// The text of each module in `folder`, without comments and unit tests; and which modules are
@@ -251,4 +303,27 @@ fn what_a_text_names_is_found() {
         .collect();
     let expected = ["a", "a::b::C", "a::b::d", "a::E", "j::f", "h::I"];
     assert_eq!(found, expected.map(str::to_owned).into());
+}
+
+#[test]
+fn what_a_parent_has_from_a_child_is_the_childs() {
+    let path = |text: &str| -> Module { text.split("::").map(str::to_owned).collect() };
+    let texts = [
+        ("a", "mod b;\npub(super) use b::{C, D};\nuse crate::h::I;\n"),
+        ("a::b", "use super::E;\n"),
+        ("a::j", ""),
+        ("h", ""),
+    ];
+    let imports = texts.map(|(module, text)| (path(module), imports(text, &path(module))));
+    let imports = imports.into();
+    for (named, has) in [
+        ("a::C", "a::b"),
+        ("a::D::new", "a::b"),
+        ("a::I", "h"),
+        ("a::E", "a"),
+        ("a::j::F", "a::j"),
+    ] {
+        assert_eq!(owner(path(named), &imports), Some(path(has)), "{named}");
+    }
+    assert_eq!(owner(path("std::fmt"), &imports), None);
 }
