@@ -6,6 +6,7 @@ mod check;
 mod support;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::panic;
 use std::path::Path;
@@ -19,7 +20,7 @@ use support::clients::{SlowRequest, TcpSession, UdpSession, WebSocket};
 use support::drainit::Drainit;
 use support::envoy_config::{Admin, EnvoyConfig};
 use support::upstream::Upstream;
-use support::{PATIENCE, holds_for};
+use support::{PATIENCE, holds_for, wait_for};
 
 /// What is open when SIGTERM comes.
 #[derive(Clone, Copy, Debug)]
@@ -344,6 +345,16 @@ fn hold(open: Open, config: &EnvoyConfig, upstream: &Upstream, drainit: &Drainit
     }
 }
 
+/// Whether somebody listens there. A connection would be counted.
+fn listens(address: SocketAddr) -> bool {
+    let SocketAddr::V4(address) = address else {
+        panic!("{address}");
+    };
+    let (ip, port) = (u32::from_ne_bytes(address.ip().octets()), address.port());
+    let row = format!(" {ip:08X}:{port:04X} 00000000:0000 0A ");
+    fs::read_to_string("/proc/net/tcp").unwrap().contains(&row)
+}
+
 /// What the summary says was open when the drain began.
 fn counted(summary: &str) -> Option<(u64, u64)> {
     let start = summary.split(" at the start").next()?;
@@ -387,6 +398,9 @@ fn play(shape: &Shape, envoy: &Path) -> Vec<String> {
         holds_for("not being ready", Duration::from_secs(1), || {
             !ready().is_ok_and(|(status, _)| status == 200)
         });
+        if shape.open.listener().is_some() {
+            wait_for("envoy's listener", PATIENCE, || listens(config.http));
+        }
     }
     let ended = drainit.has_exited() || hold(shape.open, &config, &upstream, &drainit);
     let code = drainit.wait_exit(PATIENCE);
