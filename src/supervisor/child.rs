@@ -100,12 +100,12 @@ impl Child {
     /// Looks whether Envoy is behind a start script.
     pub fn look(&mut self) {
         let lives = |(_, handle): &(i32, Handle)| handle.signal(0).is_ok();
-        if self.behind.as_ref().is_some_and(lives) {
+        if self.is_envoy || self.behind.as_ref().is_some_and(lives) {
             return;
         }
         let tree = self.tree(&process::descendants());
         let envoy = kin::find(self.pid, &tree, &self.added);
-        self.is_envoy |= envoy == Some(self.pid);
+        self.is_envoy = envoy == Some(self.pid);
         self.behind = envoy
             .filter(|envoy| *envoy != self.pid)
             .and_then(|pid| Some((pid, Handle::open(pid).ok()?)));
@@ -190,5 +190,37 @@ impl Child {
         }
         self.pid = child.pid;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn beside_an_envoy_that_was_seen_nothing_is_taken_for_one() {
+        let script = "sh -c 'sleep 1000; :' helper --flag 7; :";
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", script])
+            .spawn()
+            .unwrap();
+        let words = ["-c", script, "--flag", "7"].map(OsString::from);
+        let pid = shell.id().try_into().unwrap();
+        let line = (OsStr::new("sh"), &words[..]);
+        let mut child = Child::new(pid, line, 2, Place::Unknown, None);
+        let until = Instant::now() + Duration::from_secs(20);
+        while !child.is_script() && Instant::now() < until {
+            child.look();
+        }
+        assert!(child.is_script(), "the helper carries our words");
+        child.behind = None;
+        child.is_envoy = true;
+        child.look();
+        assert_eq!(child.envoy(), pid);
+        process::kill_descendants(|all| process::below(&[pid], all));
+        process::kill(pid, libc::SIGKILL);
+        shell.wait().unwrap();
     }
 }
