@@ -91,7 +91,8 @@ pub struct Drain {
     deadline: Time,
     serving_until: Time,
     min_until: Time,
-    /// Whether new connections still come, where `--min-drain` is auto; none once they do not.
+    /// Whether new connections still come, where `--min-drain` is auto; none once they do not, or
+    /// cannot.
     arrivals: Option<Arrivals>,
     /// How many new connections came until nobody was expected any more.
     came: Option<u64>,
@@ -138,7 +139,7 @@ impl Drain {
         let deadline = now + limits.timeout;
         let fixed = match limits.min {
             MinDrain::For(time) => time,
-            MinDrain::Auto(_) => Duration::ZERO,
+            MinDrain::Auto { .. } => Duration::ZERO,
         };
         let serving_until = if live { now + limits.delay } else { now };
         // No request began before Envoy itself did, so an Envoy that never told its state is
@@ -151,7 +152,10 @@ impl Drain {
             serving_until,
             min_until: now + fixed,
             arrivals: match limits.min {
-                MinDrain::Auto(cap) if live => Some(Arrivals::new(serving_until, cap)),
+                MinDrain::Auto { most, reserve } if live => {
+                    let end = (serving_until + most).min(deadline.saturating_sub(reserve));
+                    Some(Arrivals::new(serving_until, end))
+                }
                 _ => None,
             },
             came: None,

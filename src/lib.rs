@@ -68,8 +68,8 @@
 //!   `src/supervisor/decide/explore/events.rs`, for the walk. When it is asked:
 //!   `src/supervisor/decide/asking.rs`.
 //! - A state, or what leads to it: `src/supervisor/decide`. The walk there (`explore.rs`) tries every
-//!   order of events, as far as 30,000 states where a configuration is followed and 60,000 where a hold
-//!   meets a hot restart, and compares what it found with the README's diagram.
+//!   order of events, as far as 20,000 states where new connections are waited for, 30,000 where a
+//!   configuration is followed and 60,000 where a hold meets a hot restart, and compares what it found with the README's diagram.
 //!
 //! # Choices that would puzzle
 //!

@@ -163,8 +163,14 @@ pub struct Options {
 }
 
 /// How long `--min-drain auto` waits for new connections to stop at the most, without an
-/// orchestrator; with one, it waits for as long as the drain may last, less this.
-pub(super) const LONE: Duration = Duration::from_secs(5);
+/// orchestrator; and what it leaves of the drain's time for those that came last.
+const LONE: Duration = Duration::from_secs(5);
+
+/// `--min-drain auto`, before it is known what it may use.
+pub(super) const AUTO: MinDrain = MinDrain::Auto {
+    most: LONE,
+    reserve: LONE,
+};
 
 /// What the kubelet needs for itself of a pod's grace period, so that its SIGKILL never comes first.
 const RESERVE: Duration = Duration::from_secs(3);
@@ -194,7 +200,7 @@ impl Options {
             limits: Limits {
                 delay: Duration::ZERO,
                 timeout: Duration::ZERO,
-                min: MinDrain::Auto(LONE),
+                min: AUTO,
                 settle: Duration::ZERO,
                 open_connections: 0,
                 check_interval: Duration::ZERO,
@@ -223,7 +229,8 @@ impl Options {
     /// What follows from which options were given.
     ///
     /// Where an `orchestrator` allows a time, `--min-drain auto` may use nearly all of it. Elsewhere
-    /// `docker stop` kills after 10 s, and a lone container's clients never leave.
+    /// `docker stop` kills after 10 s, and a lone container's clients never leave: of a time below
+    /// that, no more than half is spent on them.
     fn resolve(&mut self, given: &[&str], orchestrator: bool) {
         self.log_level_given = given.contains(&"log-level");
         self.certificate_check_given = given.contains(&"certificate-check");
@@ -233,10 +240,12 @@ impl Options {
             let rest = grace.saturating_sub(self.kill_timeout + RESERVE);
             self.limits.timeout = rest.max(grace / 2);
         }
-        if let MinDrain::Auto(cap) = &mut self.limits.min
-            && (orchestrator || self.grace_period.is_some())
-        {
-            *cap = self.limits.timeout.saturating_sub(LONE);
+        if let MinDrain::Auto { most, reserve } = &mut self.limits.min {
+            let timeout = self.limits.timeout;
+            (*most, *reserve) = match orchestrator || self.grace_period.is_some() {
+                true => (timeout, LONE),
+                false => (LONE, LONE.min(timeout / 2)),
+            };
         }
     }
 

@@ -18,17 +18,13 @@ use crate::envoy::load::{Counters, Load};
 pub enum MinDrain {
     /// So long (`--min-drain DUR`).
     For(Duration),
-    /// Until nobody sends new connections any more, and this long at the most (`--min-drain auto`).
-    Auto(Duration),
-}
-
-impl MinDrain {
-    /// How long Envoy may have to accept, at the most.
-    pub fn longest(self) -> Duration {
-        match self {
-            MinDrain::For(time) | MinDrain::Auto(time) => time,
-        }
-    }
+    /// Until nobody sends new connections any more (`--min-drain auto`).
+    Auto {
+        /// For this long at the most, from the end of the delay on.
+        most: Duration,
+        /// Not in this time before the deadline: what came last is to have it for itself.
+        reserve: Duration,
+    },
 }
 
 /// Nobody is believed to have gone who was silent for less.
@@ -77,11 +73,11 @@ pub(super) struct Arrivals {
 }
 
 impl Arrivals {
-    /// Envoy is told to go at `since`.
-    pub fn new(since: Time, cap: Duration) -> Arrivals {
+    /// Envoy is told to go at `since`, and nobody is waited for after `end`.
+    pub fn new(since: Time, end: Time) -> Arrivals {
         Arrivals {
             since,
-            end: since + cap,
+            end,
             first: None,
             arrivals: 0,
             open: None,

@@ -63,6 +63,7 @@ impl Drain {
             (Ask::DrainListeners, answer) => self.listeners.tried(now, answer.is_some()),
             (Ask::StopListeners, _) => {
                 self.closing = Closing::Tried;
+                self.expect_nobody();
                 self.would_end_as = None;
                 // Whether or not it could be done: look again at once.
                 self.poll_at(now, Ask::Stats);
@@ -247,6 +248,12 @@ impl Drain {
         }
     }
 
+    /// New connections are waited for no more.
+    fn expect_nobody(&mut self) {
+        self.came = self.came();
+        self.arrivals = None;
+    }
+
     /// A look has shown nothing that holds the drain up. Whether somebody came since the counters were
     /// last asked, they have yet to say, unless the look says that nobody did: they are asked next.
     fn conclude_by_look(&mut self, now: Time, load: &Load, outcome: Outcome) {
@@ -273,11 +280,7 @@ impl Drain {
         if !self.known || now < from {
             return;
         }
-        self.came = self
-            .arrivals
-            .take()
-            .map(|arrivals| arrivals.count())
-            .or(self.came);
+        self.expect_nobody();
         if !self.has_looked_last() {
             self.closing = Closing::Wanted;
         } else if !self.may_lose_entries(now) && !self.is_sending(now) {

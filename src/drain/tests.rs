@@ -1,3 +1,4 @@
+mod arriving;
 mod sending;
 mod silent;
 mod weather;
@@ -16,6 +17,14 @@ fn load(connections: u64, requests: u64, tcp_sessions: u64, udp_sessions: u64) -
         health_failed: true,
         ..Load::default()
     })
+}
+
+/// `--min-drain auto`, with these limits in milliseconds.
+fn auto(most: u64, reserve: u64) -> MinDrain {
+    MinDrain::Auto {
+        most: ms(most),
+        reserve: ms(reserve),
+    }
 }
 
 /// Counters that say that so many requests and connections came.
@@ -233,7 +242,7 @@ fn a_minimum_is_kept_with_nothing_left() {
 #[test]
 fn it_accepts_until_nobody_sends_new_connections_any_more() {
     let limits = Limits {
-        min: MinDrain::Auto(ms(20_000)),
+        min: auto(20_000, 5_000),
         ..LIMITS
     };
     // Twenty a second for 3 s after the signal, each gone at once.
@@ -261,7 +270,7 @@ fn it_accepts_until_nobody_sends_new_connections_any_more() {
 #[test]
 fn it_accepts_as_long_as_somebody_comes_however_late_a_look_is() {
     let limits = Limits {
-        min: MinDrain::Auto(ms(20_000)),
+        min: auto(20_000, 5_000),
         ..LIMITS
     };
     // How long the first poll takes, and each later one.
@@ -306,7 +315,7 @@ fn an_envoy_at_which_nothing_happened_for_a_while_is_gone_at_once() {
         ..left
     });
     let limits = Limits {
-        min: MinDrain::Auto(ms(20_000)),
+        min: auto(20_000, 5_000),
         ..LIMITS
     };
     let mut play = Play::new(&limits, true);

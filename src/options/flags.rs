@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::flag::{Flag, Setter, Settings, Value};
-use super::{LONE, LogFormat, Options, Restart};
+use super::{AUTO, LogFormat, Options, Restart};
 use crate::certificates::name;
 use crate::certificates::read::Source;
 use crate::cidr::Cidr;
@@ -55,7 +55,7 @@ fn span(text: &str) -> Result<Duration, String> {
 /// What `auto` may use depends on other options.
 fn min_drain(text: &str) -> Result<MinDrain, String> {
     match text {
-        "auto" => Ok(MinDrain::Auto(LONE)),
+        "auto" => Ok(AUTO),
         text => span(text).map(MinDrain::For),
     }
 }
@@ -217,7 +217,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "min-drain",
         One("auto|DUR"),
         "auto",
-        "How long Envoy accepts connections at the least. auto: until nobody sends new ones any more, as far as their rate tells; at once where nobody used Envoy for 10 s; at most 5 s; in a pod (KUBERNETES_SERVICE_HOST is set) or with --grace-period, at most --drain-timeout less 5 s.",
+        "How long Envoy accepts connections at the least. auto: until nobody sends new ones any more, as far as their rate tells; at once where nobody used Envoy for 10 s (a second later with a unix, UDP or HTTP/3 listener, or without netlink); at most 5 s or half of --drain-timeout; in a pod (KUBERNETES_SERVICE_HOST is set) or with --grace-period, at most --drain-timeout less 5 s.",
         |o, v| set(&mut o.limits.min, min_drain(v)),
     )
     .brief("Accept connections at least this long")

@@ -388,6 +388,27 @@ fn the_grace_period_makes_the_drain_timeout_unless_that_is_given() {
 }
 
 #[test]
+fn auto_leaves_a_part_of_the_drains_time_and_lasts_five_seconds_without_an_orchestrator() {
+    let auto = |line: &[&str], env: &[(&str, &str)]| {
+        let line = [line, &["envoy"]].concat();
+        match options(&line, env).limits.min {
+            MinDrain::Auto { most, reserve } => (most.as_secs_f64(), reserve.as_secs_f64()),
+            min => panic!("{min:?}"),
+        }
+    };
+    let pod = [("KUBERNETES_SERVICE_HOST", "10.96.0.1")];
+    assert_eq!(auto(&[], &[]), (5.0, 5.0));
+    assert_eq!(auto(&["--drain-timeout=8s"], &[]), (5.0, 4.0));
+    assert_eq!(auto(&["--drain-timeout=0"], &[]), (5.0, 0.0));
+    assert_eq!(auto(&[], &pod), (25.0, 5.0));
+    assert_eq!(auto(&["--drain-timeout=8s"], &pod), (8.0, 5.0));
+    assert_eq!(auto(&["--grace-period=60s"], &[]), (55.0, 5.0));
+    let given = [("DRAINIT_MIN_DRAIN", "3s")];
+    let given = options(&["envoy"], &given).limits.min;
+    assert_eq!(given, MinDrain::For(Duration::from_secs(3)));
+}
+
+#[test]
 fn contours_spellings_mean_the_same() {
     assert_eq!(
         options(&["--min-open-connections", "3", "x"], &[])

@@ -24,7 +24,7 @@ fn any_limits() -> impl Strategy<Value = Limits> {
     (
         0..4_000u64,
         0..30_000u64,
-        0..4_000u64,
+        proptest::option::of(0..4_000u64),
         0..7_000u64,
         0..3u64,
         10..2_000u64,
@@ -33,7 +33,10 @@ fn any_limits() -> impl Strategy<Value = Limits> {
             |(delay, timeout, min, settle, open_connections, check)| Limits {
                 delay: ms(delay.min(timeout)),
                 timeout: ms(timeout),
-                min: MinDrain::For(ms(min.min(timeout))),
+                min: match min {
+                    Some(min) => MinDrain::For(ms(min.min(timeout))),
+                    None => auto(timeout, timeout / 3),
+                },
                 settle: ms(settle),
                 open_connections,
                 check_interval: ms(check),
@@ -133,7 +136,9 @@ proptest! {
                 } else {
                     prop_assert!(last.in_flight() == 0 && now >= start + limits.delay + limits.settle);
                 }
-                prop_assert!(now >= start + limits.min.longest());
+                if let MinDrain::For(min) = limits.min {
+                    prop_assert!(now >= start + min);
+                }
                 prop_assert!(!stops || !spoke || done.contains(&Ask::StopListeners));
             }
             Outcome::Deadline | Outcome::AdminLost => prop_assert_eq!(now, deadline),

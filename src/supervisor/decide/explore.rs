@@ -5,9 +5,10 @@
 //! account of what has happened, and tells whether each action was called for. Every check is
 //! local, of one step from one state: since each state is stepped from, what holds for every step
 //! holds for every path. Times are counted from the present, and what makes no difference any
-//! more is levelled, so that the states are finitely many and the search ends by itself. Two searches
+//! more is levelled, so that the states are finitely many and the search ends by itself. Three searches
 //! would take many minutes for that, and are cut off: a hold beside a hot restart after [`HELD`]
-//! states, and a configuration that is followed after [`FOLLOWED`].
+//! states, a configuration that is followed after [`FOLLOWED`], and a drain that waits for new
+//! connections after [`ARRIVING`].
 
 mod events;
 mod looks;
@@ -59,6 +60,9 @@ const HELD: usize = 60_000;
 
 /// So many states are searched of a configuration that is followed.
 const FOLLOWED: usize = 30_000;
+
+/// So many states are searched of a drain that waits for new connections.
+const ARRIVING: usize = 20_000;
 
 /// When an old generation ends by itself.
 const OLD_TIME: Duration = ms(2_500);
@@ -352,6 +356,28 @@ fn a_machine_that_is_late_keeps_them_too() {
         Scene::Late,
     );
     assert!(search.seen.len() > 10_000, "{search}");
+}
+
+#[test]
+fn a_drain_that_waits_for_new_connections_keeps_them_too_and_leaves_its_reserve() {
+    let search = Search::first(
+        ARRIVING,
+        Rules {
+            limits: Limits {
+                delay: ms(500),
+                settle: ms(0),
+                min: MinDrain::Auto {
+                    most: ms(1_500),
+                    reserve: ms(500),
+                },
+                ..LIMITS
+            },
+            gated: false,
+            ..RULES
+        },
+        Scene::Drain,
+    );
+    assert!(search.seen.len() >= ARRIVING, "{search}");
 }
 
 #[test]

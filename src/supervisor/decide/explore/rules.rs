@@ -116,12 +116,11 @@ impl World {
             return must(was == outcome, "an outcome changed");
         }
         let seen = self.witness.drain.take();
-        let load = match event {
-            Event::Answer(ask, says) if ask.tells_open() => match says.answer() {
-                Some(Answer::Stats(load)) => Some(load),
-                _ => None,
-            },
-            _ => None,
+        let looked = match event {
+            Event::Answer(ask, says) if ask.tells_open() => {
+                matches!(says.answer(), Some(Answer::Stats(_)))
+            }
+            _ => false,
         };
         let limits = &self.core.life.rules.limits;
         let failed = !holds || self.witness.health == Health::Failed;
@@ -149,12 +148,13 @@ impl World {
         let why = match (outcome, &seen) {
             (Outcome::Drained | Outcome::Idle, Some(seen)) if only_the_minimum(seen) => true,
             (Outcome::Drained, Some(seen)) => {
-                clean(seen)
-                    && load.is_some_and(|load| {
-                        load.connections() <= limits.open_connections
-                            && load.udp_sessions == 0
-                            && load.sight != load::Sight::Partial
-                    })
+                // Where new connections are counted, they have the last word.
+                let counted = matches!(
+                    event,
+                    Event::Answer(Ask::Activity, Says::Still | Says::Moved)
+                );
+                let counted = counted && seen.arrivals_until.is_some();
+                clean(seen) && seen.empty && (looked || counted)
             }
             (Outcome::Idle, Some(seen)) => {
                 let settled = seen.idle_since.is_some_and(|at| now - at >= limits.settle);
@@ -197,6 +197,20 @@ impl World {
             _ => false,
         };
         must(why, &format!("{outcome:?} without reason: {seen:?}"))
+    }
+
+    /// Whether a drain with nothing left waits for new connections after their time.
+    pub(super) fn judge_arrivals(&self, now: Time, event: Event) -> Verdict {
+        let Some(seen) = &self.witness.drain else {
+            return Ok(());
+        };
+        let told = matches!(event, Event::Answer(Ask::Stats | Ask::Activity, says) if says != Says::Nothing);
+        let late = seen.arrivals_until.is_some_and(|until| now >= until);
+        let over = seen.empty && seen.entries_since.or(seen.unsent_since).is_none();
+        must(
+            !(told && late && over && seen.word) || self.core.asked().is_some(),
+            "it waits for connections that have no time any more",
+        )
     }
 
     /// Whether an action was called for.

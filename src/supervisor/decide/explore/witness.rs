@@ -7,6 +7,10 @@ use super::*;
 pub(super) struct DrainSeen {
     pub(super) deadline: Time,
     pub(super) min_until: Time,
+    /// Until when new connections may be waited for, where that is left to the drain.
+    pub(super) arrivals_until: Option<Time>,
+    /// Whether the last look has shown nothing that counts.
+    pub(super) empty: bool,
     /// Until when to wait for word from an Envoy that was never live.
     pub(super) wait_for_word_until: Time,
     pub(super) stops: bool,
@@ -126,12 +130,20 @@ impl Witness {
         let limits = &before.life.rules.limits;
         let min = match limits.min {
             MinDrain::For(time) => time,
-            MinDrain::Auto(_) => Duration::ZERO,
+            MinDrain::Auto { .. } => Duration::ZERO,
+        };
+        let arrivals_until = match limits.min {
+            MinDrain::For(_) => None,
+            MinDrain::Auto { most, reserve } => {
+                Some((now + limits.delay + most).min(now + limits.timeout - reserve))
+            }
         };
         let word = self.live || self.old;
         let drain = |stops| DrainSeen {
             deadline: now + limits.timeout,
             min_until: now + min,
+            arrivals_until,
+            empty: false,
             wait_for_word_until: now + uptime.max(ms(1_000)).max(min),
             stops,
             idle_since: None,
@@ -261,6 +273,9 @@ impl Witness {
                     let logs = says == Says::Logs;
                     drain.entries_since = logs.then(|| drain.entries_since.unwrap_or(now));
                     let sends = load.unsent() > 0;
+                    drain.empty = load.connections() <= limits.open_connections
+                        && load.udp_sessions == 0
+                        && load.sight != load::Sight::Partial;
                     drain.unsent_since = sends.then(|| drain.unsent_since.unwrap_or(now));
                 }
             }

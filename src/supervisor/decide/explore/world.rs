@@ -151,6 +151,7 @@ impl World {
         if let Some(drain) = &mut witness.drain {
             drain.deadline = due(drain.deadline);
             drain.min_until = due(drain.min_until);
+            drain.arrivals_until = drain.arrivals_until.map(due);
             drain.wait_for_word_until = if drain.word {
                 BASE
             } else {
@@ -279,6 +280,7 @@ impl World {
             "two SIGTERMs",
         )?;
         self.judge_order(event, from)?;
+        self.judge_arrivals(now, event)?;
         let closed = event == Event::Answer(Ask::Sockets, Says::Closed);
         let serves = from.core.life.is_running() && !from.core.is_reloading();
         let serves = serves && from.core.generations.is_admin_away();
