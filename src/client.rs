@@ -137,6 +137,8 @@ pub struct Head {
     pub status: u16,
     /// The value of `drain-result`, with which drainit answers `/shutdown`.
     pub drain_result: Option<String>,
+    /// The value of `drain-clean`, beside that; none of a drainit that is older than this.
+    pub drain_clean: Option<bool>,
     /// Whether Envoy says that it is Envoy that answers.
     pub is_envoy: bool,
 }
@@ -267,17 +269,12 @@ fn ask(
         .body(())
         .map_err(ureq::Error::Http)?;
     let response = agent.run(request)?;
+    let header = |name| response.headers().get(name).and_then(|it| it.to_str().ok());
     let head = Head {
         status: response.status().as_u16(),
-        is_envoy: response
-            .headers()
-            .get("server")
-            .is_some_and(|name| name == "envoy"),
-        drain_result: response
-            .headers()
-            .get("drain-result")
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned),
+        is_envoy: header("server") == Some("envoy"),
+        drain_result: header("drain-result").map(str::to_owned),
+        drain_clean: header("drain-clean").map(|clean| clean == "true"),
     };
     let mut body = response
         .into_body()

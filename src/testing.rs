@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::drain::{Limits, Loss, MinDrain, Outcome};
 use crate::envoy::load::{ListenerLoad, Load};
-use crate::status::DrainStatus;
+use crate::status::{DrainEnd, DrainStatus};
 
 /// So many milliseconds.
 pub const fn ms(milliseconds: u64) -> Duration {
@@ -35,13 +35,8 @@ pub const LIMITS: Limits = Limits {
     check_interval: ms(250),
 };
 
-/// A drain by SIGTERM, of 25 s at the most, that found `first` and is over.
-pub fn ended_drain(
-    first: Option<Load>,
-    started: Instant,
-    ended: Instant,
-    outcome: Outcome,
-) -> DrainStatus {
+/// A drain by SIGTERM, of 25 s at the most, that found `first`.
+pub fn drain(first: Option<Load>, started: Instant) -> DrainStatus {
     DrainStatus {
         cause: "SIGTERM".into(),
         started,
@@ -53,8 +48,17 @@ pub fn ended_drain(
         came: None,
         lost: Loss::None,
         first,
-        ended: Some((ended, outcome)),
-        verdict: None,
+        ended: None,
+    }
+}
+
+/// The end of a drain, `over`.
+pub fn drain_end(at: Instant, outcome: Outcome, is_cut: bool) -> DrainEnd {
+    DrainEnd {
+        at,
+        outcome,
+        is_cut,
+        verdict: "over".into(),
     }
 }
 

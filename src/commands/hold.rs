@@ -1,7 +1,7 @@
 //! `drainit hold` and `drainit resume`: out of service for maintenance, and back.
 
 use super::find::{self, Target};
-use super::progress::{self, Waiting};
+use super::progress::{self, End, Waiting};
 use super::status::view::JsonView;
 use super::{complain, read_status, say};
 use crate::client::Head;
@@ -15,7 +15,7 @@ pub fn hold(options: &Options) -> u8 {
         say("held: asked for");
         let waiting = Waiting::begin(&target);
         let over = waiting.end(give(&target, "hold")?);
-        match over.is_clean() {
+        match over.end.is_clean {
             true => Ok(format!("held: {}", over.line(""))),
             false => Err(format!("held, and {}", over.line("not drained"))),
         }
@@ -25,7 +25,7 @@ pub fn hold(options: &Options) -> u8 {
 /// Has the running drainit take a hold back, and waits until Envoy has: 0, or 1 and why.
 pub fn resume(options: &Options) -> u8 {
     end(begin(options, "resume").and_then(|target| {
-        Ok(match give(&target, "resume")?.as_str() {
+        Ok(match give(&target, "resume")?.result.as_str() {
             "not held" => "envoy was not held".into(),
             NOT_LIVE => not_live(&target),
             result => format!("{result}: envoy is in service"),
@@ -69,16 +69,9 @@ fn begin(options: &Options, command: &str) -> Result<Target, String> {
 }
 
 /// Gives the order, and returns how it ended.
-fn give(target: &Target, command: &str) -> Result<String, String> {
+fn give(target: &Target, command: &str) -> Result<End, String> {
     match progress::order(target, &format!("/{command}")) {
-        Ok((
-            Head {
-                status: 200,
-                drain_result,
-                ..
-            },
-            _,
-        )) => Ok(drain_result.unwrap_or_default()),
+        Ok((head @ Head { status: 200, .. }, _)) => Ok(End::of(head, "")),
         Ok((Head { status: 404, .. }, _)) => {
             Err(format!("that drainit is older, and knows no {command}"))
         }

@@ -44,32 +44,63 @@ impl LastSeen {
     }
 }
 
+/// How an order was answered.
+pub struct End {
+    /// How the drain or the wait ended: `drained`.
+    pub result: String,
+    /// Whether nothing was left that counts.
+    pub is_clean: bool,
+}
+
+impl End {
+    /// An end of this name. A drainit before 1.1 does not tell whether that `is_clean`.
+    pub fn new(result: String, is_clean: Option<bool>) -> End {
+        let by_name = || NOTHING_LEFT.contains(&result.as_str());
+        End {
+            is_clean: is_clean.unwrap_or_else(by_name),
+            result,
+        }
+    }
+
+    /// How this answer tells it; by this name, where it tells none.
+    pub fn of(head: Head, unnamed: &str) -> End {
+        let result = head.drain_result.unwrap_or_else(|| unnamed.into());
+        End::new(result, head.drain_clean)
+    }
+}
+
+/// The names of ends by which nothing was left.
+const NOTHING_LEFT: [&str; 3] = ["drained", "idle", "never live"];
+
 /// An order that was answered, as far as somebody saw who waited for it.
 pub struct Over {
-    /// How it ended: `drained`.
-    pub result: String,
+    /// How it ended.
+    pub end: End,
     took: Duration,
     last: LastSeen,
 }
 
 impl Over {
-    /// Whether nothing was left that counts.
-    pub fn is_clean(&self) -> bool {
-        matches!(self.result.as_str(), "drained" | "idle" | "never live")
-    }
-
     /// `drained after 3.2 s`, or `CUT after 20.0 s: deadline; last seen: 2 connections (tcp 2)`:
     /// `cut` is the word for what was not clean.
     pub fn line(&self, cut: &str) -> String {
-        let took = show(self.took);
-        if self.is_clean() {
-            return format!("{} after {took}", self.result);
-        }
-        let left = match self.last.left() {
-            Some(left) => format!("; last seen: {left}"),
-            None => String::new(),
+        let result = self.end.result.as_str();
+        let is_told = NOTHING_LEFT.contains(&result);
+        let (word, why) = match (self.end.is_clean, is_told) {
+            (true, true) => (result, ""),
+            (true, false) => ("ended", result),
+            (false, true) => (cut, "as --open-connections allows"),
+            (false, false) => (cut, result),
         };
-        format!("{cut} after {took}: {}{left}", self.result)
+        let mut line = format!("{word} after {}", show(self.took));
+        let left = self.last.left().filter(|_| !self.end.is_clean);
+        let left = left.as_deref().map(|left| ("; last seen: ", left));
+        let why = Some((": ", why)).filter(|(_, why)| !why.is_empty());
+        for (before, what) in why.into_iter().chain(left) {
+            line.push_str(before);
+            line.push_str(what);
+        }
+        line
     }
 }
 
@@ -93,10 +124,10 @@ impl Waiting {
         }
     }
 
-    /// Ends with this result.
-    pub fn end(self, result: String) -> Over {
+    /// The wait is over.
+    pub fn end(self, end: End) -> Over {
         Over {
-            result,
+            end,
             took: self.start.elapsed(),
             last: self.last,
         }
@@ -267,6 +298,33 @@ mod tests {
         status["state"] = "drained".into();
         status["drain"]["result"] = "deadline".into();
         assert_eq!(line(&status), None);
+    }
+
+    #[test]
+    fn the_last_line_goes_by_whether_something_was_cut_and_not_by_what_ended_it() {
+        let line = |result: &str, is_clean| {
+            let last = LastSeen::default();
+            last.note("1 connection (tcp 1)".into());
+            let over = Over {
+                end: End::new(result.into(), is_clean),
+                took: Duration::from_secs(3),
+                last,
+            };
+            over.line("CUT")
+        };
+        let left = "; last seen: 1 connection (tcp 1)";
+        assert_eq!(line("drained", Some(true)), "drained after 3 s");
+        assert_eq!(line("deadline", Some(true)), "ended after 3 s: deadline");
+        for (clean, result, why) in [
+            (Some(false), "deadline", "deadline"),
+            (Some(false), "drained", "as --open-connections allows"),
+            // An older drainit's.
+            (None, "deadline", "deadline"),
+        ] {
+            let cut = format!("CUT after 3 s: {why}{left}");
+            assert_eq!(line(result, clean), cut);
+        }
+        assert_eq!(line("idle", None), "idle after 3 s");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::reply::Reply;
 use super::request::{Request, RequestMethod};
 use crate::envoy::listeners::ListenerCount;
 use crate::envoy::question::Readiness;
-use crate::status::{ADMIN_LOST, OrderNumber, Snapshot, State, json, metrics};
+use crate::status::{ADMIN_LOST, DrainEnd, OrderNumber, Snapshot, State, json, metrics};
 
 /// How long `/status` and `/metrics` wait for the word on what is open; then they tell the last.
 /// Above the second for which Envoy has its rest after a probe: who looks right after one gets
@@ -248,10 +248,11 @@ fn ready(snapshot: &Snapshot, asked: Instant, now: Instant) -> EndpointAnswer {
 }
 
 fn shutdown(snapshot: &Snapshot) -> EndpointAnswer {
-    let ended = snapshot.drain.as_ref().and_then(|drain| drain.ended);
+    let drain = snapshot.drain.as_ref();
+    let ended = drain.and_then(|drain| drain.ended.as_ref());
     if ended.is_some() || snapshot.state == State::Gone {
         EndpointAnswer::Now(Reply {
-            drain_result: ended.map(|(_, outcome)| outcome.name()),
+            order_result: ended.map(DrainEnd::result),
             ..Reply::text(200, "OK")
         })
     } else {
@@ -264,7 +265,7 @@ fn order(snapshot: &Snapshot, number: OrderNumber) -> Option<EndpointAnswer> {
     let found = snapshot.orders.iter().find(|(order, _)| *order == number);
     match found {
         Some((_, Ok(how))) => Some(EndpointAnswer::Now(Reply {
-            drain_result: Some(*how),
+            order_result: Some(*how),
             ..Reply::text(200, "OK")
         })),
         Some((_, Err(why))) => Some(EndpointAnswer::Now(Reply::text(409, why.as_str()))),

@@ -2,7 +2,8 @@ use std::time::UNIX_EPOCH;
 
 use super::*;
 use crate::drain::{Loss, Outcome};
-use crate::status::{DrainStatus, EnvoyStatus};
+use crate::status::{DrainStatus, EnvoyStatus, OrderResult};
+use crate::testing;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -127,7 +128,8 @@ fn an_order_is_answered_by_its_number_and_a_resume_after_ten_seconds_at_the_late
     let (mut snapshot, asked) = snapshot(State::Held);
     let hold = |snapshot: &Snapshot, now| ask(Endpoint::Hold(2), snapshot, asked, now);
     let resume = |snapshot: &Snapshot, now| ask(Endpoint::Resume(3), snapshot, asked, now);
-    snapshot.orders = [(1, Ok("drained"))].into();
+    let ended = |name, is_clean| Ok(OrderResult { name, is_clean });
+    snapshot.orders = [(1, ended("drained", true))].into();
     assert_eq!(hold(&snapshot, asked), EndpointAnswer::Later(None));
     assert_eq!(
         hold(&snapshot, asked + 1_000 * SECOND),
@@ -139,12 +141,13 @@ fn an_order_is_answered_by_its_number_and_a_resume_after_ten_seconds_at_the_late
         panic!("it waits on");
     };
     assert_eq!(reply.status, 503);
-    snapshot.orders.push_back((2, Ok("deadline")));
+    snapshot.orders.push_back((2, ended("deadline", false)));
     snapshot.orders.push_back((3, Err("no way back".into())));
     let EndpointAnswer::Now(reply) = hold(&snapshot, asked) else {
         panic!("it waits on");
     };
-    assert_eq!((reply.status, reply.drain_result), (200, Some("deadline")));
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.order_result, ended("deadline", false).ok());
     assert_eq!(resume(&snapshot, asked), says(409, "no way back"));
     snapshot.state = State::Gone;
     let unanswered = ask(Endpoint::Hold(4), &snapshot, asked, asked);
@@ -303,21 +306,25 @@ fn shutdown_is_answered_once_the_drain_is_over_or_envoy_gone() {
             lost: Loss::None,
             first: None,
             ended: None,
-            verdict: None,
         });
         assert_eq!(
             ask(Endpoint::Shutdown, &snapshot, now, now),
             expected,
             "{state:?}"
         );
-        if let Some(drain) = &mut snapshot.drain {
-            drain.ended = Some((now, Outcome::Deadline));
+        for is_cut in [true, false] {
+            if let Some(drain) = &mut snapshot.drain {
+                drain.ended = Some(testing::drain_end(now, Outcome::Deadline, is_cut));
+            }
+            let EndpointAnswer::Now(reply) = ask(Endpoint::Shutdown, &snapshot, now, now) else {
+                panic!("{state:?}");
+            };
+            assert_eq!((reply.status, reply.body.as_str()), (200, "OK"));
+            let sent = String::from_utf8(reply.into_bytes(false)).unwrap();
+            assert!(sent.contains("\r\nDrain-Result: deadline\r\n"), "{sent}");
+            let clean = format!("\r\nDrain-Clean: {}\r\n", !is_cut);
+            assert!(sent.contains(&clean), "{sent}");
         }
-        let EndpointAnswer::Now(reply) = ask(Endpoint::Shutdown, &snapshot, now, now) else {
-            panic!("{state:?}");
-        };
-        assert_eq!((reply.status, reply.body.as_str()), (200, "OK"));
-        assert_eq!(reply.drain_result, Some("deadline"));
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tiny_http::{HTTPVersion, Header, Response};
 
+use crate::status::OrderResult;
+
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
@@ -14,7 +16,7 @@ pub struct Reply {
     /// The methods that would have been right, in an answer with 405.
     pub allow: Option<&'static str>,
     /// How the drain went, in the answer to `/shutdown`; how the hold or the resume did, in theirs.
-    pub drain_result: Option<&'static str>,
+    pub order_result: Option<OrderResult>,
     /// The body.
     pub body: String,
 }
@@ -26,7 +28,7 @@ impl Reply {
             status,
             content_type: "text/plain; charset=utf-8",
             allow: None,
-            drain_result: None,
+            order_result: None,
             body: body.into(),
         }
     }
@@ -38,7 +40,12 @@ impl Reply {
             ("Date", date_of_a_broken_clock()),
             ("Content-Type", Some(self.content_type)),
             ("Allow", self.allow),
-            ("Drain-Result", self.drain_result),
+            ("Drain-Result", self.order_result.map(|it| it.name)),
+            (
+                "Drain-Clean",
+                self.order_result
+                    .map(|it| if it.is_clean { "true" } else { "false" }),
+            ),
         ];
         let mut response = Response::from_data(self.body)
             .with_status_code(self.status)

@@ -190,8 +190,8 @@ fn last_end(last: LastEnd, clock: &Clock) -> Value {
 }
 
 fn drain(drain: &DrainStatus, clock: &Clock) -> Value {
-    let ended = drain.ended;
-    let until = ended.map_or(clock.now, |(at, _)| at);
+    let ended = drain.ended.as_ref();
+    let until = ended.map_or(clock.now, |end| end.at);
     let elapsed = until.saturating_duration_since(drain.started);
     let left = match ended {
         Some(_) => None,
@@ -214,9 +214,9 @@ fn drain(drain: &DrainStatus, clock: &Clock) -> Value {
             "tcp_sessions": first.map(|load| load.tcp_sessions),
             "udp_sessions": first.map(|load| load.udp_sessions),
         },
-        "result": ended.map(|(_, outcome)| outcome.name()),
-        "clean": ended.map(|(_, outcome)| outcome.is_clean()),
-        "verdict": drain.verdict,
+        "result": ended.map(|end| end.outcome.name()),
+        "clean": ended.map(|end| !end.is_cut),
+        "verdict": ended.map(|end| &end.verdict),
     })
 }
 
@@ -227,7 +227,7 @@ fn timeline(drain: &DrainStatus, clock: &Clock) -> Value {
         ("health check failed", drain.health_failed),
         ("listeners draining", drain.listeners_draining),
         ("last connection", drain.last_connection),
-        ("ended", drain.ended.map(|(at, _)| at)),
+        ("ended", drain.ended.as_ref().map(|end| end.at)),
     ]
     .into_iter()
     .filter_map(|(what, at)| Some((what, at?)))
@@ -280,6 +280,7 @@ mod tests {
     use super::*;
     use crate::drain::Outcome;
     use crate::status::{EnvoyStatus, State};
+    use crate::testing;
 
     /// Every path of `value`, as `drain.first.requests`; of a list, its first item's.
     fn paths(value: &Value, prefix: &str, into: &mut Vec<String>) {
@@ -346,7 +347,6 @@ mod tests {
             lost: crate::drain::Loss::None,
             first: None,
             ended: None,
-            verdict: None,
         });
         let now = born + 15 * second;
         let status = parsed(&snapshot, now);
@@ -363,11 +363,17 @@ mod tests {
         assert_eq!(drain["timeline"][2]["event"], "health check failed");
 
         let drain = snapshot.drain.as_mut().unwrap();
-        drain.ended = Some((born + 12 * second, Outcome::SecondSignal));
+        let mut end = testing::drain_end(born + 12 * second, Outcome::SecondSignal, true);
+        drain.ended = Some(end.clone());
         let status = parsed(&snapshot, now);
         assert_eq!(status["drain"]["result"], "second signal");
         assert_eq!(status["drain"]["clean"], false);
+        assert_eq!(status["drain"]["verdict"], "over");
         assert_eq!(status["drain"]["elapsed_seconds"], 2.0);
         assert_eq!(status["drain"]["left_seconds"], Value::Null);
+
+        end.is_cut = false;
+        snapshot.drain.as_mut().unwrap().ended = Some(end);
+        assert_eq!(parsed(&snapshot, now)["drain"]["clean"], true);
     }
 }

@@ -81,7 +81,7 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
         "How long the drain that is under way, or was the last, has taken.",
     );
     page.optional(snapshot.drain.as_ref().map(|drain| {
-        let until = drain.ended.map_or(now, |(at, _)| at);
+        let until = drain.ended.as_ref().map_or(now, |end| end.at);
         exact_seconds(until.saturating_duration_since(drain.started))
     }));
     page.name(
@@ -253,6 +253,7 @@ pub(crate) mod tests {
     use crate::envoy::load::{Client, ListenerLoad};
     use crate::process::{End, Exit, ExitClass};
     use crate::status::{Admin, DrainStatus, Drains, EnvoyStatus, LastEnd, Reload, SecretStatus};
+    use crate::testing;
 
     const NAMES: [&str; 21] = [
         "drainit_state",
@@ -333,8 +334,11 @@ pub(crate) mod tests {
                 came: None,
                 lost: crate::drain::Loss::None,
                 first: Some(load),
-                ended: Some((born + 13 * second + second / 2, Outcome::Drained)),
-                verdict: Some("drained".into()),
+                ended: Some(testing::drain_end(
+                    born + 13 * second + second / 2,
+                    Outcome::Drained,
+                    false,
+                )),
             }),
             verdict: Some("drained; exit code 0".into()),
             last_end: Some(LastEnd {

@@ -144,10 +144,31 @@ pub struct DrainStatus {
     pub came: Option<u64>,
     /// What has ended with its process while the drain waited for it.
     pub lost: Loss,
-    /// When and how the drain ended.
-    pub ended: Option<(Instant, Outcome)>,
-    /// How the drain ended in one line, with what was left.
-    pub verdict: Option<String>,
+    /// How the drain ended, once it has.
+    pub ended: Option<DrainEnd>,
+}
+
+/// How a drain, or the wait of a hold, ended. Whoever tells of that tells this.
+#[derive(Clone, Debug)]
+pub struct DrainEnd {
+    /// When the drain ended.
+    pub at: Instant,
+    /// What ended the drain.
+    pub outcome: Outcome,
+    /// Whether something was left that counts, as far as anybody knows.
+    pub is_cut: bool,
+    /// The end in one line, with what was left.
+    pub verdict: String,
+}
+
+impl DrainEnd {
+    /// What is told to whoever waits for the end.
+    pub fn result(&self) -> OrderResult {
+        OrderResult {
+            name: self.outcome.name(),
+            is_clean: !self.is_cut,
+        }
+    }
 }
 
 /// How many drains ended how, since drainit started.
@@ -218,9 +239,17 @@ pub type OrderNumber = u64;
 /// How a resume ends that took a hold back while no Envoy was live.
 pub const NOT_LIVE: &str = "not live";
 
-/// What became of an order: how a hold's wait ended, or `resumed`, [`NOT_LIVE`] or `not held`; or
-/// why nothing did.
-pub type OrderEnd = Result<&'static str, String>;
+/// What became of an order that was obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderResult {
+    /// How the drain or the hold's wait ended; or `resumed`, [`NOT_LIVE`] or `not held`.
+    pub name: &'static str,
+    /// Whether nothing was left that counts.
+    pub is_clean: bool,
+}
+
+/// What became of an order to hold or to resume, or why nothing did.
+pub type OrderEnd = Result<OrderResult, String>;
 
 /// Everything that is known.
 #[derive(Clone, Debug)]

@@ -1,8 +1,11 @@
 //! Callers who ask for a hold or a resume over the control socket, and what they are told.
 
+use std::time::Instant;
+
 use super::Supervisor;
 use super::decide::{HoldEnd, Input, ResumeEnd};
-use crate::status::{NOT_LIVE, OrderEnd, OrderNumber, State};
+use crate::drain::Outcome;
+use crate::status::{DrainEnd, NOT_LIVE, OrderEnd, OrderNumber, OrderResult, State};
 
 /// So many wait at the most, and so many answers are kept: as many as there may be connections.
 const MOST: usize = 512;
@@ -34,7 +37,7 @@ impl Supervisor {
 
     pub(super) fn answer_holders(&mut self, how: HoldEnd) {
         let end = match how {
-            HoldEnd::Over(outcome) => Ok(outcome.name()),
+            HoldEnd::Over(outcome) => Ok(self.hold_result(outcome)),
             HoldEnd::Resumed => Err("resumed meanwhile: envoy is in service again".into()),
             HoldEnd::Leaving => Err(self.why_not()),
         };
@@ -44,16 +47,37 @@ impl Supervisor {
     }
 
     pub(super) fn answer_resumers(&mut self, how: ResumeEnd) {
+        let done = |name| {
+            Ok(OrderResult {
+                name,
+                is_clean: true,
+            })
+        };
         let end = match how {
-            ResumeEnd::Serving if !self.holds.held => Ok("not held"),
-            ResumeEnd::Serving if self.core.is_live() => Ok("resumed"),
-            ResumeEnd::Serving => Ok(NOT_LIVE),
+            ResumeEnd::Serving if !self.holds.held => done("not held"),
+            ResumeEnd::Serving if self.core.is_live() => done("resumed"),
+            ResumeEnd::Serving => done(NOT_LIVE),
             ResumeEnd::Held => Err(format!("held again: {}", self.core.reason())),
             ResumeEnd::Leaving => Err(self.why_not()),
         };
         let waiting = std::mem::take(&mut self.holds.resumers);
         let answers = waiting.into_iter().map(|number| (number, end.clone()));
         self.holds.answers.extend(answers);
+    }
+
+    /// How the hold's wait ended that has just ended so, as the snapshot has it from now on.
+    fn hold_result(&mut self, outcome: Outcome) -> OrderResult {
+        self.publish(Instant::now());
+        let snapshot = self.board.read();
+        let hold = snapshot.hold.as_ref();
+        let ended = hold.and_then(|hold| hold.ended.as_ref());
+        ended.map_or(
+            OrderResult {
+                name: outcome.name(),
+                is_clean: outcome.is_clean(),
+            },
+            DrainEnd::result,
+        )
     }
 
     /// Why nothing can be held or resumed.

@@ -2,12 +2,11 @@
 
 use std::time::Instant;
 
-use super::sentences;
 use crate::drain::{Answer, Ask, Outcome};
 use crate::envoy::admin::AdminReply;
 use crate::envoy::load::Load;
 use crate::envoy::question::Readiness;
-use crate::status::{SecretStatus, Snapshot};
+use crate::status::{DrainEnd, Drains, SecretStatus, Snapshot};
 
 /// Notes in the snapshot what Envoy answered, or that it did not; whether an answer was `expected`
 /// from it at all.
@@ -98,17 +97,13 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &AdminReply, ex
     }
 }
 
-/// Counts the drain, which is over, as its sentence has it.
-pub fn count_drain(snapshot: &mut Snapshot) {
-    let Some(drain) = &snapshot.drain else { return };
-    let is_cut = sentences::is_cut(drain, snapshot);
-    let drains = &mut snapshot.drains;
-    match drain.ended {
-        None => {}
-        Some((_, Outcome::EnvoyExited)) => drains.exited += 1,
-        Some((_, Outcome::Unknown)) => drains.unknown += 1,
-        Some(_) if is_cut => drains.cut += 1,
-        Some(_) => drains.drained += 1,
+/// Counts a drain that is over.
+pub fn count_drain(drains: &mut Drains, end: &DrainEnd) {
+    match end.outcome {
+        Outcome::EnvoyExited => drains.exited += 1,
+        Outcome::Unknown => drains.unknown += 1,
+        _ if end.is_cut => drains.cut += 1,
+        _ => drains.drained += 1,
     }
 }
 

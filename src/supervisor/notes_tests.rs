@@ -1,6 +1,7 @@
 use super::*;
 use crate::client::Peer;
 use crate::envoy::load::Load;
+use crate::supervisor::sentences;
 use crate::testing;
 
 #[test]
@@ -38,13 +39,12 @@ fn a_drain_is_counted_as_its_sentence_has_it() {
     let now = Instant::now();
     let result = |outcome, last: Load| {
         let mut snapshot = Snapshot::new(now);
-        let drain = testing::ended_drain(Some(testing::load(3)), now, now, outcome);
+        let drain = testing::drain(Some(testing::load(3)), now);
         snapshot.load = Some(last);
-        let told = sentences::ending(&drain, &snapshot);
-        snapshot.drain = Some(drain);
-        count_drain(&mut snapshot);
-        let drains = snapshot.drains;
-        let told = told.split(' ').next().unwrap_or_default().to_owned();
+        let end = sentences::end(&drain, now, outcome, &snapshot);
+        let mut drains = Drains::default();
+        count_drain(&mut drains, &end);
+        let told = end.verdict.split(' ').next().unwrap_or_default().to_owned();
         (
             told,
             [drains.drained, drains.cut, drains.unknown, drains.exited],

@@ -90,7 +90,6 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
-    use crate::drain::Outcome;
     use crate::envoy::load::Client;
     use crate::status::State;
     use crate::testing::{self, s};
@@ -137,11 +136,9 @@ mod tests {
         let mut snapshot = Snapshot::new(begun);
         snapshot.state = State::Draining;
         snapshot.load = Some(load.clone());
-        let drain = testing::ended_drain(Some(load), begun, begun, Outcome::Drained);
         snapshot.drain = Some(crate::status::DrainStatus {
-            ended: None,
             deadline: begun + s(600),
-            ..drain
+            ..testing::drain(Some(load), begun)
         });
         let mut progress = Progress::default();
         let who = "; held by https: 10.1.2.3:51234, over 41 min old, silent 12 s; and 1 more";

@@ -358,15 +358,16 @@ impl Reporter {
             .drain
             .get_or_insert_with(|| self.begin_drain(drain));
         shown.stops = drain.stops();
-        if let (None, Some(outcome)) = (shown.ended, drain.outcome()) {
-            shown.ended = Some((now, outcome));
+        if let (None, Some(outcome)) = (&shown.ended, drain.outcome()) {
             shown.came = drain.came();
             shown.lost = drain.loss();
-            notes::count_drain(snapshot);
-            let verdict = snapshot.drain.as_ref();
-            let verdict = verdict.map(|drain| sentences::ending(drain, snapshot));
+            let drain = snapshot.drain.as_ref();
+            let ended = drain.map(|drain| sentences::end(drain, now, outcome, snapshot));
+            if let Some(end) = &ended {
+                notes::count_drain(&mut snapshot.drains, end);
+            }
             if let Some(drain) = &mut snapshot.drain {
-                drain.verdict = verdict;
+                drain.ended = ended;
             }
         }
     }
@@ -383,10 +384,9 @@ impl Reporter {
             .take()
             .filter(|shown| shown.started == started);
         let mut shown = known.unwrap_or_else(|| self.begin_drain(hold));
-        if let (None, Some(outcome)) = (shown.ended, hold.outcome()) {
-            shown.ended = Some((now, outcome));
+        if let (None, Some(outcome)) = (&shown.ended, hold.outcome()) {
             shown.lost = hold.loss();
-            shown.verdict = Some(sentences::hold_ending(&shown, snapshot));
+            shown.ended = Some(sentences::hold_end(&shown, now, outcome, snapshot));
         }
         snapshot.hold = Some(shown);
     }
@@ -404,7 +404,6 @@ impl Reporter {
             lost: Loss::None,
             first: None,
             ended: None,
-            verdict: None,
         }
     }
 
@@ -431,13 +430,9 @@ impl Reporter {
 }
 
 fn tell_state(snapshot: &Snapshot, line: &str) {
-    let drain = snapshot.wait();
+    let ended = snapshot.wait().and_then(|wait| wait.ended.as_ref());
     let level = match snapshot.state {
-        State::Drained | State::Held
-            if drain.is_some_and(|drain| sentences::is_cut(drain, snapshot)) =>
-        {
-            log::Level::Warn
-        }
+        State::Drained | State::Held if ended.is_some_and(|end| end.is_cut) => log::Level::Warn,
         State::Live
         | State::Held
         | State::Waiting

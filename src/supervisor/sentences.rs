@@ -9,7 +9,7 @@ use crate::clock;
 use crate::drain::{Loss, Outcome};
 use crate::duration::show;
 use crate::envoy::load::{self, ListenerLoad, Load, Sight};
-use crate::status::{DrainStatus, Snapshot, State, clients, plural};
+use crate::status::{DrainEnd, DrainStatus, Snapshot, State, clients, plural};
 
 /// What drainit is doing.
 pub fn state(snapshot: &Snapshot) -> String {
@@ -23,26 +23,28 @@ pub fn state(snapshot: &Snapshot) -> String {
             limit(drain)
         ),
         (State::Held, _) => match &snapshot.hold {
-            Some(hold) if hold.ended.is_none() => {
-                format!(
+            Some(hold) => match &hold.ended {
+                None => format!(
                     "{}: held; waits for {} at the most",
                     hold.cause,
                     limit(hold)
-                )
-            }
-            Some(hold) => format!(
-                "held; {}; envoy stays out of service until a resume",
-                hold_ending(hold, snapshot)
-            ),
+                ),
+                Some(end) => format!(
+                    "held; {}; envoy stays out of service until a resume",
+                    end.verdict
+                ),
+            },
             None => "held: envoy is told that its health check passes again".into(),
         },
         (State::Draining, Some(drain)) => {
             format!("{}: draining for {} at the most", drain.cause, limit(drain))
         }
-        (State::Drained, Some(drain)) => format!(
-            "{}; envoy stays until it is told to stop",
-            ending(drain, snapshot)
-        ),
+        (
+            State::Drained,
+            Some(DrainStatus {
+                ended: Some(end), ..
+            }),
+        ) => format!("{}; envoy stays until it is told to stop", end.verdict),
         _ => format!("{name}: {reason}"),
     }
 }
@@ -123,29 +125,38 @@ pub fn clients(load: &Load) -> String {
     clients::list(&named, more)
 }
 
+/// The end of a drain that ended then and so:
 /// `drained after 3.2 s (SIGTERM): 12 connections at the start, 0 at the end`, or
 /// `CUT by the deadline after 20.0 s (SIGTERM): ...`
-pub fn ending(drain: &DrainStatus, snapshot: &Snapshot) -> String {
-    told(drain, snapshot, ["CUT", "cut"])
+pub fn end(drain: &DrainStatus, at: Instant, outcome: Outcome, snapshot: &Snapshot) -> DrainEnd {
+    told(drain, at, outcome, snapshot, false)
 }
 
 /// How a hold's wait ended, which cuts nothing: `not drained by the deadline after 20.0 s (/hold): ...`
-pub fn hold_ending(hold: &DrainStatus, snapshot: &Snapshot) -> String {
-    told(hold, snapshot, ["not drained", "left"])
+/// At its deadline a hold has not come about, whatever was seen last.
+pub fn hold_end(
+    hold: &DrainStatus,
+    at: Instant,
+    outcome: Outcome,
+    snapshot: &Snapshot,
+) -> DrainEnd {
+    told(hold, at, outcome, snapshot, true)
 }
 
-/// `words` are for what is left when the time is over.
-fn told(drain: &DrainStatus, snapshot: &Snapshot, words: [&'static str; 2]) -> String {
-    let [over, left_over] = words;
-    let Some((at, outcome)) = drain.ended else {
-        return "not drained".into();
+fn told(
+    drain: &DrainStatus,
+    at: Instant,
+    outcome: Outcome,
+    snapshot: &Snapshot,
+    is_hold: bool,
+) -> DrainEnd {
+    let is_cut = is_hold && outcome == Outcome::Deadline || is_cut(drain, outcome, snapshot);
+    let (over, left_over) = match is_hold {
+        true => ("not drained", "left"),
+        false => ("CUT", "cut"),
     };
+    let over = if is_cut { over } else { "ended" };
     let took = show(at.saturating_duration_since(drain.started));
-    let over = if is_cut(drain, snapshot) {
-        over
-    } else {
-        "ended"
-    };
     let verdict = match outcome {
         // The last one had ended before the order came.
         Outcome::NeverLive
@@ -215,32 +226,31 @@ fn told(drain: &DrainStatus, snapshot: &Snapshot, words: [&'static str; 2]) -> S
         }),
         _ => {}
     }
-    line
+    DrainEnd {
+        at,
+        outcome,
+        is_cut,
+        verdict: line,
+    }
 }
 
-/// Whether a drain ended with something left that counts, as far as anybody knows: what is not
+/// Whether a drain that ended so left something that counts, as far as anybody knows: what is not
 /// known is not clean.
-pub fn is_cut(drain: &DrainStatus, snapshot: &Snapshot) -> bool {
+fn is_cut(drain: &DrainStatus, outcome: Outcome, snapshot: &Snapshot) -> bool {
     let is_told = |load: &Load| load.sight != Sight::Partial;
     let is_empty =
         |load: &Load| load.connections() == 0 && load.in_flight() == 0 && load.unsent() == 0;
-    match drain.ended {
-        None => false,
-        Some(_) if drain.lost != Loss::None => true,
+    let load = snapshot.load.as_ref();
+    match outcome {
+        _ if drain.lost != Loss::None => true,
         // Those that `--open-connections` lets go may have had something in flight.
-        Some((_, Outcome::Drained)) => {
-            let load = snapshot.load.as_ref();
-            load.is_some_and(|load| load.connections() > 0 && load.in_flight() > 0)
-        }
-        Some((_, outcome)) if outcome.is_clean() => false,
-        Some((_, Outcome::AdminLost | Outcome::Unknown)) => true,
-        Some((_, outcome)) if is_lost(outcome, snapshot.load.as_ref()) => true,
+        Outcome::Drained => load.is_some_and(|load| load.connections() > 0 && load.in_flight() > 0),
+        outcome if outcome.is_clean() => false,
+        Outcome::AdminLost | Outcome::Unknown => true,
+        outcome if is_lost(outcome, load) => true,
         // Without a first look there was no last one of this drain.
-        Some(_) if drain.first.is_none() => true,
-        Some(_) => !snapshot
-            .load
-            .as_ref()
-            .is_some_and(|load| is_told(load) && is_empty(load)),
+        _ if drain.first.is_none() => true,
+        _ => !load.is_some_and(|load| is_told(load) && is_empty(load)),
     }
 }
 
@@ -308,7 +318,12 @@ mod tests {
     }
 
     fn drain(first: Load, now: Instant) -> DrainStatus {
-        testing::ended_drain(Some(first), now, now, Outcome::Deadline)
+        testing::drain(Some(first), now)
+    }
+
+    /// How a drain that ends at its deadline is told.
+    fn ending(drain: &DrainStatus, snapshot: &Snapshot) -> String {
+        end(drain, drain.started, Outcome::Deadline, snapshot).verdict
     }
 
     #[test]
@@ -327,12 +342,18 @@ mod tests {
         let now = Instant::now();
         let mut snapshot = Snapshot::new(now);
         snapshot.load = Some(load(1, 0));
-        let told = hold_ending(&drain(load(2, 0), now), &snapshot);
+        let hold = drain(load(2, 0), now);
+        let end = hold_end(&hold, now, Outcome::Deadline, &snapshot);
+        let told = end.verdict;
         let left = "3 connections at the start, 1 at the end (left: l1 1; 0 requests in flight)";
         assert_eq!(
             told,
             format!("not drained by the deadline after 0 s (SIGTERM): {left}")
         );
+        // Its health check may pass still.
+        snapshot.load = Some(load(0, 0));
+        let end = hold_end(&hold, now, Outcome::Deadline, &snapshot);
+        assert!(end.is_cut && end.verdict.starts_with("not drained by the deadline"));
     }
 
     #[test]

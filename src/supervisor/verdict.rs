@@ -8,7 +8,7 @@ use super::sentences;
 use crate::clock::seconds;
 use crate::envoy::load::Load;
 use crate::process::{End, Exit};
-use crate::status::Snapshot;
+use crate::status::{DrainEnd, Snapshot};
 
 /// Why drainit is over.
 #[derive(Debug)]
@@ -42,7 +42,10 @@ impl Verdict {
         let drain = snapshot.drain.as_ref();
         let why = match (ending.failure, drain) {
             (Some(why), _) => why.to_owned(),
-            (None, Some(drain)) => sentences::ending(drain, snapshot),
+            (None, Some(drain)) => match &drain.ended {
+                Some(end) => end.verdict.clone(),
+                None => "not drained".into(),
+            },
             (None, None) => snapshot.reason.clone(),
         };
         let end = match ending.exit {
@@ -51,7 +54,8 @@ impl Verdict {
             Some(end) => format!("{}'s {end}", end.who()),
             None => "envoy did not end".into(),
         };
-        let cut = drain.is_some_and(|drain| sentences::is_cut(drain, snapshot));
+        let ended = drain.and_then(|drain| drain.ended.as_ref());
+        let cut = ended.is_some_and(|end| end.is_cut);
         let level = match cut || code != 0 {
             true => Level::Warn,
             false => Level::Info,
@@ -71,20 +75,19 @@ impl Verdict {
 
 fn fields(ending: Ending<'_>, snapshot: &Snapshot, code: u8) -> Map<String, Value> {
     let drain = snapshot.drain.as_ref();
-    let ended = drain.and_then(|drain| drain.ended);
+    let ended = drain.and_then(|drain| drain.ended.as_ref());
     let result = match ended {
-        Some((_, outcome)) => outcome.name(),
+        Some(end) => end.outcome.name(),
         None if !ending.ran => "not started",
         None if ending.stopped => "stopped",
         None => "envoy exited",
     };
-    let span = |(at, _)| drain.map(|drain| seconds(at - drain.started));
+    let span = |end: &DrainEnd| drain.map(|drain| seconds(end.at - drain.started));
     let first = drain.and_then(|drain| drain.first.as_ref());
     let is_known =
-        |load: &&Load| !ended.is_some_and(|(_, how)| sentences::is_lost(how, Some(load)));
+        |load: &&Load| !ended.is_some_and(|end| sentences::is_lost(end.outcome, Some(load)));
     let last = first.and(snapshot.load.as_ref()).filter(is_known);
-    let is_cut = drain.is_some_and(|drain| sentences::is_cut(drain, snapshot));
-    let left = last.filter(|_| is_cut);
+    let left = last.filter(|_| ended.is_some_and(|end| end.is_cut));
     let cut = left.map(Load::by_name).into_iter().flatten();
     let cut = cut.chain(cut_elsewhere(drain.map(|drain| drain.lost), left));
     let cut = cut.filter(|(_, connections)| *connections > 0);
@@ -146,8 +149,10 @@ mod tests {
         let mut snapshot = Snapshot::new(now);
         snapshot.state = State::Gone;
         snapshot.load = last;
-        let ended = now + Duration::from_millis(20_040);
-        snapshot.drain = Some(testing::ended_drain(first, now, ended, outcome));
+        let mut drain = testing::drain(first, now);
+        let at = now + Duration::from_millis(20_040);
+        drain.ended = Some(sentences::end(&drain, at, outcome, &snapshot));
+        snapshot.drain = Some(drain);
         snapshot
     }
 

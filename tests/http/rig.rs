@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use drainit::drain::{Loss, Outcome, Readiness};
 use drainit::http::{self, BoundSockets, Listen, Wish};
 use drainit::mailbox::{Inbox, Mailbox, Waker, Wakeups};
-use drainit::status::{DrainStatus, EnvoyStatus, SharedSnapshot, Snapshot, State};
+use drainit::status::{DrainEnd, DrainStatus, EnvoyStatus, SharedSnapshot, Snapshot, State};
 
 /// Nothing here may take longer than this.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -195,8 +195,12 @@ impl Rig {
                 came: None,
                 lost: Loss::None,
                 first: None,
-                ended: ended.map(|outcome| (now, outcome)),
-                verdict: None,
+                ended: ended.map(|outcome| DrainEnd {
+                    at: now,
+                    outcome,
+                    is_cut: !outcome.is_clean(),
+                    verdict: String::new(),
+                }),
             });
         });
     }
