@@ -151,11 +151,22 @@ fn so_many_open_connections_count_as_none() {
     let options = ["--open-connections", "1", "--drain-timeout", "60s"];
     let mut drainit = Drainit::ready(&options, &config);
     let _session = TcpSession::open(config.tcp);
+    // It is cut all the same, and everybody who tells of the drain tells that.
+    let listen = format!("unix:{}", drainit.health.text());
+    let (code, out, _) = run(&["shutdown", "--listen", &listen]);
+    assert_eq!(code, 1, "{out}");
+    assert!(out.contains("\nCUT after "), "{out}");
+    assert!(out.contains(": as --open-connections allows"), "{out}");
+    let status = drainit.get("/status").1;
+    assert!(status.contains("\"clean\":false"), "{status}");
+    let metrics = drainit.get("/metrics").1;
+    let cut = "\ndrainit_drains_total{result=\"cut\"} 1\n";
+    assert!(metrics.contains(cut), "{metrics}");
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    let over = drainit.wait_log("drained after");
+    let over = drainit.wait_log("; who was cut: ");
     assert!(over.contains("(cut: ") && over.contains("WARN"), "{over}");
-    assert!(over.contains("; who was cut: "), "{over}");
+    assert!(over.contains("drained after"), "{over}");
 }
 
 #[test]

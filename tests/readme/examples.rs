@@ -130,6 +130,11 @@ fn the_unit_gives_the_drain_its_time_and_the_init_scripts_parse() {
     for name in ["ExecStart=", "ExecReload=", "WatchdogSec="] {
         setting(name);
     }
+    // Nobody else is there to whom those who come might go.
+    for name in ["envoy.service", "envoy.openrc", "envoy.procd"] {
+        assert!(example(name).contains(" --min-drain 0s -- "), "{name}");
+    }
+    assert!(readme().contains(&format!("\nExecStart={}\n", setting("ExecStart="))));
     for name in ["envoy.openrc", "envoy.procd"] {
         let checked = Command::new("sh")
             .arg("-n")
