@@ -173,28 +173,23 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
             let _ = slots.at(v6, address, known);
         }
     }
-    for row in rows
-        .tcp
-        .iter()
-        .filter(|row| row.kind == SocketKind::Listening)
-    {
-        if known.own.is_some() && !known.is_own(row.inode, &Local::Ip(row.local)) {
-            for (_, slot) in slots.of_port(row.local.port()) {
-                if let Local::Ip(address) = slot.listener.local {
-                    slot.contested |= address.ip() == row.local.ip()
-                        || address.ip().is_unspecified()
-                        || row.local.ip().is_unspecified();
-                }
+    // Those of others are few, and connections may be many.
+    let foreign = rows.tcp.iter().filter(|row| {
+        row.kind == SocketKind::Listening && !known.is_own(row.inode, &Local::Ip(row.local))
+    });
+    let foreign: Vec<&InetRow> = foreign.collect();
+    for row in foreign.iter().filter(|_| known.own.is_some()) {
+        for (_, slot) in slots.of_port(row.local.port()) {
+            if let Local::Ip(address) = slot.listener.local {
+                slot.contested |= address.ip() == row.local.ip()
+                    || address.ip().is_unspecified()
+                    || row.local.ip().is_unspecified();
             }
         }
     }
     let may_be_anothers = |row: &InetRow| {
-        let mut tcp = rows.tcp.iter();
-        tcp.any(|other| {
-            other.kind == SocketKind::Listening
-                && fitness(other.local, other.v6, row.local, row.v6) > 0
-                && !known.is_own(other.inode, &Local::Ip(other.local))
-        })
+        let mut foreign = foreign.iter();
+        foreign.any(|other| fitness(other.local, other.v6, row.local, row.v6) > 0)
     };
     let (mut elsewhere, mut closing) = (Vec::new(), 0);
     for row in &rows.tcp {
