@@ -177,6 +177,7 @@ impl Drain {
             unsent: None,
             poll: Poll {
                 due: serving_until,
+                earliest: serving_until,
                 ask: Ask::Stats,
             },
             poll_failures: 0,

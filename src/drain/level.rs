@@ -51,6 +51,7 @@ impl Drain {
         step(&mut self.health);
         step(&mut self.listeners);
         self.poll.due = due(self.poll.due);
+        self.poll.earliest = due(self.poll.earliest);
         self.costs = [Duration::ZERO; USUAL];
         self.poll_failures = MANY;
         self.came = None;

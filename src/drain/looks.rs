@@ -36,6 +36,8 @@ pub(super) enum Idle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Poll {
     pub due: Time,
+    /// When it may be at the earliest, if a connection ends: Envoy has rested from the last one.
+    pub earliest: Time,
     /// [`Ask::Stats`]; after an answer that shows nothing in flight [`Ask::Activity`], and after
     /// none [`Ask::Sockets`].
     pub ask: Ask,
@@ -121,8 +123,13 @@ impl Drain {
         }
     }
 
-    fn poll_at(&mut self, due: Time, ask: Ask) {
-        self.poll = Poll { due, ask };
+    pub(super) fn poll_at(&mut self, due: Time, ask: Ask) {
+        let early = self.pace() - self.rest();
+        self.poll = Poll {
+            due,
+            earliest: due.saturating_sub(early),
+            ask,
+        };
     }
 
     /// How long to wait from one poll to the next, by what a poll usually costs Envoy.
@@ -140,8 +147,7 @@ impl Drain {
     /// it again after an answer that shows nothing of it, where a question of the drain's `is_asked`.
     pub fn on_end(&mut self, is_asked: bool) {
         if !is_asked && !self.failing && self.poll.ask == Ask::Stats {
-            let early = self.pace() - self.rest();
-            self.poll.due = self.poll.due.saturating_sub(early);
+            self.poll.due = self.poll.due.min(self.poll.earliest);
         }
     }
 

@@ -129,9 +129,12 @@ fn word_of_an_end_brings_the_next_poll_forward_and_no_further_than_its_rest() {
     let mut play = Play::new(&limits, true);
     play.until(ms(1), envoy_with(&load(1, 1, 0, 0)));
     play.drain.costs = [ms(100); USUAL];
-    play.drain.poll.due = ms(1) + play.drain.pace();
-    play.drain.on_end(false);
-    assert_eq!(play.drain.next(ms(1), true, None), Next::Wait(ms(2_001)));
+    play.drain.poll_at(ms(1) + play.drain.pace(), Ask::Stats);
+    // It is told again after each answer that is to another question.
+    for _ in 0..3 {
+        play.drain.on_end(false);
+        assert_eq!(play.drain.next(ms(1), true, None), Next::Wait(ms(2_001)));
+    }
 }
 
 #[test]
