@@ -310,7 +310,8 @@ impl<'a> Witnesses<'a> {
                 load = load.beside(kernel, http);
             }
             Some(seen) if seen.knows_excluded => load = load.beside(seen.load, http),
-            Some(_) => {}
+            // Those of excluded listeners may be among them.
+            Some(seen) => load.unsent = seen.load.unsent,
             None => {
                 hidden.retain(|hidden| *hidden != Hidden::Count || !shows_itself);
                 if hidden.iter().any(|hidden| hidden.is_told_by_kernel()) {
@@ -428,7 +429,40 @@ fn call_roll(peer: Peer, address: &Address, failed: &mut u64) -> Result<RollCall
 
 #[cfg(test)]
 mod tests {
+    use super::super::load::Unsent;
     use super::*;
+
+    #[test]
+    fn the_last_bytes_are_known_though_it_is_not_known_which_listeners_are_excluded() {
+        let unsent = Some(Unsent {
+            closed: 700,
+            ..Unsent::default()
+        });
+        let seen = Seen {
+            load: Load {
+                unsent,
+                ..Load::default()
+            },
+            elsewhere: 0,
+            accepts: true,
+            has_any: true,
+            doors: Vec::new(),
+            all_doors: Vec::new(),
+            sockets: 1,
+            quiet: None,
+            knows_excluded: false,
+        };
+        let witnesses = Witnesses::new(Measure {
+            excluded: &[],
+            settle: Duration::ZERO,
+        });
+        let told = stats::ToldLoad {
+            hidden: Vec::new(),
+            ..stats::ToldLoad::nothing()
+        };
+        let load = witnesses.weigh(told, Some(seen), true);
+        assert_eq!(load.unsent, unsent);
+    }
 
     #[test]
     fn a_roll_call_without_an_answer_leaves_what_the_same_envoy_answered_before() {
