@@ -160,7 +160,7 @@ pub fn look(
     let mut connections = lookout.look(admin)?;
     let now = Instant::now();
     let mut seen = see(&connections, measure, roll, (ledger, now));
-    if seen.load.unacknowledged() > 0 && is_on_the_hosts_network() {
+    if seen.load.unacknowledged() > 0 && network_outlives(std::process::id()) {
         seen.load.unsent = Some(Unsent::default());
     }
     ledger.note(&connections, now);
@@ -180,9 +180,11 @@ pub fn has_udp_listener(pid: i32) -> bool {
     connections::has_udp_listener(pid, MOMENT)
 }
 
-/// Whether the network is the host's own, and no container's: that one has these settings alone.
-fn is_on_the_hosts_network() -> bool {
-    Path::new("/proc/sys/net/core/netdev_max_backlog").exists()
+/// Whether the network outlives the process with this pid, which is drainit's. The kernel's first
+/// network alone has these settings: it is the host's, or that of a container's virtual machine, which
+/// ends with the container. There drainit is pid 1, as it may be in a container on a host's network.
+fn network_outlives(pid: u32) -> bool {
+    pid != 1 && Path::new("/proc/sys/net/core/netdev_max_backlog").exists()
 }
 
 /// A listener's name as Envoy's statistics have it, unless it has a stat prefix.

@@ -240,6 +240,11 @@ fn this_very_process_is_seen_as_it_is() {
     assert!(why.contains("not known"), "{why}");
 }
 
+#[test]
+fn no_network_is_believed_to_outlive_pid_1_which_may_be_a_virtual_machines() {
+    assert!(!network_outlives(1));
+}
+
 /// What Envoy could tell: these names in its statistics.
 fn roll(scopes: &[&str]) -> RollCall {
     let mut reader = super::super::roll_call::RollCallReader::default();
