@@ -251,8 +251,10 @@ fn held(status: &Value) -> String {
         .map(JsonView::client)
         .take(CLIENTS)
         .collect();
+    let open = view.items("/clients").take(CLIENTS);
+    let open = open.filter(|client| !client.holds("/closed"));
     let all = view.count("/connections").unwrap_or_default();
-    let more = all.saturating_sub(named.len() as u64);
+    let more = all.saturating_sub(open.count() as u64);
     match clients::list(&named, more) {
         list if list.is_empty() => list,
         list => format!("; held by {list}"),
@@ -337,6 +339,9 @@ mod tests {
             held(&status),
             "; held by tcp: 10.1.2.3:1; 10.1.2.3:2; 10.1.2.3:3; and 2 more"
         );
+        // A closed one is none of the five.
+        status["clients"][2]["closed"] = true.into();
+        assert!(held(&status).ends_with("; and 3 more"));
     }
 
     #[test]

@@ -281,6 +281,16 @@ impl Connections {
         }
     }
 
+    /// Takes no more account of what the kernel still sends.
+    pub fn forget_unacknowledged(&mut self) {
+        for listener in &mut self.listeners {
+            listener.closed.clear();
+            for one in &mut listener.connections {
+                one.unacknowledged = 0;
+            }
+        }
+    }
+
     /// How many connections wait in the accept queues.
     pub fn waiting(&self) -> u64 {
         let queued = self.listeners.iter().map(|listener| listener.queued);

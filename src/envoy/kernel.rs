@@ -158,11 +158,11 @@ pub fn look(
 ) -> Result<Seen, String> {
     let (lookout, ledger) = known.of(pid, roll);
     let mut connections = lookout.look(admin)?;
-    let now = Instant::now();
-    let mut seen = see(&connections, measure, roll, (ledger, now));
-    if seen.load.unacknowledged() > 0 && network_outlives(std::process::id()) {
-        seen.load.unsent = Some(Unsent::default());
+    if network_outlives(std::process::id()) {
+        connections.forget_unacknowledged();
     }
+    let now = Instant::now();
+    let seen = see(&connections, measure, roll, (ledger, now));
     ledger.note(&connections, now);
     let why = connections.why.take();
     if let Some(why) = why.as_ref().filter(|_| why != known.why) {
@@ -222,6 +222,7 @@ fn heard_last(
     let client = |(silent, address, one): (_, _, &_)| Client {
         listener: name.clone(),
         address,
+        is_closed: !is_open,
         silent,
         age: ledger.age(one, now),
         rate: ledger.rate(one, now),

@@ -184,6 +184,12 @@ fn what_is_still_sent_counts_where_the_listener_does_and_its_end_is_waited_for()
     let before = (&Ledger::new(Instant::now()), Instant::now());
     let seen = see(&all, measure(&[]), None, before);
     assert_eq!(seen.doors, [([127, 7, 7, 7], 10_000).into()]);
+    // Where the network outlives drainit, nobody is cut whom the kernel alone serves.
+    all.forget_unacknowledged();
+    let seen = see(&all, measure(&[]), None, before);
+    assert_eq!(seen.load.unsent, unsent(0, 0, 0));
+    assert!(seen.load.clients.iter().all(|client| !client.is_closed));
+    assert!(seen.doors.is_empty());
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub struct Client {
     pub listener: String,
     /// The client's address and port.
     pub address: SocketAddr,
+    /// Whether Envoy has closed the connection, and the client takes the end of an answer.
+    pub is_closed: bool,
     /// For how long nothing was received or sent; none where the kernel does not tell.
     pub silent: Option<Duration>,
     /// How old it is at the least: the kernel does not tell, but it was seen before.

@@ -170,6 +170,7 @@ fn clients(clients: &[Client]) -> Value {
         json!({
             "listener": client.listener,
             "address": client.address.to_string(),
+            "closed": client.is_closed,
             "silent_seconds": client.silent.map(seconds),
             "age_seconds": client.age.map(seconds),
             "bytes_per_second": client.rate,

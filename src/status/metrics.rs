@@ -294,6 +294,7 @@ pub(crate) mod tests {
                 rate: None,
                 listener: "https".into(),
                 address: ([10, 1, 2, 3], 51_234).into(),
+                is_closed: false,
                 silent: Some(second),
             }],
             listeners: vec![listener("admin", 2, true), listener("https", 9, false)],

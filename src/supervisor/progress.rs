@@ -127,6 +127,7 @@ mod tests {
             clients: vec![Client {
                 listener: "https".into(),
                 address: ([10, 1, 2, 3], 51_234).into(),
+                is_closed: false,
                 silent: Some(s(12)),
                 age: Some(s(2_460)),
                 rate: None,

@@ -121,7 +121,8 @@ pub fn clients(load: &Load) -> String {
         rate: client.rate,
     };
     let named: Vec<_> = load.clients.iter().map(client).collect();
-    let more = load.connections().saturating_sub(named.len() as u64);
+    let open = load.clients.iter().filter(|client| !client.is_closed);
+    let more = load.connections().saturating_sub(open.count() as u64);
     clients::list(&named, more)
 }
 
@@ -397,14 +398,19 @@ mod tests {
     fn who_is_not_named_is_counted() {
         let mut load = load(3, 0);
         assert_eq!(clients(&load), "");
-        load.clients = vec![load::Client {
+        let client = |is_closed| load::Client {
             listener: "tcp".into(),
             address: ([10, 1, 2, 3], 7).into(),
+            is_closed,
             silent: Some(Duration::from_secs(12)),
             age: None,
             rate: None,
-        }];
+        };
+        load.clients = vec![client(false)];
         assert_eq!(clients(&load), "tcp: 10.1.2.3:7, silent 12 s; and 5 more");
+        // A closed one is none of the six.
+        load.clients.push(client(true));
+        assert!(clients(&load).ends_with("; and 5 more"));
     }
 
     #[test]
