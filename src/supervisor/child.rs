@@ -67,7 +67,7 @@ impl Child {
     }
 
     /// The processes of `all` that belong to this Envoy, our child apart: its descendants, and
-    /// those of its group that have lost their parent.
+    /// those of its group that are orphans.
     pub fn tree(&self, all: &[Process]) -> Vec<Process> {
         let below = process::below(&[self.pid], all);
         let below: Pids = below.iter().map(|process| process.pid).collect();
@@ -178,8 +178,8 @@ impl Child {
             return false;
         };
         let mut child = envoy;
-        while let Some(parent) = find(child.parent) {
-            child = parent;
+        while let Some(above) = find(child.parent) {
+            child = above;
         }
         if child.pid == envoy.pid {
             (self.behind, self.is_envoy) = (None, true);
