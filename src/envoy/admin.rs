@@ -8,7 +8,7 @@ use super::address::Place;
 use super::fetch::{STEP, refused};
 use super::kernel::Measure;
 use super::listeners::{Census, ListenerCount};
-use super::question::{Answer, Ask, Readiness};
+use super::question::{Answer, Ask, Processes, Readiness};
 use super::witnesses::Witnesses;
 use crate::client::{Address, ExchangeLimits, GoesOn, Method, Peer, fetch_while};
 use crate::fault;
@@ -32,10 +32,8 @@ pub struct Job {
     pub place: Place,
     /// The process that is, or has started, the Envoy of that place.
     pub owner: Option<i32>,
-    /// The process whose sockets to look at; none while there is no such.
-    pub pid: Option<i32>,
-    /// Whether that is an old generation, which another had taken over from that is gone.
-    pub retired: bool,
+    /// The processes whose sockets to look at.
+    pub processes: Processes,
     /// Whether a drain is under way, which wants to know when its last connection ends.
     pub drains: bool,
     /// Whether there was or is a drain, or the wait of a hold: what closed listeners have left
@@ -100,13 +98,13 @@ pub fn work(
         let peer = job.place.peer();
         // Who waits for a drain's step need not, where nothing is left. Of what is beside an old
         // generation one process tells nothing.
-        let watched = job.pid.filter(|_| job.drains && job.pid == job.owner);
+        let is_alone = job.processes == Processes::Serving(job.owner);
+        let watched = job.owner.filter(|_| job.drains && is_alone);
         let answer = match (job.ask, found) {
-            (Ask::Sockets, _) if job.retired => asker.witnesses.look_at_retired(job.pid),
             (Ask::Sockets, found) => {
                 let admin = found.ok();
                 let witnesses = &mut asker.witnesses;
-                witnesses.look(job.pid, admin.as_ref(), job.winds_down)
+                witnesses.look(job.processes, admin.as_ref(), job.winds_down)
             }
             (Ask::Activity, Ok(address)) => asker.witnesses.ask_counters(&address, peer, watched),
             (Ask::Traffic, Ok(address)) => match ask(Ask::Ready, &address, peer, None) {
@@ -115,8 +113,8 @@ pub fn work(
                 Err(why) => Err(why),
             },
             (Ask::Stats, Ok(address)) => {
-                let old = job.pid != job.owner;
-                asker.witnesses.ask(&address, peer, job.pid, old, watched)
+                let witnesses = &mut asker.witnesses;
+                witnesses.ask(&address, peer, job.processes, watched)
             }
             (Ask::Ready, Ok(address)) => asker.ask_ready(&address, peer, job.owner),
             (question, Ok(address)) => asker.witnesses.patiently(watched, &address, |goes_on| {
@@ -139,7 +137,7 @@ pub fn work(
             // Nobody waits for that.
             asker.check_excluded(&address, peer, job.owner);
             if asker.was_live && !job.drains {
-                asker.witnesses.rest(job.pid, &address);
+                asker.witnesses.rest(job.processes.serving(), &address);
             }
         }
     }

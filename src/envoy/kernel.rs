@@ -11,7 +11,7 @@ use super::load::{self, Client, ListenerLoad, Load, OldOpen, QUIET, Sight, Unsen
 use super::roll_call::RollCall;
 use crate::client::Address;
 use crate::connections::ledger::Ledger;
-use crate::connections::{self, Connections, Local, Lookout};
+use crate::connections::{self, Connections, Local, Lookout, Ownership};
 
 /// The time for a look that somebody waits for, and that may fail.
 const MOMENT: Duration = Duration::from_millis(200);
@@ -20,7 +20,7 @@ const MOMENT: Duration = Duration::from_millis(200);
 pub const FEW: u64 = 100;
 
 /// So many clients are named.
-const CLIENTS: usize = 10;
+pub const CLIENTS: usize = 10;
 
 /// What an Envoy was seen with: when it has stopped accepting, the connections of its listeners are
 /// still theirs.
@@ -34,6 +34,11 @@ pub struct KernelMemory {
 }
 
 impl KernelMemory {
+    /// Whether the Envoy with this pid was seen last.
+    pub fn is_of(&self, pid: i32) -> bool {
+        self.lookout.as_ref().is_some_and(|(of, ..)| *of == pid)
+    }
+
     /// The addresses of the listeners that count, of the Envoy with this pid.
     ///
     /// # Errors
@@ -96,6 +101,8 @@ pub struct Seen {
     /// The addresses of the listeners that count, if nothing went over any connection for [`QUIET`]
     /// and the kernel's table has all there are.
     pub quiet: Option<Vec<SocketAddr>>,
+    /// Whether these are this Envoy's own connections; if not, all that are at its addresses.
+    pub is_apart: bool,
     /// Whether each name of an excluded listener could be told to mean a listener here.
     pub knows_excluded: bool,
 }
@@ -108,12 +115,38 @@ impl Seen {
         (self.load.udp_sessions == 0).then_some(open)
     }
 
+    /// How many TCP connections there may be, whether they count or not.
+    pub fn tcp(&self) -> u64 {
+        let listeners = self.load.listeners.iter();
+        let connections = listeners.map(|listener| listener.connections);
+        connections.fold(self.elsewhere, u64::saturating_add)
+    }
+
+    /// Adds where the connections of an old generation are, which was looked at as well.
+    pub fn add_doors(&mut self, old: &Seen) {
+        let (newest, old_ones) = (self.load.connections(), old.load.connections());
+        // Those that it has closed are counted already: nobody tells whose they were.
+        self.sockets = self.sockets.saturating_add(old_ones);
+        for (doors, more) in [
+            (&mut self.doors, &old.doors),
+            (&mut self.all_doors, &old.all_doors),
+        ] {
+            doors.extend(more);
+            doors.sort_unstable();
+            doors.dedup();
+        }
+        if newest.saturating_add(old_ones) > FEW {
+            self.doors.clear();
+        }
+    }
+
     /// What is open on an old generation, which was looked at.
     pub fn old_open(&self) -> OldOpen {
         OldOpen {
             clients: self.load.connections(),
-            is_exact: self.knows_excluded && self.elsewhere == 0,
+            is_exact: self.is_apart && self.knows_excluded && self.elsewhere == 0,
             is_all: self.elsewhere == 0 && self.load.udp_sessions == 0,
+            ends: false,
         }
     }
 
@@ -308,6 +341,7 @@ fn see(
         doors,
         all_doors,
         sockets,
+        is_apart: connections.whose == Ownership::Inode,
         knows_excluded,
     }
 }

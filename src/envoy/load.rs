@@ -60,16 +60,19 @@ impl Sight {
     }
 }
 
-/// What an old generation has open, by the kernel's word.
+/// What an old generation has open, by the kernel's word and, for HTTP/3, the newest Envoy's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OldOpen {
-    /// TCP connections of clients, without excluded listeners' as far as those are known.
+    /// Connections of clients, without excluded listeners' as far as those are known: TCP's as of now,
+    /// and those of HTTP/3 that there were at the newest Envoy's last flush of statistics.
     pub clients: u64,
     /// Whether these are known: which listeners are excluded, and that no other connection may be a
     /// client's.
     pub is_exact: bool,
     /// Whether nothing else may be a client's: no other connection, and no session of a UDP listener.
     pub is_all: bool,
+    /// Whether its workers have ended: Envoy ends, and they have closed what was open.
+    pub ends: bool,
 }
 
 /// Bytes that Envoy has written on connections that count, and that their clients have not
@@ -123,8 +126,8 @@ pub struct Load {
     /// Connections of an old generation that hands over. Its own gauges are hidden: Envoy adds
     /// them to the newest one's, but does not mark those as used (seen on 1.40.0).
     pub old_connections: u64,
-    /// What an old generation has open by the kernel's word; none where there is no such generation,
-    /// or the kernel could not be asked.
+    /// What an old generation has open; none where there is no such generation, or the kernel could not
+    /// be asked.
     pub old_open: Option<OldOpen>,
     /// Envoy's uptime in seconds when it last flushed its statistics: only then does it look at
     /// how many connections the old generation has. None where it is not told.
@@ -160,11 +163,16 @@ pub struct Load {
 impl Load {
     /// Connections on the listeners that count, and those of an old generation.
     pub fn connections(&self) -> u64 {
+        self.on_listeners().saturating_add(self.old_connections)
+    }
+
+    /// Connections on the listeners that count.
+    pub fn on_listeners(&self) -> u64 {
         self.listeners
             .iter()
             .filter(|listener| !listener.excluded)
             .map(|listener| listener.connections)
-            .fold(self.old_connections, u64::saturating_add)
+            .fold(0, u64::saturating_add)
     }
 
     /// The connections that count by their listener's name, sorted. Listeners that share a name are
@@ -233,7 +241,7 @@ impl Load {
     /// those that Envoy tells of in another place.
     #[must_use]
     pub fn beside(mut self, kernel: Load, http: u64) -> Load {
-        let (told, open) = (self.connections(), kernel.connections());
+        let (told, open) = (self.on_listeners(), kernel.on_listeners());
         // QUIC connections have no socket of their own.
         self.awake = kernel.awake.filter(|_| told <= open);
         self.clients = kernel.clients;

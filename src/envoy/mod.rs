@@ -10,6 +10,7 @@ pub mod kin;
 pub mod lines;
 pub mod listeners;
 pub mod load;
+pub mod old;
 pub mod question;
 pub mod refusal;
 pub mod roll_call;

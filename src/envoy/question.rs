@@ -5,6 +5,33 @@ use std::fmt;
 use super::load::{Counters, Load};
 use super::traffic::Traffic;
 
+/// The processes that have connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processes {
+    /// The Envoy that serves, or has served last; none while there is no such.
+    Serving(Option<i32>),
+    /// The Envoy that serves, and an old generation that drains.
+    Both {
+        /// The one that serves.
+        newest: i32,
+        /// The one that drains.
+        old: i32,
+    },
+    /// An old generation that drains. The one that had taken over from it is gone.
+    Retired(i32),
+}
+
+impl Processes {
+    /// The process that serves, or has served last.
+    pub fn serving(self) -> Option<i32> {
+        match self {
+            Processes::Serving(pid) => pid,
+            Processes::Both { newest, .. } => Some(newest),
+            Processes::Retired(old) => Some(old),
+        }
+    }
+}
+
 /// A question on Envoy: to its admin interface or, where that does not answer, to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ask {

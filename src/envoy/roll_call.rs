@@ -39,6 +39,15 @@ pub(super) const INTERNAL: &str = "envoy_internal_";
 /// What is between a listener and its HTTP connection manager in the name of a statistic.
 pub(super) const HTTP: &str = ".http.";
 
+/// What a `stats_matcher` has to include, so that drainit is told everything.
+#[macro_export]
+macro_rules! stats_prefixes {
+    () => {
+        "let every stats_matcher include the prefixes listener., listener_manager., http., udp., \
+         tcp., server., sds. and access_logs."
+    };
+}
+
 /// Something that Envoy does not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hidden {
@@ -63,11 +72,11 @@ impl Hidden {
             Hidden::Statistics => {
                 "envoy's admin interface refuses /stats: let admin.allow_paths hold it"
             }
-            Hidden::Listeners | Hidden::Count | Hidden::Connections => {
-                "envoy's statistics hide connections of some listeners: let every stats_matcher \
-                 include the prefixes listener., listener_manager., http., udp., tcp., server. and \
-                 sds., and give each listener a stat_prefix of its own, or none"
-            }
+            Hidden::Listeners | Hidden::Count | Hidden::Connections => concat!(
+                "envoy's statistics hide connections of some listeners: ",
+                stats_prefixes!(),
+                ", and give each listener a stat_prefix of its own, or none"
+            ),
             Hidden::Requests => {
                 "envoy's statistics hide requests, so that each connection counts as one: let every \
                  stats_matcher include the prefix http."
@@ -234,6 +243,11 @@ impl RollCall {
     /// How many UDP listeners tell of themselves.
     pub fn udp_listeners(&self) -> usize {
         self.udp.len()
+    }
+
+    /// Whether a UDP listener has an HTTP connection manager.
+    pub fn has_http3(&self) -> bool {
+        !self.udp.is_disjoint(&self.http)
     }
 
     /// What Envoy hides that has so many `listeners`, as far as it tells; `namesake` is whether one

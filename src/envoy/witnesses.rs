@@ -10,7 +10,8 @@ use super::fetch::{ask_stats, fetch_page, get, refused};
 use super::kernel::{self, Measure, Seen};
 use super::lines::Lines;
 use super::load::{Load, Sight};
-use super::question::Answer;
+use super::old::OldWitness;
+use super::question::{Answer, Processes};
 use super::roll_call::{self, Hidden, RollCall};
 use super::stats;
 use super::titles::Titles;
@@ -36,8 +37,6 @@ const LISTENERS_NAMED: usize = 10;
 struct Subject {
     /// The process whose sockets are looked at.
     pid: Option<i32>,
-    /// Whether that is an old generation beside the Envoy that answers.
-    old: bool,
     /// How many listeners the Envoy has.
     listeners: Option<u64>,
 }
@@ -45,7 +44,7 @@ struct Subject {
 impl Subject {
     /// Whether the same Envoy answers, whatever listeners it has by now.
     fn is_same_envoy(self, other: Subject) -> bool {
-        (self.pid, self.old) == (other.pid, other.old)
+        self.pid == other.pid
     }
 }
 
@@ -57,6 +56,7 @@ pub struct Witnesses<'a> {
     /// Envoy.
     roll: Option<(RollCall, Instant, Subject)>,
     known: kernel::KernelMemory,
+    old: OldWitness,
     /// Whether the admin interface did not answer the last question with patience.
     hangs: bool,
     /// Tells when one of the last connections ends.
@@ -72,6 +72,7 @@ impl<'a> Witnesses<'a> {
             measure,
             roll: None,
             known: kernel::KernelMemory::default(),
+            old: OldWitness::default(),
             hangs: false,
             watch: EndWatch::default(),
             failed_beside: 0,
@@ -85,37 +86,43 @@ impl<'a> Witnesses<'a> {
     /// One line, when not all can be seen.
     pub fn look(
         &mut self,
-        pid: Option<i32>,
+        processes: Processes,
         admin: Option<&Address>,
         winds_down: bool,
     ) -> Result<Answer, String> {
+        if let Processes::Retired(old) = processes {
+            return self.look_at_retired(old);
+        }
         self.watch.begin();
-        let seen = self.see(pid, admin)?;
+        let old = self.see_old(processes, admin).transpose()?;
+        let mut seen = self.see(processes.serving(), admin)?;
+        if let Some(old) = &old {
+            seen.add_doors(old);
+        }
         let quiet = self.watch.is_quiet(seen.quiet.as_deref());
         self.watch.count();
         let came = self.watch.came(seen.sockets);
         self.watch
             .aim(&seen.doors, (&seen.all_doors, seen.sockets), false);
-        let is_closed = seen.is_closed(winds_down);
+        let has_old = old.as_ref().is_some_and(|old| old.has_any);
+        if seen.is_closed(winds_down) && !has_old {
+            return Ok(Answer::Closed);
+        }
         let load = Load {
             came,
             quiet,
             ..seen.alone()
         };
-        Ok(if is_closed {
-            Answer::Closed
-        } else {
-            Answer::Stats(load)
-        })
+        Ok(Answer::Stats(match old {
+            Some(old) => self.with_old(load, None, Some(old)),
+            None => load,
+        }))
     }
 
     /// Looks at an old generation that the one which took over from it had told to drain. It
     /// accepts nothing, and reads no UDP; its other connections at a listener's port are clients'.
-    ///
-    /// # Errors
-    /// As [`Witnesses::look`].
-    pub fn look_at_retired(&mut self, pid: Option<i32>) -> Result<Answer, String> {
-        let mut load = self.see(pid, None)?.alone();
+    fn look_at_retired(&mut self, pid: i32) -> Result<Answer, String> {
+        let mut load = self.see(Some(pid), None)?.alone();
         load.udp_sessions = 0;
         Ok(Answer::Stats(load))
     }
@@ -123,11 +130,40 @@ impl<'a> Witnesses<'a> {
     fn see(&mut self, pid: Option<i32>, admin: Option<&Address>) -> Result<Seen, String> {
         let pid = pid.ok_or("there is no envoy to look at")?;
         let roll = self.roll.as_ref().map(|(roll, ..)| roll);
-        kernel::look(pid, admin, self.measure, roll, &mut self.known)
+        let known = match self.old.is_of(pid) {
+            true => self.old.memory(),
+            false => &mut self.known,
+        };
+        kernel::look(pid, admin, self.measure, roll, known)
     }
 
-    /// What both witnesses say. The process whose sockets to look at may be an `old` generation
-    /// beside the one that is asked. For `watched` see [`Witnesses::patiently`].
+    /// The old generation, if there is one beside the newest.
+    fn see_old(
+        &mut self,
+        processes: Processes,
+        admin: Option<&Address>,
+    ) -> Option<Result<Seen, String>> {
+        let Processes::Both { old, .. } = processes else {
+            return None;
+        };
+        let roll = self.roll.as_ref().map(|(roll, ..)| roll);
+        let looked = self
+            .old
+            .look(old, &mut self.known, admin, self.measure, roll);
+        Some(looked)
+    }
+
+    /// The newest Envoy's `load` with that of an old generation, which was `seen` after the newest had
+    /// `told`.
+    fn with_old(&mut self, load: Load, told: Option<&Load>, seen: Option<Seen>) -> Load {
+        let open = |seen: Seen| {
+            let open = self.old.open(told, &seen);
+            (seen, open)
+        };
+        load.with_old(seen.map(open))
+    }
+
+    /// What both witnesses say. For `watched` see [`Witnesses::patiently`].
     ///
     /// # Errors
     /// One line that says why there is no answer of Envoy's, or none that can be believed.
@@ -135,11 +171,11 @@ impl<'a> Witnesses<'a> {
         &mut self,
         address: &Address,
         peer: Peer,
-        pid: Option<i32>,
-        old: bool,
+        processes: Processes,
         watched: Option<i32>,
     ) -> Result<Answer, String> {
         self.watch.begin();
+        let pid = processes.serving();
         let mut page = stats::GaugeReader::default();
         let sink = |piece: &[u8]| page.feed(piece);
         let head = self.patiently(watched, address, |goes_on| {
@@ -154,7 +190,6 @@ impl<'a> Witnesses<'a> {
                     address,
                     Subject {
                         pid,
-                        old,
                         listeners: figures.listeners(),
                     },
                 ),
@@ -165,7 +200,11 @@ impl<'a> Witnesses<'a> {
             400..=499 if head.is_envoy => stats::ToldLoad::nothing(),
             status => return Err(refused(status, "to /stats")),
         };
-        let seen = self.see(pid, Some(address));
+        let old = self.see_old(processes, Some(address));
+        let mut seen = self.see(pid, Some(address));
+        if let (Ok(seen), Some(Ok(old))) = (&mut seen, &old) {
+            seen.add_doors(old);
+        }
         let mut told = told;
         let mut hidden = told.hidden.iter();
         told.load.hides_arrivals = hidden.any(|hidden| hidden.is_told_by_kernel());
@@ -174,7 +213,8 @@ impl<'a> Witnesses<'a> {
                 told.load.quiet = self.watch.is_quiet(seen.quiet.as_deref())
                     && told.load.old_connections == 0
                     && told.load.udp_sessions == 0;
-                let (told_of, open) = (told.load.connections(), seen.load.connections());
+                let told_of = told.load.on_listeners();
+                let open = seen.load.connections();
                 told.load.hides_arrivals |= open > told_of;
                 if told.load.hides_arrivals {
                     self.watch.count();
@@ -185,11 +225,16 @@ impl<'a> Witnesses<'a> {
             }
             Err(why) => log::debug!("{why}"),
         }
-        let seen = seen.ok();
-        let old_open = seen.as_ref().filter(|_| old).map(Seen::old_open);
-        let mut load = self.weigh(told, seen, figures.shows_itself());
-        load.old_open = old_open;
-        Ok(Answer::Stats(load))
+        let word = Load {
+            uptime: told.load.uptime,
+            old_connections: told.load.old_connections,
+            ..Load::default()
+        };
+        let load = self.weigh(told, seen.ok(), figures.shows_itself());
+        Ok(Answer::Stats(match old {
+            Some(old) => self.with_old(load, Some(&word), old.ok()),
+            None => load,
+        }))
     }
 
     /// Puts a question to Envoy's admin interface. Where that does not answer, the kernel is looked
@@ -428,77 +473,5 @@ fn call_roll(peer: Peer, address: &Address, failed: &mut u64) -> Result<RollCall
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::load::Unsent;
-    use super::*;
-
-    #[test]
-    fn the_last_bytes_are_known_though_it_is_not_known_which_listeners_are_excluded() {
-        let unsent = Some(Unsent {
-            closed: 700,
-            ..Unsent::default()
-        });
-        let seen = Seen {
-            load: Load {
-                unsent,
-                ..Load::default()
-            },
-            elsewhere: 0,
-            accepts: true,
-            has_any: true,
-            doors: Vec::new(),
-            all_doors: Vec::new(),
-            sockets: 1,
-            quiet: None,
-            knows_excluded: false,
-        };
-        let witnesses = Witnesses::new(Measure {
-            excluded: &[],
-            settle: Duration::ZERO,
-        });
-        let told = stats::ToldLoad {
-            hidden: Vec::new(),
-            ..stats::ToldLoad::nothing()
-        };
-        let load = witnesses.weigh(told, Some(seen), true);
-        assert_eq!(load.unsent, unsent);
-    }
-
-    #[test]
-    fn a_roll_call_without_an_answer_leaves_what_the_same_envoy_answered_before() {
-        let measure = Measure {
-            excluded: &[],
-            settle: Duration::ZERO,
-        };
-        let of = |pid| Subject {
-            pid: Some(pid),
-            old: false,
-            listeners: Some(1),
-        };
-        // Nobody listens there.
-        let nowhere = Address::Tcp("127.0.0.1:1".into());
-        let mut witnesses = Witnesses::new(measure);
-        let called = Some(Instant::now());
-        let mut answered = RollCall::of_a_stand_in();
-        answered.called = called;
-        witnesses.roll = Some((answered, Instant::now(), of(7)));
-        let more = Subject {
-            listeners: Some(2),
-            ..of(7)
-        };
-        for subject in [of(7), more] {
-            let roll = witnesses.roll_call(Peer::Anyone, &nowhere, subject);
-            assert_eq!(roll.called, called, "{subject:?}");
-        }
-        assert_eq!(witnesses.failed_beside, 2);
-        let rests = |witnesses: &Witnesses| {
-            let until = witnesses.roll.as_ref().map(|(_, until, _)| *until);
-            until.is_some_and(|until| until <= Instant::now() + ROLL_CALL_REST)
-        };
-        assert!(rests(&witnesses), "it is not asked again soon");
-        // Of another Envoy nothing is known.
-        let roll = witnesses.roll_call(Peer::Anyone, &nowhere, of(8));
-        assert_eq!(roll.called, None);
-        assert!(rests(&witnesses), "it is not asked again soon");
-    }
-}
+#[path = "witnesses_tests.rs"]
+mod tests;

@@ -20,6 +20,7 @@ use crate::envoy::address::{ADMIN_BLOCK, AddressFile, Pipe, Place};
 use crate::envoy::flags;
 use crate::envoy::hot_restart::Family;
 use crate::envoy::kin;
+use crate::envoy::question::Processes;
 use crate::envoy::stand_in::StandIn;
 use crate::options::Options;
 use crate::process::{self, Exit, Process, Spawn};
@@ -149,9 +150,13 @@ impl Envoys {
         self.old.as_ref().map(Child::envoy)
     }
 
-    /// The pid of the Envoy that serves, or has served last.
-    pub fn serving(&self) -> Option<i32> {
-        self.old().or(self.pid())
+    /// The processes that have connections. The next Envoy has none while it starts.
+    pub fn processes(&self, starts: bool) -> Processes {
+        match (self.pid(), self.old()) {
+            (Some(newest), Some(old)) if !starts => Processes::Both { newest, old },
+            (None, Some(old)) => Processes::Retired(old),
+            (newest, old) => Processes::Serving(old.or(newest)),
+        }
     }
 
     /// Where to ask how Envoy is.

@@ -315,13 +315,13 @@ impl Supervisor {
         let Some(question) = self.core.asked() else {
             return;
         };
+        let starts = self.core.generations().is_starting();
         let job = Job {
             number: question.number,
             ask: question.ask,
             place: self.envoys.place(),
             owner: self.envoys.pid(),
-            pid: self.envoys.serving(),
-            retired: self.envoys.pid().is_none(),
+            processes: self.envoys.processes(starts),
             drains: self.core.is_draining(),
             winds_down: self.core.is_draining() || self.core.drain().is_some(),
         };

@@ -24,26 +24,27 @@ struct Client {
 impl Client {
     /// Returns once a first answer was there.
     fn start(config: &EnvoyConfig) -> Client {
-        Client::start_with(config, &[])
+        let mut client = Client::ask(config, &["/fast"]);
+        assert_eq!(client.line(), "ready\n");
+        client
     }
 
-    fn start_with(config: &EnvoyConfig, more: &[&str]) -> Client {
+    /// Asks for the path that `what` begins with.
+    fn ask(config: &EnvoyConfig, what: &[&str]) -> Client {
         let mut process = pki::python(Path::new("scripts/bench.d/http3.py"))
-            .args([&config.ip().to_string(), "10004", "/fast"])
-            .args(more)
+            .args([&config.ip().to_string(), "10004"])
+            .args(what)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let input = process.stdin.take();
         let output = BufReader::new(process.stdout.take().unwrap());
-        let mut client = Client {
+        Client {
             process,
             input,
             output,
-        };
-        assert_eq!(client.line(), "ready\n");
-        client
+        }
     }
 
     fn line(&mut self) -> String {
@@ -52,9 +53,14 @@ impl Client {
         line
     }
 
+    /// The request in flight is the last one.
+    fn asks_no_more(&mut self) {
+        drop(self.input.take());
+    }
+
     /// Ends it; what became of its requests.
     fn tally(&mut self) -> Value {
-        drop(self.input.take());
+        self.asks_no_more();
         let tally = serde_json::from_str(&self.line()).unwrap();
         self.process.wait().unwrap();
         tally
@@ -133,7 +139,8 @@ fn is_not_idle(program: &Path) {
     let times = ["--settle", "1s", "--min-drain", "0s"];
     let mut drainit = Drainit::start(&[&times[..], &["--drain-timeout", "4s"]].concat(), &line);
     drainit.wait_ready();
-    let _client = Client::start_with(&config, &["stay"]);
+    let mut client = Client::ask(&config, &["/fast", "stay"]);
+    assert_eq!(client.line(), "ready\n");
     drainit.signal(Signal::SIGTERM);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
     let verdict = drainit.wait_log("CUT by the deadline after 4");
@@ -145,6 +152,54 @@ fn a_client_that_asks_between_two_looks_over_http3_is_not_idle() {
     std::thread::scope(|scope| {
         for program in [support::envoy(), support::other_envoy()] {
             scope.spawn(move || is_not_idle(&program));
+        }
+    });
+}
+
+fn is_cut_by_the_old_generations_time(program: PathBuf, is_cut: bool) {
+    let (upstream, config) = scene::of(Admin::Unix);
+    config.serve_http3();
+    config.prepend("stats_flush_interval: 1s\n");
+    let mut rig = Rig::of_program(program, &OPTIONS, config, upstream);
+    let path = if is_cut {
+        "/slow?ms=9000"
+    } else {
+        "/slow?ms=1000"
+    };
+    let mut client = Client::ask(&rig.config, &[path]);
+    rig.upstream.wait_in_flight(1);
+    client.asks_no_more();
+    rig.reload_well();
+    rig.drainit.signal(Signal::SIGTERM);
+    let exit = |rig: &mut Rig| assert_eq!(rig.drainit.wait_exit(PATIENCE), 0);
+    if is_cut {
+        exit(&mut rig);
+        let verdict = rig.drainit.wait_log("; exit code 0");
+        for part in [
+            "CUT after",
+            "an old generation of envoy ended with 1 connection open",
+        ] {
+            assert!(verdict.contains(part), "{verdict}");
+        }
+    } else {
+        assert_eq!(client.line(), "ready\n");
+        let tally = client.tally();
+        assert_eq!(tally["answered"], 1, "{tally}");
+        exit(&mut rig);
+        let verdict = rig.drainit.wait_log("drained after");
+        assert!(!verdict.contains("old generation"), "{verdict}");
+    }
+}
+
+#[test]
+fn a_request_over_http3_that_an_old_generations_time_ends_in_a_drain_is_cut() {
+    std::thread::scope(|scope| {
+        for (program, is_cut) in [
+            (support::envoy(), true),
+            (support::envoy(), false),
+            (support::other_envoy(), true),
+        ] {
+            scope.spawn(move || is_cut_by_the_old_generations_time(program, is_cut));
         }
     });
 }

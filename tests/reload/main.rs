@@ -161,6 +161,46 @@ fn what_an_old_generations_time_ends_in_a_drain_is_cut_and_what_was_answered_bef
 }
 
 #[test]
+fn what_the_newest_hides_is_waited_for_beside_an_old_generation_with_nothing_left() {
+    two_at_a_time([support::envoy(), support::other_envoy()], |program| {
+        let (upstream, config) = support::scene::of(Admin::Unix);
+        let hidden = config.tcp.to_string().replace(':', "_");
+        config.prepend(&format!(
+            "stats_config: {{ stats_matcher: {{ exclusion_list: {{ patterns: \
+             [{{ prefix: 'listener.{hidden}.' }}] }} }} }}\nstats_flush_interval: 0.5s\n"
+        ));
+        let admin = config.admin.clone().unwrap();
+        let mut rig = Rig::build(
+            &[],
+            program,
+            &["--hot-restart"],
+            config,
+            upstream,
+            ["1", "60"],
+        );
+        rig.reload_well();
+        let mut session = TcpSession::open(rig.config.tcp);
+        let uptime = || {
+            rig.drainit.get("/metrics");
+            let stats = admin.request("GET", "/stats?filter=server.uptime", PATIENCE);
+            stats.unwrap().body
+        };
+        for _ in 0..2 {
+            let before = uptime();
+            wait_for("a flush", PATIENCE, || uptime() != before);
+        }
+        rig.drainit.signal(Signal::SIGTERM);
+        wait_for("a second of the drain", PATIENCE, || {
+            rig.status()["drain"]["elapsed_seconds"].as_f64() > Some(1.0)
+        });
+        session.echo().expect("the session is not cut");
+        drop(session);
+        assert_eq!(rig.drainit.wait_exit(PATIENCE), 0);
+        rig.drainit.wait_log("drained after");
+    });
+}
+
+#[test]
 fn a_sigterm_while_a_generation_rises_loses_nothing() {
     two_at_a_time([0, 20, 40, 60, 80, 100, 150], |moment| {
         let mut rig = Rig::start();

@@ -75,7 +75,8 @@ impl Rig {
         Rig::build(&[], envoy(), options, config, upstream, times)
     }
 
-    fn build(
+    /// With these words before Envoy's command line, this Envoy and these times.
+    pub fn build(
         before: &[&str],
         envoy: PathBuf,
         options: &[&str],

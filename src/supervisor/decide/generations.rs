@@ -175,7 +175,7 @@ impl Generations {
             Beside::Old { told, open, .. } if told != Told::All || open.may_be_cut() => {
                 Visibility::Partial
             }
-            // The kernel was asked of the old one alone.
+            // Of the old one's HTTP/3 the kernel does not tell.
             Beside::Old { .. } if life.asked().is_some_and(|asked| asked.ask == Ask::Sockets) => {
                 Visibility::Partial
             }

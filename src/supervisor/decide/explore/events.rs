@@ -32,6 +32,8 @@ pub(super) enum Says {
     Reverted,
     /// Nothing is, also of an old generation: Envoy has flushed its statistics.
     Flushed,
+    /// Nothing is any more: the old generation is about to end.
+    Ending,
     /// The kernel says so: Envoy accepts nothing.
     Closed,
 }
@@ -47,7 +49,7 @@ impl Says {
             | Ask::DrainListeners
             | Ask::StopListeners => &[Nothing, Done],
             Ask::Stats => &[
-                Nothing, Zero, Idle, Busy, Udp, Partial, Logs, Sending, Reverted, Flushed,
+                Nothing, Zero, Idle, Busy, Udp, Partial, Logs, Sending, Reverted, Flushed, Ending,
             ],
             Ask::Traffic => &[Nothing, Done],
             Ask::Activity => &[Nothing, Still, Moved],
@@ -79,6 +81,7 @@ impl Says {
                     clients: connections,
                     is_exact: true,
                     is_all: true,
+                    ends: self == Says::Ending,
                 }),
                 uptime: Some(u64::from(self == Says::Flushed)),
                 health_failed,
@@ -101,9 +104,12 @@ impl Says {
             Says::Initializing => Answer::Ready(Readiness::Initializing),
             Says::Version => Answer::Version("1.40.0".into()),
             Says::Done => Answer::Done,
-            Says::Zero | Says::Partial | Says::Logs | Says::Sending | Says::Flushed => {
-                load(0, 0, 0, true)
-            }
+            Says::Zero
+            | Says::Partial
+            | Says::Logs
+            | Says::Sending
+            | Says::Flushed
+            | Says::Ending => load(0, 0, 0, true),
             Says::Still => Answer::Activity(Counters::default()),
             Says::Moved => Answer::Activity(Counters {
                 activity: 1,

@@ -74,6 +74,8 @@ pub(super) struct Witness {
     pub(super) relieved: Option<Time>,
     /// Since when every look has shown the old one without a connection.
     pub(super) none_since: Option<Time>,
+    /// Whether the old one had something to cut when its workers ended; none before.
+    pub(super) cut: Option<bool>,
     pub(super) old_ended: Option<Time>,
     /// Whether somebody waits for a reload that is under way, and for one that is kept.
     pub(super) waiting: bool,
@@ -106,11 +108,13 @@ impl Witness {
     pub(super) fn lose_old(&mut self) {
         self.old = false;
         (self.relieved, self.old_ended, self.none_since) = (None, None, None);
+        self.cut = None;
     }
 
     /// Whether the old one surely had nothing to cut, were it gone now.
     pub(super) fn old_is_empty(&self, now: Time) -> bool {
-        self.none_since.is_some_and(|at| now >= at + CUT)
+        let empty = self.none_since.is_some_and(|at| now >= at + CUT);
+        !self.cut.unwrap_or(!empty)
     }
 
     pub(super) fn note(&mut self, now: Time, event: Event, before: &Core) {
@@ -262,6 +266,9 @@ impl Witness {
                         self.relieved = self.relieved.map(|_| now);
                     }
                     if let Beside::Old { .. } = before.generations.beside {
+                        if says == Says::Ending && self.cut.is_none() {
+                            self.cut = Some(!self.old_is_empty(now));
+                        }
                         let none = load.connections() == 0;
                         self.none_since = none.then(|| self.none_since.unwrap_or(now));
                     }

@@ -234,7 +234,7 @@ impl World {
         }
         if let Some(ask) = core.asks() {
             let says = Says::to(ask).iter().filter(|says| match says {
-                Says::Flushed => self.witness.old,
+                Says::Flushed | Says::Ending => self.witness.old,
                 Says::HealthFailed | Says::Reverted if holds => true,
                 says => !(hot || holds) || says.is_main(),
             });
@@ -310,6 +310,7 @@ fn leveled(left: Left, past: &impl Fn(Time, Duration) -> Time) -> Left {
 fn leveled_open(open: Open, past: &impl Fn(Time, Duration) -> Time) -> Open {
     match open {
         Open::NothingSince(at, _) => Open::NothingSince(past(at, CUT), Loss::Unknown),
+        Open::Ending(loss) if loss != Loss::None => Open::Ending(Loss::Unknown),
         open => open,
     }
 }

@@ -51,7 +51,7 @@ pub(in super::super) const CUT: Duration = Duration::from_millis(500);
 /// What the old Envoy has open, by the freshest witness: the kernel, which every look asks, and the
 /// newest Envoy's word where the kernel cannot be asked. That word is as old as the newest's last flush,
 /// and calls open what has ended since. Of HTTP/3 the kernel does not tell: such connections are
-/// not called lost.
+/// known by that word alone.
 ///
 /// Whatever is open when the old Envoy ends is lost to a drain or a hold that waits for it, an idle
 /// HTTP connection as well: nobody tells whether an old Envoy has a request on a connection, since
@@ -68,12 +68,17 @@ pub(in super::super) enum Open {
     NothingSince(Time, Loss),
     /// Nothing, for so long that nothing was cut.
     Nothing,
+    /// The old Envoy is about to end, and this went with its workers.
+    Ending(Loss),
 }
 
 impl Open {
     /// What is open after a look that showed so many connections; none where that is not known.
-    fn after(self, now: Time, connections: Option<u64>) -> Open {
+    /// `ends` is whether the workers have ended.
+    fn after(self, now: Time, connections: Option<u64>, ends: bool) -> Open {
         match (self, connections) {
+            (Open::Ending(_), _) => self,
+            _ if ends => Open::Ending(self.loss(now)),
             (_, Some(count @ 1..)) => Open::Connections(count),
             (Open::Unknown | Open::Connections(_), Some(_)) => {
                 Open::NothingSince(now, self.loss(now))
@@ -90,12 +95,16 @@ impl Open {
             Open::Connections(count) => Loss::Connections(count),
             Open::NothingSince(since, before) if now < since + CUT => before,
             Open::NothingSince(..) | Open::Nothing => Loss::None,
+            Open::Ending(loss) => loss,
         }
     }
 
     /// Whether the old Envoy may be about to end, and have cut what it had.
     pub fn may_be_cut(self) -> bool {
-        matches!(self, Open::NothingSince(..))
+        match self {
+            Open::Ending(loss) => loss != Loss::None,
+            _ => matches!(self, Open::NothingSince(..)),
+        }
     }
 }
 
@@ -211,13 +220,12 @@ impl Generations {
         *told = told.after(load.uptime);
         let word = load.old_connections;
         let is_told = *told == Told::All || word > 0;
-        let connections = match (ask, load.old_open) {
-            // It was asked of the old one alone.
-            (Ask::Sockets, _) => Some(load.connections()),
-            (_, Some(old)) if old.is_exact => Some(old.clients),
-            _ => is_told.then_some(word),
+        let connections = match load.old_open {
+            Some(old) if old.is_exact => Some(old.clients),
+            _ => (is_told && ask != Ask::Sockets).then_some(word),
         };
-        *open = open.after(now, connections);
+        let ends = load.old_open.is_some_and(|old| old.ends);
+        *open = open.after(now, connections, ends);
         let is_empty = |old: OldOpen| old.is_all && old.clients == 0;
         let nothing = *told == Told::All && word == 0 && load.old_open.is_some_and(is_empty);
         match left {

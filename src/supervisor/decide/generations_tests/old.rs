@@ -125,6 +125,7 @@ fn beside(uptime: u64, clients: Option<u64>) -> impl FnMut(Ask) -> Option<Answer
         clients,
         is_exact: true,
         is_all: true,
+        ends: false,
     });
     let mut answers = idle(uptime);
     move |ask| {
@@ -316,6 +317,26 @@ fn what_had_ended_before_an_old_generations_time_is_not_lost_whatever_the_newest
 }
 
 #[test]
+fn an_old_generation_that_takes_long_to_end_has_cut_what_its_workers_had() {
+    for (before, lost) in [(3, Loss::Connections(3)), (0, Loss::None)] {
+        for input in waits() {
+            let mut play = waits_beside_an_old_one(input);
+            let time = play.now + Duration::from_secs(4);
+            play.until(time, has(3, Some(before)));
+            let time = play.now + Duration::from_secs(3);
+            play.until(time, |ask| match has(before, Some(0))(ask) {
+                Some(Answer::Stats(load)) => Some(Answer::Stats(Load {
+                    old_open: load.old_open.map(|open| OldOpen { ends: true, ..open }),
+                    ..load
+                })),
+                answer => answer,
+            });
+            assert_eq!(end(play).1, lost);
+        }
+    }
+}
+
+#[test]
 fn beside_a_udp_listener_the_kernels_word_on_tcp_is_gone_by() {
     // The newest's word is as old as its last flush.
     for (word, tcp, lost) in [(2, 2, Loss::None), (3, 2, Loss::None), (0, 0, Loss::None)] {
@@ -329,6 +350,7 @@ fn beside_a_udp_listener_the_kernels_word_on_tcp_is_gone_by() {
                         clients: tcp,
                         is_exact: true,
                         is_all: false,
+                        ends: false,
                     }),
                     ..load
                 })),
