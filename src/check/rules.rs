@@ -96,11 +96,18 @@ fn statistics(facts: &Facts, config: &Config, report: &mut Report) {
         match hides(matcher, name) {
             Some(false) => {}
             Some(true) => {
-                let what = "a stats_matcher hides what is in flight: the kernel has to count it, which \
-                            does not know requests and UDP sessions";
+                let what = match prefix {
+                    ACCESS_LOGS => {
+                        "a stats_matcher hides that Envoy sends an access log elsewhere: the last \
+                         entries before Envoy's end are lost"
+                    }
+                    _ => {
+                        "a stats_matcher hides what is in flight: the kernel has to count it, which \
+                         does not know requests and UDP sessions"
+                    }
+                };
                 let place = format!("{place}{name}");
-                let remedy = "let every stats_matcher include the prefixes listener., http., udp., \
-                              server., sds. and listener_manager.";
+                let remedy = crate::stats_prefixes!();
                 let known = report
                     .findings
                     .iter()
@@ -142,6 +149,19 @@ fn statistics(facts: &Facts, config: &Config, report: &mut Report) {
     }
 }
 
+/// How the statistics begin by which drainit knows of an access log that Envoy sends elsewhere.
+const ACCESS_LOGS: &str = "access_logs.";
+
+/// What is in the type of such an access log, and one of its statistics.
+const SENT_LOGS: [(&str, &str); 3] = [
+    (".access_loggers.grpc.", "grpc_access_log.logs_written"),
+    (
+        ".access_loggers.open_telemetry.",
+        "open_telemetry_access_log.logs_written",
+    ),
+    (".access_loggers.fluentd.", "fluentd.events_sent"),
+];
+
 /// What drainit reads of a listener's statistics, and how each begins.
 fn names_of(listener: &ConfiguredListener<'_>) -> Vec<(String, &'static str)> {
     let mut names = Vec::new();
@@ -158,6 +178,12 @@ fn names_of(listener: &ConfiguredListener<'_>) -> Vec<(String, &'static str)> {
     for proxy in &listener.datagrams {
         let prefix = config::text(proxy, "/stat_prefix");
         names.push((format!("udp.{prefix}.downstream_sess_active"), "udp."));
+    }
+    let json = listener.json.to_string();
+    for (logger, name) in SENT_LOGS {
+        if json.contains(logger) {
+            names.push((format!("{ACCESS_LOGS}{name}"), ACCESS_LOGS));
+        }
     }
     names
 }

@@ -304,6 +304,18 @@ fn statistics_that_are_hidden_are_found_wherever_the_matcher_is() {
         ["statistics udp.udp.downstream_sess_active"]
     );
     assert_eq!(with(json!({ "reject_all": true })).len(), 1);
+    let kind =
+        "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig";
+    let mut logs = web.clone();
+    let log = json!({ "access_log": [{ "name": "sent", "typed_config": { "@type": kind } }] });
+    merge(&mut logs, &log);
+    let matcher = list("exclusion_list", "access_logs.");
+    let report = judge(&facts(
+        &[logs],
+        &json!({ "stats_config": { "stats_matcher": matcher } }),
+    ));
+    assert!(report.findings[0].what.contains("the last entries"));
+    assert!(report.findings[0].remedy.contains("access_logs."));
     let mut own = web.clone();
     merge(
         &mut own,
