@@ -115,6 +115,14 @@ impl ServerConnection {
         )
     }
 
+    /// How many bytes of its answer the peer has still to take.
+    pub fn owed(&self) -> usize {
+        match &self.phase {
+            ConnectionPhase::Writing { bytes, sent, .. } => bytes.len().saturating_sub(*sent),
+            _ => 0,
+        }
+    }
+
     /// Whether the connection is to be dropped.
     pub fn is_closed(&self) -> bool {
         matches!(self.phase, ConnectionPhase::Closed)

@@ -14,6 +14,11 @@ use crate::status::{OrderNumber, SharedSnapshot, State};
 /// The shortest time between two [`Wish::Probe`]s, so that a flood of requests is none of wishes.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 
+/// While so many bytes of answers wait for their peers to take them, there is no other answer of any
+/// size: an Envoy with 5,000 listeners has 1 MB of metrics, and 512 peers may ask for them and read
+/// nothing.
+const MOST_OWED: usize = 32 << 20;
+
 /// What a request wishes for that the HTTP thread cannot do itself.
 #[derive(Debug)]
 pub enum Wish {
@@ -58,6 +63,8 @@ pub struct Handler<'a> {
     seats: usize,
     /// How many callers wait for the end of a drain.
     seated: usize,
+    /// How many bytes of answers wait for their peers to take them.
+    owed: usize,
     /// Whether a probe was asked for and has not been sent.
     probe_wanted: bool,
     /// Whether a look at what is open was asked for and has not been sent.
@@ -80,14 +87,16 @@ impl<'a> Handler<'a> {
             shutdown_from,
             seats,
             seated: 0,
+            owed: 0,
             probe_wanted: false,
             look_wanted: false,
             next_probe: None,
         }
     }
 
-    /// Counts who waits for the end of a drain; to be called when some may have gone.
+    /// Counts who waits for the end of a drain, and what is owed; to be called when some may have gone.
     pub fn count(&mut self, connections: &[ServerConnection]) {
+        self.owed = connections.iter().map(ServerConnection::owed).sum();
         let waiting = connections.iter().filter(|one| one.awaits_drain());
         self.seated = waiting.count();
     }
@@ -158,21 +167,38 @@ impl<'a> Handler<'a> {
         }
         self.probe(now);
         match answer {
-            EndpointAnswer::Now(reply) => connection.send(reply, head_only, now),
+            EndpointAnswer::Now(reply) => self.send(connection, reply, head_only, now),
             EndpointAnswer::Later(until) => connection.hold(Held { until, ..held }),
         }
     }
 
+    fn send(
+        &mut self,
+        connection: &mut ServerConnection,
+        reply: Reply,
+        head_only: bool,
+        now: Instant,
+    ) {
+        connection.send(reply, head_only, now);
+        self.owed += connection.owed();
+    }
+
     /// Answers a request that was held, if it can be answered by now.
-    pub fn look_again(&self, connection: &mut ServerConnection, now: Instant) {
+    pub fn look_again(&mut self, connection: &mut ServerConnection, now: Instant) {
         if let Some(held) = connection.held()
             && let EndpointAnswer::Now(reply) = self.answer(held, now)
         {
-            connection.send(reply, held.head_only, now);
+            self.send(connection, reply, held.head_only, now);
         }
     }
 
     fn answer(&self, held: Held, now: Instant) -> EndpointAnswer {
+        if let Endpoint::Status(When::Fresh | When::Now) | Endpoint::Metrics = held.endpoint
+            && self.owed > MOST_OWED
+        {
+            let text = "too many have not read their answers yet";
+            return EndpointAnswer::Now(Reply::text(503, text));
+        }
         let snapshot = self.board.read();
         let wall = SystemTime::now();
         endpoints::answer(
@@ -201,5 +227,53 @@ impl<'a> Handler<'a> {
         }
         self.next_probe = Some(now + PROBE_PAUSE);
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::mailbox::Waker;
+    use crate::status::Snapshot;
+
+    #[test]
+    fn answers_that_nobody_reads_take_no_more_memory_than_a_few_and_probes_are_answered_all_the_same()
+     {
+        const LARGE: usize = 1 << 20;
+        let (waker, _wakeups) = Waker::new().unwrap();
+        let now = Instant::now();
+        let mut snapshot = Snapshot::new(now);
+        snapshot.reason = "x".repeat(LARGE);
+        let board = SharedSnapshot::new(snapshot, waker);
+        let mut handler = Handler::new(&board, &|_| (), &[], 1);
+        let mut connections = Vec::new();
+        let mut peers = Vec::new();
+        for (path, query) in std::iter::repeat_n(("/status", "now"), 100).chain([("/healthz", "")])
+        {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            peers.push(theirs);
+            let peer = Caller::Ip([127, 0, 0, 1].into());
+            let mut connection = ServerConnection::new(ours.into(), peer, now);
+            let request = Request {
+                from_page: false,
+                method: RequestMethod::Get,
+                path: path.into(),
+                query: query.into(),
+            };
+            handler.on_head(&mut connection, ParsedHead::Whole(request), now);
+            connections.push(connection);
+        }
+        let owed = |handler: &mut Handler, connections: &[ServerConnection]| {
+            handler.count(connections);
+            handler.owed
+        };
+        let most = owed(&mut handler, &connections);
+        assert!((MOST_OWED..MOST_OWED + 2 * LARGE).contains(&most), "{most}");
+        assert_eq!(connections.last().unwrap().owed(), 0);
+        drop(connections);
+        assert_eq!(owed(&mut handler, &[]), 0);
     }
 }
