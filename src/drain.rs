@@ -117,8 +117,9 @@ pub struct Drain {
     may_have_udp_sessions: bool,
     /// Since when nothing has been in flight, where Envoy sends access logs elsewhere.
     entries_since: Option<Time>,
-    /// The bytes that no client has acknowledged yet, and since when they have been so many.
-    unsent: Option<(Time, u64)>,
+    /// The bytes that clients have not acknowledged yet, without and with those of clients that are
+    /// gone, and since when nobody has taken any.
+    unsent: Option<(Time, [u64; 2])>,
     poll: Poll,
     poll_failures: u32,
     /// How long the last polls took.
@@ -264,10 +265,12 @@ impl Drain {
         self.outcome
     }
 
-    /// Ends the drain, unless it has ended already. What was lost meanwhile is not drained.
+    /// Ends the drain, unless it has ended already. What was lost meanwhile is not drained, nor is
+    /// what a client has not taken that is there.
     pub fn end(&mut self, outcome: Outcome) {
         let outcome = match outcome {
             Outcome::Drained | Outcome::Idle if self.loss() != Loss::None => Outcome::EnvoyExited,
+            Outcome::Drained | Outcome::Idle if self.unsent.is_some() => Outcome::Stalled,
             outcome => outcome,
         };
         self.outcome.get_or_insert(outcome);

@@ -126,8 +126,8 @@ fn a_container_without_netlink_sockets_drains_by_what_is_told_all_the_same() {
     });
 }
 
-/// Asks for so many bytes and reads them slowly; tells how many came.
-fn read_slowly(address: SocketAddr, length: usize, header: &str) -> thread::JoinHandle<usize> {
+/// Asks for so many bytes, and reads the head of the answer with room for little more.
+fn ask_for_bytes(address: SocketAddr, length: usize, header: &str) -> TcpStream {
     let socket: OwnedFd = socket(
         AddressFamily::Inet,
         SockType::Stream,
@@ -149,7 +149,12 @@ fn read_slowly(address: SocketAddr, length: usize, header: &str) -> thread::Join
     let mut reader = BufReader::with_capacity(1, stream);
     let head = http::read_head(&mut reader).unwrap().unwrap();
     assert!(head[0].contains("200"), "{head:?}");
-    let mut stream = reader.into_inner();
+    reader.into_inner()
+}
+
+/// Asks for so many bytes and reads them slowly; tells how many came.
+fn read_slowly(address: SocketAddr, length: usize, header: &str) -> thread::JoinHandle<usize> {
+    let mut stream = ask_for_bytes(address, length, header);
     thread::spawn(move || {
         let mut read = 0;
         while read < length {
@@ -187,6 +192,34 @@ fn a_client_that_reads_slowly_has_all_of_its_answer_before_the_container_ends() 
     assert_eq!(read, [LENGTH; 2]);
     let verdict = container.log.find(" after ").unwrap();
     assert!(!verdict.contains("CUT"), "{verdict}");
+}
+
+/// Each answers the kernel's probes, which come at growing intervals.
+#[test]
+fn clients_that_are_there_and_read_nothing_are_cut_and_do_not_keep_a_drain_to_its_deadline() {
+    let network = Network::new();
+    let (_upstream, config) = network.enter(|| scene::of(Admin::Tcp));
+    open_to_all(config.dir.path()).unwrap();
+    let mut spec = Spec::new(&["/drainit", "--settle", "1s", "--", "/usr/local/bin/envoy"]);
+    spec.args.extend(config.arguments());
+    let dir = config.dir.path().to_owned();
+    spec.mounts = vec![(dir.clone(), dir, false)];
+    let mut container = Container::start(&spec, &network);
+    wait_ready(&network);
+
+    let client = |_| {
+        // Not all at once: nor are they asked whether they are there.
+        thread::sleep(Duration::from_millis(100));
+        network.enter(|| ask_for_bytes(config.http, 100_000, "Connection: close\r\n"))
+    };
+    let clients: Vec<_> = (0..20).map(client).collect();
+    container.kill("TERM");
+    assert_eq!(container.wait_exit(PATIENCE), 0);
+    let verdict = container.log.find("not acknowledged the last ").unwrap();
+    for what in ["WARN", "CUT after ", "who was cut: http: "] {
+        assert!(verdict.contains(what), "{verdict}");
+    }
+    drop(clients);
 }
 
 /// As `docker run -it`: drainit leads the terminal's session, and Envoy is in a group of its own.

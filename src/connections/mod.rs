@@ -107,7 +107,7 @@ pub struct Activity {
     /// Since bytes were last sent, in ms; since the connection was opened where none were.
     pub sent_ago: u32,
     /// Since the client was last heard of, or the first of the bytes that it has not acknowledged was
-    /// first sent, in ms, whichever was later.
+    /// first sent, in ms, whichever was later; 0 while it has answered all that it was sent.
     pub heard_ago: u32,
     /// Bytes received from the client in all, TLS and framing included.
     pub received: u64,

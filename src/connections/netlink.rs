@@ -323,13 +323,20 @@ fn activity(info: &[u8]) -> Option<Activity> {
     // first so much earlier. A request that acknowledges nothing new is no `acknowledged_ago`.
     let (timeout, doubled) = (u32_at(info, 8)?, u32::from(*info.get(4)?));
     let retried_for = timeout - timeout.checked_shr(doubled).unwrap_or(0);
-    Some(Activity {
-        sent_ago,
-        received_ago,
-        heard_ago: sent_ago
+    // A client whose window is closed is sent nothing but probes, at growing intervals. One of those
+    // may have no answer yet.
+    let answers = acknowledged_ago <= sent_ago && *info.get(3)? < 2;
+    let heard_ago = match answers {
+        true => 0,
+        false => sent_ago
             .saturating_add(retried_for / 1_000)
             .min(received_ago)
             .min(acknowledged_ago),
+    };
+    Some(Activity {
+        sent_ago,
+        received_ago,
+        heard_ago,
         acknowledged: u64_at(info, 120)?,
         received: u64_at(info, 128)?,
     })

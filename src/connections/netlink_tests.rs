@@ -63,10 +63,25 @@ fn a_client_was_heard_of_when_the_bytes_that_it_has_not_acknowledged_were_first_
     let heard_ago = |info: &[u8]| activity(info).map(|activity| activity.heard_ago);
     assert_eq!(heard_ago(&info), Some(300 + (timeout - first) / 1_000));
     // Nothing that a kernel could say is too much.
+    info[3] = 255;
     info[4] = 255;
     info[8..12].fill(255);
     info[44..48].fill(255);
     assert_eq!(heard_ago(&info), Some(60_000));
+}
+
+#[test]
+fn a_client_with_a_closed_window_is_there_while_it_answers_probes_however_rare_they_are() {
+    let mut info = [0; 248];
+    for (at, value) in [(8, 200_000), (44, 60_000), (52, 60_000), (56, 20_000)] {
+        info[at..at + 4].copy_from_slice(&u32::to_ne_bytes(value));
+    }
+    // So many have no answer.
+    let heard_ago = |probes| {
+        info[3] = probes;
+        activity(&info).map(|activity| activity.heard_ago)
+    };
+    assert_eq!([0, 1, 2].map(heard_ago), [Some(0), Some(0), Some(20_000)]);
 }
 
 #[test]
@@ -82,7 +97,7 @@ fn a_connection_is_read_whole() {
         activity: Some(Activity {
             received_ago: 200,
             sent_ago: 300,
-            heard_ago: 2,
+            heard_ago: 0,
             received: 22,
             acknowledged: 11,
         }),

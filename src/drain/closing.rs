@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Drain, Time};
-use crate::envoy::load::patience;
+use crate::envoy::load::{Unsent, patience};
 
 /// How long the last entry of an access log that Envoy sends elsewhere may take. Envoy sends what
 /// it holds every second unless `buffer_flush_interval` says otherwise, and loses the rest on
@@ -32,10 +32,22 @@ impl Drain {
 
     /// Whether the kernel still sends what Envoy has written, and somebody takes it. The network may
     /// end with drainit, as a container's does: then the rest is lost. Where no client has taken
-    /// anything for their [`patience`], they are gone.
+    /// anything for its [`patience`], the drain ends without, as [`Outcome::Stalled`].
     pub(super) fn is_sending(&self, now: Time) -> bool {
         self.unsent
             .is_some_and(|(since, _)| now < since + patience(self.settle))
+    }
+
+    /// Takes what a look has told of the last bytes; nothing else tells that they have come.
+    pub(super) fn on_unsent(&mut self, now: Time, unsent: Unsent, counts_open: bool) {
+        let open = if counts_open { unsent.open } else { 0 };
+        let bytes = u64::from(open) + u64::from(unsent.closed);
+        // By themselves, bytes of a client that is gone, or is given up, are no progress.
+        let left = [bytes, bytes + u64::from(unsent.gone)];
+        let is_same = |before: &[u64; 2]| before.iter().zip(&left).any(|(one, other)| one == other);
+        let before = self.unsent.filter(|(_, before)| is_same(before));
+        let since = before.map_or(now, |(since, _)| since);
+        self.unsent = (bytes > 0).then_some((since, left));
     }
 
     /// An Envoy that stays must go on accepting; one that is stopped must not accept what it would

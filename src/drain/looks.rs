@@ -188,12 +188,7 @@ impl Drain {
         let is_empty = load.connections() <= self.open_connections && load.udp_sessions == 0;
         if let Some(unsent) = load.unsent {
             // `--open-connections` hold nothing up.
-            let bytes = match is_empty {
-                true => unsent.closed.into(),
-                false => unsent.bytes(),
-            };
-            let before = self.unsent.filter(|(_, before)| *before == bytes);
-            self.unsent = before.or((bytes > 0).then_some((now, bytes)));
+            self.on_unsent(now, unsent, !is_empty);
         }
         self.would_end_as = None;
         if let Some(arrivals) = &mut self.arrivals {

@@ -7,6 +7,9 @@ pub enum Outcome {
     Drained,
     /// Only idle connections were left for the settle time.
     Idle,
+    /// No connection that counts was left, or only idle ones, but clients that are there took nothing
+    /// any more of what Envoy had written.
+    Stalled,
     /// The deadline came first.
     Deadline,
     /// The deadline came, and Envoy's admin interface had not been answering.
@@ -39,6 +42,7 @@ impl Outcome {
         match self {
             Outcome::Drained => "drained",
             Outcome::Idle => "idle",
+            Outcome::Stalled => "stalled",
             Outcome::Deadline => "deadline",
             Outcome::AdminLost => "admin lost",
             Outcome::NeverLive => "never live",

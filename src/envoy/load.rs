@@ -95,9 +95,9 @@ impl Unsent {
     }
 }
 
-/// For how long nothing may be heard of a client that takes the end of an answer: the settle time,
-/// but no less than a second, since clients far away acknowledge in bursts, and no more than five;
-/// five where the settle time is off.
+/// For how long a client may take nothing of the end of an answer, or not be heard of: the settle
+/// time, but no less than a second, since clients far away acknowledge in bursts, and no more than
+/// five; five where the settle time is off.
 pub fn patience(settle: Duration) -> Duration {
     let [least, most] = [1, 5].map(Duration::from_secs);
     match settle {

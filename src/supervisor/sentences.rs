@@ -168,6 +168,7 @@ fn told(
             "drained without a running envoy".into()
         }
         Outcome::EnvoyExited if drain.lost != Loss::None => over.into(),
+        Outcome::Stalled => over.into(),
         Outcome::Drained
         | Outcome::Idle
         | Outcome::NeverLive
@@ -195,7 +196,8 @@ fn told(
             let _ = write!(left, "{comma}{}", plural(last.udp_sessions, "UDP session"));
         }
         if !left.is_empty() {
-            let idle = outcome.is_clean() && last.in_flight() == 0;
+            let settled = outcome.is_clean() || outcome == Outcome::Stalled;
+            let idle = settled && last.in_flight() == 0;
             let cut = if idle { "idle" } else { left_over };
             let requests = match known_requests(last) {
                 Some(requests) => format!("{} in flight", plural(requests, "request")),
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_still_sent_at_the_deadline_is_a_cut() {
+    fn what_was_still_sent_at_the_end_is_a_cut() {
         let now = Instant::now();
         let mut snapshot = Snapshot::new(now);
         let load = Load {
@@ -392,6 +394,15 @@ mod tests {
             "CUT by the deadline after 0 s (SIGTERM): 0 connections at the start, 0 at the end; \
              clients had not acknowledged the last 204800 bytes sent"
         );
+        let stalled = end(&drain, now, Outcome::Stalled, &snapshot).verdict;
+        assert!(
+            stalled.starts_with("CUT after 0 s (SIGTERM): 0 connections"),
+            "{stalled}"
+        );
+        // Idle connections beside it are none that it cut.
+        snapshot.load.as_mut().unwrap().listeners = vec![testing::listener("l1", 1)];
+        let stalled = end(&drain, now, Outcome::Stalled, &snapshot).verdict;
+        assert!(stalled.contains("1 at the end (idle: l1 1; "), "{stalled}");
     }
 
     #[test]

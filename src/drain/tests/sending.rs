@@ -57,20 +57,61 @@ fn bytes_that_clients_still_take_hold_the_end_of_a_drain_and_nothing_else() {
 }
 
 #[test]
-fn a_client_that_is_gone_costs_the_settle_time_at_most_or_five_seconds_without_any() {
+fn a_client_that_takes_nothing_costs_the_settle_time_at_most_or_five_seconds_and_is_cut() {
     for (settle, most) in [(500, 1_000), (5_000, 5_000), (9_000, 5_000), (0, 5_000)] {
         let limits = Limits {
             settle: ms(settle),
             ..LIMITS
         };
         let mut play = Play::new(&limits, true);
-        // It is gone 1 s after the drain began.
+        // From 1 s after the drain began.
         let bytes = |now: Time| until(8_000)(now.min(ms(1_000)));
         let outcome = play.until(ms(25_001), envoy_sending(0, bytes));
-        assert_eq!(outcome, Some(Outcome::Drained));
+        assert_eq!(outcome, Some(Outcome::Stalled));
         let over = ms(1_000 + most);
         assert!((over..over + ms(300)).contains(&play.now), "{:?}", play.now);
     }
+}
+
+#[test]
+fn clients_that_go_and_are_given_up_one_after_the_other_are_no_progress_of_others() {
+    let mut play = Play::new(&LIMITS, true);
+    // A client goes each second, and is given up 3.5 s later; another one takes nothing.
+    let told = |now: Time| {
+        let went = |before: Time| now.saturating_sub(before).as_secs().min(20) as u32 * 100;
+        Some(Unsent {
+            open: 0,
+            closed: 2_700 - went(ms(0)),
+            gone: went(ms(0)) - went(ms(3_500)),
+        })
+    };
+    let outcome = play.until(ms(25_001), envoy_telling(0, told));
+    assert_eq!(outcome, Some(Outcome::Stalled));
+    assert!((ms(5_000)..ms(9_000)).contains(&play.now), "{:?}", play.now);
+    // All of them are gone.
+    let mut play = Play::new(&LIMITS, true);
+    let told = |now: Time| {
+        let gone = if now < ms(3_000) { 0 } else { 700 };
+        Some(Unsent {
+            closed: 700 - gone,
+            open: 0,
+            gone,
+        })
+    };
+    let outcome = play.until(ms(25_001), envoy_telling(0, told));
+    assert_eq!(outcome, Some(Outcome::Drained));
+    assert!((ms(3_000)..ms(3_300)).contains(&play.now), "{:?}", play.now);
+}
+
+#[test]
+fn with_a_client_that_takes_nothing_the_end_is_not_clean_though_the_minimum_is_as_long() {
+    let limits = Limits {
+        min: MinDrain::For(ms(25_000)),
+        ..LIMITS
+    };
+    let mut play = Play::new(&limits, true);
+    let outcome = play.until(ms(25_001), envoy_sending(0, |_| 700));
+    assert_eq!(outcome, Some(Outcome::Stalled));
 }
 
 #[test]

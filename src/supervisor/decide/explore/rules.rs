@@ -126,6 +126,8 @@ impl World {
         let failed = !holds || self.witness.health == Health::Failed;
         let patience = load::patience(limits.settle);
         let sends = |seen: &DrainSeen| seen.unsent_since.is_some_and(|at| now < at + patience);
+        // A client that has not taken its last bytes is no clean end, however long that was waited for.
+        let stalls = |seen: &DrainSeen| seen.unsent_since.is_some();
         // The kernel is asked of one of two, and what it does not show any more may have been cut.
         let both = self.witness.old && self.witness.newest;
         let told = self.witness.told && !matches!(event, Event::Answer(Ask::Sockets, _));
@@ -146,8 +148,15 @@ impl World {
             known && now >= seen.deadline && late && !sends(seen)
         };
         let why = match (outcome, &seen) {
-            (Outcome::Drained | Outcome::Idle, Some(seen)) if only_the_minimum(seen) => true,
-            (Outcome::Drained, Some(seen)) => {
+            (Outcome::Drained | Outcome::Idle, Some(seen)) if stalls(seen) => false,
+            (Outcome::Stalled, Some(seen)) if !stalls(seen) => false,
+            (Outcome::Drained | Outcome::Idle | Outcome::Stalled, Some(seen))
+                if only_the_minimum(seen) =>
+            {
+                true
+            }
+            // The bytes are told of an Envoy without connections alone.
+            (Outcome::Drained | Outcome::Stalled, Some(seen)) => {
                 // Where new connections are counted, they have the last word.
                 let counted = matches!(
                     event,
