@@ -27,7 +27,7 @@ mod step;
 use arrivals::Arrivals;
 pub use arrivals::MinDrain;
 use closing::Closing;
-pub use closing::FLUSH;
+pub use closing::{DOUBT, FLUSH};
 use looks::{Idle, Kernel, Poll, USUAL};
 pub use outcome::{Loss, Outcome};
 use step::Step;

@@ -1,8 +1,9 @@
 //! The rotation of one set of files: does what its [`Decision`] says.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -218,6 +219,8 @@ impl Rotation {
         }
         let mut file = File::from(memfd_create("candidate", MFdFlags::MFD_CLOEXEC)?);
         file.write_all(&self.target.candidate(contents)?)?;
+        // It holds a key, and is no program: a shell that was given it by mistake would run it.
+        file.set_permissions(Permissions::from_mode(0o444))?;
         Ok(file.into())
     }
 

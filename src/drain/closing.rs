@@ -19,6 +19,11 @@ pub(super) enum Closing {
     Tried,
 }
 
+/// So much later than its [`patience`] a client that took nothing is given up, so that the kernel tells
+/// of one that is gone before: it counts from the first bytes that it sends again, which is some 0.5 s
+/// after the first ones.
+pub const DOUBT: Duration = Duration::from_secs(1);
+
 impl Drain {
     /// Whether Envoy is to stop accepting at `closing_at`: what comes later is refused, not cut.
     pub(super) fn closes_early(&self) -> bool {
@@ -35,7 +40,7 @@ impl Drain {
     /// anything for its [`patience`], the drain ends without, as [`Outcome::Stalled`].
     pub(super) fn is_sending(&self, now: Time) -> bool {
         self.unsent
-            .is_some_and(|(since, _)| now < since + patience(self.settle))
+            .is_some_and(|(since, _)| now < since + patience(self.settle) + DOUBT)
     }
 
     /// Takes what a look has told of the last bytes; nothing else tells that they have come.

@@ -59,7 +59,7 @@ impl Drain {
             self.lost = Loss::Unknown;
         }
         self.entries_since = self.entries_since.map(|at| past(at, FLUSH));
-        let patience = load::patience(self.settle);
+        let patience = load::patience(self.settle) + DOUBT;
         self.unsent = self.unsent.map(|(at, bytes)| (past(at, patience), bytes));
         if let Idle::Since(at, sum) = &mut self.idle {
             (*at, *sum) = (past(*at, self.settle), 0);

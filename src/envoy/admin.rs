@@ -58,7 +58,7 @@ pub struct AdminReply {
     pub listeners: Option<ListenerCount>,
     /// How many requests beside the question's own had no answer since the last reply: for the
     /// listeners, and for what Envoy could tell. A refusal is an answer.
-    pub failed_beside: u64,
+    pub more_failed: u64,
 }
 
 /// What the thread has to say.
@@ -130,7 +130,7 @@ pub fn work(
             peer,
             answer,
             listeners: asker.census.told(),
-            failed_beside: mem::take(&mut asker.witnesses.failed_beside)
+            more_failed: mem::take(&mut asker.witnesses.more_failed)
                 + mem::take(&mut asker.census.failed),
         })));
         if let Some(address) = checkable {

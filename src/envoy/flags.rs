@@ -26,18 +26,44 @@ pub fn config(args: &[OsString]) -> Option<&OsStr> {
     value(args.get(at..)?, flag)
 }
 
-/// Where a command line has which flag for the configuration's file. It is the last one: before it may
-/// be a shell's own `-c`, as in `sh -c 'exec "$@"' sh envoy -c envoy.yaml`.
+/// Where a command line has which flag for the configuration's file. It is the last one, and none that
+/// is a shell's own, as the first in `sh -c 'exec "$@"' sh envoy -c envoy.yaml`: that is no file, and
+/// whatever is put in its place is run.
 fn config_flag(args: &[OsString]) -> Option<(usize, &'static str)> {
-    let flag = |arg| {
-        CONFIG
-            .into_iter()
-            .find(|flag| value_in(arg, flag).is_some())
-    };
-    let flags = args.iter().enumerate().rev();
-    flags
-        .into_iter()
-        .find_map(|(at, arg)| Some((at, flag(arg)?)))
+    let mut found = None;
+    let mut at = 0;
+    while let Some(arg) = args.get(at) {
+        if let Some(past) = past_script(args, at) {
+            at = past;
+            continue;
+        }
+        let mut flags = CONFIG.into_iter();
+        let flag = flags.find(|flag| value_in(arg, flag).is_some());
+        let value = flag.and_then(|flag| value(args.get(at..)?, flag));
+        // su and its kin take a script, too.
+        if value.is_some_and(|value| !value.as_bytes().iter().any(u8::is_ascii_whitespace)) {
+            found = Some(at).zip(flag);
+        }
+        at += 1;
+    }
+    found
+}
+
+/// Where the words go on behind a shell's script and its name, if a shell that is given one is here.
+fn past_script(args: &[OsString], at: usize) -> Option<usize> {
+    let name = Path::new(args.get(at)?).file_name()?;
+    if !SHELLS.iter().any(|shell| name == *shell) {
+        return None;
+    }
+    let mut at = at + 1;
+    loop {
+        let option = args.get(at)?.as_bytes().strip_prefix(b"-")?;
+        at += match option {
+            b"o" => 2,
+            _ if !option.starts_with(b"-") && option.contains(&b'c') => return Some(at + 3),
+            _ => 1,
+        };
+    }
 }
 
 /// The command line with this file, if there is one, in place of the configuration's.
@@ -72,7 +98,10 @@ pub fn without(args: &[OsString], valued: &[&str], switches: &[&str]) -> Vec<OsS
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let bytes = arg.as_bytes();
-        if valued.iter().any(|flag| bytes == flag.as_bytes()) {
+        let next = args.as_slice().first();
+        // A shell's `-l` has no value.
+        let has_value = next.is_some_and(|next| !next.as_bytes().starts_with(b"-"));
+        if has_value && valued.iter().any(|flag| bytes == flag.as_bytes()) {
             args.next();
             continue;
         }
@@ -110,6 +139,9 @@ const QUIET: [&str; 5] = [
     "--log-format",
     "--log-path",
 ];
+
+/// Programs whose `-c` takes a script.
+const SHELLS: [&str; 6] = ["sh", "bash", "dash", "ash", "ksh", "zsh"];
 
 /// Envoy's flag for its configuration's file.
 const CONFIG: [&str; 2] = ["-c", "--config-path"];
@@ -290,6 +322,31 @@ mod tests {
             assert_eq!(with_config(&args(line), None), args(line));
         }
         assert_eq!(config(&args(&["--config-yaml", "{}"])), None);
+    }
+
+    #[test]
+    fn a_shells_script_is_no_configuration_and_its_options_are_its_own() {
+        for (line, file) in [
+            (&["sh", "-c", "exec envoy -c /e \"$@\"", "sh"][..], None),
+            (&["sh", "-c", "run", "sh"], None),
+            (&["su", "envoy", "-c", "envoy -c /e"], None),
+            (
+                &["sh", "-c", "exec envoy \"$@\"", "sh", "-c", "/e"],
+                Some("/e"),
+            ),
+            (
+                &[
+                    "nice", "bash", "-o", "pipefail", "-ec", "run", "x", "-c", "/e",
+                ],
+                Some("/e"),
+            ),
+            (&["./start.sh", "-c", "/e"], Some("/e")),
+        ] {
+            assert_eq!(config(&args(line)), file.map(OsStr::new), "{line:?}");
+        }
+        let login = ["sh", "-l", "-c", "exec \"$@\"", "sh", "envoy", "-c", "/e"];
+        let heard = audible(&args(&login));
+        assert_eq!(heard[..login.len()], args(&login));
     }
 
     #[test]

@@ -125,8 +125,11 @@ impl Seen {
     /// Adds where the connections of an old generation are, which was looked at as well.
     pub fn add_doors(&mut self, old: &Seen) {
         let (newest, old_ones) = (self.load.connections(), old.load.connections());
-        // Those that it has closed are counted already: nobody tells whose they were.
-        self.sockets = self.sockets.saturating_add(old_ones);
+        // Those that it has closed are counted already: nobody tells whose they were. So are all, where
+        // the kernel does not tell whose any are.
+        if old.is_apart {
+            self.sockets = self.sockets.saturating_add(old_ones);
+        }
         for (doors, more) in [
             (&mut self.doors, &old.doors),
             (&mut self.all_doors, &old.all_doors),

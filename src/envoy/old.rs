@@ -125,7 +125,10 @@ impl Load {
             closed: newest.closed.max(old.closed),
             gone: newest.gone.max(old.gone),
         });
-        self.clients.extend(old.clients);
+        // Where the kernel does not tell whose they are, they are among the newest's.
+        if seen.is_apart {
+            self.clients.extend(old.clients);
+        }
         self.clients
             .sort_unstable_by_key(|client| (client.silent, client.address));
         self.clients.truncate(CLIENTS);

@@ -62,7 +62,7 @@ pub struct Witnesses<'a> {
     /// Tells when one of the last connections ends.
     pub watch: EndWatch,
     /// How many requests of roll calls had no answer.
-    pub failed_beside: u64,
+    pub more_failed: u64,
 }
 
 impl<'a> Witnesses<'a> {
@@ -75,7 +75,7 @@ impl<'a> Witnesses<'a> {
             old: OldWitness::default(),
             hangs: false,
             watch: EndWatch::default(),
-            failed_beside: 0,
+            more_failed: 0,
         }
     }
 
@@ -399,7 +399,7 @@ impl<'a> Witnesses<'a> {
 
     /// Warns of what `--exclude-listener` names and the Envoy at this address does not have.
     pub fn check_excluded(&mut self, address: &Address, peer: Peer) {
-        let roll = match call_roll(peer, address, &mut self.failed_beside) {
+        let roll = match call_roll(peer, address, &mut self.more_failed) {
             // An Envoy without a listener may get one from its control plane.
             Ok(roll) if !roll.titles.all().is_empty() => roll,
             Ok(_) => return,
@@ -429,7 +429,7 @@ impl<'a> Witnesses<'a> {
             .roll
             .take_if(|(_, until, before)| *before != of || now >= *until);
         let (roll, ..) = self.roll.get_or_insert_with(|| {
-            let (roll, lasts) = match call_roll(peer, address, &mut self.failed_beside) {
+            let (roll, lasts) = match call_roll(peer, address, &mut self.more_failed) {
                 Ok(roll) => (roll, ROLL_CALL_LASTS),
                 Err(why) => {
                     log::debug!("what envoy could tell is not known: {why}");

@@ -59,7 +59,7 @@ fn a_roll_call_without_an_answer_leaves_what_the_same_envoy_answered_before() {
         let roll = witnesses.roll_call(Peer::Anyone, &nowhere, subject);
         assert_eq!(roll.called, called, "{subject:?}");
     }
-    assert_eq!(witnesses.failed_beside, 2);
+    assert_eq!(witnesses.more_failed, 2);
     let rests = |witnesses: &Witnesses| {
         let until = witnesses.roll.as_ref().map(|(_, until, _)| *until);
         until.is_some_and(|until| until <= Instant::now() + ROLL_CALL_REST)

@@ -14,8 +14,8 @@ use crate::status::{OrderNumber, SharedSnapshot, State};
 /// The shortest time between two [`Wish::Probe`]s, so that a flood of requests is none of wishes.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 
-/// While so many bytes of answers wait for their peers to take them, there is no other answer of any
-/// size: an Envoy with 5,000 listeners has 1 MB of metrics, and 512 peers may ask for them and read
+/// While so many bytes of answers wait for their peers to take them, strangers get no other answer of
+/// any size: an Envoy with 5,000 listeners has 1 MB of metrics, and 512 peers may ask for them and read
 /// nothing.
 const MOST_OWED: usize = 32 << 20;
 
@@ -195,6 +195,7 @@ impl<'a> Handler<'a> {
     fn answer(&self, held: Held, now: Instant) -> EndpointAnswer {
         if let Endpoint::Status(When::Fresh | When::Now) | Endpoint::Metrics = held.endpoint
             && self.owed > MOST_OWED
+            && !held.trusted
         {
             let text = "too many have not read their answers yet";
             return EndpointAnswer::Now(Reply::text(503, text));

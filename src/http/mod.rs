@@ -21,7 +21,8 @@
 //!   byte now and then wins nothing.
 //! - No body is ever read for what it says: what follows the head is thrown away, for as long as
 //!   the peer needs to notice the answer, within bounds.
-//! - With 32 MB of answers that nobody has read yet, there is no further `/status` or `/metrics`.
+//! - With 32 MB of answers that nobody has read yet, there is no further `/status` or `/metrics` but
+//!   over the control socket.
 //! - Every connection carries one request; all answers say `Connection: close`.
 //! - When `accept` fails because descriptors or memory are short, a connection is closed, and
 //!   accepting pauses for 100 ms.

@@ -182,7 +182,9 @@ impl Child {
             child = above;
         }
         if child.pid == envoy.pid {
-            (self.behind, self.is_envoy) = (None, true);
+            self.behind = None;
+            // Before that it may be another script.
+            self.is_envoy = kin::with_watchdog(envoy.pid, &[]).is_some();
         } else if self.behind.is_none() {
             self.behind = Handle::open(envoy.pid)
                 .ok()

@@ -198,7 +198,10 @@ impl Envoys {
         let name = program.and_then(|word| Path::new(word).file_name());
         // Before the first start nothing but the name tells.
         let is_envoy = self.envoy_itself || self.hands_on || name == Some(OsStr::new("envoy"));
-        is_envoy.then(|| flags::trial_of(&self.line, file))
+        // Where a script alone knows the configuration, there is nothing to put the file in place of.
+        let is_told =
+            flags::config(&self.line).is_some() || flags::has(&self.line, "--config-yaml");
+        (is_envoy && is_told).then(|| flags::trial_of(&self.line, file))
     }
 
     /// What is to be changed where Envoy's admin address is not known.

@@ -216,8 +216,10 @@ impl Supervisor {
                 let line = [format!("/proc/{pid}/exe"), "--hot-restart-version".into()];
                 self.trials.ask(next, line.map(Into::into).to_vec());
             }
+            // A loader may say something before either.
             Purpose::Version(next)
-                if verdict.exit == Some(Exit::Code(0)) && verdict.said.trim() == next =>
+                if verdict.exit == Some(Exit::Code(0))
+                    && refusal::last_word(&verdict.said).as_ref() == Some(&next) =>
             {
                 self.handle(Input::HotRestart(News::Tried(true)));
             }

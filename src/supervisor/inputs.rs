@@ -135,7 +135,7 @@ impl Supervisor {
                 peer: Peer::Anyone,
                 answer: Err("the thread that asks envoy's admin interface is not there".into()),
                 listeners: None,
-                failed_beside: 0,
+                more_failed: 0,
             });
         }
     }
@@ -183,10 +183,13 @@ impl Supervisor {
     fn on_certificates_tried(&mut self, id: u64, verdict: &TrialResult) {
         let refusal = verdict.refusal();
         if refusal.is_none() && verdict.exit != Some(Exit::Code(0)) {
-            log::warn!(
-                "the trial of the certificates told nothing: {}",
-                verdict.said.trim()
-            );
+            // Whoever is no Envoy may have said what it was given: a key.
+            let said = verdict.said.lines().rfind(|line| line.starts_with('['));
+            let said = said.map_or(String::new(), |said| format!("; {said}"));
+            let exit = verdict
+                .exit
+                .map_or("not started".into(), |exit| exit.to_string());
+            log::warn!("the trial of the certificates told nothing: {exit}{said}");
         }
         let verdict = refusal.map_or(Ok(()), Err);
         self.helpers

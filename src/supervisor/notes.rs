@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::drain::{Answer, Ask, Outcome};
+use crate::drain::{Answer, Ask, Loss, Outcome};
 use crate::envoy::admin::AdminReply;
 use crate::envoy::load::Load;
 use crate::envoy::question::Readiness;
@@ -15,7 +15,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &AdminReply, ex
         snapshot.admin.address = Some(address.clone());
         snapshot.admin.peer = reply.peer;
     }
-    snapshot.admin.errors += reply.failed_beside;
+    snapshot.admin.errors += reply.more_failed;
     match &reply.answer {
         _ if !reply.ask.is_to_envoy() => {}
         Ok(_) => {
@@ -97,10 +97,11 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &AdminReply, ex
     }
 }
 
-/// Counts a drain that is over.
-pub fn count_drain(drains: &mut Drains, end: &DrainEnd) {
+/// Counts a drain that is over, with what it has lost.
+pub fn count_drain(drains: &mut Drains, end: &DrainEnd, lost: Loss) {
     match end.outcome {
-        Outcome::EnvoyExited => drains.exited += 1,
+        // With a loss it is an old generation that has ended, and Envoy may run on.
+        Outcome::EnvoyExited if lost == Loss::None => drains.exited += 1,
         Outcome::Unknown => drains.unknown += 1,
         _ if end.is_cut => drains.cut += 1,
         _ => drains.drained += 1,

@@ -14,7 +14,7 @@ fn only_an_envoy_that_may_answer_fails_to() {
         peer: Peer::Anyone,
         answer: Err("envoy has not told its admin address".into()),
         listeners: None,
-        failed_beside: 0,
+        more_failed: 0,
     };
     let mut snapshot = Snapshot::new(now);
     note_answer(&mut snapshot, now, &reply, false);
@@ -26,7 +26,7 @@ fn only_an_envoy_that_may_answer_fails_to() {
     let mut snapshot = Snapshot::new(now);
     let reply = AdminReply {
         ask: Ask::ServerInfo,
-        failed_beside: 2,
+        more_failed: 2,
         ..reply
     };
     note_answer(&mut snapshot, now, &reply, true);
@@ -37,20 +37,24 @@ fn only_an_envoy_that_may_answer_fails_to() {
 #[test]
 fn a_drain_is_counted_as_its_sentence_has_it() {
     let now = Instant::now();
-    let result = |outcome, last: Load| {
+    let with_loss = |outcome, last: Load, lost| {
         let mut snapshot = Snapshot::new(now);
-        let drain = testing::drain(Some(testing::load(3)), now);
+        let mut drain = testing::drain(Some(testing::load(3)), now);
+        drain.lost = lost;
         snapshot.load = Some(last);
         let end = sentences::end(&drain, now, outcome, &snapshot);
         let mut drains = Drains::default();
-        count_drain(&mut drains, &end);
+        count_drain(&mut drains, &end, lost);
         let told = end.verdict.split(' ').next().unwrap_or_default().to_owned();
         (
             told,
             [drains.drained, drains.cut, drains.unknown, drains.exited],
         )
     };
+    let result = |outcome, last| with_loss(outcome, last, Loss::None);
     let (nothing, some) = (Load::default(), testing::load(2));
+    let (told, counts) = with_loss(Outcome::EnvoyExited, nothing.clone(), Loss::Connections(2));
+    assert_eq!((told.as_str(), counts), ("CUT", [0, 1, 0, 0]));
     for outcome in [Outcome::Deadline, Outcome::SecondSignal] {
         let (told, counts) = result(outcome, nothing.clone());
         assert_eq!((told.as_str(), counts), ("ended", [1, 0, 0, 0]));

@@ -360,11 +360,12 @@ impl Reporter {
         shown.stops = drain.stops();
         if let (None, Some(outcome)) = (&shown.ended, drain.outcome()) {
             shown.came = drain.came();
-            shown.lost = drain.loss();
+            let lost = drain.loss();
+            shown.lost = lost;
             let drain = snapshot.drain.as_ref();
             let ended = drain.map(|drain| sentences::end(drain, now, outcome, snapshot));
             if let Some(end) = &ended {
-                notes::count_drain(&mut snapshot.drains, end);
+                notes::count_drain(&mut snapshot.drains, end, lost);
             }
             if let Some(drain) = &mut snapshot.drain {
                 drain.ended = ended;

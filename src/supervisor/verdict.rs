@@ -56,14 +56,20 @@ impl Verdict {
         };
         let ended = drain.and_then(|drain| drain.ended.as_ref());
         let cut = ended.is_some_and(|end| end.is_cut);
-        let level = match cut || code != 0 {
+        let since = ended.filter(|end| !end.is_cut && snapshot.load_at > Some(end.at));
+        let again = since.and(snapshot.load.as_ref()).map_or(0, Load::in_flight);
+        let again = match again {
+            0 => String::new(),
+            count => format!("; envoy was used again after that, with {count} in flight at last"),
+        };
+        let level = match cut || code != 0 || !again.is_empty() {
             true => Level::Warn,
             false => Level::Info,
         };
         Verdict {
             level,
             // It is shown to people as it is (`kubectl describe`), and holds words of Envoy's.
-            line: format!("{why}; {end}; exit code {code}").replace(char::is_control, " "),
+            line: format!("{why}{again}; {end}; exit code {code}").replace(char::is_control, " "),
             clients: match &snapshot.load {
                 Some(load) if cut => sentences::clients(load),
                 _ => String::new(),

@@ -29,7 +29,7 @@ use super::life::{AfterStop, HANDLERS_READY, KILL_PATIENCE};
 use super::orders::SAME_ORDER;
 use super::*;
 use crate::drain::{
-    Answer, FLUSH, HANGING, Limits, Loss, MinDrain, Outcome, Readiness, SILENCE_MIN,
+    Answer, DOUBT, FLUSH, HANGING, Limits, Loss, MinDrain, Outcome, Readiness, SILENCE_MIN,
 };
 use crate::envoy::load::{self, Counters, ListenerLoad, Load, OldOpen, Unsent};
 use crate::process::Exit;

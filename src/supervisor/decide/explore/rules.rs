@@ -124,7 +124,7 @@ impl World {
         };
         let limits = &self.core.life.rules.limits;
         let failed = !holds || self.witness.health == Health::Failed;
-        let patience = load::patience(limits.settle);
+        let patience = load::patience(limits.settle) + DOUBT;
         let sends = |seen: &DrainSeen| seen.unsent_since.is_some_and(|at| now < at + patience);
         // A client that has not taken its last bytes is no clean end, however long that was waited for.
         let stalls = |seen: &DrainSeen| seen.unsent_since.is_some();

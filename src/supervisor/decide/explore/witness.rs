@@ -267,7 +267,9 @@ impl Witness {
                     }
                     if let Beside::Old { .. } = before.generations.beside {
                         if says == Says::Ending && self.cut.is_none() {
-                            self.cut = Some(!self.old_is_empty(now));
+                            let waits = before.life.service.wait();
+                            let waits = waits.is_some_and(|wait| wait.outcome().is_none());
+                            self.cut = Some(waits && !self.old_is_empty(now));
                         }
                         let none = load.connections() == 0;
                         self.none_since = none.then(|| self.none_since.unwrap_or(now));

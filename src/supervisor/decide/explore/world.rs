@@ -159,7 +159,7 @@ impl World {
             };
             drain.entries_since = drain.entries_since.map(|at| past(at, FLUSH));
             let settle = core.life.rules.limits.settle;
-            let patience = load::patience(settle);
+            let patience = load::patience(settle) + DOUBT;
             drain.unsent_since = drain.unsent_since.map(|at| past(at, patience));
             drain.idle_since = drain.idle_since.map(|at| past(at, settle));
         }

@@ -6,7 +6,7 @@ use super::super::Turn;
 use super::super::asking::{Asking, PROBE_REST, Requester};
 use super::super::life::{AfterStop, KILL_PATIENCE, Life, Phase};
 use super::{Beside, Generations, RestartStep, SEEN_LATE};
-use crate::drain::{Ask, Loss, Outcome, Time};
+use crate::drain::{Ask, Drain, Loss, Outcome, Time};
 use crate::envoy::load::{Load, OldOpen};
 use crate::process::Exit;
 
@@ -225,7 +225,13 @@ impl Generations {
             _ => (is_told && ask != Ask::Sockets).then_some(word),
         };
         let ends = load.old_open.is_some_and(|old| old.ends);
-        *open = open.after(now, connections, ends);
+        let waits = |wait: &Drain| wait.outcome().is_none();
+        let is_waited_for = life.service.wait().is_some_and(waits);
+        *open = match open.after(now, connections, ends) {
+            // What went before somebody waited for it is no loss to them.
+            Open::Ending(_) if !is_waited_for => Open::Ending(Loss::None),
+            open => open,
+        };
         let is_empty = |old: OldOpen| old.is_all && old.clients == 0;
         let nothing = *told == Told::All && word == 0 && load.old_open.is_some_and(is_empty);
         match left {

@@ -337,6 +337,26 @@ fn an_old_generation_that_takes_long_to_end_has_cut_what_its_workers_had() {
 }
 
 #[test]
+fn what_an_old_generations_workers_closed_before_anybody_waited_is_no_loss() {
+    for input in waits() {
+        let mut play = two(hot());
+        let first = play.now + Duration::from_secs(4);
+        play.until(first, beside(60, Some(3)));
+        let mut answers = beside(65, Some(0));
+        let ending = play.now + Duration::from_secs(5);
+        play.until(ending, |ask| match answers(ask) {
+            Some(Answer::Stats(load)) => Some(Answer::Stats(Load {
+                old_open: load.old_open.map(|open| OldOpen { ends: true, ..open }),
+                ..load
+            })),
+            answer => answer,
+        });
+        play.put(input);
+        assert_eq!(end(play).1, Loss::None);
+    }
+}
+
+#[test]
 fn beside_a_udp_listener_the_kernels_word_on_tcp_is_gone_by() {
     // The newest's word is as old as its last flush.
     for (word, tcp, lost) in [(2, 2, Loss::None), (3, 2, Loss::None), (0, 0, Loss::None)] {
