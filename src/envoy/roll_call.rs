@@ -245,6 +245,11 @@ impl RollCall {
         self.udp.len()
     }
 
+    /// Whether there was an answer.
+    pub fn is_heard(&self) -> bool {
+        self.trusted || self.called.is_some()
+    }
+
     /// Whether a UDP listener has an HTTP connection manager.
     pub fn has_http3(&self) -> bool {
         !self.udp.is_disjoint(&self.http)

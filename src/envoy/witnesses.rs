@@ -32,6 +32,10 @@ const HANGS: Duration = Duration::from_millis(300);
 /// So many listeners are named where none fits.
 const LISTENERS_NAMED: usize = 10;
 
+/// What is hidden while a roll call has had no answer.
+const UNHEARD: &str = "envoy has not answered which statistics it has: what they hide is not known, and \
+                       the kernel counts";
+
 /// Whose listeners answer a roll call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Subject {
@@ -392,6 +396,11 @@ impl<'a> Witnesses<'a> {
                 all += "; the kernel does not tell it either, so that a drain lasts until its \
                         deadline";
             }
+        }
+        let is_heard = |(roll, ..): &(RollCall, Instant, Subject)| roll.is_heard();
+        if !all.is_empty() && !self.roll.as_ref().is_none_or(is_heard) {
+            // No matcher is to blame for that.
+            all = UNHEARD.into();
         }
         load.hidden = Some(all).filter(|all| !all.is_empty());
         load

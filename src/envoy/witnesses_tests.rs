@@ -70,3 +70,28 @@ fn a_roll_call_without_an_answer_leaves_what_the_same_envoy_answered_before() {
     assert_eq!(roll.called, None);
     assert!(rests(&witnesses), "it is not asked again soon");
 }
+
+#[test]
+fn an_envoy_that_has_not_answered_the_roll_call_is_not_said_to_have_a_matcher() {
+    let mut witnesses = Witnesses::new(Measure {
+        excluded: &[],
+        settle: Duration::ZERO,
+    });
+    let hidden = |witnesses: &Witnesses| {
+        let told = stats::ToldLoad {
+            hidden: vec![Hidden::Listeners],
+            ..stats::ToldLoad::nothing()
+        };
+        witnesses.weigh(told, None, true).hidden.unwrap()
+    };
+    let of = Subject {
+        pid: Some(7),
+        listeners: Some(1),
+    };
+    let mut roll = roll_call::RollCallReader::default().finish();
+    roll.called = Some(Instant::now());
+    witnesses.roll = Some((roll, Instant::now(), of));
+    assert!(hidden(&witnesses).contains("stats_matcher"));
+    witnesses.roll = Some((RollCall::default(), Instant::now(), of));
+    assert_eq!(hidden(&witnesses), UNHEARD);
+}
