@@ -30,10 +30,14 @@ pub fn config(args: &[OsString]) -> Option<&OsStr> {
 /// is a shell's own, as the first in `sh -c 'exec "$@"' sh envoy -c envoy.yaml`: that is no file, and
 /// whatever is put in its place is run.
 fn config_flag(args: &[OsString]) -> Option<(usize, &'static str)> {
+    let program = args
+        .first()
+        .and_then(|program| Path::new(program).file_name());
+    let is_envoy = program == Some(OsStr::new("envoy"));
     let mut found = None;
     let mut at = 0;
     while let Some(arg) = args.get(at) {
-        if let Some(past) = past_script(args, at) {
+        if let Some(past) = past_script(args, at).filter(|_| !is_envoy) {
             at = past;
             continue;
         }
@@ -41,7 +45,8 @@ fn config_flag(args: &[OsString]) -> Option<(usize, &'static str)> {
         let flag = flags.find(|flag| value_in(arg, flag).is_some());
         let value = flag.and_then(|flag| value(args.get(at..)?, flag));
         // su and its kin take a script, too.
-        if value.is_some_and(|value| !value.as_bytes().iter().any(u8::is_ascii_whitespace)) {
+        let is_file = |value: &OsStr| is_envoy || !value.as_bytes().contains(&b' ');
+        if value.is_some_and(is_file) {
             found = Some(at).zip(flag);
         }
         at += 1;
@@ -59,8 +64,9 @@ fn past_script(args: &[OsString], at: usize) -> Option<usize> {
     loop {
         let option = args.get(at)?.as_bytes().strip_prefix(b"-")?;
         at += match option {
-            b"o" => 2,
-            _ if !option.starts_with(b"-") && option.contains(&b'c') => return Some(at + 3),
+            _ if option.starts_with(b"-") => 1,
+            _ if option.contains(&b'c') => return Some(at + 3),
+            _ if option.ends_with(b"o") => 2,
             _ => 1,
         };
     }
@@ -100,8 +106,9 @@ pub fn without(args: &[OsString], valued: &[&str], switches: &[&str]) -> Vec<OsS
         let bytes = arg.as_bytes();
         let next = args.as_slice().first();
         // A shell's `-l` has no value.
-        let has_value = next.is_some_and(|next| !next.as_bytes().starts_with(b"-"));
-        if has_value && valued.iter().any(|flag| bytes == flag.as_bytes()) {
+        let is_shells = bytes == LEVEL[0].as_bytes()
+            && next.is_some_and(|next| next.as_bytes().starts_with(b"-"));
+        if !is_shells && valued.iter().any(|flag| bytes == flag.as_bytes()) {
             args.next();
             continue;
         }
@@ -341,6 +348,11 @@ mod tests {
                 Some("/e"),
             ),
             (&["./start.sh", "-c", "/e"], Some("/e")),
+            (&["bash", "-euo", "pipefail", "-c", "./run.sh"], None),
+            (
+                &["/bin/envoy", "--service-cluster", "bash", "-c", "/my e"],
+                Some("/my e"),
+            ),
         ] {
             assert_eq!(config(&args(line)), file.map(OsStr::new), "{line:?}");
         }
@@ -361,6 +373,7 @@ mod tests {
                 &["-l", "error"][..],
             ),
             (&root, &["--config-yaml", "{}"], &[]),
+            (&root, &["--config-yaml", "---\n{}"], &[]),
         ] {
             let line = args(&[before, given].concat());
             let trial = args(&[before, &tried, after].concat());

@@ -33,8 +33,7 @@ const HANGS: Duration = Duration::from_millis(300);
 const LISTENERS_NAMED: usize = 10;
 
 /// What is hidden while a roll call has had no answer.
-const UNHEARD: &str = "envoy has not answered which statistics it has: what they hide is not known, and \
-                       the kernel counts";
+const UNHEARD: &str = "envoy has not answered which statistics it has: what they hide is not known";
 
 /// Whose listeners answer a roll call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -60,7 +60,9 @@ impl Verdict {
         let again = since.and(snapshot.load.as_ref()).map_or(0, Load::in_flight);
         let again = match again {
             0 => String::new(),
-            count => format!("; envoy was used again after that, with {count} in flight at last"),
+            count => {
+                format!("; envoy was used again after that: {count} in flight at the last look")
+            }
         };
         let level = match cut || code != 0 || !again.is_empty() {
             true => Level::Warn,
@@ -160,6 +162,27 @@ mod tests {
         drain.ended = Some(sentences::end(&drain, at, outcome, &snapshot));
         snapshot.drain = Some(drain);
         snapshot
+    }
+
+    #[test]
+    fn an_envoy_that_was_used_again_after_a_drain_is_not_called_drained_alone() {
+        let mut snapshot = drained(Outcome::Drained, Some(load(3)), Some(Load::default()));
+        snapshot.load = Some(load(2));
+        let ended = snapshot
+            .drain
+            .as_ref()
+            .and_then(|drain| drain.ended.as_ref());
+        let at = ended.map(|end| end.at).unwrap();
+        for (look, level) in [
+            (at, Level::Info),
+            (at + Duration::from_secs(9), Level::Warn),
+        ] {
+            snapshot.load_at = Some(look);
+            let verdict = Verdict::new(RAN, &snapshot, 0);
+            assert_eq!(verdict.level, level, "{}", verdict.line);
+            let is_told = verdict.line.contains("used again after that: 2 in flight");
+            assert_eq!(is_told, level == Level::Warn, "{}", verdict.line);
+        }
     }
 
     #[test]
