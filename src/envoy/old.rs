@@ -72,8 +72,9 @@ impl OldWitness {
     }
 }
 
-/// An old generation's worker threads. Envoy ends them before all else, and they close their
-/// connections; the rest may take it seconds (seen on 1.36.4 and 1.40.0).
+/// An old generation's worker threads. Envoy ends them first, and they close their connections; the rest
+/// may take it seconds (`terminate` in Envoy's source/server/server.cc; their names are those of 1.36.4
+/// and 1.40.0).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Workers {
     #[default]
@@ -175,6 +176,8 @@ impl Beyond {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     /// How many connections are open at each of the looks: the newest's uptime and its word, TCP's.
@@ -197,6 +200,30 @@ mod tests {
             open.is_exact.then_some(open.clients)
         };
         looks.iter().map(look).collect()
+    }
+
+    #[test]
+    fn the_end_of_the_workers_is_seen_once_there_were_some() {
+        let pid = std::process::id().try_into().unwrap();
+        let mut workers = Workers::default();
+        workers.look(pid);
+        assert_eq!(workers, Workers::Unseen);
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let worker = std::thread::Builder::new().name("wrk:worker_0".into());
+        let worker = worker.spawn(move || stopped.recv()).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut wait_for = |state| {
+            while workers != state {
+                assert!(Instant::now() < until, "{workers:?}");
+                workers.look(pid);
+            }
+        };
+        // A thread names itself once it runs.
+        wait_for(Workers::Seen);
+        drop(stop);
+        let _ = worker.join();
+        // The kernel forgets it a moment later.
+        wait_for(Workers::Gone);
     }
 
     #[test]
