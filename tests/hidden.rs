@@ -207,6 +207,41 @@ fn a_listener_with_a_matcher_of_its_own_is_waited_for() {
     a_request_is_waited_for(&mut drainit, &config, &upstream);
 }
 
+/// The old version has the new one's name in the statistics, until its connections have ended.
+#[test]
+fn a_listener_that_a_control_plane_replaced_is_not_taken_for_a_hidden_one() {
+    each_envoy(|envoy| {
+        let upstream = Upstream::start();
+        let config = EnvoyConfig::new(Admin::Unix, &upstream);
+        let delivered = config.deliver_http();
+        let mut drainit = start(envoy, &[], &config);
+        let slow = || SlowRequest::start(config.http, SLOW);
+        let before = slow();
+        upstream.wait_in_flight(1);
+        let next = config.dir.join("next.yaml");
+        let yaml = fs::read_to_string(&delivered).unwrap();
+        let other = "    per_connection_buffer_limit_bytes: 32768\n    address:";
+        fs::write(&next, yaml.replacen("    address:", other, 1)).unwrap();
+        fs::rename(&next, &delivered).unwrap();
+        let draining = "/stats?filter=listener_manager.total_listeners_draining";
+        wait_for("the old version to drain", PATIENCE, || {
+            let told = config.admin.as_ref().unwrap().request("GET", draining, PATIENCE);
+            told.is_ok_and(|told| told.body.contains(": 1"))
+        });
+        let after = slow();
+        upstream.wait_in_flight(2);
+        let status: Value = serde_json::from_str(&drainit.get("/status").1).unwrap();
+        let told = ["hidden", "connections", "requests"].map(|name| status[name].clone());
+        assert_eq!(told, [Value::Null, 2.into(), 2.into()], "{status}");
+        drainit.signal(Signal::SIGTERM);
+        assert_eq!([before, after].map(|slow| slow.status()), [200, 200]);
+        assert_eq!(drainit.wait_exit(PATIENCE), 0);
+        let verdict = drainit.wait_log("drained after");
+        assert!(!verdict.contains("counted by the kernel"), "{verdict}");
+        assert_eq!(drainit.log.find("stats_matcher"), None);
+    });
+}
+
 #[test]
 fn udp_sessions_that_are_hidden_are_never_believed_to_be_over() {
     let (_upstream, config) = scene::of(Admin::Unix);

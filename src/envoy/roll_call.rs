@@ -57,8 +57,12 @@ pub enum Hidden {
     Listeners,
     /// How many listeners there are; those that tell look as if they were all.
     Count,
-    /// The connections of some listeners, of which an HTTP connection manager does tell.
+    /// The connections of some listeners, of which an HTTP connection manager does tell; or a
+    /// connection ended while Envoy wrote its page, since Envoy takes it off its listener's first.
     Connections,
+    /// The connections of some listeners that drain; or a control plane gave them a new version,
+    /// which has the same name in the statistics.
+    Draining,
     /// The requests of some HTTP connection managers.
     Requests,
     /// UDP sessions.
@@ -72,7 +76,7 @@ impl Hidden {
             Hidden::Statistics => {
                 "envoy's admin interface refuses /stats: let admin.allow_paths hold it"
             }
-            Hidden::Listeners | Hidden::Count | Hidden::Connections => concat!(
+            Hidden::Listeners | Hidden::Count | Hidden::Connections | Hidden::Draining => concat!(
                 "envoy's statistics hide connections of some listeners: ",
                 stats_prefixes!(),
                 ", and give each listener a stat_prefix of its own, or none"
@@ -92,8 +96,17 @@ impl Hidden {
     pub fn is_told_by_kernel(self) -> bool {
         matches!(
             self,
-            Hidden::Statistics | Hidden::Listeners | Hidden::Count | Hidden::Connections
+            Hidden::Statistics
+                | Hidden::Listeners
+                | Hidden::Count
+                | Hidden::Connections
+                | Hidden::Draining
         )
+    }
+
+    /// Whether it is surely hidden. Where it is not, and the kernel tells, nobody is to be warned.
+    pub fn is_certain(self) -> bool {
+        !matches!(self, Hidden::Connections | Hidden::Draining)
     }
 }
 
@@ -255,17 +268,18 @@ impl RollCall {
         !self.udp.is_disjoint(&self.http)
     }
 
-    /// What Envoy hides that has so many `listeners`, as far as it tells; `namesake` is whether one
-    /// with the admin interface's name was seen.
-    pub fn hidden(&self, listeners: Option<u64>, namesake: bool) -> Vec<Hidden> {
+    /// What Envoy hides that has so many listeners, `active` ones as far as it tells, and `draining`
+    /// ones; `namesake` is whether one with the admin interface's name was seen.
+    pub fn hidden(&self, active: Option<u64>, draining: u64, namesake: bool) -> Vec<Hidden> {
         let mut hidden = Vec::new();
         if self.trusted {
             return hidden;
         }
         let told = self.scopes.len() as u64 + u64::from(self.namesake || namesake);
-        match listeners.or(self.listed) {
+        match active.or(self.listed) {
             None => hidden.push(Hidden::Count),
-            Some(all) if told < all => hidden.push(Hidden::Listeners),
+            Some(active) if told < active => hidden.push(Hidden::Listeners),
+            Some(active) if told < active.saturating_add(draining) => hidden.push(Hidden::Draining),
             Some(_) => {}
         }
         if !self.sessions && !self.udp.is_subset(&self.http) {

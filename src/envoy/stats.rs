@@ -306,7 +306,7 @@ impl Figures {
     /// can they be told from the outer ones' below the same connection manager: an outer TCP
     /// session that feeds an internal HTTP connection is doubtful.
     pub fn load(&self, roll: &RollCall, excluded: &[String]) -> ToldLoad {
-        let mut hidden = roll.hidden(self.listeners(), self.has_admins_namesake());
+        let mut hidden = roll.hidden(self.active, self.draining, self.has_admins_namesake());
         if hidden.is_empty() && !self.is_proven() {
             // Who hides that may hide anything.
             hidden.push(Hidden::Count);

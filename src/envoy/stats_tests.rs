@@ -110,7 +110,7 @@ fn a_listener_that_does_not_tell_is_missed() {
 #[test]
 fn a_listener_that_drains_is_looked_for_too() {
     let draining = page_with("listener_manager.total_listeners_draining: 1\n");
-    assert_eq!(told(&draining, ROLL).hidden, [Hidden::Listeners]);
+    assert_eq!(told(&draining, ROLL).hidden, [Hidden::Draining]);
 }
 
 #[test]

@@ -294,7 +294,7 @@ impl<'a> Witnesses<'a> {
         let unknown = Titles::default();
         let titles = roll.as_ref().map_or(&unknown, |(roll, ..)| &roll.titles);
         // Where a listener tells nothing, requests are known by their connection manager alone.
-        let tells = |(roll, ..): &(RollCall, Instant, Subject)| roll.hidden(None, false).is_empty();
+        let tells = |(roll, ..): &(RollCall, Instant, Subject)| roll.hidden(None, 0, false).is_empty();
         let by_listener = !excluded.is_empty() && roll.as_ref().is_some_and(tells);
         let mut activity = stats::ActivityReader::new(by_listener);
         let sink = |piece: &[u8]| {
@@ -341,20 +341,27 @@ impl<'a> Witnesses<'a> {
             http,
             mut hidden,
         } = told;
-        let hides = hidden.iter().any(|hidden| hidden.is_told_by_kernel());
+        let may_hide = hidden.iter().any(|hidden| hidden.is_told_by_kernel());
+        let hides = |hidden: &Hidden| hidden.is_told_by_kernel() && hidden.is_certain();
+        let hides = hidden.iter().any(hides);
         let told = load.tcp_sessions;
         match seen {
-            Some(seen) if hides => {
+            Some(seen) if may_hide => {
                 let roll = self
                     .roll
                     .as_ref()
                     .filter(|_| !hidden.contains(&Hidden::Statistics));
                 let udp = roll.map_or(0, |(roll, ..)| roll.udp_listeners());
                 let kernel = seen.alone();
-                load.sight = match kernel.udp_sessions <= udp as u64 {
-                    true => kernel.sight,
-                    false => Sight::Partial,
+                load.sight = match kernel.sight {
+                    _ if kernel.udp_sessions > udp as u64 => Sight::Partial,
+                    Sight::Partial => Sight::Partial,
+                    _ if hides => Sight::Kernel,
+                    _ => Sight::Whole,
                 };
+                if load.sight == Sight::Whole {
+                    hidden.retain(|hidden| hidden.is_certain());
+                }
                 load = load.beside(kernel, http);
             }
             Some(seen) if seen.knows_excluded => load = load.beside(seen.load, http),

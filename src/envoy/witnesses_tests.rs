@@ -1,17 +1,10 @@
-use super::super::load::Unsent;
+use super::super::load::{ListenerLoad, Unsent};
 use super::*;
 
-#[test]
-fn the_last_bytes_are_known_though_it_is_not_known_which_listeners_are_excluded() {
-    let unsent = Some(Unsent {
-        closed: 700,
-        ..Unsent::default()
-    });
-    let seen = Seen {
-        load: Load {
-            unsent,
-            ..Load::default()
-        },
+/// A look of the kernel's at an Envoy with one listener.
+fn seen(load: Load) -> Seen {
+    Seen {
+        load,
         elsewhere: 0,
         accepts: true,
         has_any: true,
@@ -20,12 +13,31 @@ fn the_last_bytes_are_known_though_it_is_not_known_which_listeners_are_excluded(
         sockets: 1,
         is_apart: true,
         quiet: None,
-        knows_excluded: false,
-    };
-    let witnesses = Witnesses::new(Measure {
+        knows_excluded: true,
+    }
+}
+
+fn nobody_asked() -> Witnesses<'static> {
+    Witnesses::new(Measure {
         excluded: &[],
         settle: Duration::ZERO,
+    })
+}
+
+#[test]
+fn the_last_bytes_are_known_though_it_is_not_known_which_listeners_are_excluded() {
+    let unsent = Some(Unsent {
+        closed: 700,
+        ..Unsent::default()
     });
+    let seen = Seen {
+        knows_excluded: false,
+        ..seen(Load {
+            unsent,
+            ..Load::default()
+        })
+    };
+    let witnesses = nobody_asked();
     let told = stats::ToldLoad {
         hidden: Vec::new(),
         ..stats::ToldLoad::nothing()
@@ -36,17 +48,13 @@ fn the_last_bytes_are_known_though_it_is_not_known_which_listeners_are_excluded(
 
 #[test]
 fn a_roll_call_without_an_answer_leaves_what_the_same_envoy_answered_before() {
-    let measure = Measure {
-        excluded: &[],
-        settle: Duration::ZERO,
-    };
     let of = |pid| Subject {
         pid: Some(pid),
         listeners: Some(1),
     };
     // Nobody listens there.
     let nowhere = Address::Tcp("127.0.0.1:1".into());
-    let mut witnesses = Witnesses::new(measure);
+    let mut witnesses = nobody_asked();
     let called = Some(Instant::now());
     let mut answered = RollCall::of_a_stand_in();
     answered.called = called;
@@ -73,10 +81,7 @@ fn a_roll_call_without_an_answer_leaves_what_the_same_envoy_answered_before() {
 
 #[test]
 fn an_envoy_that_has_not_answered_the_roll_call_is_not_said_to_have_a_matcher() {
-    let mut witnesses = Witnesses::new(Measure {
-        excluded: &[],
-        settle: Duration::ZERO,
-    });
+    let mut witnesses = nobody_asked();
     let hidden = |witnesses: &Witnesses| {
         let told = stats::ToldLoad {
             hidden: vec![Hidden::Listeners],
@@ -94,4 +99,38 @@ fn an_envoy_that_has_not_answered_the_roll_call_is_not_said_to_have_a_matcher() 
     assert!(hidden(&witnesses).contains("stats_matcher"));
     witnesses.roll = Some((RollCall::default(), Instant::now(), of));
     assert_eq!(hidden(&witnesses), UNHEARD);
+}
+
+/// A connection that ends while Envoy writes its page, or a listener's new version.
+#[test]
+fn of_what_may_be_hidden_and_the_kernel_tells_nobody_is_warned() {
+    let witnesses = nobody_asked();
+    let weigh = |hidden, kernel: Option<Sight>| {
+        let told = stats::ToldLoad {
+            hidden: vec![hidden],
+            ..stats::ToldLoad::nothing()
+        };
+        let sessions = ListenerLoad {
+            connections: 2,
+            ..ListenerLoad::default()
+        };
+        let look = |sight| Load {
+            listeners: vec![sessions],
+            tcp_sessions: 2,
+            sight,
+            ..Load::default()
+        };
+        let kernel = kernel.map(|sight| seen(look(sight)));
+        let is_seen = kernel.is_some();
+        let load = witnesses.weigh(told, kernel, true);
+        assert_eq!(load.in_flight(), if is_seen { 2 } else { 0 });
+        (load.sight, load.hidden.is_some())
+    };
+    for hidden in [Hidden::Connections, Hidden::Draining] {
+        assert_eq!(weigh(hidden, Some(Sight::Kernel)), (Sight::Whole, false));
+        assert_eq!(weigh(hidden, Some(Sight::Partial)), (Sight::Partial, true));
+        assert_eq!(weigh(hidden, None), (Sight::Partial, true));
+    }
+    let known = weigh(Hidden::Listeners, Some(Sight::Kernel));
+    assert_eq!(known, (Sight::Kernel, true));
 }

@@ -178,6 +178,28 @@ impl EnvoyConfig {
         server
     }
 
+    /// Has Envoy read the HTTP listener from a file, as a control plane delivers it, and says where:
+    /// Envoy takes each file that is moved there.
+    pub fn deliver_http(&self) -> PathBuf {
+        let file = self.dir.join("lds.yaml");
+        let yaml = fs::read_to_string(&self.file).unwrap();
+        let [from, to] = ["http", "tcp"].map(|name| yaml.find(&format!("  - name: {name}\n")));
+        let (from, to) = (from.unwrap(), to.unwrap());
+        let listener = yaml[from..to].replacen(
+            "  - ",
+            "  - '@type': type.googleapis.com/envoy.config.listener.v3.Listener\n    ",
+            1,
+        );
+        fs::write(&file, format!("resources:\n{listener}")).unwrap();
+        let source = format!(
+            "node: {{ id: edge, cluster: edge }}\ndynamic_resources: {{ lds_config: \
+             {{ path_config_source: {{ path: {} }}, resource_api_version: V3 }} }}\n",
+            file.display()
+        );
+        fs::write(&self.file, format!("{source}{}{}", &yaml[..from], &yaml[to..])).unwrap();
+        file
+    }
+
     /// Has the listener at this address listen on a unix socket instead, and says where.
     pub fn move_to_pipe(&self, listener: SocketAddr) -> PathBuf {
         let path = self.dir.join(&format!("{}.sock", listener.port()));
