@@ -54,9 +54,12 @@ pub(super) struct Arrivals {
     end: Time,
     /// What the counters said first.
     first: Option<u64>,
-    /// What the counters said last, and how many connections were open then.
+    /// What the counters said last, and how many came before that since they were last asked.
     arrivals: u64,
+    came: u64,
+    /// How many connections are open that are told to close, and how many were at the look before.
     open: Option<u64>,
+    before: Option<u64>,
     /// When the count of what comes in a second began, from how many on, and what was counted last.
     window: (Time, u64),
     rate: Option<u64>,
@@ -80,7 +83,9 @@ impl Arrivals {
             end,
             first: None,
             arrivals: 0,
+            came: 0,
             open: None,
+            before: None,
             window: (since, 0),
             rate: None,
             last: since,
@@ -105,7 +110,7 @@ impl Arrivals {
             Some(before) if open < before => self.left = now,
             Some(_) => {}
         }
-        self.open = Some(open);
+        self.before = self.open.replace(open);
         self.untold |= load.hides_arrivals;
         if self.is_blind() && load.came.is_some_and(|came| came > 0) {
             self.last = now;
@@ -128,10 +133,21 @@ impl Arrivals {
     /// The counters say this.
     pub fn on_counters(&mut self, now: Time, counters: Counters) {
         self.blind = false;
+        let came = match self.first {
+            // Who came before is not known.
+            None => u64::MAX,
+            Some(_) => counters.arrivals.saturating_sub(self.arrivals),
+        };
+        if let (Some(open), Some(before), false) = (&mut self.open, self.before, self.untold) {
+            // Envoy takes the request off a WebSocket that ends before it takes off the connection, up
+            // to a second: that was never told to close. Who came may be counted after the look that
+            // shows them, and before.
+            *open = (*open).min(before.saturating_add(came).saturating_add(self.came));
+        }
+        self.came = came;
         match self.first {
             None => {
                 self.first = Some(counters.arrivals);
-                // Who came before is not known.
                 self.last = now;
                 self.unused |= counters == Counters::default() && self.open == Some(0);
                 self.window = (now, counters.arrivals);
@@ -202,7 +218,10 @@ impl Arrivals {
         // Either way the same gap follows.
         self.since = self.last;
         self.first = self.first.map(|_| 0);
-        self.open = self.open.map(|open| open.min(1));
+        for few in [&mut self.open, &mut self.before].into_iter().flatten() {
+            *few = (*few).min(1);
+        }
+        self.came = self.came.min(1);
         (self.window, self.rate) = ((base, 0), None);
     }
 }
@@ -340,5 +359,43 @@ mod tests {
         let open = |now: u64| 20_u64.saturating_sub(now / 200);
         let over = over(20_000, open, |_| 700);
         assert!((4_000..=5_250).contains(&over), "{over}");
+    }
+
+    /// Envoy takes its request off first: for a moment it looks like a connection that was told to
+    /// close.
+    #[test]
+    fn the_client_of_a_websocket_that_ended_is_not_expected_back() {
+        let left = |looks: &[(u64, u64, u64)]| {
+            let mut watch = Arrivals::new(ms(0), ms(20_000));
+            let mut now = 0;
+            for (connections, upgraded, arrivals) in looks.iter().copied() {
+                now += 250;
+                let load = Load {
+                    upgraded,
+                    ..open(connections, None)
+                };
+                watch.on_open(ms(now), &load);
+                watch.on_counters(ms(now), counters(arrivals));
+            }
+            watch.left
+        };
+        let one = (1, 1, 9);
+        let ends = [one, one, one, one, (1, 0, 9), (1, 0, 9), (0, 0, 9)];
+        assert_eq!(left(&ends), ms(0));
+        let closes = [(1, 0, 9); 5].into_iter().chain([(0, 0, 9)]);
+        let closes: Vec<_> = closes.collect();
+        assert_eq!(left(&closes), ms(1_500));
+        // Who comes during the drain is told to close as well, whenever that is counted.
+        for counted in [9, 10] {
+            let comes = [
+                one,
+                one,
+                (2, 1, counted),
+                (2, 1, 10),
+                (2, 1, 10),
+                (1, 1, 10),
+            ];
+            assert_eq!(left(&comes), ms(1_500), "{counted}");
+        }
     }
 }
