@@ -124,6 +124,8 @@ pub struct Drain {
     poll_failures: u32,
     /// How long the last polls took.
     costs: [Duration; USUAL],
+    /// When Envoy has rested from all of them.
+    rested: Time,
     /// Whether Envoy does not tell what is left: the last poll failed, or there was none yet.
     failing: bool,
     kernel: Kernel,
@@ -183,6 +185,7 @@ impl Drain {
             },
             poll_failures: 0,
             costs: [Duration::ZERO; USUAL],
+            rested: now,
             failing: true,
             kernel: Kernel::Silent,
             would_end_as: None,

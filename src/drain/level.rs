@@ -52,7 +52,7 @@ impl Drain {
         step(&mut self.listeners);
         self.poll.due = due(self.poll.due);
         self.poll.earliest = due(self.poll.earliest);
-        self.costs = [Duration::ZERO; USUAL];
+        (self.costs, self.rested) = ([Duration::ZERO; USUAL], base);
         self.poll_failures = MANY;
         self.came = None;
         if self.lost != Loss::None {

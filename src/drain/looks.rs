@@ -9,7 +9,11 @@ use super::{Aim, Answer, Ask, Closing, Drain, Outcome, Readiness, SILENCE_MIN, T
 use crate::envoy::load::{Counters, Load, Sight};
 
 /// A poll may take this share of Envoy's main thread: one in so many parts.
-const SHARE: u32 = 20;
+pub(super) const SHARE: u32 = 20;
+
+/// So much of its rest Envoy may be owed: the end of a connection is worth a few polls at once, which
+/// the next ones by the clock make up for.
+pub(super) const OWED: Duration = Duration::from_millis(200);
 
 /// Two polls are never further apart than this, however dear a poll is.
 const POLL_MAX: Duration = Duration::from_secs(2);
@@ -36,7 +40,7 @@ pub(super) enum Idle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Poll {
     pub due: Time,
-    /// When it may be at the earliest, if a connection ends: Envoy has rested from the last one.
+    /// When it may be at the earliest, if a connection ends.
     pub earliest: Time,
     /// [`Ask::Stats`]; after an answer that shows nothing in flight [`Ask::Activity`], and after
     /// none [`Ask::Sockets`].
@@ -75,6 +79,7 @@ impl Drain {
                 self.poll_failures = 0;
                 self.costs.rotate_right(1);
                 self.costs[0] = took;
+                self.rested = self.rested.max(now) + self.rest();
                 self.poll_at(now + self.pace(), Ask::Stats);
                 self.on_load(now, load);
             }
@@ -124,10 +129,10 @@ impl Drain {
     }
 
     pub(super) fn poll_at(&mut self, due: Time, ask: Ask) {
-        let early = self.pace() - self.rest();
+        let rested = self.rested.saturating_sub(OWED);
         self.poll = Poll {
             due,
-            earliest: due.saturating_sub(early),
+            earliest: due.saturating_sub(self.pace()).max(rested).min(due),
             ask,
         };
     }

@@ -3,6 +3,7 @@ mod sending;
 mod silent;
 mod weather;
 
+use super::looks::{OWED, SHARE};
 use super::*;
 use crate::envoy::load::{Counters, Load, Sight};
 use crate::testing::{LIMITS, listener, ms};
@@ -109,7 +110,7 @@ fn an_idle_envoy_is_drained_at_once_and_stops_accepting_before_the_last_look() {
 }
 
 #[test]
-fn word_of_an_end_brings_the_next_poll_forward_and_no_further_than_its_rest() {
+fn word_of_an_end_brings_the_next_poll_forward() {
     let limits = Limits {
         check_interval: ms(10_000),
         ..LIMITS
@@ -125,16 +126,46 @@ fn word_of_an_end_brings_the_next_poll_forward_and_no_further_than_its_rest() {
         play.until(ms(2), envoy_with(&load(0, 0, 0, 0))),
         Some(Outcome::Drained)
     );
-    // Each poll took 100 ms.
-    let mut play = Play::new(&limits, true);
-    play.until(ms(1), envoy_with(&load(1, 1, 0, 0)));
-    play.drain.costs = [ms(100); USUAL];
-    play.drain.poll_at(ms(1) + play.drain.pace(), Ask::Stats);
-    // It is told again after each answer that is to another question.
-    for _ in 0..3 {
-        play.drain.on_end(false);
-        assert_eq!(play.drain.next(ms(1), true, None), Next::Wait(ms(2_001)));
+}
+
+/// Envoy rests from a few polls at once afterwards, so that polls take no more of it than they may.
+#[test]
+fn word_of_ends_has_envoy_asked_at_once_and_no_more_often_on_the_whole_than_it_may_be() {
+    let cost = ms(5);
+    let limits = Limits {
+        timeout: ms(60_000),
+        ..LIMITS
+    };
+    let mut drain = Drain::new(&limits, ms(0), ms(0), true, true);
+    let busy = load(1, 1, 0, 0);
+    let mut envoy = envoy_with(&busy);
+    let (mut now, mut polls) = (ms(0), Vec::new());
+    // One ends in each millisecond, but not at first.
+    while now < ms(22_000) {
+        match drain.next(now, true, None) {
+            Next::Ask(ask) => {
+                let asked = now;
+                if ask == Ask::Stats {
+                    polls.push(now);
+                    now += cost;
+                }
+                drain.on_answer(now, asked, ask, envoy(now, ask).as_ref());
+            }
+            Next::Wait(_) => {
+                now += ms(1);
+                if now >= ms(2_000) {
+                    // It is told again after each answer that is to another question.
+                    drain.on_end(false);
+                }
+            }
+            Next::Over(outcome) => panic!("{outcome:?}"),
+        }
     }
+    let before = polls.iter().rposition(|at| *at < ms(2_000)).unwrap();
+    assert!(polls[before + 1] < ms(2_010), "{:?}", polls[before + 1]);
+    let may = (ms(20_000) + OWED).div_duration_f64(cost * SHARE) as usize;
+    let more = polls.len() - 1 - before;
+    assert!(more <= may + 1 && more > may * 9 / 10, "{more} of {may}");
 }
 
 #[test]
