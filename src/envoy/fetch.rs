@@ -10,8 +10,12 @@ use crate::client::{
 /// for the page, and an answer that is lost on the way should not cost much of the deadline.
 pub(super) const STEP: Duration = Duration::from_secs(3);
 
-/// A page of gauges: a line is about 60 bytes, and with many listeners each worker has its own.
+/// A page that is held in memory.
 const PAGE: u64 = 8 * 1024 * 1024;
+
+/// A page of statistics, of which each line is read as it comes: a line is about 60 bytes, and each
+/// worker has one for each listener.
+const STATISTICS: u64 = 64 * 1024 * 1024;
 
 /// Asks for a page of statistics, while `goes_on` says so.
 pub(super) fn ask_stats(
@@ -23,7 +27,7 @@ pub(super) fn ask_stats(
 ) -> Result<Head, String> {
     let limits = ExchangeLimits {
         time: STEP,
-        body: PAGE,
+        body: STATISTICS,
     };
     exchange_while(peer, address, Method::Get, query, limits, goes_on, sink)
 }
@@ -31,7 +35,7 @@ pub(super) fn ask_stats(
 /// GETs a path, for what is no question of a drain.
 ///
 /// # Errors
-/// One line: no answer within 3 s, none with 200, or one that is longer than a page of gauges.
+/// One line: no answer within 3 s, none with 200, or one that is longer than 8 MiB.
 pub fn get(peer: Peer, address: &Address, path: &str) -> Result<String, String> {
     match fetch_page(peer, address, path)? {
         (200, body) => Ok(body),
@@ -42,7 +46,7 @@ pub fn get(peer: Peer, address: &Address, path: &str) -> Result<String, String> 
 /// The same whatever the status, which is returned with it.
 ///
 /// # Errors
-/// One line: no answer within 3 s, or one that is longer than a page of gauges.
+/// One line: no answer within 3 s, or one that is longer than 8 MiB.
 pub(super) fn fetch_page(
     peer: Peer,
     address: &Address,
