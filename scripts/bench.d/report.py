@@ -128,6 +128,7 @@ def latency(part):
             len(row["seconds"]),
             f"{median(row['seconds']) * 1000:.0f}",
             f"{percentile(row['seconds'], 90) * 1000:.0f}",
+            f"{max(row['seconds']) * 1000:.0f}",
         ]
         for row in part["drains"]
     ]
@@ -137,7 +138,7 @@ def latency(part):
     ]
     return (
         "Drain latency: from the last connection's end to the exit, ms.\n\n"
-        + table(["", "Envoy", "drains", "p50", "p90"], drains)
+        + table(["", "Envoy", "drains", "p50", "p90", "most"], drains)
         + "\nWith only idle keep-alive connections (5 HTTP/1.1, 5 HTTP/2): from SIGTERM to the exit, seconds;\n"
         "after 30 s an orchestrator kills.\n\n"
         + table(["", "Envoy", "seconds", "SIGKILL"], idle)
