@@ -225,7 +225,11 @@ fn a_listener_that_a_control_plane_replaced_is_not_taken_for_a_hidden_one() {
         fs::rename(&next, &delivered).unwrap();
         let draining = "/stats?filter=listener_manager.total_listeners_draining";
         wait_for("the old version to drain", PATIENCE, || {
-            let told = config.admin.as_ref().unwrap().request("GET", draining, PATIENCE);
+            let told = config
+                .admin
+                .as_ref()
+                .unwrap()
+                .request("GET", draining, PATIENCE);
             told.is_ok_and(|told| told.body.contains(": 1"))
         });
         let after = slow();

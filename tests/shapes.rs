@@ -111,6 +111,12 @@ const SHAPES: &[Shape] = &[
         ..PLAIN
     },
     Shape {
+        name: "HTTP/3 at the port of HTTP",
+        on_both: true,
+        change: |config| config.serve_http3_at(config.http),
+        ..PLAIN
+    },
+    Shape {
         name: "a TCP session",
         open: Open::Tcp,
         ..PLAIN

@@ -63,7 +63,7 @@ impl KernelMemory {
             && self.named != roll.called
         {
             self.named = roll.called;
-            lookout.set_names(roll.titles.all().to_vec());
+            lookout.set_names(roll.listed.titles.all().to_vec());
         }
         (lookout, ledger)
     }
@@ -303,7 +303,7 @@ fn see(
     clients.sort_unstable_by_key(|client: &Client| (client.silent, client.address));
     clients.truncate(CLIENTS);
     let tcp = &connections.listeners;
-    let reaches_out = roll.is_some_and(|roll| roll.reaches_out);
+    let reaches_out = roll.is_some_and(|roll| roll.listed.reaches_out);
     // An Envoy that has been told to drain closes its TCP listeners, and keeps its UDP sockets.
     let accepts = reaches_out
         || tcp.iter().any(|listener| listener.listening)

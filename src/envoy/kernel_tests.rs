@@ -104,7 +104,7 @@ fn a_listener_that_is_only_remembered_accepts_nothing_and_still_counts_in_a_drai
     assert_eq!(is_closed(&seen(tcp(false), udp()), None), [true, false]);
     assert_eq!(is_closed(&seen(Vec::new(), udp()), None), [false, false]);
     let mut far = roll(&[]);
-    far.reaches_out = true;
+    far.listed.reaches_out = true;
     assert_eq!(
         is_closed(&seen(tcp(false), Vec::new()), Some(&far)),
         [false, false]

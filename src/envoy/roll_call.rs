@@ -132,17 +132,26 @@ pub struct RollCall {
     sessions: bool,
     /// Whether there are access logs that Envoy sends elsewhere.
     pub sends_logs: bool,
-    /// The active listeners, as Envoy lists them; None where it does not.
-    listed: Option<u64>,
+    /// What Envoy's list of listeners says.
+    pub listed: Listed,
+    /// When the roll was called.
+    pub called: Option<Instant>,
+}
+
+/// What Envoy's list of listeners says, which has the active ones.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// How many there are; None where Envoy does not list them.
+    count: Option<u64>,
     /// What the listeners are to a person, internal ones apart.
     pub titles: Titles,
     /// Whether a listener is in another network namespace than Envoy: the kernel does not show its
     /// connections where Envoy's are (`network_namespace_filepath`).
     pub reaches_out: bool,
-    /// When the roll was called.
-    pub called: Option<Instant>,
     /// The names of internal listeners in the statistics.
     internal: HashSet<String>,
+    /// How many have the name in the statistics of another one at the same address.
+    sharing: u64,
 }
 
 impl RollCall {
@@ -156,14 +165,13 @@ impl RollCall {
 
     /// Takes the whole answer to [`names::QUERY`].
     pub fn read_listed(&mut self, json: &str) {
-        self.reaches_out = json.contains("\"network_namespace_filepath\":");
+        let reaches_out = json.contains("\"network_namespace_filepath\":");
         let json: Value = serde_json::from_str(json).unwrap_or_default();
         let Some(listed) = json.get("listener_statuses").and_then(Value::as_array) else {
             // Without a single listener Envoy answers with an empty object.
-            self.listed = json.is_object().then_some(0);
+            self.listed.count = json.is_object().then_some(0);
             return;
         };
-        self.listed = Some(listed.len() as u64);
         let internal = listed.iter().filter_map(|listener| {
             let address = listener.get("local_address")?;
             let name = address
@@ -171,12 +179,25 @@ impl RollCall {
                 .get("server_listener_name")?;
             Some(format!("{INTERNAL}{}", name.as_str()?))
         });
-        self.internal = internal.collect();
-        let outer = |scope: &&String| !self.internal.contains(*scope);
+        let internal: HashSet<String> = internal.collect();
+        let outer = |scope: &&String| !internal.contains(*scope);
         let scopes = self.scopes.iter().filter(outer).cloned().collect();
         let mut named = names::read(listed);
         named.retain(|named| !named.locals.is_empty());
-        self.titles = Titles::new(scopes, named);
+        self.listed = Listed {
+            count: Some(listed.len() as u64),
+            reaches_out,
+            sharing: titles::sharing(&scopes, &named),
+            titles: Titles::new(scopes, named),
+            internal,
+        };
+    }
+
+    /// Takes the list of an earlier answer of the same Envoy, where this one has none.
+    pub fn fill(&mut self, before: RollCall) {
+        if self.listed.count.is_none() {
+            self.listed = before.listed;
+        }
     }
 
     /// Whether the words surely mean all these listeners, which are all but the internal ones: stat
@@ -221,7 +242,7 @@ impl RollCall {
         if self.trusted {
             return name.starts_with(INTERNAL);
         }
-        self.internal.contains(name)
+        self.listed.internal.contains(name)
     }
 
     /// Whether the HTTP connection managers of this name tell their requests.
@@ -276,7 +297,8 @@ impl RollCall {
             return hidden;
         }
         let told = self.scopes.len() as u64 + u64::from(self.namesake || namesake);
-        match active.or(self.listed) {
+        let told = told.saturating_add(self.listed.sharing);
+        match active.or(self.listed.count) {
             None => hidden.push(Hidden::Count),
             Some(active) if told < active => hidden.push(Hidden::Listeners),
             Some(active) if told < active.saturating_add(draining) => hidden.push(Hidden::Draining),

@@ -222,6 +222,11 @@ impl Figures {
         Some(self.active?.saturating_add(self.draining))
     }
 
+    /// How many HTTP connection managers the page tells of: those that had a connection once.
+    pub fn managers(&self) -> usize {
+        self.managers.len()
+    }
+
     fn add(&mut self, name: &str, value: u64) {
         match name {
             "server.live" => self.live = Some(value != 0),
@@ -320,7 +325,7 @@ impl Figures {
                 continue;
             }
             let connections = proxied.saturating_add(early);
-            let listener = roll.titles.listener(name, connections, excluded);
+            let listener = roll.listed.titles.listener(name, connections, excluded);
             outer = outer.saturating_add(proxied);
             counted = counted.saturating_add(if listener.excluded { 0 } else { connections });
             listeners.push(listener);

@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use serde_json::json;
 
 fn figures(text: &str) -> Figures {
     let mut page = GaugeReader::default();
@@ -105,6 +106,26 @@ fn a_listener_that_does_not_tell_is_missed() {
     assert_eq!(told(&two, ROLL).hidden, [Hidden::Listeners]);
     // Istio's list of what is included has neither.
     assert_eq!(told("", "").hidden, [Hidden::Count]);
+}
+
+/// As HTTP/3 is served: at the port of HTTP.
+#[test]
+fn two_listeners_at_one_address_have_one_name_and_hide_nothing() {
+    let two = IDLE.replace("active: 0\nserver", "active: 2\nserver");
+    let mut roll = super::super::roll_call::RollCallReader::default();
+    roll.feed(
+        ROLL.replace("listener.a.", "listener.0.0.0.0_443.")
+            .as_bytes(),
+    );
+    let mut roll = roll.finish();
+    let listed = |ports: [u16; 2]| {
+        let status = |port| json!({ "local_address": { "socket_address": { "address": "0.0.0.0", "port_value": port } } });
+        json!({ "listener_statuses": ports.map(status) }).to_string()
+    };
+    roll.read_listed(&listed([443, 443]));
+    assert_eq!(figures(&two).load(&roll, &[]).hidden, []);
+    roll.read_listed(&listed([443, 444]));
+    assert_eq!(figures(&two).load(&roll, &[]).hidden, [Hidden::Listeners]);
 }
 
 #[test]

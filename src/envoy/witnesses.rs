@@ -40,8 +40,9 @@ const UNHEARD: &str = "envoy has not answered which statistics it has: what they
 struct Subject {
     /// The process whose sockets are looked at.
     pid: Option<i32>,
-    /// How many listeners the Envoy has.
+    /// How many listeners the Envoy has, and how many HTTP connection managers tell of themselves.
     listeners: Option<u64>,
+    managers: usize,
 }
 
 impl Subject {
@@ -194,6 +195,7 @@ impl<'a> Witnesses<'a> {
                     Subject {
                         pid,
                         listeners: figures.listeners(),
+                        managers: figures.managers(),
                     },
                 ),
                 excluded,
@@ -292,9 +294,12 @@ impl<'a> Witnesses<'a> {
         let excluded = self.measure.excluded;
         let roll = self.roll.take();
         let unknown = Titles::default();
-        let titles = roll.as_ref().map_or(&unknown, |(roll, ..)| &roll.titles);
+        let titles = roll
+            .as_ref()
+            .map_or(&unknown, |(roll, ..)| &roll.listed.titles);
         // Where a listener tells nothing, requests are known by their connection manager alone.
-        let tells = |(roll, ..): &(RollCall, Instant, Subject)| roll.hidden(None, 0, false).is_empty();
+        let tells =
+            |(roll, ..): &(RollCall, Instant, Subject)| roll.hidden(None, 0, false).is_empty();
         let by_listener = !excluded.is_empty() && roll.as_ref().is_some_and(tells);
         let mut activity = stats::ActivityReader::new(by_listener);
         let sink = |piece: &[u8]| {
@@ -416,18 +421,18 @@ impl<'a> Witnesses<'a> {
     pub fn check_excluded(&mut self, address: &Address, peer: Peer) {
         let roll = match call_roll(peer, address, &mut self.more_failed) {
             // An Envoy without a listener may get one from its control plane.
-            Ok(roll) if !roll.titles.all().is_empty() => roll,
+            Ok(roll) if !roll.listed.titles.all().is_empty() => roll,
             Ok(_) => return,
             Err(why) => return log::debug!("envoy's listeners are not known: {why}"),
         };
-        let mut known: Vec<String> = roll.titles.all().iter().map(Named::title).collect();
+        let mut known: Vec<String> = roll.listed.titles.all().iter().map(Named::title).collect();
         known.sort_unstable();
         let more = known.len().saturating_sub(LISTENERS_NAMED);
         known.truncate(LISTENERS_NAMED);
         if more > 0 {
             known.push(format!("{more} more"));
         }
-        for word in roll.titles.unknown(self.measure.excluded) {
+        for word in roll.listed.titles.unknown(self.measure.excluded) {
             log::warn!(
                 "--exclude-listener {word}: envoy has no listener of this name, stat prefix, \
                  address:port or :port; it has {}",
@@ -437,20 +442,25 @@ impl<'a> Witnesses<'a> {
     }
 
     /// What this Envoy could tell of its load. Where it does not answer, what it answered before
-    /// stands.
+    /// stands; of half an answer, the other half.
     fn roll_call(&mut self, peer: Peer, address: &Address, of: Subject) -> &RollCall {
         let now = Instant::now();
         let before = self
             .roll
             .take_if(|(_, until, before)| *before != of || now >= *until);
         let (roll, ..) = self.roll.get_or_insert_with(|| {
+            let before = before.filter(|(_, _, before)| before.is_same_envoy(of));
+            let before = before.map_or_else(RollCall::default, |(roll, ..)| roll);
+            let failed = self.more_failed;
             let (roll, lasts) = match call_roll(peer, address, &mut self.more_failed) {
+                Ok(mut roll) if self.more_failed > failed => {
+                    roll.fill(before);
+                    (roll, ROLL_CALL_REST)
+                }
                 Ok(roll) => (roll, ROLL_CALL_LASTS),
                 Err(why) => {
                     log::debug!("what envoy could tell is not known: {why}");
-                    let before = before.filter(|(_, _, before)| before.is_same_envoy(of));
-                    let roll = before.map_or_else(RollCall::default, |(roll, ..)| roll);
-                    (roll, ROLL_CALL_REST)
+                    (before, ROLL_CALL_REST)
                 }
             };
             (roll, Instant::now() + lasts, of)

@@ -1,3 +1,8 @@
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::super::load::{ListenerLoad, Unsent};
 use super::*;
 
@@ -51,6 +56,7 @@ fn a_roll_call_without_an_answer_leaves_what_the_same_envoy_answered_before() {
     let of = |pid| Subject {
         pid: Some(pid),
         listeners: Some(1),
+        managers: 1,
     };
     // Nobody listens there.
     let nowhere = Address::Tcp("127.0.0.1:1".into());
@@ -79,6 +85,58 @@ fn a_roll_call_without_an_answer_leaves_what_the_same_envoy_answered_before() {
     assert!(rests(&witnesses), "it is not asked again soon");
 }
 
+/// Answers each request with what belongs to its path, or with nothing.
+fn serve(answer: impl Fn(&str) -> Option<String> + Send + 'static) -> Address {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let mut line = String::new();
+            BufReader::new(&client).read_line(&mut line).unwrap();
+            if let Some(body) = answer(&line) {
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                client.write_all((head + &body).as_bytes()).unwrap();
+            }
+        }
+    });
+    Address::Tcp(address.to_string())
+}
+
+#[test]
+fn a_roll_call_with_half_an_answer_leaves_the_other_half_as_it_was() {
+    let lists = Arc::new(AtomicBool::new(true));
+    let address = serve({
+        let lists = lists.clone();
+        move |line| {
+            if !line.contains("/listeners") {
+                return Some("listener.0.0.0.0_80.downstream_pre_cx_active: 0\n".into());
+            }
+            let listed = r#"{"listener_statuses": [{"name": "web", "local_address":
+                {"socket_address": {"address": "0.0.0.0", "port_value": 80}}}]}"#;
+            lists.load(Ordering::SeqCst).then(|| listed.into())
+        }
+    });
+    let mut witnesses = nobody_asked();
+    let mut subject = Subject {
+        pid: Some(7),
+        listeners: Some(1),
+        managers: 1,
+    };
+    let name = |roll: &RollCall| roll.listed.titles.listener("0.0.0.0_80", 1, &[]).name;
+    let roll = witnesses.roll_call(Peer::Anyone, &address, subject);
+    assert_eq!(name(roll), "web");
+    lists.store(false, Ordering::SeqCst);
+    subject.managers = 2;
+    let roll = witnesses.roll_call(Peer::Anyone, &address, subject);
+    assert_eq!(name(roll), "web");
+    let until = witnesses.roll.as_ref().map(|(_, until, _)| *until).unwrap();
+    assert!(
+        until <= Instant::now() + ROLL_CALL_REST,
+        "it is asked again soon"
+    );
+}
+
 #[test]
 fn an_envoy_that_has_not_answered_the_roll_call_is_not_said_to_have_a_matcher() {
     let mut witnesses = nobody_asked();
@@ -92,6 +150,7 @@ fn an_envoy_that_has_not_answered_the_roll_call_is_not_said_to_have_a_matcher() 
     let of = Subject {
         pid: Some(7),
         listeners: Some(1),
+        managers: 1,
     };
     let mut roll = roll_call::RollCallReader::default().finish();
     roll.called = Some(Instant::now());

@@ -103,6 +103,12 @@ impl EnvoyConfig {
     /// Adds a listener for HTTP/3, and says where.
     pub fn serve_http3(&self) -> SocketAddr {
         let address = SocketAddr::from((self.loopback.ip, 10_004));
+        self.serve_http3_at(address);
+        address
+    }
+
+    /// The same at this address.
+    pub fn serve_http3_at(&self, address: SocketAddr) {
         let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
         let listener = http_listener("http3", address, "", "")
             .replace("{ socket_address: {", "{ socket_address: { protocol: UDP,")
@@ -124,7 +130,6 @@ impl EnvoyConfig {
                 "codec_type: HTTP3",
             );
         self.replace("  clusters:\n", &format!("{listener}  clusters:\n"));
-        address
     }
 
     /// Has the listener for probes, or for a kind of access log that is TCP's the TCP listener,
@@ -196,7 +201,11 @@ impl EnvoyConfig {
              {{ path_config_source: {{ path: {} }}, resource_api_version: V3 }} }}\n",
             file.display()
         );
-        fs::write(&self.file, format!("{source}{}{}", &yaml[..from], &yaml[to..])).unwrap();
+        fs::write(
+            &self.file,
+            format!("{source}{}{}", &yaml[..from], &yaml[to..]),
+        )
+        .unwrap();
         file
     }
 
