@@ -3,6 +3,7 @@
 
 use std::time::SystemTime;
 
+use super::lifetime::Term;
 use super::ocsp::{Response, Status};
 use super::pem::{self, Block};
 use super::read::{File, Material, Refusal};
@@ -71,8 +72,8 @@ pub struct Found {
     pub material: Material,
     /// Which of its files Envoy is not given as it is, and why.
     pub lacks: Option<Refusal>,
-    /// When all that, though nothing changes, is to be judged again.
-    pub again: Option<SystemTime>,
+    /// How long all that stands, where nothing changes.
+    pub term: Term,
 }
 
 /// Whether a secret can be used at this time. Where its staple cannot, Envoy is given the one that it
@@ -88,60 +89,62 @@ pub fn check(
     age: Age,
 ) -> Result<Found, Refusal> {
     let mut clean = cleaned(material)?;
-    let found = |checked, material, lacks, again| Found {
+    let found = |checked, material, lacks, term| Found {
         checked,
         material,
         lacks,
-        again,
+        term,
     };
     let (cert, key) = match material {
         Material::Pair { cert, key, .. } => (cert, key),
         Material::Trust { ca, crl, .. } => {
-            let (bundle, lacks, again) = trust::check(ca, crl.as_deref(), now, age)?;
-            return Ok(found(Checked::Bundle(bundle), clean, lacks, again));
+            let (bundle, lacks, term) = trust::check(ca, crl.as_deref(), now, age)?;
+            return Ok(found(Checked::Bundle(bundle), clean, lacks, term));
         }
     };
     let leaf = match age {
         Age::Valid => check_pair(cert, key, now)?,
         Age::Any => pair(cert, key)?,
     };
-    let (mut lacks, mut again) = (None, None);
+    let (mut lacks, mut term) = (None, Term::default());
+    // The end of a leaf is seen without judging it again.
+    term.note(leaf.not_before, now);
     if let Material::Pair { cert, staple, .. } = &mut clean
         && let Some(given) = staple
     {
         match check_staple(given, &leaf, now) {
-            Ok(until) => again = until,
+            Ok(of_it) => term = term.and(of_it),
             Err(why) if leaf.must_staple => {
                 let why = format!("{}; the certificate demands one", why.why);
                 return Err(Refusal::of(File::Staple, why));
             }
             Err(why) => {
                 *staple = None;
-                again = why.until;
+                term = term.and(why.term);
                 if let Some(Material::Pair {
                     cert: of,
                     staple: Some(has),
                     ..
                 }) = loaded
                     && *of == *cert
-                    && let (Ok(until), Ok(bytes)) = (check_staple(has, &leaf, now), has)
+                    && let (Ok(of_it), Ok(bytes)) = (check_staple(has, &leaf, now), has)
                 {
                     *staple = Some(Ok(copy(bytes)?));
-                    again = again.into_iter().chain(until).min();
+                    term = term.and(of_it);
                 }
                 lacks = Some(why);
             }
         }
     }
-    Ok(found(Checked::Leaf(leaf), clean, lacks, again))
+    Ok(found(Checked::Leaf(leaf), clean, lacks, term))
 }
 
-/// Whether a staple can be used, and until when.
+/// Whether a staple can be used, and how long that stands.
 fn check_staple(
     staple: &Result<SecretBytes, String>,
     leaf: &Leaf,
     now: SystemTime,
-) -> Result<Option<SystemTime>, Refusal> {
+) -> Result<Term, Refusal> {
     let refuse = |why: String| Refusal::of(File::Staple, why);
     let der = staple.as_ref().map_err(|why| refuse(why.clone()))?;
     if der.is_empty() {
@@ -159,10 +162,7 @@ fn check_staple(
             let why = "does not say until when it is valid, which Envoy takes for expired";
             Err(refuse(why.to_owned()))
         }
-        (Status::Good, Some(until)) => {
-            check_dates(File::Staple, [response.since, until], now)?;
-            Ok(Some(until))
-        }
+        (Status::Good, Some(until)) => check_dates(File::Staple, [response.since, until], now),
     }
 }
 

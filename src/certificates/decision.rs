@@ -222,12 +222,12 @@ impl Decision {
         let settled = self.watch.is_settled(now);
         match checked {
             Ok(set) if settled || self.need_not_settle(&set, now) => {
-                self.watch.act(set.again);
+                self.watch.act(set.term);
                 self.wanted = Some(set.contents.clone());
                 self.act(set, now);
             }
             Err(refusal) if settled || self.kept.is_some() => {
-                self.watch.act(refusal.until);
+                self.watch.act(refusal.term);
                 self.wanted = None;
                 let why = refusal.to_string();
                 self.record.add(ChangeOutcome::Refused, Some(&why));

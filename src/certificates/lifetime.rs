@@ -1,6 +1,7 @@
-//! How much of its life a certificate has left, and how that is said.
+//! How much of its life a certificate has left, how that is said, and how long a judgement of it
+//! stands.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -49,9 +50,69 @@ pub fn is_over(not_after: SystemTime, now: SystemTime) -> bool {
 
 /// When a certificate's last second will be over, where it is not yet.
 pub fn over_at(not_after: SystemTime, now: SystemTime) -> Option<SystemTime> {
-    // `notAfter` belongs to the validity (RFC 5280), and is a whole second.
-    let end = not_after.checked_add(Duration::from_secs(1))?;
+    let end = end(not_after);
     (end > now).then_some(end)
+}
+
+/// When a certificate's last second is over.
+pub fn end(not_after: SystemTime) -> SystemTime {
+    // `notAfter` belongs to the validity (RFC 5280), and is a whole second.
+    let end = not_after.checked_add(Duration::from_secs(1));
+    end.unwrap_or(not_after)
+}
+
+/// From when and until when a judgement of the same bytes stands, by the clock on the wall, which may
+/// be set forward and back: in whole seconds since 1970, before which Linux sets no clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    from: u64,
+    until: u64,
+}
+
+impl Default for Term {
+    /// For ever.
+    fn default() -> Term {
+        Term {
+            from: 0,
+            until: u64::MAX,
+        }
+    }
+}
+
+impl Term {
+    /// Notes that something which is judged now begins to be valid, or is over, at this time.
+    pub fn note(&mut self, time: SystemTime, now: SystemTime) {
+        let (time, past) = (seconds(time), time <= now);
+        if past {
+            self.from = self.from.max(time);
+        } else {
+            self.until = self.until.min(time);
+        }
+    }
+
+    /// The term of two judgements that are one.
+    pub fn and(self, other: Term) -> Term {
+        Term {
+            from: self.from.max(other.from),
+            until: self.until.min(other.until),
+        }
+    }
+
+    /// Whether the judgement stands now.
+    pub fn covers(self, now: SystemTime) -> bool {
+        (self.from..self.until).contains(&seconds(now))
+    }
+
+    /// How long it stands from now on, if no clock is set.
+    pub fn left(self, now: SystemTime) -> Duration {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Duration::from_secs(self.until).saturating_sub(now)
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    let time = time.duration_since(UNIX_EPOCH);
+    time.unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::check::{self, Checked};
 use super::confirm::{self, Confirmation, Expected, Observation, SecretSeen};
+use super::lifetime::Term;
 use super::read::{Contents, Refusal};
 use super::serial::Serial;
 use super::usable::Age;
@@ -37,8 +38,8 @@ pub struct Set {
     pub checked: Vec<Checked>,
     /// Which file the set has not as it is, and why.
     pub lacks: Option<Refusal>,
-    /// When the set is to be judged again, though no file changes.
-    pub again: Option<SystemTime>,
+    /// How long that stands, though no file changes.
+    pub term: Term,
 }
 
 impl Set {
@@ -53,20 +54,20 @@ impl Set {
         age: Age,
     ) -> Result<Set, Refusal> {
         let mut contents = Contents::with_capacity(files.len());
-        let (mut checked, mut lacks, mut again) = (Vec::new(), None, None);
+        let (mut checked, mut lacks, mut term) = (Vec::new(), None, Term::default());
         for (at, material) in files.iter().enumerate() {
             let loaded = loaded.and_then(|loaded| loaded.get(at));
             let found = check::check(material, loaded, now, age)?;
             contents.push(found.material);
             checked.push(found.checked);
             lacks = lacks.or(found.lacks);
-            again = again.into_iter().chain(found.again).min();
+            term = term.and(found.term);
         }
         Ok(Set {
             contents: Arc::new(contents),
             checked,
             lacks,
-            again,
+            term,
         })
     }
 

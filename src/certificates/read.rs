@@ -4,10 +4,10 @@ use std::fmt;
 use std::fs::OpenOptions;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
 
+use super::lifetime::Term;
 use super::secret::SecretBytes;
 use crate::pulse::Pulse;
 
@@ -48,8 +48,9 @@ pub struct Refusal {
     pub file: Option<File>,
     /// Why, in a few words, without the file's name.
     pub why: String,
-    /// When the same bytes may be good: a certificate that is not valid yet will be.
-    pub until: Option<SystemTime>,
+    /// How long the refusal stands: a certificate that is not valid yet will be, and one that has
+    /// expired was valid when the clock on the wall was wrong.
+    pub term: Term,
 }
 
 impl Refusal {
@@ -58,7 +59,7 @@ impl Refusal {
         Refusal {
             file: Some(file),
             why: why.into(),
-            until: None,
+            term: Term::default(),
         }
     }
 }

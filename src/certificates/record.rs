@@ -174,10 +174,12 @@ impl Record {
                 continue;
             };
             let left = LifeLeft::of(before, after, now);
-            if left <= *said {
+            // The clock may have been set back: what it said before was not so.
+            let is_worse = left > *said;
+            *said = left;
+            if !is_worse {
                 continue;
             }
-            *said = left;
             let name = &status.secret;
             let at = rfc3339_seconds(after);
             if left == LifeLeft::Nothing {
@@ -186,6 +188,36 @@ impl Record {
             }
             let left = after.duration_since(now).unwrap_or_default();
             warn!("{name}: expires in {}, at {at}", show(left));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificates::check::Leaf;
+    use std::time::Duration;
+
+    #[test]
+    fn the_end_is_warned_of_again_when_the_clock_was_ahead() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let mut record = Record::new(&["leaf".to_owned()]);
+        let leaf = Leaf {
+            serial: Serial::of(&[1]),
+            not_before: at(0),
+            not_after: at(3600),
+            matched: true,
+            must_staple: false,
+        };
+        record.installed(1, &[Checked::Leaf(leaf)]);
+        for (now, said) in [
+            (5000, LifeLeft::Nothing),
+            (100, LifeLeft::Plenty),
+            (2500, LifeLeft::Third),
+            (3400, LifeLeft::Day),
+        ] {
+            record.warn_of_end(at(now));
+            assert_eq!(record.left, [said]);
         }
     }
 }

@@ -15,6 +15,7 @@ use super::answers::Answers;
 use super::change_check::ChangeCheck;
 use super::decision::{Decision, SetStep};
 use super::duty::Duty;
+use super::lifetime::Term;
 use super::notify::{FileEvent, Notify};
 use super::probe::Probes;
 use super::publish::{Published, SdsTarget};
@@ -239,7 +240,7 @@ impl Rotation {
             let refusal = Refusal {
                 file: None,
                 why: format!("{path} does not answer: its file system has hung for {limit}"),
-                until: None,
+                term: Term::default(),
             };
             self.decision.read(now, SystemTime::now(), Err(refusal));
             self.decision.record.set_stale(true);

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::lifetime;
+use super::lifetime::{self, Term};
 use super::pem;
 use super::read::{File, Refusal};
 use super::usable::{Age, certificates, check_dates, crl_label, holds_none};
@@ -28,28 +28,33 @@ pub struct Bundle {
 }
 
 /// Whether a CA bundle can be used at this time: one of its CAs can, and one of its revocation lists,
-/// where it has any. Besides, which of the lists cannot, and when all that is to be judged again:
-/// when the next part of it begins to be valid, or the first one ends that is.
+/// where it has any. Besides, which of the lists cannot, and how long all that stands: until the next
+/// part of it begins to be valid, or the first one ends that is.
 ///
 /// # Errors
-/// When it cannot: which file, and why, and until when at least.
+/// When it cannot: which file, and why, and how long that stands.
 pub fn check(
     ca: &[u8],
     crl: Option<&[u8]>,
     now: SystemTime,
     age: Age,
-) -> Result<(Bundle, Option<Refusal>, Option<SystemTime>), Refusal> {
+) -> Result<(Bundle, Option<Refusal>, Term), Refusal> {
     let all = certificates(File::Ca, ca)?;
     let lists = lists(ca, crl)?;
-    let begin = all.iter().map(|ca| ca.not_before);
-    let begin = begin.chain(lists.iter().map(|(_, list)| list.since));
-    let begins = begin.filter(|since| *since > now).min();
-    let refuse = |why: Refusal| Refusal {
-        until: begins,
-        ..why
-    };
+    let never = SystemTime::UNIX_EPOCH + NEVER;
+    let life = |list: &Crl| [list.since, list.until.unwrap_or(never)];
+    let lives = all.iter().map(|ca| [ca.not_before, ca.not_after]);
+    let mut term = Term::default();
+    for [since, until] in lives.chain(lists.iter().map(|(_, list)| life(list))) {
+        term.note(since, now);
+        // What ends later, and is no part of what counts, changes nothing.
+        if lifetime::is_over(until, now) {
+            term.note(lifetime::end(until), now);
+        }
+    }
+    let refuse = |why: Refusal| Refusal { term, ..why };
     let dates = |file, dates| match age {
-        Age::Valid => check_dates(file, dates, now),
+        Age::Valid => check_dates(file, dates, now).map(|_| ()),
         Age::Any => Ok(()),
     };
     let (mut refusal, mut lacks) = (None, None);
@@ -59,7 +64,6 @@ pub fn check(
             first = Some(life);
         }
     };
-    let never = SystemTime::UNIX_EPOCH + NEVER;
     let (mut cas, mut listed) = (0, 0);
     for ca in &all {
         if let Err(why) = dates(File::Ca, [ca.not_before, ca.not_after]) {
@@ -71,7 +75,7 @@ pub fn check(
         let mut best: Option<[SystemTime; 2]> = None;
         let mut bad = None;
         for (file, list) in lists.iter().filter(|(_, list)| list.is_of(ca)) {
-            let life = [list.since, list.until.unwrap_or(never)];
+            let life = life(list);
             match dates(*file, life) {
                 Ok(()) if best.is_some_and(|[_, until]| life[1] <= until) => {}
                 Ok(()) => best = Some(life),
@@ -100,8 +104,8 @@ pub fn check(
         cas,
         listed,
     };
-    let again = begins.into_iter().chain(lifetime::over_at(not_after, now));
-    Ok((bundle, lacks, again.min()))
+    term.note(lifetime::end(not_after), now);
+    Ok((bundle, lacks, term))
 }
 
 /// Whether Envoy is to look for the other side's own certificate alone in the lists, as one of the

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::lifetime;
+use super::lifetime::{self, Term};
 use super::pem::{self, Block};
 use super::read::{File, Refusal};
 use super::x509::Certificate;
@@ -50,24 +50,24 @@ pub(super) fn holds_none(file: File) -> Refusal {
     Refusal::of(file, "holds no certificate")
 }
 
-/// Whether `now` is between two dates.
+/// Whether `now` is between two dates, and how long that stands.
 pub(super) fn check_dates(
     file: File,
     [since, until]: [SystemTime; 2],
     now: SystemTime,
-) -> Result<(), Refusal> {
-    if since > now {
-        return Err(Refusal {
-            until: Some(since),
-            ..Refusal::of(
-                file,
-                format!("is not valid before {}", rfc3339_seconds(since)),
-            )
-        });
-    }
-    if lifetime::is_over(until, now) {
-        let until = rfc3339_seconds(until);
-        return Err(Refusal::of(file, format!("expired at {until}")));
-    }
-    Ok(())
+) -> Result<Term, Refusal> {
+    let mut term = Term::default();
+    term.note(since, now);
+    term.note(lifetime::end(until), now);
+    let why = if since > now {
+        format!("is not valid before {}", rfc3339_seconds(since))
+    } else if lifetime::is_over(until, now) {
+        format!("expired at {}", rfc3339_seconds(until))
+    } else {
+        return Ok(term);
+    };
+    Err(Refusal {
+        term,
+        ..Refusal::of(file, why)
+    })
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::lifetime::Term;
 use super::notify::FileEvent;
 use super::read::{Contents, Refusal};
 
@@ -52,8 +53,8 @@ pub struct Watch {
     look: Instant,
     /// What was acted on last: it is not acted on again.
     acted: Option<Reading>,
-    /// From when on what was acted on last is acted on again.
-    again: Option<SystemTime>,
+    /// How long that was right: beyond it, it is acted on again.
+    term: Term,
     /// Whether somebody asked for a look: whatever is there is acted on then.
     asked: bool,
 }
@@ -70,7 +71,7 @@ impl Watch {
             since: now,
             look: now,
             acted: None,
-            again: None,
+            term: Term::default(),
             asked: false,
         }
     }
@@ -167,8 +168,8 @@ impl Watch {
     /// The files were looked at, whether they had to be read for that or not; `calm` when there is
     /// no hurry to look again, but by `end`.
     pub fn looked(&mut self, now: Instant, wall: SystemTime, calm: bool, end: Option<SystemTime>) {
-        if self.again.is_some_and(|again| again <= wall) {
-            self.again = None;
+        if !self.term.covers(wall) {
+            self.term = Term::default();
             self.acted = None;
         }
         let news = self.is_news();
@@ -184,8 +185,9 @@ impl Watch {
         } else {
             QUICK.min(self.check)
         };
-        for due in self.again.into_iter().chain(end) {
-            pause = pause.min(due.duration_since(wall).unwrap_or(pause));
+        pause = pause.min(self.term.left(wall));
+        if let Some(end) = end {
+            pause = pause.min(end.duration_since(wall).unwrap_or(pause));
         }
         self.look = now + pause;
     }
@@ -232,10 +234,10 @@ impl Watch {
         })
     }
 
-    /// What the files hold is acted on, and will be again at that time.
-    pub fn act(&mut self, again: Option<SystemTime>) {
+    /// What the files hold is acted on, and will be again beyond this term.
+    pub fn act(&mut self, term: Term) {
         self.acted = self.seen.clone();
-        self.again = again;
+        self.term = term;
         self.asked = false;
         self.heard = self.heard.filter(|heard| heard.fresh);
     }

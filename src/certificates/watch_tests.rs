@@ -11,7 +11,7 @@ fn calm(kernel: bool) -> (Watch, Instant) {
     let mut watch = Watch::new(ms(1000), now);
     watch.rely_on_kernel(kernel);
     look(&mut watch, now, 1);
-    watch.act(None);
+    watch.act(Term::default());
     watch.looked(now, SystemTime::now(), true, None);
     (watch, now)
 }
@@ -109,8 +109,11 @@ fn looks_are_rare_where_the_kernel_tells_and_news_of_the_same_bytes_is_none() {
     assert!(!watch.is_news());
     assert_eq!(watch.due(), start + NET);
     // A certificate that is not valid yet is looked at when it is.
-    let wall = SystemTime::now();
-    watch.act(Some(wall + ms(5000)));
+    let later = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+    let wall = later - ms(5000);
+    let mut term = Term::default();
+    term.note(later, wall);
+    watch.act(term);
     watch.looked(due, wall, true, None);
     assert_eq!(watch.due(), due + ms(5000));
     // So is one when it expires.

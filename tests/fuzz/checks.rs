@@ -174,8 +174,8 @@ pub fn pem(bytes: &[u8]) {
         assert_eq!(check_pair(&dressed, &dressed, now), Ok(leaf));
     }
     let trust = trust::check(bytes, Some(bytes), now, Age::Valid);
-    if let Ok((bundle, lacks, again)) = &trust {
-        assert!(again.is_none_or(|again| now < again));
+    if let Ok((bundle, lacks, term)) = &trust {
+        assert!(term.covers(now));
         assert!(bundle.not_before <= now && now <= bundle.not_after);
         assert!(0 < bundle.listed && bundle.listed <= bundle.cas);
         assert!(lacks.is_none() || bundle.listed < bundle.cas);

@@ -10,6 +10,7 @@ use world::{Envoy, Kind, World, clean};
 
 mod any_order;
 mod bundles;
+mod clock;
 mod envoys_word;
 mod listeners;
 mod world;

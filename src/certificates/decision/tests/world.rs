@@ -79,7 +79,7 @@ impl Kind {
                 return Err(Refusal {
                     file: None,
                     why: "is missing".to_owned(),
-                    until: None,
+                    term: lifetime::Term::default(),
                 });
             }
         })
