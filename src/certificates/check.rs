@@ -114,9 +114,9 @@ pub fn check(
     {
         match check_staple(given, &leaf, now) {
             Ok(of_it) => term = term.and(of_it),
-            Err(why) if leaf.must_staple => {
-                let why = format!("{}; the certificate demands one", why.why);
-                return Err(Refusal::of(File::Staple, why));
+            Err(mut refusal) if leaf.must_staple => {
+                refusal.why += "; the certificate demands one";
+                return Err(refusal);
             }
             Err(why) => {
                 *staple = None;

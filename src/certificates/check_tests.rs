@@ -203,6 +203,16 @@ fn a_staple_that_cannot_be_used_is_left_out_and_told_and_keeps_the_certificate_f
         let why = why.unwrap_err().to_string();
         assert!(why.ends_with("; the certificate demands one"), "{why}");
     }
+    // When that may be otherwise is known all the same.
+    let year = |year: u64| SystemTime::UNIX_EPOCH + Duration::from_secs((year - 1970) * 31_557_600);
+    let refused = |staple, at| {
+        let demanding = with_staple("must-staple.crt", Some(staple));
+        check(&demanding, None, at, Age::Any).unwrap_err().term
+    };
+    let early = refused("staple-good.der", year(2023));
+    assert!(early.covers(year(2023)) && !early.covers(now()));
+    let late = refused("staple-expired.der", now());
+    assert!(late.covers(now()) && !late.covers(year(2024)));
     let demanding = with_staple("must-staple.crt", Some("staple-good.der"));
     assert!(
         check(&demanding, None, now(), Age::Valid)
