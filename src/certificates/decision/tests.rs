@@ -162,6 +162,15 @@ fn what_an_earlier_life_published_is_good_enough_to_start_with() {
     world.run(ms(2000));
     assert!(!world.decision.is_ready(), "it has expired since");
 
+    let poison = Kind::Poison(0).files().unwrap();
+    let mut world = World::going_on(Duty::Gate, Kind::Missing, now, now, 7, Some(poison));
+    world.run(ms(2000));
+    assert!(!world.decision.is_ready(), "a candidate refused it");
+    assert!(
+        world.decision.published_as().is_none(),
+        "nobody changed what is not held on to"
+    );
+
     let mut world = World::going_on(Duty::Gate, Kind::Poison(1), now, now, 7, kept());
     world.run(ms(10));
     assert!(world.decision.is_ready(), "a candidate refused the files");

@@ -26,7 +26,9 @@ impl Decision {
     /// that there is none. Nothing where nothing is published, or it is to be published again
     /// anyway.
     pub fn published_as(&self) -> Option<(u64, Option<&Contents>)> {
-        let there = self.current.is_some() || self.holds;
+        // Of a gate's nothing was published where there is no set.
+        let vacant = self.holds && self.duty == Duty::Listener;
+        let there = self.current.is_some() || vacant;
         (there && !self.astray && self.kept.is_none()).then(|| (self.generation, self.loaded()))
     }
 
