@@ -13,7 +13,7 @@ use log::{Level, error, info, log, warn};
 
 use super::confirm::SecretSeen;
 use super::duty::Duty;
-use super::lifetime;
+use super::lifetime::{self, Term};
 use super::pending::{Origin, Pending, Set};
 use super::read::{Contents, Material, Refusal};
 use super::record::{ChangeOutcome, Record};
@@ -226,7 +226,7 @@ impl Decision {
                 self.wanted = Some(set.contents.clone());
                 self.act(set, now);
             }
-            Err(refusal) if settled || self.kept.is_some() => {
+            Err(refusal) if settled || self.kept.is_some() && self.watch.is_first() => {
                 self.watch.act(refusal.term);
                 self.wanted = None;
                 let why = refusal.to_string();
@@ -330,16 +330,24 @@ impl Decision {
             Duty::Gate => Err(refusal),
             Duty::Listener => Set::of(&contents, None, wall, Age::Any),
         });
-        if let Ok(set) = set {
-            warn!("{}: going on with what was published before", self.name());
-            // But for a staple that is over.
-            let same = set.contents == contents;
-            let origin = if same {
-                Origin::EarlierRun
-            } else {
-                Origin::LastResort
-            };
-            self.try_or_go_on(set, origin, now);
+        match set {
+            Ok(set) => {
+                warn!("{}: going on with what was published before", self.name());
+                // But for a staple that is over.
+                let same = set.contents == contents;
+                let origin = if same {
+                    Origin::EarlierRun
+                } else {
+                    Origin::LastResort
+                };
+                self.try_or_go_on(set, origin, now);
+            }
+            // Out of date, if the clock on the wall is right.
+            Err(refusal) if refusal.term != Term::default() => {
+                self.watch.limit(refusal.term);
+                self.kept = Some(contents);
+            }
+            Err(_) => {}
         }
     }
 

@@ -234,6 +234,16 @@ impl Watch {
         })
     }
 
+    /// Whether what the files hold was never acted on so far, or is to be acted on as if it was not.
+    pub fn is_first(&self) -> bool {
+        self.acted.is_none()
+    }
+
+    /// What was acted on was right for no longer than this, either.
+    pub fn limit(&mut self, term: Term) {
+        self.term = self.term.and(term);
+    }
+
     /// What the files hold is acted on, and will be again beyond this term.
     pub fn act(&mut self, term: Term) {
         self.acted = self.seen.clone();

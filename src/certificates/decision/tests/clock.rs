@@ -19,7 +19,12 @@ fn error(world: &World) -> Option<&str> {
 
 #[test]
 fn an_envoy_that_waits_for_an_expired_certificate_starts_once_the_clock_is_right() {
-    for (files, kept) in [(Kind::Rsa, None), (Kind::Rsa, Some(Kind::Rsa))] {
+    // In the files, or only where an earlier life has published it.
+    for (files, kept) in [
+        (Kind::Rsa, None),
+        (Kind::Rsa, Some(Kind::Rsa)),
+        (Kind::Missing, Some(Kind::Rsa)),
+    ] {
         let mut world = ahead(Duty::Gate, files, kept);
         world.run(ms(20_000));
         assert!(!world.decision.is_ready(), "{files:?}");
@@ -28,6 +33,14 @@ fn an_envoy_that_waits_for_an_expired_certificate_starts_once_the_clock_is_right
         world.run(ms(200));
         assert!(world.decision.is_ready(), "{files:?}, {kept:?}");
     }
+    // Nor is a certificate lost that an earlier life published where the clock begins too early.
+    let mut world = ahead(Duty::Gate, Kind::Missing, Some(Kind::Rsa));
+    world.wall_start = SystemTime::UNIX_EPOCH;
+    world.run(ms(20_000));
+    assert!(!world.decision.is_ready());
+    world.wall_start += YEARS * 11 / 20;
+    world.run(ms(200));
+    assert!(world.decision.is_ready());
 }
 
 #[test]
