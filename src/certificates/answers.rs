@@ -23,6 +23,7 @@ struct Answer {
     answered: Instant,
     stats: Result<String, String>,
     serials: Result<HashSet<Serial>, String>,
+    starting: bool,
 }
 
 impl<A: Fn(&str) -> Result<String, String>> Answers<A> {
@@ -56,14 +57,18 @@ impl<A: Fn(&str) -> Result<String, String>> Answers<A> {
                 Ok(_) => (self.admin)("/certs").and_then(|page| confirm::parse_certs(&page)),
                 Err(why) => Err(why.clone()),
             };
+            // Last: what Envoy came to since it was asked about the secrets shows in the next answer.
+            let starting = stats.is_ok() && confirm::is_starting(&(self.admin)("/ready"));
             Answer {
                 asked: now,
                 answered: Instant::now(),
                 stats,
                 serials,
+                starting,
             }
         });
         let observed = answer.stats.as_ref().map(|stats| Observation {
+            starting: answer.starting,
             secrets: confirm::parse_stats(stats, names),
             hidden: !stats.contains("sds."),
             serials: answer.serials.clone(),
@@ -87,6 +92,7 @@ mod tests {
             asked.borrow_mut().push(path.to_owned());
             match path {
                 "/certs" => Ok("{\"certificates\": []}".to_owned()),
+                "/ready" => Ok("LIVE".to_owned()),
                 _ => Ok("sds.b.version_text: \"gen-2\"".to_owned()),
             }
         };
@@ -101,12 +107,12 @@ mod tests {
         assert_eq!(seen(0, start, start), (false, start));
         // However much later it is, the answer is as old as the question.
         assert_eq!(seen(1, start, later), (true, start));
-        assert_eq!(asked.borrow().len(), 2, "{asked:?}");
+        assert_eq!(asked.borrow().len(), 3, "{asked:?}");
         // What a set published since shows in no answer from before.
         assert_eq!(seen(1, later, later), (true, later));
         assert_eq!(seen(0, start, later), (false, later));
-        assert_eq!(asked.borrow().len(), 4, "{asked:?}");
-        assert!(seen(1, start, later + FRESH * 100).0);
         assert_eq!(asked.borrow().len(), 6, "{asked:?}");
+        assert!(seen(1, start, later + FRESH * 100).0);
+        assert_eq!(asked.borrow().len(), 9, "{asked:?}");
     }
 }

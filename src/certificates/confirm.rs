@@ -43,6 +43,8 @@ impl SecretSeen {
 /// What Envoy says of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
+    /// Whether Envoy has not come to all of its configuration yet: it may use a secret later.
+    pub starting: bool,
     /// Whether no statistic of any secret at all is shown: a `stats_matcher` may hide them.
     pub hidden: bool,
     /// Envoy's secrets, in the order that was asked for.
@@ -213,6 +215,14 @@ pub fn parse_stats(page: &str, names: &[String]) -> Vec<SecretSeen> {
     seen
 }
 
+/// Whether Envoy has not come to all of its configuration yet, by its answer to `/ready`: that is a
+/// 503 with one of two states then, `PRE_INITIALIZING` and `INITIALIZING`.
+pub fn is_starting(ready: &Result<String, String>) -> bool {
+    ready
+        .as_ref()
+        .is_err_and(|why| why.ends_with("INITIALIZING"))
+}
+
 /// The serial numbers of the leaves in `/certs`.
 ///
 /// # Errors
@@ -233,7 +243,12 @@ pub fn parse_certs(page: &str) -> Result<HashSet<Serial>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::{Address, Peer};
+    use crate::envoy::fetch;
     use proptest::prelude::*;
+    use std::io::{Read, Write as _};
+    use std::net::TcpListener;
+    use std::thread;
 
     /// As Envoy 1.40.0 answers after a leaf with another's key, in `usedonly` form.
     const STATS: &str = "sds.contour_xds_tls_certificate.version_text: \"gen-2\"\n\
@@ -256,6 +271,7 @@ mod tests {
 
     fn observed(stats: &str) -> Observation {
         Observation {
+            starting: false,
             hidden: stats.is_empty(),
             secrets: parse_stats(stats, &names()),
             serials: parse_certs(CERTS),
@@ -347,6 +363,29 @@ mod tests {
         assert!(parse_certs("{}").is_err());
         assert!(parse_certs("").is_err());
         assert_eq!(parse_certs("{\"certificates\": [7, {}]}").unwrap().len(), 0);
+    }
+
+    #[test]
+    fn an_envoy_that_is_not_live_yet_is_told_from_one_that_is_or_was() {
+        for (status, state, starting) in [
+            ("503 Service Unavailable", "PRE_INITIALIZING", true),
+            ("503 Service Unavailable", "INITIALIZING", true),
+            ("503 Service Unavailable", "DRAINING", false),
+            ("200 OK", "LIVE", false),
+        ] {
+            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = Address::Tcp(socket.local_addr().unwrap().to_string());
+            let envoy = thread::spawn(move || {
+                let (mut peer, _) = socket.accept().unwrap();
+                let _ = peer.read(&mut [0; 1000]).unwrap();
+                let length = state.len() + 1;
+                let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n");
+                writeln!(peer, "{head}{state}").unwrap();
+            });
+            let ready = fetch::get(Peer::Anyone, &address, "/ready");
+            assert_eq!(is_starting(&ready), starting, "{ready:?}");
+            envoy.join().unwrap();
+        }
     }
 
     #[test]

@@ -266,7 +266,8 @@ impl Decision {
         let good = self.good.as_ref().map(|good| &good.contents);
         let pending = self.pending.as_ref().filter(|_| self.envoy_runs);
         pending.is_some_and(|pending| {
-            let judged = good == Some(&pending.set.contents);
+            // An Envoy that is not live reads what is there when it comes to it.
+            let judged = good == Some(&pending.set.contents) || pending.is_starting();
             !pending.is_late() && (!judged || pending.is_unheard())
         })
     }

@@ -14,8 +14,8 @@ use crate::clock::rfc3339_seconds;
 
 /// How long Envoy has to take what was published; it takes 1 to 40 ms.
 const WITHIN: Duration = Duration::from_secs(10);
-/// How long an Envoy that starts has to take what was published: it may have to wait for name
-/// servers.
+/// How long an Envoy that starts has to take what was published, from its start and from when it was
+/// last known not to be live: it may have to wait for name servers, or for its control plane.
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// Between two questions to Envoy, at first; doubled each time.
 const ASK_FIRST: Duration = Duration::from_millis(2);
@@ -25,7 +25,7 @@ const ASK_STARTING: Duration = Duration::from_millis(100);
 const ASK_AT_MOST: Duration = Duration::from_millis(500);
 /// Between two questions to Envoy, once its answer is late.
 const ASK_LATE: Duration = Duration::from_secs(30);
-/// Between two questions to an Envoy that is slow to answer, at the most.
+/// Between two questions to an Envoy that is slow to answer, or to start, at the most.
 const ASK_SLOW: Duration = Duration::from_secs(2);
 /// What Envoy has refused by the first look, and not taken so long after it, is this set.
 const IN_DOUBT: Duration = Duration::from_secs(1);
@@ -135,6 +135,8 @@ pub struct Pending {
     late: bool,
     /// Whether Envoy said that it uses no such secret, when it was last asked.
     unused: bool,
+    /// Whether Envoy was not live when it was last asked: it may not have come to the secrets yet.
+    starting: bool,
     pause: Duration,
 }
 
@@ -153,6 +155,7 @@ impl Pending {
             deadline: Some(now + WITHIN),
             late: false,
             unused: false,
+            starting: false,
             pause: ASK_FIRST,
         }
     }
@@ -168,6 +171,7 @@ impl Pending {
             deadline: Some(now + START_WITHIN),
             late: false,
             unused: false,
+            starting: false,
             ask: now + ASK_STARTING,
             pause: ASK_STARTING,
             ..self
@@ -193,6 +197,11 @@ impl Pending {
     /// Whether Envoy uses no such secret, so that it can refuse nothing.
     pub fn is_unused(&self) -> bool {
         self.unused
+    }
+
+    /// Whether Envoy is not live, for however long, and has neither taken nor refused it.
+    pub fn is_starting(&self) -> bool {
+        self.starting
     }
 
     /// What Envoy's answer shows, which came at `now` to what was asked at `asked`; and whether its
@@ -230,6 +239,10 @@ impl Pending {
             Err(why) => Confirmation::Accepted(format!("Envoy cannot be asked: {why}")),
         };
         self.unused = matches!(shown, Confirmation::Unused(_));
+        self.starting = answer.as_ref().is_ok_and(|observed| observed.starting);
+        if self.starting && !self.late {
+            self.deadline = Some(now + START_WITHIN);
+        }
         let over = self.deadline.is_some_and(|deadline| deadline <= now);
         match shown {
             Confirmation::Taken | Confirmation::Rejected(_) => return (shown, over),
@@ -238,7 +251,7 @@ impl Pending {
                 self.late = true;
                 self.deadline = None;
             }
-            Confirmation::Other(_) if self.late && self.deadline.is_none() => {
+            Confirmation::Other(_) if self.late && self.deadline.is_none() && !self.starting => {
                 // It could not be asked for long, and may not have come to its files either.
                 self.deadline = Some(now + WITHIN);
                 self.pause = ASK_STARTING;
@@ -264,7 +277,9 @@ impl Pending {
         // Envoy's main thread answers: it has other things to do.
         let took = now.duration_since(asked);
         self.ask = now + pause.max((took * 10).min(ASK_SLOW));
-        self.pause = (self.pause * 2).min(ASK_AT_MOST);
+        // It may be without its control plane for hours.
+        let most = if self.starting { ASK_SLOW } else { ASK_AT_MOST };
+        self.pause = (self.pause * 2).min(most);
         (shown, over)
     }
 }

@@ -11,6 +11,9 @@ enum Fault {
     EnvoyEnds,
     EnvoyIsReplaced,
     AdminAnswers(bool),
+    EnvoyIsLive(bool),
+    /// The clock on the wall is so many years ahead, or behind.
+    ClockIsSet(i8),
     DiskFull(bool),
     /// Somebody removed the SDS files.
     FilesLost,
@@ -41,6 +44,8 @@ fn faults() -> impl Strategy<Value = Fault> {
         1 => Just(Fault::EnvoyEnds),
         1 => Just(Fault::EnvoyIsReplaced),
         1 => any::<bool>().prop_map(Fault::AdminAnswers),
+        1 => any::<bool>().prop_map(Fault::EnvoyIsLive),
+        1 => prop_oneof![Just(-54), Just(0), Just(100)].prop_map(Fault::ClockIsSet),
         1 => any::<bool>().prop_map(Fault::DiskFull),
         1 => Just(Fault::FilesLost),
         1 => Just(Fault::Asked),
@@ -61,6 +66,7 @@ proptest! {
         duty in prop_oneof![Just(Duty::Gate), Just(Duty::Listener)],
     ) {
         let mut world = World::of(duty, Kind::Missing);
+        let right = world.wall_start;
         for (fault, pause, steps) in faults {
             match fault {
                 Fault::Write(kind) => world.files = kind,
@@ -71,6 +77,12 @@ proptest! {
                 Fault::EnvoyStarts | Fault::EnvoyIsReplaced => {}
                 Fault::EnvoyEnds => world.stop_envoy(),
                 Fault::AdminAnswers(yes) => world.admin_answers = yes,
+                Fault::EnvoyIsLive(yes) => world.starting = !yes,
+                Fault::ClockIsSet(years) => {
+                    let by = Duration::from_secs(31_557_600) * u32::from(years.unsigned_abs());
+                    world.wall_start = if years < 0 { right - by } else { right + by };
+                    world.stepped = true;
+                }
                 Fault::DiskFull(yes) => world.disk_full = yes,
                 Fault::FilesLost => {
                     if world.decision.published_as().is_some() {
@@ -96,9 +108,9 @@ proptest! {
                     } else {
                         generation.max(world.attempted)
                     };
-                    let vacant = world.vacant;
+                    let before = (world.vacant, world.starting, world.wall_start, world.stepped);
                     world = World::going_on(duty, files, start, now, generation, kept);
-                    world.vacant = vacant;
+                    (world.vacant, world.starting, world.wall_start, world.stepped) = before;
                     world.published = published;
                     world.whole = whole;
                     if let Some(envoy) = envoy {
@@ -116,6 +128,8 @@ proptest! {
             }
         }
         world.admin_answers = true;
+        world.starting = false;
+        world.wall_start = right;
         world.disk_full = false;
         // Longer than anything waits: 60 s for a starting Envoy, 30 s between late questions.
         world.write(last, ms(120_000));

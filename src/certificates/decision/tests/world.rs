@@ -175,6 +175,12 @@ pub(super) struct World {
     pub(super) used: bool,
     /// Whether a `stats_matcher` hides the secrets' statistics.
     pub(super) hides: bool,
+    /// Whether Envoy is not live so far.
+    pub(super) starting: bool,
+    /// How often Envoy was asked.
+    pub(super) asked: u64,
+    /// Whether the clock on the wall was ever set.
+    pub(super) stepped: bool,
     pub(super) disk_full: bool,
     pub(super) published: Option<(u64, Arc<Contents>)>,
     /// The last generation that was to be published: one file of a set may hold it.
@@ -225,6 +231,9 @@ impl World {
             admin_answers: true,
             used: true,
             hides: false,
+            starting: false,
+            asked: 0,
+            stepped: false,
             disk_full: false,
             published: None,
             attempted: generation,
@@ -290,6 +299,7 @@ impl World {
                 self.decision.validated(self.now, self.wall(), verdict);
             }
             SetStep::Observe => {
+                self.asked += 1;
                 let answer = match &self.envoy {
                     Some(envoy) if self.admin_answers => {
                         let taken = envoy.taken.as_ref();
@@ -300,6 +310,7 @@ impl World {
                         };
                         let serials = taken.iter().filter_map(|(_, serial)| serial.clone());
                         Ok(Observation {
+                            starting: self.starting,
                             hidden: self.hides,
                             secrets: vec![secret.clone(), secret],
                             serials: Ok(HashSet::from_iter(serials)),
@@ -336,7 +347,7 @@ impl World {
                 let wall = self.wall();
                 assert!(
                     Set::of(&contents, None, wall, Age::Valid).is_ok()
-                        || self.duty == Duty::Listener
+                        || (self.duty == Duty::Listener || self.stepped)
                             && Set::of(&contents, None, wall, Age::Any).is_ok()
                 );
                 if let Some(envoy) = &mut self.envoy {
