@@ -180,17 +180,22 @@ impl Decision {
                 );
             }
         }
+        let wanted = self.wanted.as_ref() == Some(&pending.set.contents);
         match pending.origin {
             // It was only written again, and the files hold it, too.
-            Origin::Rollback if self.wanted.as_ref() == Some(&pending.set.contents) => {
+            Origin::Rollback if wanted => {
                 self.record.forget_error();
             }
             Origin::Rollback | Origin::LastResort => {}
-            Origin::EarlierRun => self.record.set_ok(),
-            // What the files have held since was refused, or is being tried.
-            Origin::Files if self.wanted.as_ref() != Some(&pending.set.contents) => {
-                self.record.count(ChangeOutcome::Ok);
+            Origin::EarlierRun => {
+                self.record.set_ok();
+                // The files may have held something bad meanwhile.
+                if wanted && pending.set.lacks.is_none() {
+                    self.record.forget_error();
+                }
             }
+            // What the files have held since was refused, or is being tried.
+            Origin::Files if !wanted => self.record.count(ChangeOutcome::Ok),
             Origin::Files => {
                 self.record.add(ChangeOutcome::Ok, None);
                 if let Some(lacks) = &pending.set.lacks {

@@ -7,8 +7,9 @@ const YEARS: Duration = Duration::from_secs(100 * 366 * 86_400);
 /// A world whose clock on the wall is a hundred years ahead.
 fn ahead(duty: Duty, files: Kind, kept: Option<Kind>) -> World {
     let (now, generation) = (Instant::now(), u64::from(kept.is_some()));
-    let kept = kept.map(|kind| kind.files().unwrap());
-    let mut world = World::going_on(duty, files, now, now, generation, kept);
+    let clean = || kept.map(|kind| clean(&kind.files().unwrap()));
+    let mut world = World::going_on(duty, files, now, now, generation, clean());
+    world.published = clean().map(|contents| (generation, Arc::new(contents)));
     world.wall_start += YEARS;
     world
 }
@@ -32,6 +33,9 @@ fn an_envoy_that_waits_for_an_expired_certificate_starts_once_the_clock_is_right
         world.wall_start -= YEARS;
         world.run(ms(200));
         assert!(world.decision.is_ready(), "{files:?}, {kept:?}");
+        world.start_envoy();
+        world.run(ms(1000));
+        assert_eq!(error(&world).is_none(), files == Kind::Rsa, "{kept:?}");
     }
     // Nor is a certificate lost that an earlier life published where the clock begins too early.
     let mut world = ahead(Duty::Gate, Kind::Missing, Some(Kind::Rsa));

@@ -327,3 +327,20 @@ fn of_an_envoy_that_starts_again_and_again_nothing_is_said_and_the_set_stays() {
     world.run(ms(32_000));
     assert_eq!(world.decision.record.error(), None);
 }
+
+#[test]
+fn what_was_refused_is_over_once_the_files_hold_again_what_envoy_then_confirms() {
+    let mut world = World::live(Kind::Ec(0));
+    world.admin_answers = false;
+    world.replace_envoy();
+    world.run(ms(6000));
+    world.write(Kind::Mismatched, ms(5000));
+    world.decision.check_now(world.now);
+    world.run(ms(10));
+    assert_eq!(world.results(), [1, 2, 0, 1]);
+    world.write(Kind::Ec(0), ms(2000));
+    world.admin_answers = true;
+    world.run(ms(31_000));
+    assert_eq!(world.decision.record.error(), None);
+    assert!(!world.decision.is_stale(world.wall()));
+}
