@@ -2,14 +2,18 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::{Level, info, warn};
 
 use super::rotation::Rotation;
 use crate::pulse::Pulse;
 
 /// So many secrets are many: a line for each step of each would hide all other lines.
 const MANY: usize = 10;
+
+/// So long after it may start, Envoy should have them. It may be without its control plane for hours.
+const LOADING: Duration = Duration::from_secs(60);
 
 /// The most secrets that a line names.
 const NAMED: usize = 5;
@@ -60,8 +64,8 @@ pub struct Start {
 enum StartPhase {
     /// The sets are read and published.
     Publishing,
-    /// Envoy is asked whether it has them.
-    Loading,
+    /// Envoy is asked whether it has them, since then.
+    Loading(Instant),
     /// Each has its own lines from here on.
     Over,
 }
@@ -71,7 +75,7 @@ impl Start {
     pub fn of(rotations: &mut [Rotation]) -> Start {
         let many = rotations.len() > MANY;
         if many {
-            hush(rotations, true);
+            tell_each(rotations, Level::Error);
         }
         let phase = if many {
             StartPhase::Publishing
@@ -84,28 +88,35 @@ impl Start {
     /// Tells how far all of them are, once for each step. `ready`: Envoy may be started.
     pub fn tell(&mut self, rotations: &mut [Rotation], ready: bool) {
         if self.phase == StartPhase::Publishing && ready {
-            self.phase = StartPhase::Loading;
+            self.phase = StartPhase::Loading(Instant::now());
             tell("published", rotations, |rotation| {
                 (!rotation.decision.has_set()).then(|| rotation.decision.waiting_for())
             });
         }
-        if self.phase == StartPhase::Loading
-            && rotations
-                .iter()
-                .all(|rotation| rotation.decision.is_through())
-        {
+        let StartPhase::Loading(since) = self.phase else {
+            return;
+        };
+        let mut all = rotations.iter();
+        let told = if all.all(|rotation| rotation.decision.is_through()) {
             self.phase = StartPhase::Over;
             tell("loaded by Envoy", rotations, |rotation| {
                 rotation.decision.record.error().map(str::to_owned)
             });
-            hush(rotations, false);
-        }
+            Level::Info
+        } else if since.elapsed() >= LOADING {
+            // What goes wrong from here on does so with what changes meanwhile.
+            Level::Warn
+        } else {
+            return;
+        };
+        tell_each(rotations, told);
     }
 }
 
-fn hush(rotations: &mut [Rotation], yes: bool) {
+/// Has so much told of each set alone.
+fn tell_each(rotations: &mut [Rotation], told: Level) {
     for rotation in rotations {
-        rotation.decision.record.hushed = yes;
+        rotation.decision.record.told = told;
     }
 }
 
@@ -137,6 +148,42 @@ fn tell(step: &str, rotations: &[Rotation], why: impl Fn(&Rotation) -> Option<St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certificates::CheckTimes;
+    use crate::certificates::duty::Duty;
+    use crate::certificates::publish::SdsTarget;
+    use crate::certificates::read::{Files, Source};
+    use crate::certificates::sds::SecretKind;
+
+    #[test]
+    fn a_warning_of_one_secret_is_told_though_envoy_takes_long_to_start() {
+        let none = Path::new("/none");
+        let pair = Source::Pair {
+            cert: none.into(),
+            key: none.into(),
+            staple: None,
+        };
+        let check = CheckTimes {
+            every: LOADING,
+            given: true,
+        };
+        let now = Instant::now();
+        let mut rotations: Vec<_> = (0..=MANY)
+            .map(|number| {
+                let target = SdsTarget::listener(none, "web", SecretKind::Certificate);
+                let (files, pulse) = (Files(vec![pair.clone()]), Pulse::default());
+                Rotation::new(number, files, target, Duty::Listener, &check, now, &pulse)
+            })
+            .collect();
+        let mut start = Start::of(&mut rotations);
+        let mut told = |start: &mut Start| {
+            start.tell(&mut rotations, true);
+            let record = &rotations[0].decision.record;
+            [Level::Warn, Level::Info].map(|level| record.level(level))
+        };
+        assert_eq!(told(&mut start), [Level::Debug, Level::Debug]);
+        start.phase = StartPhase::Loading(now.checked_sub(LOADING).unwrap());
+        assert_eq!(told(&mut start), [Level::Warn, Level::Debug]);
+    }
 
     #[test]
     fn too_small_a_limit_is_told_with_its_name_and_what_would_do() {

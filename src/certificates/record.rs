@@ -44,8 +44,8 @@ pub struct Record {
     /// What was last said of each secret's end.
     left: Vec<LifeLeft>,
     changed: bool,
-    /// Whether what happens to this set alone is for debugging only.
-    pub hushed: bool,
+    /// What is less than that, and happens to this set alone, is for debugging only.
+    pub told: Level,
 }
 
 impl Record {
@@ -60,13 +60,17 @@ impl Record {
             status: status.collect(),
             left: vec![LifeLeft::Plenty; names.len()],
             changed: true,
-            hushed: false,
+            told: Level::Info,
         }
     }
 
     /// At which level something is said of this set that would be said at this one.
     pub fn level(&self, level: Level) -> Level {
-        if self.hushed { Level::Debug } else { level }
+        if level > self.told {
+            Level::Debug
+        } else {
+            level
+        }
     }
 
     /// The record's lines.
