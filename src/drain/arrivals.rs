@@ -60,6 +60,9 @@ pub(super) struct Arrivals {
     /// How many connections are open that are told to close, and how many were at the look before.
     open: Option<u64>,
     before: Option<u64>,
+    /// How many connections are upgraded; and how many that were are still open, for all that is known.
+    upgraded: u64,
+    ended: u64,
     /// When the count of what comes in a second began, from how many on, and what was counted last.
     window: (Time, u64),
     rate: Option<u64>,
@@ -86,6 +89,8 @@ impl Arrivals {
             came: 0,
             open: None,
             before: None,
+            upgraded: 0,
+            ended: 0,
             window: (since, 0),
             rate: None,
             last: since,
@@ -111,6 +116,8 @@ impl Arrivals {
             Some(_) => {}
         }
         self.before = self.open.replace(open);
+        let ended = self.upgraded.saturating_sub(load.upgraded);
+        (self.ended, self.upgraded) = (self.ended.saturating_add(ended), load.upgraded);
         self.untold |= load.hides_arrivals;
         if self.is_blind() && load.came.is_some_and(|came| came > 0) {
             self.last = now;
@@ -142,7 +149,9 @@ impl Arrivals {
             // Envoy takes the request off a WebSocket that ends before it takes off the connection, up
             // to a second: that was never told to close. Who came may be counted after the look that
             // shows them, and before.
-            *open = (*open).min(before.saturating_add(came).saturating_add(self.came));
+            let most = before.saturating_add(came).saturating_add(self.came);
+            let few = (*open).min(most).max(open.saturating_sub(self.ended));
+            (self.ended, *open) = (*open - few, few);
         }
         self.came = came;
         match self.first {
@@ -221,7 +230,9 @@ impl Arrivals {
         for few in [&mut self.open, &mut self.before].into_iter().flatten() {
             *few = (*few).min(1);
         }
-        self.came = self.came.min(1);
+        for few in [&mut self.came, &mut self.upgraded, &mut self.ended] {
+            *few = (*few).min(1);
+        }
         (self.window, self.rate) = ((base, 0), None);
     }
 }
@@ -397,5 +408,8 @@ mod tests {
             ];
             assert_eq!(left(&comes), ms(1_500), "{counted}");
         }
+        // And who comes back uncounted, as to a listener that has the admin interface's name.
+        let uncounted = [one, one, (2, 1, 9), (1, 1, 9), (2, 1, 9), (1, 1, 9)];
+        assert_eq!(left(&uncounted), ms(1_500));
     }
 }
