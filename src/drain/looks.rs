@@ -84,6 +84,9 @@ impl Drain {
                 self.on_load(now, load);
             }
             (Ask::Activity, Some(Answer::Activity(counters))) => {
+                // A look has both questions.
+                self.costs[0] += took;
+                self.rested += (took * SHARE).min(POLL_MAX);
                 self.poll_at(now + self.pace(), Ask::Stats);
                 self.on_counters(now, *counters);
             }
