@@ -312,7 +312,8 @@ fn see(
         || !tcp.is_empty()
         || !connections.udp.is_empty()
         || !connections.elsewhere.is_empty();
-    let udp = connections.udp.iter().filter(|listener| !is_out(listener));
+    let udp = merge(&connections.udp, is_out, |_| {});
+    let udp = udp.iter().filter(|listener| !listener.excluded);
     let mut load = Load {
         listeners,
         udp_sessions: udp.count() as u64,

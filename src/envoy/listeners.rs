@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::witnesses::call_statistics;
+use super::roll_call::call_statistics;
 use crate::client::{Address, ExchangeLimits, Method, Peer, fetch_from};
 use crate::connections::Local;
 use crate::connections::names::Named;

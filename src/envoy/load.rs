@@ -238,9 +238,9 @@ impl Load {
 
     /// This load beside what the kernel counted at the same moment. The larger count stands. Each
     /// connection that only the kernel sees may have something in flight; `http` connections are
-    /// those that Envoy tells of in another place.
+    /// those that Envoy tells of in another place. So many of QUIC the kernel does not see.
     #[must_use]
-    pub fn beside(mut self, kernel: Load, http: u64) -> Load {
+    pub fn beside(mut self, kernel: Load, http: u64, quic: u64) -> Load {
         let (told, open) = (self.on_listeners(), kernel.on_listeners());
         // QUIC connections have no socket of their own.
         self.awake = kernel.awake.filter(|_| told <= open);
@@ -248,7 +248,7 @@ impl Load {
         self.unsent = kernel.unsent;
         self.tcp_sessions = self
             .tcp_sessions
-            .saturating_add(open.saturating_sub(told.max(http)));
+            .saturating_add(open.saturating_sub(told.max(http).saturating_sub(quic)));
         if open > told {
             self.listeners = kernel.listeners;
         }

@@ -5,12 +5,14 @@
 //! listeners are counted, and what is hidden is found by what is missing.
 
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::fetch::{ask_stats, fetch_page, refused};
 use super::lines::Lines;
 use super::titles::{self, Titles};
+use crate::client::{Address, Peer};
 use crate::connections::names::{self, Named};
 
 /// Which statistics there are, whether they were ever used or not. This costs Envoy's main thread
@@ -32,6 +34,12 @@ pub const QUERY: &str = concat!(
     "%7Caccess_logs%5C..*",
     "%7Cdns_filter%5C..*)%24",
 );
+
+/// A roll call is believed for so long: listeners come and go.
+const LASTS: Duration = Duration::from_secs(30);
+
+/// What is believed without an answer, so as not to wait for one at every poll.
+pub(super) const REST: Duration = Duration::from_secs(2);
 
 /// How Envoy names an internal listener in its statistics.
 pub(super) const INTERNAL: &str = "envoy_internal_";
@@ -63,6 +71,9 @@ pub enum Hidden {
     /// The connections of some listeners that drain; or a control plane gave them a new version,
     /// which has the same name in the statistics.
     Draining,
+    /// The connections of a listener at another one's address; or the two have one name in the
+    /// statistics.
+    Shared,
     /// The requests of some HTTP connection managers.
     Requests,
     /// UDP sessions.
@@ -76,7 +87,11 @@ impl Hidden {
             Hidden::Statistics => {
                 "envoy's admin interface refuses /stats: let admin.allow_paths hold it"
             }
-            Hidden::Listeners | Hidden::Count | Hidden::Connections | Hidden::Draining => concat!(
+            Hidden::Listeners
+            | Hidden::Count
+            | Hidden::Connections
+            | Hidden::Draining
+            | Hidden::Shared => concat!(
                 "envoy's statistics hide connections of some listeners: ",
                 stats_prefixes!(),
                 ", and give each listener a stat_prefix of its own, or none"
@@ -94,19 +109,15 @@ impl Hidden {
 
     /// Whether the kernel's count of TCP connections can stand in.
     pub fn is_told_by_kernel(self) -> bool {
-        matches!(
-            self,
-            Hidden::Statistics
-                | Hidden::Listeners
-                | Hidden::Count
-                | Hidden::Connections
-                | Hidden::Draining
-        )
+        !matches!(self, Hidden::Requests | Hidden::UdpSessions)
     }
 
     /// Whether it is surely hidden. Where it is not, and the kernel tells, nobody is to be warned.
     pub fn is_certain(self) -> bool {
-        !matches!(self, Hidden::Connections | Hidden::Draining)
+        !matches!(
+            self,
+            Hidden::Connections | Hidden::Draining | Hidden::Shared
+        )
     }
 }
 
@@ -134,6 +145,8 @@ pub struct RollCall {
     pub sends_logs: bool,
     /// What Envoy's list of listeners says.
     pub listed: Listed,
+    /// Whether that is what it said before, since Envoy did not answer.
+    is_filled: bool,
     /// When the roll was called.
     pub called: Option<Instant>,
 }
@@ -150,8 +163,9 @@ pub struct Listed {
     pub reaches_out: bool,
     /// The names of internal listeners in the statistics.
     internal: HashSet<String>,
-    /// How many have the name in the statistics of another one at the same address.
-    sharing: u64,
+    /// The names in the statistics that listeners may share with another one at the same address, once
+    /// for each such listener.
+    shared: Vec<String>,
 }
 
 impl RollCall {
@@ -187,16 +201,17 @@ impl RollCall {
         self.listed = Listed {
             count: Some(listed.len() as u64),
             reaches_out,
-            sharing: titles::sharing(&scopes, &named),
+            shared: titles::shared(&scopes, &named),
             titles: Titles::new(scopes, named),
             internal,
         };
     }
 
     /// Takes the list of an earlier answer of the same Envoy, where this one has none.
-    pub fn fill(&mut self, before: RollCall) {
+    fn fill(&mut self, before: RollCall) {
         if self.listed.count.is_none() {
             self.listed = before.listed;
+            self.is_filled = true;
         }
     }
 
@@ -279,6 +294,14 @@ impl RollCall {
         self.udp.len()
     }
 
+    /// Whether connections on listeners of this name have no socket of their own: all of them, or some,
+    /// since a TCP listener may have the name, too.
+    pub fn is_quic(&self, name: &str) -> (bool, bool) {
+        let some = self.udp.contains(name);
+        let is_shared = self.listed.shared.iter().any(|shared| shared == name);
+        (some && !is_shared, some)
+    }
+
     /// Whether there was an answer.
     pub fn is_heard(&self) -> bool {
         self.trusted || self.called.is_some()
@@ -297,10 +320,11 @@ impl RollCall {
             return hidden;
         }
         let told = self.scopes.len() as u64 + u64::from(self.namesake || namesake);
-        let told = told.saturating_add(self.listed.sharing);
+        let shared = self.listed.shared.len() as u64;
         match active.or(self.listed.count) {
             None => hidden.push(Hidden::Count),
-            Some(active) if told < active => hidden.push(Hidden::Listeners),
+            Some(active) if told.saturating_add(shared) < active => hidden.push(Hidden::Listeners),
+            Some(active) if told < active => hidden.push(Hidden::Shared),
             Some(active) if told < active.saturating_add(draining) => hidden.push(Hidden::Draining),
             Some(_) => {}
         }
@@ -332,5 +356,60 @@ impl RollCallReader {
         roll.hides_requests = roll.misses_managers();
         roll.on_listeners = Vec::new();
         self.roll
+    }
+}
+
+/// Asks Envoy which statistics there are: the answer's status, and what the roll call has from it.
+pub(super) fn call_statistics(peer: Peer, address: &Address) -> Result<(u16, RollCall), String> {
+    let mut reader = RollCallReader::default();
+    let sink = |piece: &[u8]| reader.feed(piece);
+    let head = ask_stats(peer, address, QUERY, None, sink)?;
+    Ok((head.status, reader.finish()))
+}
+
+/// Calls the roll, and counts the requests that `failed`.
+///
+/// # Errors
+/// One line that says why there is no answer.
+pub(super) fn call(peer: Peer, address: &Address, failed: &mut u64) -> Result<RollCall, String> {
+    let statistics = call_statistics(peer, address);
+    let (status, mut roll) = statistics.inspect_err(|_| *failed += 1)?;
+    if status != 200 {
+        return Err(refused(status, "to /stats"));
+    }
+    roll.called = Some(Instant::now());
+    // `admin.allow_paths` may lack it, and the statistics tell how many there are.
+    match fetch_page(peer, address, names::QUERY) {
+        Ok((200, json)) => roll.read_listed(&json),
+        Ok((status, _)) => log::debug!("/listeners: {status}"),
+        Err(why) => {
+            log::debug!("/listeners: {why}");
+            *failed += 1;
+        }
+    }
+    Ok(roll)
+}
+
+/// The same where this was the answer `before`, which stands where there is none; of half an answer, the
+/// other half does. Returns for how long it is believed as well.
+pub(super) fn call_again(
+    peer: Peer,
+    address: &Address,
+    before: RollCall,
+    failed: &mut u64,
+) -> (RollCall, Duration) {
+    let failed_before = *failed;
+    match call(peer, address, failed) {
+        Ok(mut roll) if *failed > failed_before => {
+            // An Envoy that never lists its listeners in time is not asked for them all the time.
+            let lasts = if before.is_filled { LASTS } else { REST };
+            roll.fill(before);
+            (roll, lasts)
+        }
+        Ok(roll) => (roll, LASTS),
+        Err(why) => {
+            log::debug!("what envoy could tell is not known: {why}");
+            (before, REST)
+        }
     }
 }

@@ -168,6 +168,8 @@ pub struct ToldLoad {
     pub load: Load,
     /// Connections of all HTTP connection managers but the admin interface's.
     pub http: u64,
+    /// Connections among these that have no socket of their own: so many surely, so many at the most.
+    pub quic: (u64, u64),
     /// What is not told.
     pub hidden: Vec<Hidden>,
 }
@@ -182,6 +184,7 @@ impl ToldLoad {
         ToldLoad {
             load,
             http: 0,
+            quic: (0, 0),
             hidden: vec![Hidden::Statistics],
         }
     }
@@ -222,9 +225,10 @@ impl Figures {
         Some(self.active?.saturating_add(self.draining))
     }
 
-    /// How many HTTP connection managers the page tells of: those that had a connection once.
-    pub fn managers(&self) -> usize {
-        self.managers.len()
+    /// How many HTTP connection managers the page tells of, and not the roll call.
+    pub fn strangers(&self, roll: &RollCall) -> usize {
+        let strange = |name: &&String| !roll.tells_requests(name);
+        self.managers.keys().filter(strange).count()
     }
 
     fn add(&mut self, name: &str, value: u64) {
@@ -318,6 +322,7 @@ impl Figures {
         }
         // Connections that a network filter has, on outer and on internal listeners.
         let (mut outer, mut inner, mut counted) = (0_u64, 0_u64, 0_u64);
+        let mut quic = (0_u64, 0_u64);
         let mut listeners = Vec::new();
         for (name, proxied, early) in self.own_scopes() {
             if roll.is_internal(name) {
@@ -327,7 +332,12 @@ impl Figures {
             let connections = proxied.saturating_add(early);
             let listener = roll.listed.titles.listener(name, connections, excluded);
             outer = outer.saturating_add(proxied);
-            counted = counted.saturating_add(if listener.excluded { 0 } else { connections });
+            if !listener.excluded {
+                counted = counted.saturating_add(connections);
+                let (surely, perhaps) = roll.is_quic(name);
+                quic.0 = quic.0.saturating_add(if surely { connections } else { 0 });
+                quic.1 = quic.1.saturating_add(if perhaps { connections } else { 0 });
+            }
             listeners.push(listener);
         }
         listeners.sort_unstable_by(|a, b| {
@@ -364,6 +374,7 @@ impl Figures {
         ToldLoad {
             load,
             http: all_http,
+            quic,
             hidden,
         }
     }

@@ -153,13 +153,13 @@ pub fn are_all_meant<'a>(
     told == listed.len()
 }
 
-/// How many of the listed listeners have no name of their own among these `scopes` of the statistics,
-/// since another one at the same address has it: TCP and QUIC.
-pub fn sharing(scopes: &HashSet<String>, listed: &[Named]) -> u64 {
+/// The names among these `scopes` of the statistics that listeners have or may have in common with
+/// another one at the same address, once for each such listener: TCP and QUIC.
+pub fn shared(scopes: &HashSet<String>, listed: &[Named]) -> Vec<String> {
     let mut told = HashSet::new();
     let scope = |one: &Named| one.locals.first().map(scope_of);
     let again = |scope: &String| scopes.contains(scope) && !told.insert(scope.clone());
-    listed.iter().filter_map(scope).filter(again).count() as u64
+    listed.iter().filter_map(scope).filter(again).collect()
 }
 
 /// How the statistics write an address.

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::fetch::{ask_stats, fetch_page, get, refused};
+use super::fetch::{ask_stats, get, refused};
 use super::kernel::{self, Measure, Seen};
 use super::lines::Lines;
 use super::load::{Load, Sight};
@@ -19,12 +19,6 @@ use super::traffic;
 use super::watch::EndWatch;
 use crate::client::{Address, GoesOn, Peer, SLICE};
 use crate::connections::names::{self, Named};
-
-/// A roll call is believed for so long: listeners come and go.
-const ROLL_CALL_LASTS: Duration = Duration::from_secs(30);
-
-/// What is believed without an answer, so as not to wait for one at every poll.
-const ROLL_CALL_REST: Duration = Duration::from_secs(2);
 
 /// An admin interface that has not answered for so long may hang.
 const HANGS: Duration = Duration::from_millis(300);
@@ -40,16 +34,10 @@ const UNHEARD: &str = "envoy has not answered which statistics it has: what they
 struct Subject {
     /// The process whose sockets are looked at.
     pid: Option<i32>,
-    /// How many listeners the Envoy has, and how many HTTP connection managers tell of themselves.
+    /// How many listeners the Envoy has, and how many HTTP connection managers tell of themselves of
+    /// which the roll call had no word.
     listeners: Option<u64>,
-    managers: usize,
-}
-
-impl Subject {
-    /// Whether the same Envoy answers, whatever listeners it has by now.
-    fn is_same_envoy(self, other: Subject) -> bool {
-        self.pid == other.pid
-    }
+    strangers: usize,
 }
 
 /// Asks both witnesses.
@@ -188,18 +176,9 @@ impl<'a> Witnesses<'a> {
         let figures = page.finish();
         let excluded = self.measure.excluded;
         let told = match head.status {
-            200 if head.is_envoy => figures.load(
-                self.roll_call(
-                    peer,
-                    address,
-                    Subject {
-                        pid,
-                        listeners: figures.listeners(),
-                        managers: figures.managers(),
-                    },
-                ),
-                excluded,
-            ),
+            200 if head.is_envoy => {
+                figures.load(self.roll_call(peer, address, pid, &figures), excluded)
+            }
             200 if figures.is_proven() => figures.load(&RollCall::of_a_stand_in(), excluded),
             200 => return Err("the answer lacks server.live: it is cut, or no statistics".into()),
             400..=499 if head.is_envoy => stats::ToldLoad::nothing(),
@@ -212,7 +191,9 @@ impl<'a> Witnesses<'a> {
         }
         let mut told = told;
         let mut hidden = told.hidden.iter();
-        told.load.hides_arrivals = hidden.any(|hidden| hidden.is_told_by_kernel());
+        // One name has the sum of what came to two listeners.
+        let hides = |hidden: &Hidden| hidden.is_told_by_kernel() && *hidden != Hidden::Shared;
+        told.load.hides_arrivals = hidden.any(hides);
         match &seen {
             Ok(seen) => {
                 told.load.quiet = self.watch.is_quiet(seen.quiet.as_deref())
@@ -344,11 +325,17 @@ impl<'a> Witnesses<'a> {
         let stats::ToldLoad {
             mut load,
             http,
+            quic,
             mut hidden,
         } = told;
         let may_hide = hidden.iter().any(|hidden| hidden.is_told_by_kernel());
         let hides = |hidden: &Hidden| hidden.is_told_by_kernel() && hidden.is_certain();
         let hides = hidden.iter().any(hides);
+        let untold = |hidden: &Hidden| hidden.is_told_by_kernel() && *hidden != Hidden::Shared;
+        let untold = hidden.iter().any(untold);
+        // Where something is surely hidden, rather too many are taken to be in flight.
+        let (surely, perhaps) = quic;
+        let quic = if hides { perhaps } else { surely };
         let told = load.tcp_sessions;
         match seen {
             Some(seen) if may_hide => {
@@ -367,9 +354,9 @@ impl<'a> Witnesses<'a> {
                 if load.sight == Sight::Whole {
                     hidden.retain(|hidden| hidden.is_certain());
                 }
-                load = load.beside(kernel, http);
+                load = load.beside(kernel, http, quic);
             }
-            Some(seen) if seen.knows_excluded => load = load.beside(seen.load, http),
+            Some(seen) if seen.knows_excluded => load = load.beside(seen.load, http, quic),
             // Those of excluded listeners may be among them.
             Some(seen) => load.unsent = seen.load.unsent,
             None => {
@@ -390,7 +377,7 @@ impl<'a> Witnesses<'a> {
             hidden.push(Hidden::Requests);
         }
         // Of what a connection carries that the kernel alone shows, nobody tells.
-        load.requests_untold = hides && load.tcp_sessions > told
+        load.requests_untold = untold && load.tcp_sessions > told
             || hidden.contains(&Hidden::Requests)
             || hidden.contains(&Hidden::Statistics);
         let mut all = String::new();
@@ -419,7 +406,7 @@ impl<'a> Witnesses<'a> {
 
     /// Warns of what `--exclude-listener` names and the Envoy at this address does not have.
     pub fn check_excluded(&mut self, address: &Address, peer: Peer) {
-        let roll = match call_roll(peer, address, &mut self.more_failed) {
+        let roll = match roll_call::call(peer, address, &mut self.more_failed) {
             // An Envoy without a listener may get one from its control plane.
             Ok(roll) if !roll.listed.titles.all().is_empty() => roll,
             Ok(_) => return,
@@ -443,58 +430,31 @@ impl<'a> Witnesses<'a> {
 
     /// What this Envoy could tell of its load. Where it does not answer, what it answered before
     /// stands; of half an answer, the other half.
-    fn roll_call(&mut self, peer: Peer, address: &Address, of: Subject) -> &RollCall {
+    fn roll_call(
+        &mut self,
+        peer: Peer,
+        address: &Address,
+        pid: Option<i32>,
+        page: &stats::Figures,
+    ) -> &RollCall {
+        let of = |roll: &RollCall| Subject {
+            pid,
+            listeners: page.listeners(),
+            strangers: page.strangers(roll),
+        };
         let now = Instant::now();
         let before = self
             .roll
-            .take_if(|(_, until, before)| *before != of || now >= *until);
+            .take_if(|(roll, until, before)| *before != of(roll) || now >= *until);
         let (roll, ..) = self.roll.get_or_insert_with(|| {
-            let before = before.filter(|(_, _, before)| before.is_same_envoy(of));
+            let before = before.filter(|(_, _, before)| before.pid == pid);
             let before = before.map_or_else(RollCall::default, |(roll, ..)| roll);
-            let failed = self.more_failed;
-            let (roll, lasts) = match call_roll(peer, address, &mut self.more_failed) {
-                Ok(mut roll) if self.more_failed > failed => {
-                    roll.fill(before);
-                    (roll, ROLL_CALL_REST)
-                }
-                Ok(roll) => (roll, ROLL_CALL_LASTS),
-                Err(why) => {
-                    log::debug!("what envoy could tell is not known: {why}");
-                    (before, ROLL_CALL_REST)
-                }
-            };
+            let (roll, lasts) = roll_call::call_again(peer, address, before, &mut self.more_failed);
+            let of = of(&roll);
             (roll, Instant::now() + lasts, of)
         });
         roll
     }
-}
-
-/// Asks Envoy which statistics there are: the answer's status, and what the roll call has from it.
-pub(super) fn call_statistics(peer: Peer, address: &Address) -> Result<(u16, RollCall), String> {
-    let mut reader = roll_call::RollCallReader::default();
-    let sink = |piece: &[u8]| reader.feed(piece);
-    let head = ask_stats(peer, address, roll_call::QUERY, None, sink)?;
-    Ok((head.status, reader.finish()))
-}
-
-/// Calls the roll, and counts the requests that `failed`.
-fn call_roll(peer: Peer, address: &Address, failed: &mut u64) -> Result<RollCall, String> {
-    let statistics = call_statistics(peer, address);
-    let (status, mut roll) = statistics.inspect_err(|_| *failed += 1)?;
-    if status != 200 {
-        return Err(refused(status, "to /stats"));
-    }
-    roll.called = Some(Instant::now());
-    // `admin.allow_paths` may lack it, and the statistics tell how many there are.
-    match fetch_page(peer, address, names::QUERY) {
-        Ok((200, json)) => roll.read_listed(&json),
-        Ok((status, _)) => log::debug!("/listeners: {status}"),
-        Err(why) => {
-            log::debug!("/listeners: {why}");
-            *failed += 1;
-        }
-    }
-    Ok(roll)
 }
 
 #[cfg(test)]

@@ -22,6 +22,13 @@ fn seen(load: Load) -> Seen {
     }
 }
 
+/// What an Envoy with so many listeners tells.
+fn page_of(listeners: u64) -> stats::Figures {
+    let mut page = stats::GaugeReader::default();
+    page.feed(format!("listener_manager.total_listeners_active: {listeners}\n").as_bytes());
+    page.finish()
+}
+
 fn nobody_asked() -> Witnesses<'static> {
     Witnesses::new(Measure {
         excluded: &[],
@@ -56,7 +63,7 @@ fn a_roll_call_without_an_answer_leaves_what_the_same_envoy_answered_before() {
     let of = |pid| Subject {
         pid: Some(pid),
         listeners: Some(1),
-        managers: 1,
+        strangers: 0,
     };
     // Nobody listens there.
     let nowhere = Address::Tcp("127.0.0.1:1".into());
@@ -65,22 +72,18 @@ fn a_roll_call_without_an_answer_leaves_what_the_same_envoy_answered_before() {
     let mut answered = RollCall::of_a_stand_in();
     answered.called = called;
     witnesses.roll = Some((answered, Instant::now(), of(7)));
-    let more = Subject {
-        listeners: Some(2),
-        ..of(7)
-    };
-    for subject in [of(7), more] {
-        let roll = witnesses.roll_call(Peer::Anyone, &nowhere, subject);
-        assert_eq!(roll.called, called, "{subject:?}");
+    for listeners in [1, 2] {
+        let roll = witnesses.roll_call(Peer::Anyone, &nowhere, Some(7), &page_of(listeners));
+        assert_eq!(roll.called, called, "{listeners}");
     }
     assert_eq!(witnesses.more_failed, 2);
     let rests = |witnesses: &Witnesses| {
         let until = witnesses.roll.as_ref().map(|(_, until, _)| *until);
-        until.is_some_and(|until| until <= Instant::now() + ROLL_CALL_REST)
+        until.is_some_and(|until| until <= Instant::now() + roll_call::REST)
     };
     assert!(rests(&witnesses), "it is not asked again soon");
     // Of another Envoy nothing is known.
-    let roll = witnesses.roll_call(Peer::Anyone, &nowhere, of(8));
+    let roll = witnesses.roll_call(Peer::Anyone, &nowhere, Some(8), &page_of(2));
     assert_eq!(roll.called, None);
     assert!(rests(&witnesses), "it is not asked again soon");
 }
@@ -118,23 +121,33 @@ fn a_roll_call_with_half_an_answer_leaves_the_other_half_as_it_was() {
         }
     });
     let mut witnesses = nobody_asked();
-    let mut subject = Subject {
-        pid: Some(7),
-        listeners: Some(1),
-        managers: 1,
-    };
     let name = |roll: &RollCall| roll.listed.titles.listener("0.0.0.0_80", 1, &[]).name;
-    let roll = witnesses.roll_call(Peer::Anyone, &address, subject);
+    let roll = witnesses.roll_call(Peer::Anyone, &address, Some(7), &page_of(1));
     assert_eq!(name(roll), "web");
     lists.store(false, Ordering::SeqCst);
-    subject.managers = 2;
-    let roll = witnesses.roll_call(Peer::Anyone, &address, subject);
-    assert_eq!(name(roll), "web");
-    let until = witnesses.roll.as_ref().map(|(_, until, _)| *until).unwrap();
-    assert!(
-        until <= Instant::now() + ROLL_CALL_REST,
-        "it is asked again soon"
-    );
+    // Each time the listeners have changed; what is never answered is not asked for all the time.
+    for (listeners, is_soon) in [(2, true), (3, false)] {
+        let roll = witnesses.roll_call(Peer::Anyone, &address, Some(7), &page_of(listeners));
+        assert_eq!(name(roll), "web");
+        let until = witnesses.roll.as_ref().map(|(_, until, _)| *until).unwrap();
+        assert_eq!(until <= Instant::now() + roll_call::REST, is_soon);
+    }
+}
+
+#[test]
+fn a_page_of_many_listeners_and_workers_is_read() {
+    let line = |at| {
+        format!(
+            "listener.0.0.0.0_{}.worker_{}.downstream_cx_active: 1\n",
+            at / 100,
+            at % 100
+        )
+    };
+    let page: String = (0..200_000).map(line).collect();
+    assert!(page.len() > 9 << 20);
+    let address = serve(move |_| Some(format!("{page}server.live: 1\n")));
+    let answer = nobody_asked().ask(&address, Peer::Anyone, Processes::Serving(None), None);
+    assert!(matches!(answer, Ok(Answer::Stats(_))), "{answer:?}");
 }
 
 #[test]
@@ -150,7 +163,7 @@ fn an_envoy_that_has_not_answered_the_roll_call_is_not_said_to_have_a_matcher() 
     let of = Subject {
         pid: Some(7),
         listeners: Some(1),
-        managers: 1,
+        strangers: 0,
     };
     let mut roll = roll_call::RollCallReader::default().finish();
     roll.called = Some(Instant::now());
@@ -185,11 +198,68 @@ fn of_what_may_be_hidden_and_the_kernel_tells_nobody_is_warned() {
         assert_eq!(load.in_flight(), if is_seen { 2 } else { 0 });
         (load.sight, load.hidden.is_some())
     };
-    for hidden in [Hidden::Connections, Hidden::Draining] {
+    for hidden in [Hidden::Connections, Hidden::Draining, Hidden::Shared] {
         assert_eq!(weigh(hidden, Some(Sight::Kernel)), (Sight::Whole, false));
         assert_eq!(weigh(hidden, Some(Sight::Partial)), (Sight::Partial, true));
         assert_eq!(weigh(hidden, None), (Sight::Partial, true));
     }
     let known = weigh(Hidden::Listeners, Some(Sight::Kernel));
     assert_eq!(known, (Sight::Kernel, true));
+}
+
+#[test]
+fn connections_of_quic_do_not_make_up_for_those_that_are_hidden() {
+    let weigh = |hidden, quic| {
+        let listener = |connections| ListenerLoad {
+            connections,
+            ..ListenerLoad::default()
+        };
+        let mut told = stats::ToldLoad {
+            http: 50,
+            quic,
+            hidden,
+            ..stats::ToldLoad::nothing()
+        };
+        told.load.listeners = vec![listener(50)];
+        let kernel = Load {
+            listeners: vec![listener(10)],
+            ..Load::default()
+        };
+        let load = nobody_asked().weigh(told, Some(seen(kernel)), true);
+        load.in_flight()
+    };
+    assert_eq!(weigh(vec![Hidden::Listeners], (50, 50)), 10);
+    // Of a name that TCP has as well all may be QUIC's, but where nothing is hidden.
+    assert_eq!(weigh(vec![Hidden::Listeners], (0, 50)), 10);
+    assert_eq!(weigh(vec![Hidden::Shared], (0, 50)), 0);
+    // Some wait to be accepted.
+    assert_eq!(weigh(Vec::new(), (45, 45)), 5);
+}
+
+/// Its own matcher hides it, and a TCP listener at its address has its name.
+#[test]
+fn a_udp_listener_whose_name_another_one_has_is_not_believed_to_have_no_session() {
+    let mut reader = roll_call::RollCallReader::default();
+    reader.feed(b"listener.0.0.0.0_53.downstream_pre_cx_active: 0\n");
+    let mut roll = reader.finish();
+    roll.called = Some(Instant::now());
+    let local =
+        r#"{"local_address": {"socket_address": {"address": "0.0.0.0", "port_value": 53}}}"#;
+    roll.read_listed(&format!(r#"{{"listener_statuses": [{local}, {local}]}}"#));
+    let mut witnesses = nobody_asked();
+    let told = page_of(2).load(&roll, &[]);
+    assert_eq!(told.hidden, [Hidden::Shared]);
+    let of = Subject {
+        pid: Some(7),
+        listeners: Some(2),
+        strangers: 0,
+    };
+    witnesses.roll = Some((roll, Instant::now(), of));
+    let kernel = Load {
+        udp_sessions: 1,
+        sight: Sight::Kernel,
+        ..Load::default()
+    };
+    let load = witnesses.weigh(told, Some(seen(kernel)), true);
+    assert_eq!(load.sight, Sight::Partial);
 }
