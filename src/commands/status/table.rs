@@ -421,13 +421,17 @@ fn certificates(status: JsonView<'_>) -> Vec<Line> {
         let (one, other) = (left(one), left(other));
         one.partial_cmp(&other).unwrap_or(std::cmp::Ordering::Equal)
     });
-    all.into_iter().map(certificate).collect()
+    let starts = status.text("/state").as_deref() == Some("starting");
+    all.into_iter()
+        .map(|one| certificate(one, starts))
+        .collect()
 }
 
 /// The longest serial number that is not cut, in digits, and how many of a longer one are shown.
 const SERIAL: (usize, usize) = (12, 8);
 
-fn certificate(certificate: JsonView<'_>) -> Line {
+/// `starts`: Envoy is not live so far.
+fn certificate(certificate: JsonView<'_>, starts: bool) -> Line {
     let name = certificate.text("/secret").unwrap_or_else(unknown);
     let mut line = Line::new(Paint::Bold, format!("{:<LABEL$}", "certificate"));
     line.push(Paint::Plain, format!("{name}: "));
@@ -460,6 +464,7 @@ fn certificate(certificate: JsonView<'_>) -> Line {
     let is_stale = certificate.holds("/stale") && certificate.text("/last_error").is_none();
     if is_stale && certificate.at("/not_after").is_some() {
         let why = match certificate.text("/last_result") {
+            _ if starts => ", envoy has not come to it yet",
             Some(_) => ", its files hold another",
             // So it stays where the secret has another name in Envoy's configuration.
             None => ", envoy has not taken it: does a listener use it?",
