@@ -123,6 +123,11 @@ impl<T> Inbox<T> {
         pop(&mut self.0.lock())
     }
 
+    /// Whether no message is still to be taken.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
     /// The oldest message; waits for one, however long.
     pub fn next(&self) -> T {
         loop {

@@ -355,6 +355,46 @@ fn at_rest_the_admin_is_asked_no_more_than_once_a_second() {
     assert!(asked <= 4, "{asked} times in 3 s");
 }
 
+#[test]
+fn an_envoy_that_answers_late_is_not_silent_and_a_drain_waits_for_no_such_answer() {
+    const SLOW: Duration = Duration::from_millis(1_300);
+    let model = SharedModel::default();
+    let late = model.clone();
+    let admin = FakeAdmin::unix(
+        move |call| match (call.name().as_str(), late.answer(call)) {
+            ("GET /ready" | "GET /listeners", Answer::Ok(body)) => Answer::Late(SLOW, body),
+            (_, answer) => answer,
+        },
+    );
+    let mut drainit = fake_envoy::start(&[], &admin.address);
+    let asked = || admin.times("GET /ready").len();
+    let probe = |times: usize| {
+        wait_for("a question", PATIENCE, || {
+            let _ = drainit.request("GET", "/ready", PATIENCE);
+            asked() >= times
+        });
+    };
+    probe(4);
+    let metrics = drainit.get("/metrics").1;
+    for line in [
+        "drainit_state{state=\"live\"} 1",
+        "drainit_admin_errors_total 0",
+    ] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+    admin.script(move |call| match call.name().as_str() {
+        "GET /ready" => Answer::Hang,
+        _ => model.answer(call),
+    });
+    probe(asked() + 1);
+    let hangs = *admin.times("GET /ready").last().unwrap();
+    drainit.signal(Signal::SIGTERM);
+    admin.wait_call(FAIL, 1);
+    let waited = admin.times(FAIL)[0] - hangs;
+    assert!(waited < Duration::from_millis(2_500), "{waited:?}");
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+}
+
 /// That look and every later one was lost until somebody asked for readiness again.
 #[test]
 fn a_scrape_while_readiness_is_asked_for_gets_its_figures() {

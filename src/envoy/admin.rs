@@ -2,6 +2,8 @@
 //! answer late or never.
 
 use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::address::Place;
@@ -15,7 +17,8 @@ use crate::fault;
 use crate::mailbox::{Inbox, Wakeups};
 use crate::pulse::Pulse;
 
-/// How long a probe waits for its answer: a kubelet's own patience is a second.
+/// How long a probe waits for its answer where something else waits for the probe. Else it has the
+/// time of a step: an Envoy that is slow is not silent.
 const PROBE: Duration = Duration::from_secs(1);
 
 /// The longest answer that is kept, in bytes.
@@ -39,6 +42,8 @@ pub struct Job {
     /// Whether there was or is a drain, or the wait of a hold: what closed listeners have left
     /// counts.
     pub winds_down: bool,
+    /// Whether somebody waits for the end of this question. May change meanwhile.
+    pub hurries: Arc<AtomicBool>,
 }
 
 /// What became of a [`Job`].
@@ -100,6 +105,7 @@ pub fn work(
         // generation one process tells nothing.
         let is_alone = job.processes == Processes::Serving(job.owner);
         let watched = job.owner.filter(|_| job.drains && is_alone);
+        let has_time = |waited| has_time(jobs.0, &job.hurries, waited);
         let answer = match (job.ask, found) {
             (Ask::Sockets, found) => {
                 let admin = found.ok();
@@ -107,7 +113,7 @@ pub fn work(
                 witnesses.look(job.processes, admin.as_ref(), job.winds_down)
             }
             (Ask::Activity, Ok(address)) => asker.witnesses.ask_counters(&address, peer, watched),
-            (Ask::Traffic, Ok(address)) => match ask(Ask::Ready, &address, peer, None) {
+            (Ask::Traffic, Ok(address)) => match probe(Ask::Ready, &address, peer, &has_time) {
                 Ok(Answer::Ready(Readiness::Live)) => asker.witnesses.ask_traffic(&address, peer),
                 Ok(_) => Err("envoy is not live".into()),
                 Err(why) => Err(why),
@@ -116,7 +122,9 @@ pub fn work(
                 let witnesses = &mut asker.witnesses;
                 witnesses.ask(&address, peer, job.processes, watched)
             }
-            (Ask::Ready, Ok(address)) => asker.ask_ready(&address, peer, job.owner),
+            (Ask::Ready, Ok(address)) => asker.ask_ready(&address, peer, job.owner, &has_time),
+            // Nice to have, and 124 kB.
+            (Ask::ServerInfo, Ok(address)) => probe(Ask::ServerInfo, &address, peer, &has_time),
             (question, Ok(address)) => asker.witnesses.patiently(watched, &address, |goes_on| {
                 ask(question, &address, peer, goes_on)
             }),
@@ -170,23 +178,48 @@ impl Asker<'_> {
         address: &Address,
         peer: Peer,
         owner: Option<i32>,
+        has_time: &dyn Fn(Duration) -> bool,
     ) -> Result<Answer, String> {
         let live = || Ok(Answer::Ready(Readiness::Live));
         let excluded = self.witnesses.measure.excluded;
         if self.census.takes_turn(owner, Instant::now())
             && self.was_live
-            && self.census.ask(peer, address, excluded)
+            && self.census.ask(peer, address, excluded, has_time)
         {
             // It answers, and nothing else has changed for all that is known.
             return live();
         }
-        let answer = ask(Ask::Ready, address, peer, None);
+        let answer = probe(Ask::Ready, address, peer, has_time);
         self.was_live = answer == live();
         if self.was_live && self.census.is_new() {
-            self.census.ask(peer, address, excluded);
+            self.census.ask(peer, address, excluded, has_time);
         }
         answer
     }
+}
+
+/// Whether a probe that has `waited` so long may go on: for longer than [`PROBE`] only while nobody
+/// `hurries`, and no other of the `jobs` waits. The question of an Envoy that is gone is given up so.
+fn has_time<J>(jobs: &Inbox<J>, hurries: &AtomicBool, waited: Duration) -> bool {
+    waited < PROBE || !hurries.load(Ordering::Relaxed) && jobs.is_empty()
+}
+
+/// Asks Envoy how it is, or what, for as long as it `has_time`.
+///
+/// # Errors
+/// As [`ask`].
+fn probe(
+    question: Ask,
+    address: &Address,
+    peer: Peer,
+    has_time: &dyn Fn(Duration) -> bool,
+) -> Result<Answer, String> {
+    ask(
+        question,
+        address,
+        peer,
+        Some(&mut |waited| has_time(waited)),
+    )
 }
 
 /// Asks Envoy one question, while `goes_on` says so.
@@ -194,25 +227,20 @@ impl Asker<'_> {
 /// # Errors
 /// One line that says why there is no answer, or none that can be believed.
 fn ask(ask: Ask, address: &Address, peer: Peer, goes_on: GoesOn<'_>) -> Result<Answer, String> {
-    let short = |method, path, time| {
-        let limits = ExchangeLimits { time, body: SHORT };
-        fetch_while(peer, address, method, path, limits, goes_on)
+    let limits = ExchangeLimits {
+        time: STEP,
+        body: SHORT,
     };
+    let short = |method, path| fetch_while(peer, address, method, path, limits, goes_on);
     match ask {
-        Ask::Ready => {
-            short(Method::Get, "/ready", PROBE).and_then(|(status, body)| ready(status, &body))
+        Ask::Ready => short(Method::Get, "/ready").and_then(|(status, body)| ready(status, &body)),
+        Ask::ServerInfo => {
+            short(Method::Get, "/server_info").and_then(|(status, body)| version(status, &body))
         }
-        // Nice to have, and 124 kB: a drain that begins now must not wait for it for long.
-        Ask::ServerInfo => short(Method::Get, "/server_info", PROBE)
-            .and_then(|(status, body)| version(status, &body)),
-        Ask::FailHealthCheck => done(short(Method::Post, "/healthcheck/fail", STEP)?),
-        Ask::PassHealthCheck => done(short(Method::Post, "/healthcheck/ok", STEP)?),
-        Ask::DrainListeners => done(short(
-            Method::Post,
-            "/drain_listeners?graceful&skip_exit",
-            STEP,
-        )?),
-        Ask::StopListeners => done(short(Method::Post, "/drain_listeners", STEP)?),
+        Ask::FailHealthCheck => done(short(Method::Post, "/healthcheck/fail")?),
+        Ask::PassHealthCheck => done(short(Method::Post, "/healthcheck/ok")?),
+        Ask::DrainListeners => done(short(Method::Post, "/drain_listeners?graceful&skip_exit")?),
+        Ask::StopListeners => done(short(Method::Post, "/drain_listeners")?),
         Ask::Stats | Ask::Activity | Ask::Traffic | Ask::Sockets => {
             Err("that takes more than one question".into())
         }
@@ -240,4 +268,45 @@ fn version(status: u16, body: &str) -> Result<Answer, String> {
         .and_then(|version| version.as_str()?.split('/').nth(1))
         .map(|version| Answer::Version(version.chars().take(64).collect()))
         .ok_or_else(|| refused(status, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+    use crate::mailbox::Mailbox;
+
+    /// What comes of a probe that Envoy answers after two seconds.
+    fn probe_late(hurries: bool, others: u8) -> Result<Answer, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap().to_string());
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            thread::sleep(PROBE * 2);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nLIVE\n");
+        });
+        let (mailbox, jobs) = Mailbox::new(None);
+        (0..others).for_each(|job| mailbox.send(job));
+        let hurries = AtomicBool::new(hurries);
+        let has_time = |waited| has_time(&jobs, &hurries, waited);
+        probe(Ask::Ready, &address, Peer::Anyone, &has_time)
+    }
+
+    #[test]
+    fn a_slow_answer_is_one_unless_somebody_waits_for_the_next_question() {
+        let live = Ok(Answer::Ready(Readiness::Live));
+        thread::scope(|scope| {
+            for (hurries, others) in [(false, 0), (true, 0), (false, 1)] {
+                let live = &live;
+                scope.spawn(move || {
+                    let is_live = probe_late(hurries, others) == *live;
+                    assert_eq!(is_live, !hurries && others == 0, "{hurries} {others}");
+                });
+            }
+        });
+    }
 }

@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::fetch::STEP;
 use super::roll_call::call_statistics;
-use crate::client::{Address, ExchangeLimits, Method, Peer, fetch_from};
+use crate::client::{Address, ExchangeLimits, Method, Peer, fetch_while};
 use crate::connections::Local;
 use crate::connections::names::Named;
 
@@ -13,7 +14,7 @@ const REST: Duration = Duration::from_secs(10);
 
 /// The limits on the whole answer: a listener is a line of it.
 const PAGE: ExchangeLimits = ExchangeLimits {
-    time: Duration::from_secs(1),
+    time: STEP,
     body: 8 * 1024 * 1024,
 };
 
@@ -74,12 +75,25 @@ impl Census {
 
     /// Asks Envoy for its listeners, or what the statistics call those that it listed last; for the
     /// first time both, where both are needed. Returns whether Envoy told. A silence changes nothing
-    /// of what Envoy told before.
-    pub fn ask(&mut self, peer: Peer, address: &Address, excluded: &[String]) -> bool {
+    /// of what Envoy told before. The list is waited for while it `has_time`.
+    pub fn ask(
+        &mut self,
+        peer: Peer,
+        address: &Address,
+        excluded: &[String],
+        has_time: &dyn Fn(Duration) -> bool,
+    ) -> bool {
         let untold = ListenerCount::Untold;
         let listed = match self.doubt.take() {
             Some(listed) => listed,
-            None => match fetch_from(peer, address, Method::Get, "/listeners", PAGE) {
+            None => match fetch_while(
+                peer,
+                address,
+                Method::Get,
+                "/listeners",
+                PAGE,
+                Some(&mut |waited| has_time(waited)),
+            ) {
                 Ok((200, page)) => match Listed::read(&page, excluded) {
                     Some(listed) if !listed.is_in_doubt(excluded) => {
                         return self.tell(ListenerCount::Count(listed.count));
@@ -264,10 +278,10 @@ mod tests {
                 ..Census::default()
             };
             assert!(census.takes_turn(Some(7), now));
-            assert!(!census.ask(Peer::Anyone, &nowhere, &excluded));
+            assert!(!census.ask(Peer::Anyone, &nowhere, &excluded, &|_| true));
             assert_eq!(census.told(), Some(ListenerCount::Count(then)));
             assert!(!census.takes_turn(Some(7), now), "readiness has the next");
-            census.ask(Peer::Anyone, &nowhere, &excluded);
+            census.ask(Peer::Anyone, &nowhere, &excluded, &|_| true);
             assert_eq!(census.told(), Some(ListenerCount::Count(then)));
             assert_eq!(census.failed, 2);
         }

@@ -97,6 +97,14 @@ impl Core {
         wait.is_some_and(|wait| wait.outcome().is_none())
     }
 
+    /// Whether a drain, a hold or a resume waits for the end of the question in flight.
+    pub fn hurries(&self, now: Time) -> bool {
+        let waits = |wait: &Drain| wait.outcome().is_none() && !wait.is_delayed(now);
+        let wait = self.life.service.wait();
+        // While the next Envoy starts, they can ask nothing.
+        !self.generations.is_starting() && (wait.is_some_and(waits) || self.life.is_resuming())
+    }
+
     /// The question in flight: what Envoy was asked and has not answered yet.
     pub fn asked(&self) -> Option<Question> {
         self.generations.asked().or(self.life.asked())

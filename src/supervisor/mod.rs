@@ -34,6 +34,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -117,6 +118,8 @@ struct Supervisor {
     events: Inbox<Event>,
     helpers: Helpers,
     core: Core,
+    /// Whether somebody waits for the end of the question in flight.
+    hurries: Arc<AtomicBool>,
     reporter: Reporter,
     trials: Trials,
     envoys: Envoys,
@@ -192,6 +195,7 @@ impl Supervisor {
             events,
             helpers,
             core: Core::new(rules, seed),
+            hurries: Arc::default(),
             reporter,
             trials: Trials::default(),
             envoys,
@@ -287,7 +291,10 @@ impl Supervisor {
     /// Lets the core decide, and does what it says.
     fn handle(&mut self, input: Input) {
         let now = self.now();
-        for action in self.core.handle(now, input) {
+        let actions = self.core.handle(now, input);
+        let hurries = self.core.hurries(now);
+        self.hurries.store(hurries, Ordering::Relaxed);
+        for action in actions {
             match action {
                 Action::Spawn => self.spawn(),
                 Action::Judge => self.judge(),
@@ -324,6 +331,7 @@ impl Supervisor {
             processes: self.envoys.processes(starts),
             drains: self.core.is_draining(),
             winds_down: self.core.is_draining() || self.core.drain().is_some(),
+            hurries: self.hurries.clone(),
         };
         if self.helpers.ask(job).is_err() {
             self.on_missing_answer();

@@ -25,7 +25,7 @@ impl Life {
     }
 
     /// Whether Envoy is still to be told that its health check passes again.
-    fn is_resuming(&self) -> bool {
+    pub fn is_resuming(&self) -> bool {
         self.service == Service::Serving
             && self
                 .envoy()

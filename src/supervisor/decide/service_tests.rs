@@ -65,6 +65,35 @@ fn nobody_is_believed_to_have_gone_from_an_envoy_that_has_not_heard_of_the_hold(
 }
 
 #[test]
+fn a_question_hurries_while_a_wait_or_a_resume_cannot_go_on_without_its_end() {
+    let mut delayed = rules();
+    delayed.limits.delay = s(5);
+    let mut play = Play::live(delayed);
+    let hurries = |play: &Play| play.core.hurries(play.now);
+    play.put(Input::Probe);
+    play.until(s(2), |_| None);
+    assert_eq!((play.asked(), hurries(&play)), (Some(Ask::Ready), false));
+    play.order(Order::Drain);
+    assert!(!hurries(&play), "the delay is not over");
+    play.until(s(5), |_| None);
+    assert!(!hurries(&play));
+    play.until(s(7), |_| None);
+    assert_eq!((play.asked(), hurries(&play)), (Some(Ask::Ready), true));
+    play.until(s(60), |_| None);
+    assert!(!hurries(&play), "the drain is over");
+
+    let mut play = Play::live(rules());
+    hold(&mut play);
+    assert!(hurries(&play));
+    play.until(s(1), with(0));
+    assert!(!hurries(&play), "nobody waits any more");
+    resume(&mut play);
+    assert!(hurries(&play));
+    play.answer(Answer::Done);
+    assert!(!hurries(&play));
+}
+
+#[test]
 fn a_resume_of_what_is_not_held_changes_nothing_and_is_answered() {
     let mut play = Play::live(rules());
     let before = play.core.clone();
