@@ -6,7 +6,7 @@ use super::status::view::JsonView;
 use super::{complain, read_status, say};
 use crate::client::Head;
 use crate::options::Options;
-use crate::status::NOT_LIVE;
+use crate::status::{NOT_LIVE, UNCONFIRMED};
 
 /// Has the running drainit hold Envoy, and waits for what is in flight: 0 nothing is left, 1 and
 /// why. At the deadline it is held all the same.
@@ -17,7 +17,11 @@ pub fn hold(options: &Options) -> u8 {
         let over = waiting.end(give(&target, "hold")?);
         match over.end.is_clean {
             true => Ok(format!("held: {}", over.line(""))),
-            false => Err(format!("held, and {}", over.line("not drained"))),
+            false => Err(format!(
+                "held, and {}{}",
+                over.line("not drained"),
+                unconfirmed(&target)
+            )),
         }
     }))
 }
@@ -31,6 +35,16 @@ pub fn resume(options: &Options) -> u8 {
             result => format!("{result}: envoy is in service"),
         })
     }))
+}
+
+/// What the hold's verdict says of a health check that may still pass; empty where that fails.
+fn unconfirmed(target: &Target) -> String {
+    let verdict = read_status(target, true)
+        .ok()
+        .and_then(|status| JsonView(&status).text("/hold/verdict"));
+    let verdict = verdict.unwrap_or_default();
+    let at = verdict.find(UNCONFIRMED).unwrap_or(verdict.len());
+    verdict.get(at..).unwrap_or_default().to_owned()
 }
 
 /// The hold is over, and no Envoy serves: why.

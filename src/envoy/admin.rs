@@ -10,7 +10,7 @@ use super::address::Place;
 use super::fetch::{STEP, refused};
 use super::kernel::Measure;
 use super::listeners::{Census, ListenerCount};
-use super::question::{Answer, Ask, Processes, Readiness};
+use super::question::{Answer, Ask, Failure, Processes, Readiness};
 use super::witnesses::Witnesses;
 use crate::client::{Address, ExchangeLimits, GoesOn, Method, Peer, fetch_while};
 use crate::fault;
@@ -21,8 +21,11 @@ use crate::pulse::Pulse;
 /// time of a step: an Envoy that is slow is not silent.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// The longest answer that is kept, in bytes.
-const SHORT: u64 = 256 * 1024;
+/// The limits on the answer to a probe or a step. `/server_info` has 124 kB.
+const LIMITS: ExchangeLimits = ExchangeLimits {
+    time: STEP,
+    body: 256 * 1024,
+};
 
 /// A question, and where to ask it.
 #[derive(Debug)]
@@ -57,8 +60,8 @@ pub struct AdminReply {
     pub address: Option<Address>,
     /// Who was to answer there.
     pub peer: Peer,
-    /// The answer, or why there is none, in one line.
-    pub answer: Result<Answer, String>,
+    /// The answer, or why there is none.
+    pub answer: Result<Answer, Failure>,
     /// To [`Ask::Ready`], of an Envoy that is live: how many listeners it has.
     pub listeners: Option<ListenerCount>,
     /// How many requests beside the question's own had no answer since the last reply: for the
@@ -106,29 +109,17 @@ pub fn work(
         let is_alone = job.processes == Processes::Serving(job.owner);
         let watched = job.owner.filter(|_| job.drains && is_alone);
         let has_time = |waited| has_time(jobs.0, &job.hurries, waited);
-        let answer = match (job.ask, found) {
-            (Ask::Sockets, found) => {
-                let admin = found.ok();
-                let witnesses = &mut asker.witnesses;
-                witnesses.look(job.processes, admin.as_ref(), job.winds_down)
+        let answer = match (step(job.ask), found) {
+            (Some(path), Ok(address)) => {
+                let told = asker.witnesses.patiently(watched, &address, |goes_on| {
+                    fetch_while(peer, &address, Method::Post, path, LIMITS, goes_on)
+                });
+                told.map_err(Failure::from).and_then(done)
             }
-            (Ask::Activity, Ok(address)) => asker.witnesses.ask_counters(&address, peer, watched),
-            (Ask::Traffic, Ok(address)) => match probe(Ask::Ready, &address, peer, &has_time) {
-                Ok(Answer::Ready(Readiness::Live)) => asker.witnesses.ask_traffic(&address, peer),
-                Ok(_) => Err("envoy is not live".into()),
-                Err(why) => Err(why),
-            },
-            (Ask::Stats, Ok(address)) => {
-                let witnesses = &mut asker.witnesses;
-                witnesses.ask(&address, peer, job.processes, watched)
+            (_, found) => {
+                let answer = asker.ask(&job, found, peer, watched, &has_time);
+                answer.map_err(Failure::from)
             }
-            (Ask::Ready, Ok(address)) => asker.ask_ready(&address, peer, job.owner, &has_time),
-            // Nice to have, and 124 kB.
-            (Ask::ServerInfo, Ok(address)) => probe(Ask::ServerInfo, &address, peer, &has_time),
-            (question, Ok(address)) => asker.witnesses.patiently(watched, &address, |goes_on| {
-                ask(question, &address, peer, goes_on)
-            }),
-            (_, Err(why)) => Err(why),
         };
         let checkable = address.clone().filter(|_| job.ask == Ask::Ready);
         report(AdminReport::Reply(Box::new(AdminReply {
@@ -163,6 +154,33 @@ struct Asker<'a> {
 }
 
 impl Asker<'_> {
+    /// Asks what is no step, of the Envoy at the address that was `found`. A probe goes on for as long
+    /// as it `has_time`; for `watched` see [`Witnesses::patiently`].
+    fn ask(
+        &mut self,
+        job: &Job,
+        found: Result<Address, String>,
+        peer: Peer,
+        watched: Option<i32>,
+        has_time: &dyn Fn(Duration) -> bool,
+    ) -> Result<Answer, String> {
+        let witnesses = &mut self.witnesses;
+        if job.ask == Ask::Sockets {
+            return witnesses.look(job.processes, found.ok().as_ref(), job.winds_down);
+        }
+        let address = &found?;
+        match job.ask {
+            Ask::Activity => witnesses.ask_counters(address, peer, watched),
+            Ask::Traffic => match probe(Ask::Ready, address, peer, has_time)? {
+                Answer::Ready(Readiness::Live) => witnesses.ask_traffic(address, peer),
+                _ => Err("envoy is not live".into()),
+            },
+            Ask::Stats => witnesses.ask(address, peer, job.processes, watched),
+            Ask::ServerInfo => probe(Ask::ServerInfo, address, peer, has_time),
+            _ => self.ask_ready(address, peer, job.owner, has_time),
+        }
+    }
+
     /// Warns, once for each Envoy that is live, of an excluded listener that it does not have.
     fn check_excluded(&mut self, address: &Address, peer: Peer, owner: Option<i32>) {
         let due = self.was_live && owner.is_some() && self.checked != owner;
@@ -204,54 +222,44 @@ fn has_time<J>(jobs: &Inbox<J>, hurries: &AtomicBool, waited: Duration) -> bool 
     waited < PROBE || !hurries.load(Ordering::Relaxed) && jobs.is_empty()
 }
 
-/// Asks Envoy how it is, or what, for as long as it `has_time`.
+/// Asks Envoy how it is, or which version, for as long as the question `has_time`.
 ///
 /// # Errors
-/// As [`ask`].
+/// One line that says why there is no answer, or none that can be believed.
 fn probe(
     question: Ask,
     address: &Address,
     peer: Peer,
     has_time: &dyn Fn(Duration) -> bool,
 ) -> Result<Answer, String> {
-    ask(
-        question,
-        address,
-        peer,
-        Some(&mut |waited| has_time(waited)),
-    )
+    let (path, read): (_, fn(u16, &str) -> _) = match question {
+        Ask::ServerInfo => ("/server_info", version),
+        _ => ("/ready", ready),
+    };
+    let goes_on: GoesOn<'_> = Some(&mut |waited| has_time(waited));
+    let (status, body) = fetch_while(peer, address, Method::Get, path, LIMITS, goes_on)?;
+    read(status, &body)
 }
 
-/// Asks Envoy one question, while `goes_on` says so.
-///
-/// # Errors
-/// One line that says why there is no answer, or none that can be believed.
-fn ask(ask: Ask, address: &Address, peer: Peer, goes_on: GoesOn<'_>) -> Result<Answer, String> {
-    let limits = ExchangeLimits {
-        time: STEP,
-        body: SHORT,
-    };
-    let short = |method, path| fetch_while(peer, address, method, path, limits, goes_on);
+/// Where a step is POSTed.
+fn step(ask: Ask) -> Option<&'static str> {
     match ask {
-        Ask::Ready => short(Method::Get, "/ready").and_then(|(status, body)| ready(status, &body)),
-        Ask::ServerInfo => {
-            short(Method::Get, "/server_info").and_then(|(status, body)| version(status, &body))
-        }
-        Ask::FailHealthCheck => done(short(Method::Post, "/healthcheck/fail")?),
-        Ask::PassHealthCheck => done(short(Method::Post, "/healthcheck/ok")?),
-        Ask::DrainListeners => done(short(Method::Post, "/drain_listeners?graceful&skip_exit")?),
-        Ask::StopListeners => done(short(Method::Post, "/drain_listeners")?),
-        Ask::Stats | Ask::Activity | Ask::Traffic | Ask::Sockets => {
-            Err("that takes more than one question".into())
-        }
+        Ask::FailHealthCheck => Some("/healthcheck/fail"),
+        Ask::PassHealthCheck => Some("/healthcheck/ok"),
+        Ask::DrainListeners => Some("/drain_listeners?graceful&skip_exit"),
+        Ask::StopListeners => Some("/drain_listeners"),
+        _ => None,
     }
 }
 
-fn done((status, body): (u16, String)) -> Result<Answer, String> {
+fn done((status, body): (u16, String)) -> Result<Answer, Failure> {
     if status == 200 {
         Ok(Answer::Done)
     } else {
-        Err(refused(status, &body))
+        Err(Failure {
+            why: refused(status, &body),
+            is_refusal: true,
+        })
     }
 }
 

@@ -123,6 +123,24 @@ impl fmt::Display for Readiness {
     }
 }
 
+/// Why there is no answer that says what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The reason, in one line.
+    pub why: String,
+    /// Whether Envoy has answered, and refuses what it was told to do: that is no silence.
+    pub is_refusal: bool,
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Failure {
+        Failure {
+            why,
+            is_refusal: false,
+        }
+    }
+}
+
 /// What Envoy's admin interface answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {

@@ -142,7 +142,7 @@ pub fn answer(
             let until = asked.checked_add(RESUME_WAIT);
             match until.filter(|until| now < *until) {
                 Some(until) => EndpointAnswer::Later(Some(until)),
-                None => EndpointAnswer::Now(Reply::text(503, UNHEARD)),
+                None => EndpointAnswer::Now(Reply::text(503, unheard(snapshot))),
             }
         }),
         Endpoint::Status(When::End) if snapshot.verdict.is_none() => EndpointAnswer::Later(None),
@@ -276,8 +276,12 @@ fn order(snapshot: &Snapshot, number: OrderNumber) -> Option<EndpointAnswer> {
 
 const HELD: &str = "HELD";
 
-const UNHEARD: &str = "envoy's admin interface does not answer: its health check is still failed, and \
-                       drainit goes on telling it to pass";
+/// Why a resume takes so long.
+fn unheard(snapshot: &Snapshot) -> String {
+    let why = snapshot.admin.refusal.as_deref();
+    let why = why.unwrap_or("envoy's admin interface does not answer");
+    format!("{why}: its health check is still failed, and drainit goes on telling it to pass")
+}
 
 const GONE: &str = "envoy is gone";
 

@@ -319,6 +319,7 @@ pub(crate) mod tests {
                 answered: Some(born + second),
                 failing_since: Some(born + 2 * second),
                 errors: 6,
+                refusal: None,
                 listeners: None,
                 ready: Some((born + second, Err("connection refused".into()))),
             },

@@ -104,6 +104,9 @@ pub struct Admin {
     pub failing_since: Option<Instant>,
     /// How many requests have failed.
     pub errors: u64,
+    /// Why Envoy refused to fail its health check, or to pass it, when it was last told to; none where
+    /// it did, or did not answer.
+    pub refusal: Option<String>,
     /// What `/ready` last said, or why it could not be asked, and when it was asked.
     pub ready: Option<(Instant, Result<Readiness, String>)>,
     /// How many listeners Envoy has, once it is live.
@@ -236,6 +239,9 @@ pub struct Configuration {
 /// Which order to hold or to resume, in the order in which they came over HTTP.
 pub type OrderNumber = u64;
 
+/// What a verdict says, with the reason behind it, of an Envoy that may not have failed its health check.
+pub const UNCONFIRMED: &str = "; envoy has not confirmed that its health check fails";
+
 /// How a resume ends that took a hold back while no Envoy was live.
 pub const NOT_LIVE: &str = "not live";
 
@@ -284,6 +290,8 @@ pub struct Snapshot {
     pub drain: Option<DrainStatus>,
     /// The wait of the hold, under way or over, while Envoy is held.
     pub hold: Option<DrainStatus>,
+    /// Whether Envoy is held, and has not confirmed that its health check fails.
+    pub hold_unconfirmed: bool,
     /// What became of the last orders to hold and to resume.
     pub orders: VecDeque<(OrderNumber, OrderEnd)>,
     /// The drains that are over.
@@ -327,6 +335,7 @@ impl Snapshot {
             load_at: None,
             drain: None,
             hold: None,
+            hold_unconfirmed: false,
             orders: VecDeque::new(),
             drains: Drains::default(),
             reaped: 0,

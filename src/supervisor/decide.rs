@@ -141,6 +141,11 @@ impl Core {
         self.life.is_held()
     }
 
+    /// Whether Envoy is held, and has not confirmed that its health check fails.
+    pub fn is_hold_unconfirmed(&self) -> bool {
+        self.life.service.hold().is_some() && self.life.is_unconfirmed()
+    }
+
     /// When to call [`Core::handle`] with [`Input::Tick`], if nothing else happens before.
     pub fn wake_at(&self) -> Option<Time> {
         self.wake_at

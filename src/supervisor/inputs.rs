@@ -17,6 +17,9 @@ use crate::envoy::admin::AdminReply;
 use crate::http::Wish;
 use crate::process::{self, Exit};
 
+/// Why there is no answer without the thread that asks.
+const MISSING: &str = "the thread that asks envoy's admin interface is not there";
+
 impl Supervisor {
     pub(super) fn on_signal(&mut self, signal: i32) {
         let name = process::signal_name(signal);
@@ -133,7 +136,7 @@ impl Supervisor {
                 ask: question.ask,
                 address: None,
                 peer: Peer::Anyone,
-                answer: Err("the thread that asks envoy's admin interface is not there".into()),
+                answer: Err(MISSING.to_owned().into()),
                 listeners: None,
                 more_failed: 0,
             });

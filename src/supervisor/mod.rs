@@ -7,6 +7,7 @@
 mod backoff;
 mod callers;
 mod child;
+mod complaints;
 mod copies;
 pub mod decide;
 mod endings;
@@ -400,8 +401,11 @@ impl Supervisor {
         let backs_off = state == State::Restarting && !self.trials.asks_of_start();
         let next = self.core.wake_at().filter(|_| backs_off);
         let next = next.map(|at| self.born + at);
-        self.board
-            .update_quietly(|snapshot| snapshot.next_start = next);
+        let unconfirmed = self.core.is_hold_unconfirmed();
+        self.board.update_quietly(|snapshot| {
+            snapshot.next_start = next;
+            snapshot.hold_unconfirmed = unconfirmed;
+        });
         let wait = (self.core.drain(), self.core.hold());
         let code = self.leaving.as_ref().map(|leaving| leaving.code);
         self.reporter

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::drain::{Answer, Ask, Loss, Outcome};
 use crate::envoy::admin::AdminReply;
 use crate::envoy::load::Load;
-use crate::envoy::question::Readiness;
+use crate::envoy::question::{Failure, Readiness};
 use crate::status::{DrainEnd, Drains, SecretStatus, Snapshot};
 
 /// Notes in the snapshot what Envoy answered, or that it did not; whether an answer was `expected`
@@ -18,7 +18,10 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &AdminReply, ex
     snapshot.admin.errors += reply.more_failed;
     match &reply.answer {
         _ if !reply.ask.is_to_envoy() => {}
-        Ok(_) => {
+        Ok(_)
+        | Err(Failure {
+            is_refusal: true, ..
+        }) => {
             snapshot.admin.answered = Some(now);
             snapshot.admin.failing_since = None;
         }
@@ -45,7 +48,7 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &AdminReply, ex
         let state = match &reply.answer {
             Ok(Answer::Ready(readiness)) => Ok(*readiness),
             Ok(_) => Err("no answer to the question".into()),
-            Err(why) => Err(why.clone()),
+            Err(failure) => Err(failure.why.clone()),
         };
         snapshot.admin.ready = Some((now, state));
         snapshot.admin.listeners = reply.listeners.or(snapshot.admin.listeners);
@@ -65,6 +68,10 @@ pub fn note_answer(snapshot: &mut Snapshot, now: Instant, reply: &AdminReply, ex
             }
         }
         _ => {}
+    }
+    if let Ask::FailHealthCheck | Ask::PassHealthCheck = reply.ask {
+        let refusal = reply.answer.as_ref().err().filter(|it| it.is_refusal);
+        snapshot.admin.refusal = refusal.map(|it| it.why.clone());
     }
     match (reply.ask, &reply.answer, snapshot.wait_mut()) {
         (Ask::FailHealthCheck, Ok(_), Some(drain)) => drain.health_failed = Some(now),

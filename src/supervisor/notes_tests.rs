@@ -1,6 +1,7 @@
 use super::*;
 use crate::client::Peer;
 use crate::envoy::load::Load;
+use crate::status::Admin;
 use crate::supervisor::sentences;
 use crate::testing;
 
@@ -12,7 +13,7 @@ fn only_an_envoy_that_may_answer_fails_to() {
         ask: Ask::Ready,
         address: None,
         peer: Peer::Anyone,
-        answer: Err("envoy has not told its admin address".into()),
+        answer: Err("envoy has not told its admin address".to_owned().into()),
         listeners: None,
         more_failed: 0,
     };
@@ -32,6 +33,27 @@ fn only_an_envoy_that_may_answer_fails_to() {
     note_answer(&mut snapshot, now, &reply, true);
     assert_eq!(snapshot.admin.failing_since, None);
     assert_eq!(snapshot.admin.errors, 3);
+    // Nor is a refusal.
+    let reply = AdminReply {
+        ask: Ask::FailHealthCheck,
+        answer: Err(Failure {
+            why: "403".into(),
+            is_refusal: true,
+        }),
+        more_failed: 0,
+        ..reply
+    };
+    snapshot.admin.failing_since = Some(now);
+    note_answer(&mut snapshot, now, &reply, true);
+    let Admin {
+        answered,
+        failing_since,
+        errors,
+        refusal,
+        ..
+    } = snapshot.admin;
+    assert_eq!((answered, failing_since, errors), (Some(now), None, 3));
+    assert_eq!(refusal.as_deref(), Some("403"));
 }
 
 #[test]

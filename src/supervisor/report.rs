@@ -12,23 +12,19 @@ use crate::drain::{self, Answer, Ask, Loss, Outcome, Time};
 use crate::envoy::address;
 use crate::envoy::admin::AdminReply;
 use crate::envoy::load::Load;
+use crate::envoy::question::Failure;
 use crate::notify::{Notifier, Wanted};
 use crate::process::End;
 use crate::status::{ADMIN_LOST, DrainStatus, SharedSnapshot, Snapshot, State};
 
 use super::callers::Callers;
+use super::complaints::Complaints;
 use super::envoys::{self, Advice};
 use super::hot_restart;
 use super::notes;
 use super::progress::Progress;
 use super::sentences;
 use super::verdict::{Ending, Verdict};
-
-/// At the most this often the log has the same complaint about Envoy's admin interface.
-const COMPLAINT: Duration = Duration::from_secs(5);
-
-/// So many different complaints in that time are enough.
-const COMPLAINTS_MAX: usize = 8;
 
 /// An Envoy that starts has this long before its silence is worth a warning.
 const START: Duration = Duration::from_secs(10);
@@ -68,8 +64,8 @@ pub struct Reporter {
     failure: Option<String>,
     /// Whether Envoy was told to stop.
     stopped: bool,
-    /// The last complaints about Envoy's admin interface, and when each was made.
-    complaints: Vec<(String, Instant)>,
+    /// The last complaints about Envoy's admin interface.
+    complaints: Complaints,
     /// What Envoy hides of its load, as the log has told: the lines.
     hidden: Vec<String>,
     /// Why Envoy's counters were not told last.
@@ -101,7 +97,7 @@ impl Reporter {
             exit: None,
             failure: None,
             stopped: false,
-            complaints: Vec::new(),
+            complaints: Complaints::default(),
             hidden: Vec::new(),
             counters: None,
             callers: Callers::default(),
@@ -203,29 +199,32 @@ impl Reporter {
     /// gives none is not.
     pub fn on_answer(&mut self, now: Instant, reply: &AdminReply, starts: bool, admin_away: bool) {
         match &reply.answer {
-            Err(why) if admin_away && reply.ask.is_to_envoy() => log::debug!("{why}"),
-            // What to do about that is said once, by the advice.
-            Err(why) if why == address::NOT_TOLD => log::debug!("{why}"),
-            Err(why) if reply.ask == Ask::ServerInfo => log::debug!("/server_info: {why}"),
-            // The interface answers; that it hides its counters is said once.
-            Err(why) if reply.ask == Ask::Activity => {
-                let is_new = self.counters.as_ref() != Some(why);
-                let level = if is_new {
-                    log::Level::Warn
-                } else {
-                    log::Level::Debug
-                };
-                log::log!(level, "{why}");
-                self.counters = Some(why.clone());
+            Err(failure) => {
+                let why = &failure.why;
+                match reply.ask {
+                    ask if admin_away && ask.is_to_envoy() => log::debug!("{why}"),
+                    // What to do about that is said once, by the advice.
+                    _ if why == address::NOT_TOLD => log::debug!("{why}"),
+                    Ask::ServerInfo => log::debug!("/server_info: {why}"),
+                    // The interface answers; that it hides its counters is said once.
+                    Ask::Activity => {
+                        let is_new = self.counters.as_ref() != Some(why);
+                        let level = if is_new {
+                            log::Level::Warn
+                        } else {
+                            log::Level::Debug
+                        };
+                        log::log!(level, "{why}");
+                        self.counters = Some(why.clone());
+                    }
+                    _ => self.complain(now, failure, starts),
+                }
             }
-            Err(why) => self.complain(now, why, starts),
-            Ok(Answer::Closed) => self.complain(now, hot_restart::CLOSED, false),
+            Ok(Answer::Closed) => self.complain(now, &hot_restart::CLOSED.to_owned().into(), false),
             Ok(_) if !reply.ask.is_to_envoy() => {}
             Ok(answer) => {
                 self.advice_due = None;
-                if !std::mem::take(&mut self.complaints).is_empty()
-                    && !matches!(reply.ask, Ask::Ready)
-                {
+                if self.complaints.end_silence() && !matches!(reply.ask, Ask::Ready) {
                     log::info!("envoy's admin interface answers again");
                 }
                 match (reply.ask, answer) {
@@ -251,19 +250,13 @@ impl Reporter {
         }
     }
 
-    fn complain(&mut self, now: Instant, why: &str, starts: bool) {
+    fn complain(&mut self, now: Instant, what: &Failure, starts: bool) {
         let starting = starts && now.saturating_duration_since(self.started) < START;
-        // A drain has several questions, and each may fail in its own way again and again.
-        self.complaints
-            .retain(|(_, at)| now.saturating_duration_since(*at) < COMPLAINT);
-        let repeated = self.complaints.iter().any(|(last, _)| last == why)
-            || self.complaints.len() >= COMPLAINTS_MAX;
-        if starting || repeated {
-            log::debug!("{why}");
-        } else {
-            log::warn!("{why}");
-            self.complaints.push((why.to_owned(), now));
-        }
+        let level = match !starting && self.complaints.is_news(now, what) {
+            true => log::Level::Warn,
+            false => log::Level::Debug,
+        };
+        log::log!(level, "{}", what.why);
     }
 
     /// Brings the snapshot up to date, and logs what has changed.

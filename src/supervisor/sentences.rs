@@ -9,7 +9,7 @@ use crate::clock;
 use crate::drain::{Loss, Outcome};
 use crate::duration::show;
 use crate::envoy::load::{self, ListenerLoad, Load, Sight};
-use crate::status::{DrainEnd, DrainStatus, Snapshot, State, clients, plural};
+use crate::status::{DrainEnd, DrainStatus, Snapshot, State, UNCONFIRMED, clients, plural};
 
 /// What drainit is doing.
 pub fn state(snapshot: &Snapshot) -> String {
@@ -214,6 +214,13 @@ fn told(
         let _ = write!(line, "; {} came meanwhile", plural(came, "new connection"));
     }
     line.push_str(&loss(drain.lost));
+    let refusal = snapshot.admin.refusal.as_deref().filter(|_| is_cut);
+    if refusal.is_some() || is_hold && is_cut && snapshot.hold_unconfirmed {
+        line.push_str(UNCONFIRMED);
+        if let Some(why) = refusal {
+            let _ = write!(line, ": {why}");
+        }
+    }
     match &snapshot.load {
         _ if outcome == Outcome::Unknown => line.push_str(
             ": what was in flight is not known, because envoy's admin interface never answered and \
@@ -357,6 +364,21 @@ mod tests {
         snapshot.load = Some(load(0, 0));
         let end = hold_end(&hold, now, Outcome::Deadline, &snapshot);
         assert!(end.is_cut && end.verdict.starts_with("not drained by the deadline"));
+        let confirmed = |snapshot: &Snapshot| {
+            let told = hold_end(&hold, now, Outcome::Deadline, snapshot).verdict;
+            !told.contains(UNCONFIRMED)
+        };
+        assert!(confirmed(&snapshot));
+        snapshot.hold_unconfirmed = true;
+        assert!(!confirmed(&snapshot));
+        snapshot.admin.refusal = Some("envoy's admin interface answered 403".into());
+        let told = ending(&hold, &snapshot);
+        assert!(!told.contains("403"), "it was not cut: {told}");
+        let told = hold_end(&hold, now, Outcome::Deadline, &snapshot).verdict;
+        assert!(
+            told.contains("fails: envoy's admin interface answered 403"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -5,18 +5,19 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::support::clients::{HttpConnection, SlowRequest, TcpSession};
-use crate::support::drainit::{Drainit, Setting};
+use crate::support::drainit::{Drainit, Setting, run_command};
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::http::Address;
 use crate::support::scene;
 use crate::support::upstream::Upstream;
-use crate::support::{PATIENCE, wait_for};
+use crate::support::{PATIENCE, drainit, wait_for};
 use crate::{envoy_is_at_least, terminate_within};
 
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -196,16 +197,37 @@ fn it_allows_nothing_but_the_readiness() {
 #[test]
 fn it_allows_to_look_but_not_to_drain() {
     let upstream = Upstream::start();
-    let Some(config) = allowing("{ exact: /ready }, { prefix: /stats }", &upstream) else {
+    let paths = "{ exact: /ready }, { exact: /server_info }, { prefix: /stats }";
+    let Some(config) = allowing(paths, &upstream) else {
         return;
     };
-    let mut drainit = Drainit::ready(&["--drain-timeout", "60s"], &config);
-    let slow = SlowRequest::start(config.http, Duration::from_secs(2));
+    let mut hold = Command::new(drainit());
+    let mut drainit = Drainit::ready(&["--drain-timeout", "3s"], &config);
+    let listen = format!("unix:{}", drainit.health.text());
+    let (code, _, why) = run_command(hold.args(["hold", "--listen", &listen]));
+    assert_eq!(code, 1, "{why}");
+    let refusal = "envoy has not confirmed that its health check fails: envoy's admin interface \
+                   answered 403";
+    drainit.wait_log(refusal);
+    assert!(why.contains(refusal), "{why}");
+    let metrics = drainit.get("/metrics").1;
+    let none_failed = metrics.contains("\ndrainit_admin_errors_total 0\n");
+    assert!(none_failed, "a refusal is no silence: {metrics}");
+    let slow = SlowRequest::start(config.http, Duration::from_secs(1));
     upstream.wait_in_flight(1);
     drainit.signal(Signal::SIGTERM);
     assert_eq!(slow.status(), 200);
     assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("envoy's admin interface answered 403");
+    drainit.wait_log("drained after");
+    let lines = drainit.log.lines();
+    let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    // Each of three steps is refused once, however often Envoy is told.
+    assert_eq!(
+        count("] envoy's admin interface answered 403"),
+        3,
+        "{lines:#?}"
+    );
+    assert_eq!(count("answers again"), 0, "{lines:#?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a hold, a resume and a drain do in the life of an Envoy, and who waits for them.
 
 use super::asking::{HealthCheck, Requester};
-use super::life::{AfterStop, Life, Phase};
+use super::life::{AfterStop, Envoy, Life, Phase};
 use super::service::Service;
 use super::{Action, HoldEnd, Input, ResumeEnd, Turn, View, Visibility};
 use crate::drain::{self, Ask, Drain, Outcome, Time};
@@ -127,13 +127,16 @@ impl Life {
     /// Tells the drain, or the wait of a hold, whether the figures are all that there is: nobody is
     /// believed to have gone while Envoy's health check may pass.
     pub fn tell_wait(&mut self, view: View) {
-        let failed = self
-            .envoy()
-            .is_some_and(|envoy| envoy.asking.health == HealthCheck::Failed);
-        let known = view.knows_all() && (failed || self.service.hold().is_none());
+        let known = view.knows_all() && !(self.is_unconfirmed() && self.service.hold().is_some());
         if let Some(wait) = self.service.wait_mut() {
             wait.set_known(known);
         }
+    }
+
+    /// Whether Envoy has not confirmed that its health check fails, a drain's word apart.
+    pub fn is_unconfirmed(&self) -> bool {
+        let failed = |envoy: &Envoy| envoy.asking.health == HealthCheck::Failed;
+        !self.envoy().is_some_and(failed)
     }
 
     /// The drain goes on, or the wait of a hold.

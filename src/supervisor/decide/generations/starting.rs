@@ -14,8 +14,7 @@ use crate::duration::show;
 use crate::process::Exit;
 
 /// An Envoy that is not live by then, next to one that serves, is given up.
-pub(in super::super) const START_LIMIT: Duration =
-    Duration::from_millis(if cfg!(test) { 500 } else { 60_000 });
+pub const START_LIMIT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 60_000 });
 
 /// The next Envoy while it starts beside the one that serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
