@@ -288,7 +288,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "hot-restart",
         Switch,
         "off",
-        "Reload by Envoy's hot restart: a new Envoy starts beside the old one, which drains once the new one is live.",
+        "Reload by Envoy's hot restart: a new Envoy starts beside the old one, which drains once the new one is live, for which that has 60 s.",
         |o, v| set(&mut o.hot_restart, switch(v)),
     )
     .brief("Reload by Envoy's hot restart"),

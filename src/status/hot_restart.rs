@@ -24,7 +24,7 @@ pub struct HotRestart {
     /// How many reloads started no generation, because Envoy refused the configuration or the
     /// moment was wrong; or a drain came before the generation was live.
     pub refused: u64,
-    /// How many generations ended before they were live.
+    /// How many generations ended before they were live, or were not live in time.
     pub failed: u64,
 }
 

@@ -19,7 +19,7 @@ use crate::drain::{Ask, Drain, Time};
 use crate::status::State;
 
 pub use asking::Question;
-pub use generations::Generations;
+pub use generations::{Generations, START_LIMIT};
 pub use life::KILL_PATIENCE;
 pub use messages::{Action, HoldEnd, Input, Order, ResumeEnd, Rules};
 pub use others::{News, Reloaded, RestartStep, Who};

@@ -45,7 +45,12 @@ impl Supervisor {
             end.class = Some(ExitClass::StartScript);
         }
         let at = Instant::now();
+        let given_up = who == Who::Next && self.core.generations().has_given_up();
         self.board.update(|snapshot| {
+            if given_up {
+                // It is the reload's to tell, which has failed.
+                return;
+            }
             let started = snapshot.envoy.as_ref().map_or(at, |envoy| envoy.started);
             snapshot.last_end = Some(LastEnd {
                 end,
@@ -60,7 +65,7 @@ impl Supervisor {
             );
         }
         if who == Who::Next {
-            self.fall_back(exit);
+            self.fall_back(exit, given_up);
         } else {
             self.warn_of_another(exit);
             self.forsake_configuration();

@@ -2,15 +2,15 @@
 //! from it.
 
 use super::Supervisor;
-use super::decide::{Input, News, Reloaded, RestartStep, Who};
+use super::decide::{Input, News, Reloaded, RestartStep, START_LIMIT, Who};
 use super::trials::{Purpose, TrialResult};
 use crate::certificates::CertificateCommand;
 use crate::drain::{Drain, Loss, Time};
 use crate::envoy::load::Load;
-use crate::envoy::{flags, hot_restart, refusal};
+use crate::envoy::{address, flags, hot_restart, refusal};
 use crate::process::{self, Exit};
 use crate::status::hot_restart::{Handover, HotRestart};
-use crate::status::plural;
+use crate::status::{Admin, plural};
 
 /// What an old generation is called among listeners.
 const OLD: &str = "old generation";
@@ -57,7 +57,12 @@ impl Supervisor {
         match step {
             RestartStep::Try => self.try_next(),
             RestartStep::SpawnNext => self.spawn_next(),
-            RestartStep::KillNewest => self.envoys.kill_newest(),
+            RestartStep::KillNewest => {
+                if self.core.generations().has_given_up() {
+                    self.reloading.refusal = too_slow(&self.board.read().admin);
+                }
+                self.envoys.kill_newest();
+            }
             RestartStep::RelieveOld => {
                 let hurries = self.core.generations().hurries(now);
                 let relieved = self.envoys.relieve_old(hurries);
@@ -262,9 +267,12 @@ impl Supervisor {
         }
     }
 
-    /// The next generation ended before it was live.
-    pub(super) fn fall_back(&mut self, exit: Exit) {
-        self.reloading.refusal = format!("the next generation ended before it was live: {exit}");
+    /// The next generation ended before it was live, by itself or because it was `given_up`.
+    pub(super) fn fall_back(&mut self, exit: Exit, given_up: bool) {
+        if !given_up {
+            self.reloading.refusal =
+                format!("the next generation ended before it was live: {exit}");
+        }
         self.envoys.fall_back();
         log::warn!("{}", self.reloading.refusal);
         if let Some(pid) = self.envoys.pid() {
@@ -324,6 +332,17 @@ impl Supervisor {
     }
 }
 
+/// What is said of a next generation that was not live in time, by what it has told.
+fn too_slow(admin: &Admin) -> String {
+    let said = match &admin.ready {
+        Some((_, Ok(readiness))) => &format!("it says {readiness}"),
+        Some((_, Err(why))) => why.as_str(),
+        None => address::NOT_TOLD,
+    };
+    let limit = START_LIMIT.as_secs();
+    format!("the next generation was not live after {limit} s ({said}), and was ended")
+}
+
 /// Says when Envoy begins to serve without its admin interface, and when that ends.
 fn tell_degraded(before: bool, now: bool) {
     match (before, now) {
@@ -333,5 +352,33 @@ fn tell_degraded(before: bool, now: bool) {
         ),
         (true, false) => log::info!("envoy's admin interface is back: no longer degraded"),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::drain::Readiness;
+
+    #[test]
+    fn a_generation_that_is_not_live_in_time_is_told_as_one_that_was_ended() {
+        let told = |said| {
+            too_slow(&Admin {
+                ready: said,
+                ..Admin::default()
+            })
+        };
+        let line = |said| {
+            let limit = START_LIMIT.as_secs();
+            format!("the next generation was not live after {limit} s ({said}), and was ended")
+        };
+        let now = Instant::now();
+        let starts = Some((now, Ok(Readiness::PreInitializing)));
+        assert_eq!(told(starts), line("it says PRE_INITIALIZING"));
+        let silent = Some((now, Err("no answer in time".into())));
+        assert_eq!(told(silent), line("no answer in time"));
+        assert_eq!(told(None), line("envoy has not told its admin address"));
     }
 }

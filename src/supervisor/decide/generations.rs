@@ -21,8 +21,7 @@ use old::LOOK;
 #[cfg(test)]
 pub(super) use old::{CUT, MOMENT};
 pub(super) use old::{Left, Open, Told};
-#[cfg(test)]
-pub(super) use starting::START_LIMIT;
+pub use starting::START_LIMIT;
 pub(super) use starting::Starting;
 
 /// An old Envoy's time begins when the new one serves, which is seen a little later.
@@ -108,6 +107,11 @@ impl Generations {
     /// one serves.
     pub fn is_starting(&self) -> bool {
         matches!(self.beside, Beside::Starting(_))
+    }
+
+    /// Whether the next Envoy was not live in time, and is ended for that.
+    pub fn has_given_up(&self) -> bool {
+        matches!(self.beside, Beside::Starting(next) if next.given_up)
     }
 
     /// Who the Envoy is that was spawned last.

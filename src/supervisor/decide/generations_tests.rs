@@ -183,9 +183,15 @@ fn a_generation_that_does_not_come_up_is_given_up() {
         (ask == Ask::Ready).then_some(Answer::Ready(Readiness::Initializing))
     });
     assert!(play.did(Action::HotRestart(RestartStep::KillNewest)));
+    assert!(play.core.generations().has_given_up());
     play.exit(KILLED);
     assert!(!play.did(Action::HotRestart(RestartStep::SpawnNext)));
     assert!(play.did(Action::HotRestart(RestartStep::Reloaded(Reloaded::Failed))));
+
+    let mut killed = rising(hot());
+    killed.put(Input::Exited(Who::Old, KILLED));
+    assert!(killed.did(Action::HotRestart(RestartStep::KillNewest)));
+    assert!(!killed.core.generations().has_given_up());
 }
 
 #[test]
