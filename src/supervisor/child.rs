@@ -25,6 +25,8 @@ pub struct Child {
     /// Whether our child was seen to be Envoy itself, which a start script may become: then nothing
     /// else of the tree is Envoy, whatever lives on.
     is_envoy: bool,
+    /// Whether drainit has sent it SIGKILL.
+    pub is_killed: bool,
     /// Whether Envoy was seen to have a handler for SIGUSR1.
     reopens: bool,
     /// How Envoy's admin address is known.
@@ -55,6 +57,7 @@ impl Child {
                 .to_vec(),
             behind: None,
             is_envoy: false,
+            is_killed: false,
             reopens: false,
             place,
             pipe,
@@ -152,7 +155,8 @@ impl Child {
     }
 
     /// Sends SIGKILL to Envoy, to its start script and to their process tree.
-    pub fn kill(&self) {
+    pub fn kill(&mut self) {
+        self.is_killed = true;
         if self.group == self.pid {
             // At once, so that nothing of it can start another.
             process::kill(-self.group, libc::SIGKILL);

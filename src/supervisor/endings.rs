@@ -38,7 +38,8 @@ impl Supervisor {
 
     fn on_exit(&mut self, who: Who, mut end: End) {
         let exit = end.exit;
-        let killed = exit.code() == Exit::Signal(9).code();
+        // A SIGKILL of ours has nothing to do with what the kernel killed, and when.
+        let killed = exit.code() == Exit::Signal(9).code() && !self.envoys.was_killed();
         if killed && cgroup::has_risen(self.oom_kills, cgroup::oom_kills()) {
             end.class = Some(ExitClass::OutOfMemory);
         } else if self.envoys.was_script(exit) {

@@ -352,6 +352,11 @@ impl Envoys {
         ended_itself && self.gone.as_ref().is_some_and(Child::is_script)
     }
 
+    /// Whether drainit has sent SIGKILL to the newest, which has ended.
+    pub fn was_killed(&self) -> bool {
+        self.gone.as_ref().is_some_and(|child| child.is_killed)
+    }
+
     /// Whether the newest Envoy has a handler for this signal.
     pub fn handles(&self, signal: i32) -> bool {
         self.pid().is_some_and(|pid| process::handles(pid, signal))
@@ -374,13 +379,14 @@ impl Envoys {
     }
 
     /// Sends the newest Envoy SIGKILL, and what belongs to it.
-    pub fn kill_newest(&self) {
-        self.newest.iter().for_each(Child::kill);
+    pub fn kill_newest(&mut self) {
+        self.newest.iter_mut().for_each(Child::kill);
     }
 
     /// Sends SIGKILL to all that descends from us.
-    pub fn kill_all(&self) {
-        self.newest.iter().chain(&self.old).for_each(Child::kill);
+    pub fn kill_all(&mut self) {
+        let envoys = self.newest.iter_mut().chain(&mut self.old);
+        envoys.for_each(Child::kill);
         process::kill_descendants(<[Process]>::to_vec);
     }
 

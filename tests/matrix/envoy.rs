@@ -1,6 +1,7 @@
 //! What happens to Envoy's process.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -484,7 +485,22 @@ fn an_envoy_that_the_kernel_kills_for_its_memory_is_137() {
     drainit.wait_ready();
     terminate_within(&mut drainit, Duration::ZERO, Duration::from_secs(2), 0);
 
-    // A SIGKILL of somebody else's is not called that.
+    // A SIGKILL of drainit's is not called that, whatever else the kernel has killed meanwhile.
+    let mut drainit = inside().ready(&["--kill-timeout", "100ms"], &config);
+    let greedy = format!(
+        "{} && echo 1000 >/proc/$$/oom_score_adj && exec python3 -c 'b\"x\" * {}'",
+        limit.enter(),
+        300 << 20
+    );
+    let greedy = Command::new("sh").args(["-c", &greedy]).status().unwrap();
+    assert_eq!(greedy.signal(), Some(9), "{greedy}");
+    kill(drainit.envoy_pid(), Signal::SIGSTOP).unwrap();
+    drainit.signal(Signal::SIGQUIT);
+    assert_eq!(drainit.wait_exit(PATIENCE), 137);
+    let last = drainit.wait_log("; exit code ");
+    assert!(!last.contains("memory"), "{last}");
+
+    // Nor is one of somebody else's.
     let mut drainit = Drainit::ready(&[], &config);
     kill(drainit.envoy_pid(), Signal::SIGKILL).unwrap();
     assert_eq!(drainit.wait_exit(PATIENCE), 137);

@@ -82,7 +82,7 @@ impl Envoys {
 
     /// Sends the old generation SIGKILL, and forgets it.
     pub fn kill_old(&mut self) {
-        if let Some(old) = self.old.take() {
+        if let Some(mut old) = self.old.take() {
             log::warn!("the old generation is ended by SIGKILL");
             old.kill();
         }
