@@ -54,6 +54,18 @@ pub struct Limits {
     pub check_interval: Duration,
 }
 
+impl Limits {
+    /// No limit is set: what the options' defaults are put into.
+    pub const BLANK: Limits = Limits {
+        delay: Duration::ZERO,
+        timeout: Duration::ZERO,
+        min: MinDrain::For(Duration::ZERO),
+        settle: Duration::ZERO,
+        open_connections: 0,
+        check_interval: Duration::ZERO,
+    };
+}
+
 /// What a drain wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {

@@ -59,7 +59,7 @@
 //! - An option: a row in `src/options/flags.rs` and a field in [`options::Options`]; parser, help, man
 //!   page and the README's table (a test prints it) come from the row.
 //! - A limit of the drain: the same, but that the field is one of [`drain::Limits`]; and
-//!   `src/testing.rs`, for the tests.
+//!   `src/drain/tests/weather.rs`, which tries any limits.
 //! - A command: a row in `src/options/entries.rs`, its value of [`options::Command`], which
 //!   `src/options/parse.rs` makes and `src/commands/mod.rs` runs, and a file in `src/commands`.
 //! - A metric: `src/status/metrics.rs`, and a row in the README.

@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::drain::{Limits, Loss, MinDrain, Outcome};
+use crate::drain::{Limits, Loss, Outcome};
 use crate::envoy::load::{ListenerLoad, Load};
 use crate::status::{DrainEnd, DrainStatus};
 
@@ -27,12 +27,10 @@ pub fn data(name: &str) -> Vec<u8> {
 
 /// The limits of a drain that waits for no new connections and has 25 s.
 pub const LIMITS: Limits = Limits {
-    delay: ms(0),
     timeout: s(25),
-    min: MinDrain::For(ms(0)),
     settle: s(5),
-    open_connections: 0,
     check_interval: ms(250),
+    ..Limits::BLANK
 };
 
 /// A drain by SIGTERM, of 25 s at the most, that found `first`.
