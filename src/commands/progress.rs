@@ -10,6 +10,7 @@ use super::find::Target;
 use super::status::view::JsonView;
 use super::{BODY, FOREVER, STACK, read_status, say};
 use crate::client::{ExchangeLimits, Head, Method, exchange_with};
+use crate::drain::Outcome;
 use crate::duration::show;
 use crate::process;
 use crate::status::{clients, plural};
@@ -70,7 +71,11 @@ impl End {
 }
 
 /// The names of ends by which nothing was left.
-const NOTHING_LEFT: [&str; 3] = ["drained", "idle", "never live"];
+const NOTHING_LEFT: [&str; 3] = [
+    Outcome::Drained.name(),
+    Outcome::Idle.name(),
+    Outcome::NeverLive.name(),
+];
 
 /// An order that was answered, as far as somebody saw who waited for it.
 pub struct Over {

@@ -38,7 +38,7 @@ pub enum Loss {
 
 impl Outcome {
     /// The outcome's name in the log, the status and the metrics.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Outcome::Drained => "drained",
             Outcome::Idle => "idle",
