@@ -1,8 +1,8 @@
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::drain::{Loss, Outcome};
-use crate::status::{DrainStatus, EnvoyStatus, OrderResult};
+use crate::drain::Outcome;
+use crate::status::{EnvoyStatus, OrderResult};
 use crate::testing;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -294,19 +294,7 @@ fn shutdown_is_answered_once_the_drain_is_over_or_envoy_gone() {
             expected,
             "{state:?}"
         );
-        snapshot.drain = Some(DrainStatus {
-            cause: "/shutdown".into(),
-            started: now,
-            deadline: now + 25 * SECOND,
-            stops: false,
-            health_failed: None,
-            listeners_draining: None,
-            last_connection: None,
-            came: None,
-            lost: Loss::None,
-            first: None,
-            ended: None,
-        });
+        snapshot.drain = Some(testing::drain(None, now));
         assert_eq!(
             ask(Endpoint::Shutdown, &snapshot, now, now),
             expected,
