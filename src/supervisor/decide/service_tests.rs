@@ -1,10 +1,7 @@
 use super::tests::{Play, rules, with};
 use super::*;
 use crate::drain::{Answer, Outcome, Readiness};
-
-const fn s(seconds: u64) -> Time {
-    Time::from_secs(seconds)
-}
+use crate::testing::s;
 
 fn hold(play: &mut Play) {
     play.put(Input::Hold("a person".into()));
