@@ -233,15 +233,7 @@ mod tests {
 
     #[test]
     fn a_childs_child_descends_from_us_and_our_parent_does_not() {
-        let mut shell = Command::new("sh")
-            .args(["-c", "sleep 1000 & echo $!; read _; kill $!"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut out = io::BufReader::new(shell.stdout.take().unwrap());
-        io::BufRead::read_line(&mut out, &mut line).unwrap();
+        let (mut shell, line) = shell("sleep 1000 & echo $!; read _; kill $!");
         assert!(descends_from_us(line.trim().parse().unwrap()));
         assert!(descends_from_us(shell.id().try_into().unwrap()));
         let parent = std::os::unix::process::parent_id();
@@ -252,10 +244,11 @@ mod tests {
         shell.wait().unwrap();
     }
 
-    /// A shell that runs this, and the first line that it says.
+    /// A shell that runs this, and the first line that it says. Its standard input stays open.
     fn shell(script: &str) -> (std::process::Child, String) {
         let mut shell = Command::new("sh")
             .args(["-c", script])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
