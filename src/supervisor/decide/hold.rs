@@ -4,7 +4,7 @@ use super::asking::{HealthCheck, Requester};
 use super::life::{AfterStop, Envoy, Life, Phase};
 use super::service::Service;
 use super::{Action, HoldEnd, Input, ResumeEnd, Turn, View, Visibility};
-use crate::drain::{self, Ask, Drain, Outcome, Time};
+use crate::drain::{self, Drain, Outcome, Time};
 
 /// Who waits for an answer to a hold, or to a resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,10 +150,7 @@ impl Life {
         match drain.next(turn.now, free, envoy.asking.wait_asked()) {
             drain::Next::Ask(ask) => {
                 let horizon = drain.horizon(turn.now);
-                let ask = match ask {
-                    Ask::Stats => view.figures(),
-                    ask => ask,
-                };
+                let ask = view.in_place_of(ask);
                 envoy.asking.ask(turn, ask, Requester::Drain);
                 Some(horizon)
             }

@@ -452,7 +452,7 @@ impl Life {
             asking.ask(turn, Ask::ServerInfo, Requester::Look);
             return None;
         }
-        asking.advance(turn, view.figures())
+        asking.advance(turn, view.in_place_of(Ask::Stats))
     }
 }
 

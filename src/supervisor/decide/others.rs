@@ -102,11 +102,11 @@ impl View {
         matches!(self.sight, Visibility::Whole | Visibility::Kernel)
     }
 
-    /// The question that tells what is open.
-    pub fn figures(self) -> Ask {
-        match self.sight {
-            Visibility::Kernel => Ask::Sockets,
-            _ => Ask::Stats,
+    /// What is asked in place of this question: where only the kernel tells, the kernel.
+    pub fn in_place_of(self, ask: Ask) -> Ask {
+        match (ask, self.sight) {
+            (Ask::Stats, Visibility::Kernel) => Ask::Sockets,
+            _ => ask,
         }
     }
 }
