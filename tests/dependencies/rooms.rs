@@ -31,6 +31,9 @@ const ROOMS: &[&str] = &[
     "supervisor/decide/generations",
     "supervisor/decide/generations.rs",
     "supervisor/decide/others.rs",
+    "envoy/hot_restart.rs",
+    "envoy/old.rs",
+    "envoy/stand_in.rs",
     "supervisor/envoys",
     "supervisor/envoys.rs",
     "supervisor/hot_restart.rs",
@@ -51,6 +54,7 @@ const HOUSES: &[(&str, &[&str], usize)] = &[
     ),
     ("the rest of the supervisor", &["supervisor"], 25),
     ("the snapshot", &["status/mod.rs"], 9),
+    ("what is known of Envoy", &["envoy"], 96),
 ];
 
 fn words(line: &str) -> String {
