@@ -84,11 +84,16 @@ pub struct Generations {
     pub(super) admin: AdminAccess,
     /// Whether somebody waits for a reload's end.
     pub(super) waited: bool,
-    /// Whether a reload is to be done as soon as nothing stands in its way. The last one that was
+    /// The reload that is to be done as soon as nothing stands in its way. The last one that was
     /// asked for counts: they are one.
-    pub(super) kept: bool,
-    /// When an old Envoy is ended for the kept reload, whatever it still has.
-    pub(super) hurry: Option<Time>,
+    pub(super) kept: Option<Kept>,
+}
+
+/// A reload that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Kept {
+    /// When an old Envoy is ended for the reload, whatever that has; none where it waits.
+    pub(super) by: Option<Time>,
 }
 
 impl Generations {
@@ -98,8 +103,7 @@ impl Generations {
             beside: Beside::Nobody,
             admin: AdminAccess::Own,
             waited: false,
-            kept: false,
-            hurry: None,
+            kept: None,
         }
     }
 
@@ -150,12 +154,17 @@ impl Generations {
 
     /// Whether a reload is kept until nothing stands in its way.
     pub fn keeps_reload(&self) -> bool {
-        self.kept
+        self.kept.is_some()
+    }
+
+    /// When the old Envoy is ended for the kept reload, whatever it has left.
+    fn hurry(&self) -> Option<Time> {
+        self.kept?.by
     }
 
     /// Whether the old Envoy is ended now, whatever it has left.
     pub fn hurries(&self, now: Time) -> bool {
-        self.hurry.is_some_and(|by| now >= by)
+        self.hurry().is_some_and(|by| now >= by)
     }
 
     /// What was asked on behalf of a second Envoy.
@@ -275,8 +284,7 @@ impl Generations {
             _ => Reloaded::Failed,
         };
         self.tell(turn, how);
-        self.hurry = None;
-        if std::mem::take(&mut self.kept) {
+        if self.kept.take().is_some() {
             turn.tell_reloaded();
             turn.reloaded = Some(how);
         }

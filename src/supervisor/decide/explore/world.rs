@@ -54,7 +54,9 @@ impl World {
             life.backoff.next();
         }
         let running = life.is_running();
-        core.generations.hurry = core.generations.hurry.map(due);
+        if let Some(kept) = &mut core.generations.kept {
+            kept.by = kept.by.map(due);
+        }
         let life = &mut core.life;
         match &mut life.phase {
             Phase::Running(envoy) => {

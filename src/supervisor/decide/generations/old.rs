@@ -210,7 +210,7 @@ impl Generations {
 
     /// Somebody has looked at what is open.
     pub(super) fn note_old(&mut self, life: &mut Life, turn: &mut Turn, ask: Ask, load: &Load) {
-        let now = turn.now;
+        let (now, hurry) = (turn.now, self.hurry());
         let Beside::Old {
             told, left, open, ..
         } = &mut self.beside
@@ -240,7 +240,7 @@ impl Generations {
                 turn.step(RestartStep::RelieveOld);
             }
             // It accepts nothing, so that this is a look that failed.
-            Left::Relieved(since) if !nothing && self.hurry.is_none_or(|by| now < by) => {
+            Left::Relieved(since) if !nothing && hurry.is_none_or(|by| now < by) => {
                 *since = now;
             }
             _ => {}
@@ -261,6 +261,7 @@ impl Generations {
 
     /// Ends an old Envoy that has nothing left; until then, sees to it that somebody looks.
     pub(super) fn advance_old(&mut self, life: &mut Life, turn: &mut Turn) -> Option<Time> {
+        let hurry = self.hurry();
         let Beside::Old {
             since,
             left,
@@ -272,7 +273,7 @@ impl Generations {
             return None;
         };
         let hurries = *left == Left::Something && life.is_live();
-        let hurry = self.hurry.filter(|_| hurries);
+        let hurry = hurry.filter(|_| hurries);
         if hurry.is_some_and(|by| turn.now >= by) {
             *left = Left::Relieving;
             turn.step(RestartStep::RelieveOld);

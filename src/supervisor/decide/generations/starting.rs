@@ -7,7 +7,7 @@ use super::super::life::{Life, Phase, serves};
 use super::super::service::Service;
 use super::super::{Action, Turn};
 use super::{
-    AdminAccess, Beside, Generations, LOOK, Left, Open, Reloaded, RestartStep, Told, newest,
+    AdminAccess, Beside, Generations, Kept, LOOK, Left, Open, Reloaded, RestartStep, Told, newest,
 };
 use crate::drain::{Answer, Ask, Readiness, Time};
 use crate::duration::show;
@@ -60,8 +60,9 @@ impl Generations {
             turn.step(RestartStep::Reloaded(Reloaded::Draining));
         } else if self.beside != Beside::Nobody && life.is_running() {
             // It would cut what the old Envoy has, or come too late for the one that starts.
-            self.kept = true;
-            self.hurry = by.or(self.hurry);
+            self.kept = Some(Kept {
+                by: by.or(self.hurry()),
+            });
             turn.step(RestartStep::Keep);
         } else if life.is_live() {
             self.begin(turn);
@@ -71,7 +72,6 @@ impl Generations {
     }
 
     fn begin(&mut self, turn: &mut Turn) {
-        self.hurry = None;
         self.beside = Beside::Trying;
         self.waited = true;
         turn.step(RestartStep::Try);
@@ -80,7 +80,7 @@ impl Generations {
     /// Begins the reload that was kept, where nothing stands in its way any more.
     pub(super) fn begin_kept(&mut self, life: &Life, turn: &mut Turn) {
         let free = self.beside == Beside::Nobody && life.is_live() && life.drain().is_none();
-        if free && std::mem::take(&mut self.kept) {
+        if free && self.kept.take().is_some() {
             turn.tell_reloaded();
             self.begin(turn);
         }
