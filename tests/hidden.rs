@@ -16,7 +16,7 @@ use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::drainit::{Drainit, run};
 use support::envoy_config::{Admin, EnvoyConfig};
 use support::http::header;
-use support::scene;
+use support::scene::{self, a_request_is_waited_for};
 use support::upstream::Upstream;
 use support::{PATIENCE, TempDir, envoy, holds_for, other_envoy, wait_for};
 
@@ -53,16 +53,6 @@ fn http_option(config: &EnvoyConfig, option: &str) {
         "  - name: http\n    address",
         &format!("  - name: http\n    {option}\n    address"),
     );
-}
-
-/// A request that is in flight at SIGTERM gets its answer, and then it is over.
-fn a_request_is_waited_for(drainit: &mut Drainit, config: &EnvoyConfig, upstream: &Upstream) {
-    let slow = SlowRequest::start(config.http, SLOW);
-    upstream.wait_in_flight(1);
-    drainit.signal(Signal::SIGTERM);
-    assert_eq!(slow.status(), 200);
-    assert_eq!(drainit.wait_exit(Duration::from_secs(10)), 0);
-    drainit.wait_log("drained after");
 }
 
 #[test]

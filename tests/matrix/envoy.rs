@@ -383,12 +383,7 @@ fn a_killed_envoy_is_started_again_where_that_is_asked_for() {
         "{}",
         drainit.get("/status").1
     );
-    let slow = SlowRequest::start(config.http, Duration::from_secs(1));
-    upstream.wait_in_flight(1);
-    drainit.signal(Signal::SIGTERM);
-    assert_eq!(slow.status(), 200);
-    assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drained after");
+    scene::a_request_is_waited_for(&mut drainit, &config, &upstream);
 }
 
 #[test]

@@ -9,7 +9,6 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::envoy::MemoryLimit;
-use crate::support::clients::SlowRequest;
 use crate::support::drainit::{Drainit, Setting};
 use crate::support::envoy_config::Admin;
 use crate::support::fake_envoy::{self, SharedModel, child, shell};
@@ -34,12 +33,7 @@ fn sixty_four_descriptors_are_enough() {
             .iter()
             .all(|path| drainit.get(path).0 == 200)
     });
-    let slow = SlowRequest::start(config.http, Duration::from_secs(1));
-    upstream.wait_in_flight(1);
-    drainit.signal(Signal::SIGTERM);
-    assert_eq!(slow.status(), 200);
-    assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drained after");
+    scene::a_request_is_waited_for(&mut drainit, &config, &upstream);
     drop(strangers);
 }
 
@@ -219,12 +213,7 @@ fn sixteen_megabytes_are_enough() {
         }
     }
     drop(strangers);
-    let slow = SlowRequest::start(config.http, Duration::from_secs(1));
-    upstream.wait_in_flight(1);
-    drainit.signal(Signal::SIGTERM);
-    assert_eq!(slow.status(), 200);
-    assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drained after");
+    scene::a_request_is_waited_for(&mut drainit, &config, &upstream);
 }
 
 #[test]

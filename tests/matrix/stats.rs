@@ -57,12 +57,7 @@ fn a_matcher_that_hides_the_requests_leaves_them_their_time() {
     );
     let options = ["--settle", "500ms", "--drain-timeout", "60s"];
     let mut drainit = Drainit::ready(&options, &config);
-    let slow = SlowRequest::start(config.http, Duration::from_secs(2));
-    upstream.wait_in_flight(1);
-    drainit.signal(Signal::SIGTERM);
-    assert_eq!(slow.status(), 200);
-    assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drained after");
+    scene::a_request_is_waited_for(&mut drainit, &config, &upstream);
 }
 
 fn peak_memory(drainit: &Drainit) -> u64 {

@@ -1,32 +1,20 @@
 //! File systems that cannot be written to.
 
-use std::time::Duration;
-
-use nix::sys::signal::Signal;
-
-use crate::support::PATIENCE;
-use crate::support::clients::SlowRequest;
 use crate::support::drainit::Setting;
-use crate::support::envoy_config::{Admin, EnvoyConfig};
-use crate::support::upstream::Upstream;
+use crate::support::envoy_config::Admin;
+use crate::support::scene;
 
 /// Whatever is mounted read-only here is so for this drainit and its Envoy alone.
 fn lives_and_drains_where(script: &str) {
-    let upstream = Upstream::start();
     // The admin interface is on a port: a socket would need a place.
-    let config = EnvoyConfig::new(Admin::Tcp, &upstream);
+    let (upstream, config) = scene::of(Admin::Tcp);
     config.replace(&config.access_log.display().to_string(), "/dev/null");
     let mut drainit = Setting::default()
         .behind(&["unshare", "--mount", "--propagation", "private", "--"])
         .behind_script(&format!("{script}; exec \"$@\""))
         .health((config.ip(), 8090).into())
         .ready(&[], &config);
-    let slow = SlowRequest::start(config.http, Duration::from_secs(1));
-    upstream.wait_in_flight(1);
-    drainit.signal(Signal::SIGTERM);
-    assert_eq!(slow.status(), 200);
-    assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drained after");
+    scene::a_request_is_waited_for(&mut drainit, &config, &upstream);
 }
 
 /// Shell words: this is read-only from here on, and that is seen to be true.
