@@ -40,11 +40,11 @@ fn start(envoy: &str, options: &[&str], config: &EnvoyConfig) -> Drainit {
     drainit
 }
 
-/// The configuration without its UDP listener, of which the kernel tells nothing.
-fn without_udp(admin: Admin, upstream: &Upstream) -> EnvoyConfig {
-    let config = EnvoyConfig::new(admin, upstream);
+/// A scene without its UDP listener, of which the kernel tells nothing.
+fn without_udp(admin: Admin) -> (Upstream, EnvoyConfig) {
+    let (upstream, config) = scene::of(admin);
     config.leave_udp_out();
-    config
+    (upstream, config)
 }
 
 /// Puts an option into the HTTP listener.
@@ -64,8 +64,7 @@ fn connections_that_a_matcher_hides_are_waited_for_by_the_kernels_count() {
             "inclusion_list: { patterns: [{ prefix: cluster. }, { prefix: http. }] }",
             "reject_all: true",
         ] {
-            let upstream = Upstream::start();
-            let config = without_udp(Admin::Unix, &upstream);
+            let (upstream, config) = without_udp(Admin::Unix);
             config.prepend(&format!(
                 "stats_config: {{ stats_matcher: {{ {patterns} }} }}\n"
             ));
@@ -83,8 +82,7 @@ fn statistics_that_the_admin_interface_does_not_allow_are_made_up_for_by_the_ker
     if support::minor(&envoy()) < 37 {
         return;
     }
-    let upstream = Upstream::start();
-    let config = without_udp(Admin::Unix, &upstream);
+    let (upstream, config) = without_udp(Admin::Unix);
     config.replace("admin: {", "admin: { allow_paths: [{ exact: /ready }],");
     let mut drainit = Drainit::ready(&["--drain-timeout", "60s"], &config);
     a_request_is_waited_for(&mut drainit, &config, &upstream);
@@ -95,8 +93,7 @@ fn statistics_that_the_admin_interface_does_not_allow_are_made_up_for_by_the_ker
 #[test]
 fn requests_that_a_matcher_hides_are_told_as_not_known_and_never_as_none() {
     let hide = |bootstrap: &str, listener: &str| {
-        let upstream = Upstream::start();
-        let config = without_udp(Admin::Unix, &upstream);
+        let (upstream, config) = without_udp(Admin::Unix);
         config.prepend(bootstrap);
         http_option(&config, listener);
         let mut drainit = Drainit::ready(&["--drain-timeout", "2s"], &config);
@@ -132,8 +129,7 @@ fn requests_that_a_matcher_hides_are_told_as_not_known_and_never_as_none() {
 #[test]
 fn with_all_hidden_and_nothing_left_it_does_not_wait_for_the_deadline() {
     each_envoy(|envoy| {
-        let upstream = Upstream::start();
-        let config = without_udp(Admin::Unix, &upstream);
+        let (_upstream, config) = without_udp(Admin::Unix);
         config.prepend("stats_config: { stats_matcher: { reject_all: true } }\n");
         let mut drainit = start(envoy, &["--drain-timeout", "60s"], &config);
         drainit.signal(Signal::SIGTERM);
@@ -148,8 +144,7 @@ fn with_all_hidden_and_nothing_left_it_does_not_wait_for_the_deadline() {
 fn what_the_kernel_may_not_show_either_is_waited_for_to_the_deadline() {
     let is_told = support::minor(&envoy()) >= 37;
     for elsewhere in [false, true].into_iter().filter(|far| is_told || !far) {
-        let upstream = Upstream::start();
-        let config = without_udp(Admin::Unix, &upstream);
+        let (_upstream, config) = without_udp(Admin::Unix);
         config.prepend("stats_config: { stats_matcher: { reject_all: true } }\n");
         http_option(&config, &format!("transparent: {}", !elsewhere));
         if elsewhere {
@@ -168,8 +163,7 @@ fn what_the_kernel_may_not_show_either_is_waited_for_to_the_deadline() {
 #[test]
 fn a_stopped_envoy_with_nothing_open_is_not_waited_for() {
     each_envoy(|envoy| {
-        let upstream = Upstream::start();
-        let config = without_udp(Admin::Unix, &upstream);
+        let (_upstream, config) = without_udp(Admin::Unix);
         let options = ["--min-drain", "0s", "--drain-timeout", "60s"];
         let mut drainit = start(envoy, &options, &config);
         kill(drainit.envoy_pid(), Signal::SIGSTOP).unwrap();
@@ -190,8 +184,7 @@ fn a_listener_with_a_matcher_of_its_own_is_waited_for() {
     if support::minor(&envoy()) < 40 {
         return;
     }
-    let upstream = Upstream::start();
-    let config = without_udp(Admin::Unix, &upstream);
+    let (upstream, config) = without_udp(Admin::Unix);
     http_option(&config, "stats_matcher: { reject_all: true }");
     let mut drainit = Drainit::ready(&[], &config);
     a_request_is_waited_for(&mut drainit, &config, &upstream);
@@ -299,8 +292,8 @@ fn a_connection_manager_named_as_the_admins_has_idle_connections() {
 }
 
 /// An outer TCP proxy before an internal listener that has the connection manager.
-fn with_internal_listener(upstream: &Upstream) -> EnvoyConfig {
-    let config = EnvoyConfig::new(Admin::Unix, upstream);
+fn with_internal_listener() -> (Upstream, EnvoyConfig) {
+    let (upstream, config) = scene::of(Admin::Unix);
     config.prepend(
         "bootstrap_extensions:\n- name: internal\n  typed_config: { '@type': \
          type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener }\n",
@@ -324,14 +317,13 @@ fn with_internal_listener(upstream: &Upstream) -> EnvoyConfig {
         yaml.replace("cluster: tcp\n", "cluster: inner\n"),
     )
     .unwrap();
-    config
+    (upstream, config)
 }
 
 #[test]
 fn a_keep_alive_behind_an_internal_listener_is_idle_and_a_busy_one_is_not() {
     each_envoy(|envoy| {
-        let upstream = Upstream::start();
-        let config = with_internal_listener(&upstream);
+        let (_upstream, config) = with_internal_listener();
         let options = ["--settle", "1s", "--drain-timeout", "60s"];
         let mut drainit = start(envoy, &options, &config);
         let mut connection = HttpConnection::idle(config.tcp);
@@ -349,8 +341,7 @@ fn a_keep_alive_behind_an_internal_listener_is_idle_and_a_busy_one_is_not() {
 
 #[test]
 fn an_envoy_without_an_admin_interface_is_waited_for_by_the_kernels_count() {
-    let upstream = Upstream::start();
-    let config = without_udp(Admin::None, &upstream);
+    let (_upstream, config) = without_udp(Admin::None);
     let mut command = vec![envoy().display().to_string()];
     command.extend(config.arguments());
     let mut drainit = Drainit::start(&[], &command);
@@ -398,8 +389,7 @@ fn what_nobody_tells_is_told_as_unknown_and_not_as_clean() {
 /// An Envoy of another user's, at whose descriptors a drainit without CAP_SYS_PTRACE may not look.
 #[test]
 fn what_nobody_tells_is_unknown_to_the_shutdown_command_to_callers_and_in_the_metric() {
-    let upstream = Upstream::start();
-    let config = without_udp(Admin::None, &upstream);
+    let (upstream, config) = without_udp(Admin::None);
     config.replace(&config.access_log.display().to_string(), "/dev/null");
     let program = support::program_in(&config.dir, &envoy());
     let mut command = ["setpriv", "--reuid=65534", "--clear-groups"]
