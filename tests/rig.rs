@@ -9,7 +9,7 @@ use support::clients::{HttpConnection, SlowRequest, TcpSession, UdpSession, WebS
 use support::envoy_config::{Admin, EnvoyConfig};
 use support::fake_envoy::{Model, SharedModel};
 use support::process::Process;
-use support::upstream::Upstream;
+use support::scene;
 use support::{PATIENCE, wait_for};
 
 const STATS: &str = "/stats?usedonly&type=Gauges&filter=downstream_(cx|rq|sess)_active";
@@ -30,8 +30,7 @@ fn bare(config: &EnvoyConfig) -> Process {
 }
 
 fn every_listener_carries_its_traffic(admin: Admin) {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(admin, &upstream);
+    let (upstream, config) = scene::of(admin);
     let mut envoy = bare(&config);
     let slow = SlowRequest::start(config.http, Duration::from_millis(300));
     upstream.wait_in_flight(1);

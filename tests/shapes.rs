@@ -19,6 +19,7 @@ use nix::sys::signal::Signal;
 use support::clients::{SlowRequest, TcpSession, UdpSession, WebSocket};
 use support::drainit::Drainit;
 use support::envoy_config::{Admin, EnvoyConfig};
+use support::scene;
 use support::upstream::Upstream;
 use support::{PATIENCE, holds_for, wait_for};
 
@@ -377,8 +378,7 @@ fn counted(summary: &str) -> Option<(u64, u64)> {
 
 /// Runs one on this Envoy, and says what was not right.
 fn play(shape: &Shape, envoy: &Path) -> Vec<String> {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(shape.admin, &upstream);
+    let (upstream, config) = scene::of(shape.admin);
     (shape.change)(&config);
     let mut command = vec![envoy.display().to_string()];
     command.extend(config.arguments());

@@ -13,6 +13,7 @@ use crate::support::clients::HttpConnection;
 use crate::support::drainit::Drainit;
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::pki::{Helper, Pair};
+use crate::support::scene;
 use crate::support::upstream::Upstream;
 use crate::support::xds::secret;
 use crate::support::{PATIENCE, wait_for};
@@ -28,8 +29,7 @@ struct Edge {
 
 impl Edge {
     fn new() -> Edge {
-        let upstream = Upstream::start();
-        let config = EnvoyConfig::new(Admin::Unix, &upstream);
+        let (upstream, config) = scene::of(Admin::Unix);
         config.serve_tls("edge");
         config.demand_clients(CLIENTS);
         let edge = Pair::ca("edge").leaf();

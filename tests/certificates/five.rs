@@ -13,7 +13,7 @@ use crate::support::drainit::Drainit;
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::kubelet::write_volume;
 use crate::support::pki::{Helper, Pair};
-use crate::support::upstream::Upstream;
+use crate::support::scene;
 use crate::support::xds::secret;
 use crate::support::{PATIENCE, wait_for};
 
@@ -84,8 +84,7 @@ fn address(config: &EnvoyConfig, which: usize) -> SocketAddr {
 fn rotations_of_five_secrets_fail_no_handshake_but_where_one_is_broken() {
     let set_by_hand = std::env::var("TEST_DRAINIT_ROTATIONS");
     let rotations = set_by_hand.map_or(ROTATIONS, |number| number.parse().unwrap());
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let admin = json!({ "address": { "pipe": { "path": config.dir.join("admin.sock") } } });
     let listeners: Vec<_> = (0..5).map(|which| listener(&config, which)).collect();
     let bootstrap = json!({

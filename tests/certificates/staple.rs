@@ -7,14 +7,13 @@ use serde_json::{Value, json};
 use crate::support::drainit::Drainit;
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::pki::{Pair, presented};
-use crate::support::upstream::Upstream;
+use crate::support::scene;
 use crate::support::xds::secret;
 use crate::support::{PATIENCE, wait_for};
 
 #[test]
 fn a_staple_is_loaded_when_it_comes_and_a_bad_one_harms_neither_it_nor_the_certificate() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     config.serve_tls("edge");
     let ca = Pair::ca("edge");
     let path = |name: &str| config.dir.join(name).display().to_string();

@@ -38,8 +38,7 @@ fn each_envoy(test: impl Fn(PathBuf) + Sync) {
 }
 
 fn a_request_in_flight_at_sigterm_gets_its_answer(admin: Admin) {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(admin, &upstream);
+    let (upstream, config) = scene::of(admin);
     let mut drainit = Drainit::ready(&[], &config);
     let slow = SlowRequest::start(config.http, Duration::from_secs(3));
     upstream.wait_in_flight(1);

@@ -10,7 +10,6 @@ use crate::support::drainit::Drainit;
 use crate::support::envoy_config::{Admin, EnvoyConfig};
 use crate::support::fake_admin::{Answer, Call};
 use crate::support::fake_envoy::{self, SharedModel};
-use crate::support::upstream::Upstream;
 use crate::support::{PATIENCE, holds_for, scene, wait_for};
 
 const TYPE: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
@@ -63,8 +62,7 @@ fn wait_answer(drainit: &Drainit, expected: (u16, &str)) {
 #[test]
 fn an_envoy_is_live_without_a_listener_and_ready_with_the_first_that_counts() {
     let none_counts = |exclude: &dyn Fn(&EnvoyConfig) -> String| {
-        let upstream = Upstream::start();
-        let config = EnvoyConfig::new(Admin::Unix, &upstream);
+        let (_upstream, config) = scene::of(Admin::Unix);
         // Its own name is another than its stat prefix.
         config.replace("- name: metrics", "- name: probes");
         let word = exclude(&config);

@@ -310,8 +310,7 @@ fn echoes(mut stream: std::net::TcpStream) -> bool {
 
 /// One drainit, a change under load, and what came of it.
 fn follow(program: &std::path::Path, (name, change): Change, bad: bool, whole: bool) {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     config.leave_udp_out();
     let rig = Rig::with_times(&WATCHES, config, upstream, ["1", "20"]);
     if program != support::envoy() {

@@ -11,10 +11,10 @@ use nix::sys::signal::{Signal, kill};
 use super::rig::Rig;
 use super::support::clients::{HttpConnection, SlowRequest, TcpSession};
 use super::support::drainit::{Drainit, Log, Setting, run_command};
-use super::support::envoy_config::{Admin, EnvoyConfig};
+use super::support::envoy_config::Admin;
 use super::support::load::Load;
 use super::support::process::Process;
-use super::support::upstream::Upstream;
+use super::support::scene;
 use super::support::watch::Watch;
 use super::support::{PATIENCE, drainit, envoy, other_envoy, process, wait_for};
 
@@ -28,8 +28,7 @@ const OPTIONS: [&str; 6] = [
 ];
 
 fn rig(program: PathBuf, options: &[&str]) -> Rig {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let options: Vec<_> = OPTIONS.iter().chain(options).copied().collect();
     Rig::of_program(program, &options, config, upstream)
 }
@@ -201,8 +200,7 @@ fn a_hold_outlives_a_hot_restart_and_a_crash_and_ends_with_a_resume() {
 
 #[test]
 fn a_hold_waits_as_a_shutdown_does_and_a_sigterm_while_held_cuts_nothing() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     let mut drainit = Drainit::ready(&["--drain-timeout", "4s"], &config);
     let mut session = TcpSession::open(config.tcp);
     let hold = Waiting::start(&drainit);
@@ -254,8 +252,7 @@ fn a_hold_does_not_call_drained_what_an_old_generations_time_ends() {
 
 #[test]
 fn nothing_leads_back_from_a_drain_and_no_order_comes_over_tcp() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (_upstream, config) = scene::of(Admin::Unix);
     let port = format!("{}:8090", config.ip());
     let mut drainit = Setting::default()
         .health(port.parse().unwrap())

@@ -7,10 +7,9 @@ use nix::sys::signal::Signal;
 use crate::add_route;
 use crate::rig::Rig;
 use crate::support::clients::{HttpConnection, TcpSession};
-use crate::support::envoy_config::{Admin, EnvoyConfig};
+use crate::support::envoy_config::Admin;
 use crate::support::load::Load;
-use crate::support::upstream::Upstream;
-use crate::support::{self, PATIENCE, wait_for};
+use crate::support::{self, PATIENCE, scene, wait_for};
 
 fn serves_route(rig: &Rig, path: &str) -> bool {
     let mut connection = HttpConnection::open(rig.config.http).unwrap();
@@ -59,8 +58,7 @@ fn an_old_generation_with_nothing_left_is_ended_at_once_and_the_new_one_does_not
     thread::scope(|scope| {
         for program in [support::envoy(), support::other_envoy()] {
             scope.spawn(move || {
-                let upstream = Upstream::start();
-                let config = EnvoyConfig::new(Admin::Unix, &upstream);
+                let (upstream, config) = scene::of(Admin::Unix);
                 config.leave_udp_out();
                 // How often the new generation asks the old one what it has.
                 config.prepend("stats_flush_interval: 0.5s\n");

@@ -25,7 +25,7 @@ use support::clients::{HttpConnection, SlowRequest, TcpSession};
 use support::envoy_config::{Admin, EnvoyConfig};
 use support::http2::Http2Client;
 use support::load::Load;
-use support::upstream::Upstream;
+use support::scene;
 use support::watch::Watch;
 use support::{PATIENCE, wait_for, wait_for_some};
 
@@ -55,8 +55,7 @@ fn two_at_a_time<T: Send>(items: impl IntoIterator<Item = T>, run: impl Fn(T) + 
 
 #[test]
 fn twenty_reloads_under_load_fail_nothing() {
-    let upstream = Upstream::start();
-    let config = EnvoyConfig::new(Admin::Unix, &upstream);
+    let (upstream, config) = scene::of(Admin::Unix);
     // Each generation but the last is waited for until its two seconds are over.
     let mut rig = Rig::with_times(&OPTIONS, config, upstream, ["1", "2"]);
     let memory = rig.memory();
@@ -163,7 +162,7 @@ fn what_an_old_generations_time_ends_in_a_drain_is_cut_and_what_was_answered_bef
 #[test]
 fn what_the_newest_hides_is_waited_for_beside_an_old_generation_with_nothing_left() {
     two_at_a_time([support::envoy(), support::other_envoy()], |program| {
-        let (upstream, config) = support::scene::of(Admin::Unix);
+        let (upstream, config) = scene::of(Admin::Unix);
         let hidden = config.tcp.to_string().replace(':', "_");
         config.prepend(&format!(
             "stats_config: {{ stats_matcher: {{ exclusion_list: {{ patterns: \
