@@ -58,7 +58,6 @@ fn rotations_fail_no_request_and_cut_no_stream() {
     let stop = Arc::default();
     let reader = watch(&node, &stop);
     let mut leaf = first.clone();
-    let mut slowest = Duration::ZERO;
     for number in 0..rotations {
         leaf = node.ca.leaf();
         match number % 3 {
@@ -66,13 +65,13 @@ fn rotations_fail_no_request_and_cut_no_stream() {
             1 => writers::rename(&node, &leaf),
             _ => writers::in_place(&node, &leaf),
         }
-        slowest = slowest.max(node.wait_loaded(&leaf));
+        node.wait_loaded(&leaf);
     }
     wait_for("the last one's confirmation", PATIENCE, || {
         reloads(&drainit, "ok") == before + rotations as u64
     });
     stop.store(true, Ordering::SeqCst);
-    let reads = reader.join().unwrap();
+    assert!(reader.join().unwrap() > 0, "nobody has read");
 
     // The stream is the first one still, and knows nothing of it.
     assert_eq!(plane.handshakes(), [first.serial.as_str()]);
@@ -92,8 +91,7 @@ fn rotations_fail_no_request_and_cut_no_stream() {
     plane.wait_presented(&last);
     assert_eq!(plane.handshakes(), [last.serial.as_str()]);
 
-    let (answered, failed) = load.finish();
-    println!("{rotations} rotations, the slowest {slowest:?}; {answered} requests; {reads} reads");
+    let (_, failed) = load.finish();
     assert!(failed.is_empty(), "{failed:?}");
     assert_eq!(drainit.envoy_pid(), envoy);
 

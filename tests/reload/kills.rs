@@ -33,17 +33,7 @@ fn recovers(mut rig: Rig, over: &[Pid], what: &str, watch: Watch) {
             .is_ok_and(|mut open| open.get("/fast").is_ok_and(|answer| answer.status == 200))
     });
     rig.drainit.wait_ready();
-    let (state, reload) = (
-        rig.status()["state"].clone(),
-        rig.status()["reload"].clone(),
-    );
     let seen = watch.finish();
-    println!(
-        "{what}: outage {} ms, {} of {} looks failed; {state}, {reload}",
-        seen.outage.as_millis(),
-        seen.failures.len(),
-        seen.looks
-    );
     assert!(seen.outage < Duration::from_secs(3), "{what}: {seen:?}");
     let before = rig.epoch();
     rig.reload_well();

@@ -93,12 +93,6 @@ fn twenty_reloads_under_load_fail_nothing() {
         assert!(answered > 1_000, "{version}");
         assert_eq!(failures, Vec::<String>::new(), "{version}");
     }
-    println!(
-        "{} of HTTP/2, {} other connections, {} looks at /ready",
-        client.connections(),
-        connections.looks,
-        ready.looks
-    );
     assert!(client.connections() > 20, "one to each generation");
     assert_eq!(connections.failures, Vec::<String>::new());
     assert_eq!(ready.failures, Vec::<String>::new());

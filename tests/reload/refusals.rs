@@ -101,7 +101,6 @@ fn an_address_that_cannot_be_bound_leaves_the_old_generation_serving() {
         ),
     );
     let (code, said) = rig.reload();
-    println!("a taken port: {said}");
     assert_eq!(code, 1, "{said}");
     assert_eq!(rig.epoch(), 0);
     rig.serves();

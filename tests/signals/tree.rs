@@ -5,7 +5,7 @@ use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -227,27 +227,16 @@ fn kills(few: usize) -> usize {
 /// Envoy's end.
 fn ends_with_drainit(
     kills: usize,
-    what: &str,
     start: impl Fn() -> (Upstream, EnvoyConfig, Drainit),
     prepare: impl Fn(Pid),
 ) {
-    let mut times: Vec<Duration> = (0..kills)
-        .map(|_| {
-            let (_upstream, _config, drainit) = start();
-            let envoy = drainit.envoy_pid();
-            prepare(envoy);
-            let killed = Instant::now();
-            drainit.signal(Signal::SIGKILL);
-            wait_for("Envoy's end", PATIENCE, || has_ended(envoy));
-            killed.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    println!(
-        "{what}: ended with each of {kills}, in {:?}, and {:?} at the slowest",
-        times[kills / 2],
-        times[kills - 1]
-    );
+    for _ in 0..kills {
+        let (_upstream, _config, drainit) = start();
+        let envoy = drainit.envoy_pid();
+        prepare(envoy);
+        drainit.signal(Signal::SIGKILL);
+        wait_for("Envoy's end", PATIENCE, || has_ended(envoy));
+    }
 }
 
 #[test]
@@ -255,16 +244,15 @@ fn envoy_ends_when_drainit_is_killed() {
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                ends_with_drainit(kills(6) / 2, "as it is", || scene::ready(&[]), |_| {});
+                ends_with_drainit(kills(6) / 2, || scene::ready(&[]), |_| {});
             });
         }
     });
     let hot = || scene::ready(&["--hot-restart"]);
-    ends_with_drainit(kills(1), "--hot-restart", hot, |_| {});
+    ends_with_drainit(kills(1), hot, |_| {});
     // A hung one, too.
     ends_with_drainit(
         kills(1),
-        "stopped",
         || scene::ready(&[]),
         |envoy| {
             kill(envoy, Signal::SIGSTOP).unwrap();
@@ -300,7 +288,6 @@ fn an_envoy_with_ambient_capabilities_ends_when_drainit_is_killed() {
     for options in [&[][..], &["--hot-restart"]] {
         ends_with_drainit(
             kills(1),
-            &format!("ambient capabilities, {options:?}"),
             || with_ambient_capabilities(options),
             |envoy| {
                 let held = fs::read_to_string(format!("/proc/{envoy}/status")).unwrap();
