@@ -1,6 +1,7 @@
 //! Somebody else may have made what is there. These run as root, who alone has to care.
 
 use super::*;
+use crate::testing::TempDir;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,15 +10,13 @@ use nix::unistd::{setfsgid, setfsuid};
 
 const USER: u32 = 54_321;
 
-struct Place(PathBuf);
+struct Place(TempDir);
 
 impl Place {
     /// A directory of this user's.
-    fn new(name: &str, user: u32) -> Place {
+    fn new(user: u32) -> Place {
         assert!(geteuid().is_root(), "these tests run as root");
-        let dir = std::env::temp_dir().join(format!("drainit-sds-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir(&dir).unwrap();
+        let dir = TempDir::new();
         fs::create_dir(dir.join("root")).unwrap();
         fs::write(dir.join("root/web.json"), "root's").unwrap();
         fs::create_dir(dir.join("resources")).unwrap();
@@ -51,15 +50,9 @@ impl Place {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 #[test]
 fn files_are_given_to_the_user_whose_the_directory_is() {
-    let place = Place::new("given", USER);
+    let place = Place::new(USER);
     place.publish().unwrap();
     let sds = place.resources().join("sds");
     for (path, mode) in [(sds.clone(), 0o700), (sds.join("web.json"), 0o600)] {
@@ -75,7 +68,7 @@ fn files_are_given_to_the_user_whose_the_directory_is() {
 
 #[test]
 fn a_missing_directory_is_made_for_root_alone() {
-    let place = Place::new("missing", 0);
+    let place = Place::new(0);
     let deep = place.resources().join("a/b");
     let sds = Sds::make(&deep, Access::Owner).unwrap();
     sds.replace(OsStr::new("web.json"), b"a key").unwrap();
@@ -85,14 +78,14 @@ fn a_missing_directory_is_made_for_root_alone() {
 
 #[test]
 fn a_link_in_the_place_of_the_directory_is_not_followed() {
-    let place = Place::new("link", USER);
+    let place = Place::new(USER);
     symlink(place.0.join("root"), place.resources().join("sds")).unwrap();
     place.refuses("is a link or no directory: remove it");
 }
 
 #[test]
 fn a_link_of_another_users_on_the_way_is_not_followed() {
-    let place = Place::new("way", USER);
+    let place = Place::new(USER);
     let link = place.resources().join("link");
     symlink(place.0.join("root"), &link).unwrap();
     std::os::unix::fs::lchown(&link, Some(USER), Some(USER)).unwrap();
@@ -110,7 +103,7 @@ fn a_link_of_another_users_on_the_way_is_not_followed() {
 
 #[test]
 fn a_directory_of_a_third_user_or_of_everybody_is_refused() {
-    let place = Place::new("third", USER);
+    let place = Place::new(USER);
     let sds = place.resources().join("sds");
     fs::create_dir(&sds).unwrap();
     chown(&sds, Some(USER + 1), None).unwrap();
@@ -122,7 +115,7 @@ fn a_directory_of_a_third_user_or_of_everybody_is_refused() {
 
 #[test]
 fn a_file_that_is_a_link_is_replaced_and_not_followed() {
-    let place = Place::new("file", USER);
+    let place = Place::new(USER);
     place.publish().unwrap();
     let sds = place.resources().join("sds");
     let target = place.0.join("root/web.json");
@@ -160,7 +153,7 @@ fn swap(resources: &Path, root: &Path, over: &AtomicBool) {
 fn who_swaps_the_directory_all_the_time_gains_nothing_by_it() {
     let set = std::env::var("TEST_DRAINIT_RACES");
     let races = set.map_or(500, |number| number.parse().unwrap());
-    let place = Place::new("racer", USER);
+    let place = Place::new(USER);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| swap(&place.resources(), &place.0.join("root"), &over));

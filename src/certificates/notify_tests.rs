@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::mailbox::{Mailbox, Waker};
+use crate::testing::TempDir;
 use std::fs::{self, hard_link, rename};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -11,7 +12,7 @@ use std::time::Instant;
 const LIMIT: Duration = Duration::from_secs(10);
 
 struct Scene {
-    dir: PathBuf,
+    dir: TempDir,
     file: PathBuf,
     notify: Notify,
     commands: (Mailbox<CertificateCommand>, Inbox<CertificateCommand>),
@@ -20,10 +21,8 @@ struct Scene {
 
 impl Scene {
     /// Watches `file`, relative to a directory of its own that `make` has filled.
-    fn new(name: &str, file: &str, make: impl FnOnce(&Path)) -> Scene {
-        let dir = std::env::temp_dir().join(format!("drainit-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir).unwrap();
+    fn new(file: &str, make: impl FnOnce(&Path)) -> Scene {
+        let dir = TempDir::new();
         make(&dir);
         let (waker, wakeups) = Waker::new().unwrap();
         let mut scene = Scene {
@@ -65,19 +64,13 @@ impl Scene {
     }
 }
 
-impl Drop for Scene {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
 #[test]
 fn whoever_changes_a_file_or_what_its_name_leads_to_is_told_of() {
-    let mut scene = Scene::new("notify", "live/tls.crt", |dir| {
+    let mut scene = Scene::new("live/tls.crt", |dir| {
         fs::create_dir(dir.join("live")).unwrap();
         fs::write(dir.join("live/tls.crt"), "1").unwrap();
     });
-    let (dir, file) = (scene.dir.clone(), scene.file.clone());
+    let (dir, file) = (scene.dir.to_path_buf(), scene.file.clone());
     scene.says_nothing();
     // In its place, and by another name of it.
     hard_link(&file, dir.join("other")).unwrap();
@@ -121,14 +114,14 @@ fn whoever_changes_a_file_or_what_its_name_leads_to_is_told_of() {
 
 #[test]
 fn a_link_on_the_way_that_leads_elsewhere_is_told_of() {
-    let mut scene = Scene::new("notify-links", "live/tls.crt", |dir| {
+    let mut scene = Scene::new("live/tls.crt", |dir| {
         fs::create_dir_all(dir.join("real/..1")).unwrap();
         symlink("real", dir.join("live")).unwrap();
         symlink("..1", dir.join("real/..data")).unwrap();
         symlink("..data/tls.crt", dir.join("real/tls.crt")).unwrap();
         fs::write(dir.join("real/..1/tls.crt"), "1").unwrap();
     });
-    let dir = scene.dir.clone();
+    let dir = scene.dir.to_path_buf();
     // As the kubelet does.
     fs::create_dir(dir.join("real/..2")).unwrap();
     fs::write(dir.join("real/..2/tls.crt"), "2").unwrap();
@@ -152,7 +145,7 @@ fn a_link_on_the_way_that_leads_elsewhere_is_told_of() {
 
 #[test]
 fn words_that_were_lost_are_told_of_and_what_cannot_be_watched_is_known() {
-    let mut scene = Scene::new("notify-lost", "a", |dir| {
+    let mut scene = Scene::new("a", |dir| {
         fs::write(dir.join("a"), "1").unwrap();
         hard_link(dir.join("a"), dir.join("b")).unwrap();
     });

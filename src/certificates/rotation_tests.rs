@@ -7,6 +7,7 @@ use crate::certificates::{
 };
 use crate::mailbox::{Inbox, Mailbox, Waker};
 use crate::status::SecretStatus;
+use crate::testing::TempDir;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -20,7 +21,7 @@ fn data(name: &str) -> PathBuf {
 }
 
 struct Thread {
-    dir: PathBuf,
+    dir: TempDir,
     commands: Mailbox<CertificateCommand>,
     reports: Inbox<CertificateReport>,
     /// What the admin answers for `/stats`, made of the published files; and all paths asked for.
@@ -28,10 +29,8 @@ struct Thread {
 }
 
 impl Thread {
-    fn start(name: &str) -> Thread {
-        let dir = std::env::temp_dir().join(format!("drainit-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir).unwrap();
+    fn start() -> Thread {
+        let dir = TempDir::new();
         let pair = Source::Pair {
             cert: dir.join("tls.crt"),
             key: dir.join("tls.key"),
@@ -99,7 +98,6 @@ impl Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         self.commands.send(CertificateCommand::Stop);
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -141,7 +139,7 @@ fn status(report: &CertificateReport, generation: u64, result: Option<&str>) -> 
 
 #[test]
 fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
-    let thread = Thread::start("thread");
+    let thread = Thread::start();
     let lacking = thread.wait(|report| match report {
         CertificateReport::Waiting(what) => Some(what.clone()),
         _ => None,
@@ -203,7 +201,7 @@ fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
 /// Memory that is mapped is written without a word of the kernel's (inotify(7)).
 #[test]
 fn what_the_kernel_does_not_tell_of_is_found_in_the_interval_that_was_asked_for() {
-    let thread = Thread::start("rotation-mapped");
+    let thread = Thread::start();
     thread.write("ec.crt", "ec.key");
     thread.wait(|report| matches!(report, CertificateReport::FirstSetReady).then_some(()));
     thread.commands.send(CertificateCommand::EnvoyStarted);
