@@ -238,13 +238,12 @@ fn explain(error: std::io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TempDir;
 
     #[test]
     fn what_is_no_file_is_refused_without_waiting() {
-        let dir = std::env::temp_dir().join(format!("drainit-read-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = TempDir::new();
         let fifo = dir.join("fifo");
-        let _ = std::fs::remove_file(&fifo);
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let large = dir.join("large");
         std::fs::write(&large, vec![b'x'; (1 << 20) + 1]).unwrap();
@@ -254,6 +253,5 @@ mod tests {
         assert_eq!(why(Path::new("/dev/null")), "is not a file");
         assert_eq!(why(&dir.join("none")), "is missing");
         assert_eq!(why(&large), "is larger than 1 MiB");
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

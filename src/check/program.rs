@@ -102,6 +102,7 @@ fn is_envoy(path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TempDir;
 
     #[test]
     fn neither_a_script_nor_another_program_is_an_envoy() {
@@ -111,10 +112,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(other(&["sh", "-c", "envoy"]).1, "no Envoy that is known");
-        let script = std::env::temp_dir().join(format!("drainit-script-{}", std::process::id()));
+        let dir = TempDir::new();
+        let script = dir.join("script");
         std::fs::write(&script, "#!/bin/sh\n").unwrap();
         assert_eq!(other(&[script.to_str().unwrap(), "-c"]).1, "a start script");
-        std::fs::remove_file(script).unwrap();
         let missing = Program::Missing("no-such-envoy: not found on PATH".into());
         assert_eq!(find(&line(&["no-such-envoy"])), missing);
         assert!(matches!(find(&line(&["/etc/x/y"])), Program::Missing(_)));

@@ -93,11 +93,11 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::testing::TempDir;
 
     #[test]
     fn it_answers_in_the_place_of_whoever_was_there_until_it_is_told_to_end() {
-        let dir = std::env::temp_dir().join(format!("drainit-stand-in-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
+        let dir = TempDir::new();
         let (old, new) = (dir.join("x_parent_10"), dir.join("x_child_11"));
         let parent = UnixDatagram::bind(&old).unwrap();
         let child = UnixDatagram::bind(&new).unwrap();
@@ -116,12 +116,11 @@ mod tests {
         assert!(!stand_in.answer());
         parent.set_nonblocking(true).unwrap();
         assert!(parent.recv(&mut reply).is_err());
-        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
     fn what_another_user_puts_where_it_is_made_is_opened_to_nobody() {
-        let dir = crate::testing::TempDir::new();
+        let dir = TempDir::new();
         let (theirs, roots) = (dir.join("theirs"), dir.join("roots"));
         fs::create_dir(&theirs).unwrap();
         fs::create_dir(&roots).unwrap();

@@ -338,6 +338,7 @@ mod tests {
 
     use super::*;
     use crate::mailbox::Mailbox;
+    use crate::testing::TempDir;
 
     #[test]
     fn memory_is_told_from_disks_and_from_what_may_hang_by_the_kernels_list_alone() {
@@ -377,7 +378,7 @@ mod tests {
 
     #[test]
     fn contents_that_changed_and_stayed_are_kept_whoever_writes_them() {
-        let dir = std::env::temp_dir().join(format!("drainit-copies-{}", std::process::id()));
+        let dir = TempDir::new();
         let mount = |name: &str, text: &str| {
             fs::create_dir_all(dir.join(name)).unwrap();
             fs::write(dir.join(name).join("envoy.yaml"), text).unwrap();
@@ -385,7 +386,6 @@ mod tests {
             std::os::unix::fs::symlink(name, &link).unwrap();
             fs::rename(link, dir.join("..data")).unwrap();
         };
-        fs::create_dir_all(&dir).unwrap();
         mount("one", "one");
         let file = dir.join("envoy.yaml");
         std::os::unix::fs::symlink("..data/envoy.yaml", &file).unwrap();
@@ -451,6 +451,5 @@ mod tests {
         Copies::sweep(&Pulse::default());
         assert!(!left.exists() && copies.dir.exists());
         copies.remove();
-        fs::remove_dir_all(&dir).unwrap();
     }
 }
