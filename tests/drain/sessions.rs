@@ -2,6 +2,18 @@
 
 use super::*;
 
+/// A drain waits for a session that `echoes` for longer than the settle time, and ends when the
+/// session is dropped.
+#[track_caller]
+fn is_waited_for(drainit: &mut Drainit, mut echoes: impl FnMut() -> bool) {
+    drainit.signal(Signal::SIGTERM);
+    drainit.wait_unready();
+    holds_for("the session", WELL_BEYOND_SETTLE, &mut echoes);
+    drop(echoes);
+    assert_eq!(drainit.wait_exit(PATIENCE), 0);
+    drainit.wait_log("drained");
+}
+
 #[test]
 fn a_tcp_session_is_waited_for_and_the_end_follows_its_close() {
     let (_upstream, config, mut drainit) = scene::ready(&SHORT_SETTLE);
@@ -27,42 +39,22 @@ fn a_tcp_session_is_not_hidden_by_idle_connections_on_an_excluded_listener() {
     let mut drainit = Drainit::ready(&options, &config);
     let mut session = TcpSession::open(config.tcp);
     let _scrapers = [(); 3].map(|()| HttpConnection::idle(config.metrics));
-    drainit.signal(Signal::SIGTERM);
-    drainit.wait_unready();
-    holds_for("the TCP session", WELL_BEYOND_SETTLE, || {
-        session.echo().is_ok()
-    });
-    drop(session);
-    assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drained");
+    is_waited_for(&mut drainit, move || session.echo().is_ok());
 }
 
 #[test]
 fn a_web_socket_is_waited_for() {
     let (_upstream, config, mut drainit) = scene::ready(&SHORT_SETTLE);
     let mut session = WebSocket::open(config.http);
-    drainit.signal(Signal::SIGTERM);
-    drainit.wait_unready();
-    holds_for("the WebSocket session", WELL_BEYOND_SETTLE, || {
-        session.echo().is_ok()
-    });
-    drop(session);
-    assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drained");
+    is_waited_for(&mut drainit, move || session.echo().is_ok());
 }
 
 #[test]
 fn a_udp_session_is_waited_for() {
     let (_upstream, config, mut drainit) = scene::ready(&SHORT_SETTLE);
     let session = UdpSession::open(config.udp);
-    drainit.signal(Signal::SIGTERM);
-    drainit.wait_unready();
-    holds_for("the UDP session", WELL_BEYOND_SETTLE, || {
-        session.echo().is_ok()
-    });
     // Envoy ends it after 2 s of silence.
-    assert_eq!(drainit.wait_exit(PATIENCE), 0);
-    drainit.wait_log("drained");
+    is_waited_for(&mut drainit, move || session.echo().is_ok());
 }
 
 /// Sessions that are in use for 18 s of the 25 s that there are: Envoy 1.40 would close them by
