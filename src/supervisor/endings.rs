@@ -46,7 +46,7 @@ impl Supervisor {
             end.class = Some(ExitClass::StartScript);
         }
         let at = Instant::now();
-        let given_up = who == Who::Next && self.core.generations().has_given_up();
+        let given_up = self.has_given_up(who);
         self.board.update(|snapshot| {
             if given_up {
                 // It is the reload's to tell, which has failed.

@@ -267,6 +267,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether this Envoy was not live in time, and is ended for that.
+    pub(super) fn has_given_up(&self, who: Who) -> bool {
+        who == Who::Next && self.core.generations().has_given_up()
+    }
+
     /// The next generation ended before it was live, by itself or because it was `given_up`.
     pub(super) fn fall_back(&mut self, exit: Exit, given_up: bool) {
         if !given_up {
