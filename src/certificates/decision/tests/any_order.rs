@@ -11,6 +11,7 @@ enum Fault {
     EnvoyEnds,
     EnvoyIsReplaced,
     AdminAnswers(bool),
+    /// An Envoy that starts has come to its files, or the next one will take long to.
     EnvoyIsLive(bool),
     /// The clock on the wall is so many years ahead, or behind.
     ClockIsSet(i8),
@@ -77,7 +78,8 @@ proptest! {
                 Fault::EnvoyStarts | Fault::EnvoyIsReplaced => {}
                 Fault::EnvoyEnds => world.stop_envoy(),
                 Fault::AdminAnswers(yes) => world.admin_answers = yes,
-                Fault::EnvoyIsLive(yes) => world.starting = !yes,
+                Fault::EnvoyIsLive(true) => world.come_live(),
+                Fault::EnvoyIsLive(false) => world.starting |= world.envoy.is_none(),
                 Fault::ClockIsSet(years) => {
                     let by = Duration::from_secs(31_557_600) * u32::from(years.unsigned_abs());
                     world.wall_start = if years < 0 { right - by } else { right + by };
@@ -128,7 +130,7 @@ proptest! {
             }
         }
         world.admin_answers = true;
-        world.starting = false;
+        world.come_live();
         world.wall_start = right;
         world.disk_full = false;
         // Longer than anything waits: 60 s for a starting Envoy, 30 s between late questions.
@@ -143,5 +145,6 @@ proptest! {
         prop_assert_eq!(generation, world.published.as_ref().unwrap().0);
         prop_assert!(world.decision.is_idle());
         prop_assert_eq!(world.decision.record.error(), None);
+        prop_assert!(!world.decision.is_stale(world.wall()));
     }
 }

@@ -256,30 +256,22 @@ fn what_envoy_makes_of_a_set_is_not_known_before_it_is_live_and_no_change_waits_
     for used in [false, true] {
         let mut world = World::of(Duty::Listener, Kind::Rsa);
         world.run(ms(1000));
-        world.start_envoy();
         // Its control plane is away.
-        world.envoy = Some(Envoy::default());
         (world.starting, world.used) = (true, used);
+        world.start_envoy();
         world.run(ms(600_000));
         assert_eq!(world.results(), [0, 0, 0, 0]);
         assert_eq!(world.decision.record.error(), None);
         assert!(world.asked < 320, "{} questions", world.asked);
         assert!(world.decision.is_stale(world.wall()), "Envoy has nothing");
         assert!(world.decision.is_idle(), "whoever reloads is told");
-        world.files = Kind::Ec(0);
-        while !world.shows(Kind::Ec(0)) {
-            world.envoy = Some(Envoy::default());
-            assert!(world.now < world.start + ms(603_000));
-            if !world.step() {
-                world.now += ms(10);
-            }
-        }
-        world.envoy = Some(Envoy::default());
+        world.write(Kind::Ec(0), ms(2000));
+        assert!(world.shows(Kind::Ec(0)));
         world.run(ms(600_000));
         assert_eq!(world.results(), [0, 0, 0, 0]);
 
-        (world.starting, world.used) = (false, true);
-        world.envoy = Some(world.fresh_envoy());
+        world.used = true;
+        world.come_live();
         world.run(ms(2500));
         assert_eq!(world.results(), [1, 0, 0, 0], "{used}");
         assert!(!world.decision.is_stale(world.wall()));
@@ -293,7 +285,7 @@ fn an_envoy_that_is_live_and_uses_no_such_secret_is_told_a_minute_later() {
     world.run(ms(1000));
     world.start_envoy();
     world.run(ms(300_000));
-    world.starting = false;
+    world.come_live();
     world.run(ms(55_000));
     assert_eq!(world.results(), [0, 0, 0, 0]);
     world.run(ms(10_000));
@@ -307,7 +299,6 @@ fn of_an_envoy_that_starts_again_and_again_nothing_is_said_and_the_set_stays() {
     world.starting = true;
     for _ in 0..5 {
         world.start_envoy();
-        world.envoy = Some(Envoy::default());
         world.run(ms(90_000));
         world.stop_envoy();
         world.run(ms(10_000));
@@ -316,14 +307,12 @@ fn of_an_envoy_that_starts_again_and_again_nothing_is_said_and_the_set_stays() {
     // Also where it could not be asked for so long that this was said.
     world.admin_answers = false;
     world.start_envoy();
-    world.envoy = Some(Envoy::default());
     world.run(ms(70_000));
     assert_eq!(world.results(), [0, 0, 0, 1]);
     world.admin_answers = true;
     world.run(ms(300_000));
     assert_eq!((world.results(), world.publications), ([0, 0, 0, 1], 1));
-    world.starting = false;
-    world.envoy = Some(world.fresh_envoy());
+    world.come_live();
     world.run(ms(32_000));
     assert_eq!(world.decision.record.error(), None);
 }

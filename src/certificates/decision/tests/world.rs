@@ -175,7 +175,7 @@ pub(super) struct World {
     pub(super) used: bool,
     /// Whether a `stats_matcher` hides the secrets' statistics.
     pub(super) hides: bool,
-    /// Whether Envoy is not live so far.
+    /// Whether Envoy is not live so far, and has not come to its files.
     pub(super) starting: bool,
     /// How often Envoy was asked.
     pub(super) asked: u64,
@@ -267,11 +267,22 @@ impl World {
     }
 
     pub(super) fn start_envoy(&mut self) {
-        self.envoy = Some(self.fresh_envoy());
+        self.envoy = Some(match self.starting {
+            true => Envoy::default(),
+            false => self.fresh_envoy(),
+        });
         self.decision.envoy_started(self.now);
     }
 
+    /// Envoy comes to its files, if it has not, and is live.
+    pub(super) fn come_live(&mut self) {
+        if std::mem::take(&mut self.starting) && self.envoy.is_some() {
+            self.envoy = Some(self.fresh_envoy());
+        }
+    }
+
     pub(super) fn replace_envoy(&mut self) {
+        self.starting = false;
         self.envoy = Some(self.fresh_envoy());
         self.decision.envoy_replaced(self.now);
     }
@@ -330,7 +341,7 @@ impl World {
                 }
                 self.published = None;
                 self.vacant = true;
-                if let Some(envoy) = &mut self.envoy {
+                if let (Some(envoy), false) = (&mut self.envoy, self.starting) {
                     envoy.refusals += 1;
                 }
                 self.decision.vacated(self.now, Ok(()));
@@ -350,7 +361,7 @@ impl World {
                         || (self.duty == Duty::Listener || self.stepped)
                             && Set::of(&contents, None, wall, Age::Any).is_ok()
                 );
-                if let Some(envoy) = &mut self.envoy {
+                if let (Some(envoy), false) = (&mut self.envoy, self.starting) {
                     envoy.take(generation, &contents, wall);
                 }
                 self.publications += 1;
