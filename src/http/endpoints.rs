@@ -278,9 +278,12 @@ const HELD: &str = "HELD";
 
 /// Why a resume takes so long.
 fn unheard(snapshot: &Snapshot) -> String {
-    let why = snapshot.admin.refusal.as_deref();
-    let why = why.unwrap_or("envoy's admin interface does not answer");
-    format!("{why}: its health check is still failed, and drainit goes on telling it to pass")
+    let (why, fails) = match &snapshot.admin.refusal {
+        // It may have refused to fail it, too.
+        Some(why) => (why.as_str(), "may still be"),
+        None => ("envoy's admin interface does not answer", "is still"),
+    };
+    format!("{why}: its health check {fails} failed, and drainit goes on telling it to pass")
 }
 
 const GONE: &str = "envoy is gone";

@@ -141,6 +141,15 @@ fn an_order_is_answered_by_its_number_and_a_resume_after_ten_seconds_at_the_late
         panic!("it waits on");
     };
     assert_eq!(reply.status, 503);
+    assert!(
+        reply
+            .body
+            .starts_with("envoy's admin interface does not answer: ")
+    );
+    let mut refuses = snapshot.clone();
+    refuses.admin.refusal = Some("403".into());
+    let text = "403: its health check may still be failed, and drainit goes on telling it to pass";
+    assert_eq!(resume(&refuses, until), says(503, text));
     snapshot.orders.push_back((2, ended("deadline", false)));
     snapshot.orders.push_back((3, Err("no way back".into())));
     let EndpointAnswer::Now(reply) = hold(&snapshot, asked) else {
