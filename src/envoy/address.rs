@@ -27,8 +27,9 @@ pub const NOT_TOLD: &str = "envoy has not told its admin address";
 /// Where to look for the address.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// At this address, says the operator.
-    Known(Address),
+    /// At this address, says the operator. Where a restart epoch is given, the Envoy of that epoch has to
+    /// answer there: the one before does until its successor has taken the address over.
+    Known(Address, Option<u32>),
     /// At this address, says Envoy: it must be Envoy that answers. A path may be relative to
     /// Envoy's working directory.
     Told(Address),
@@ -55,7 +56,7 @@ impl Place {
     /// One line that says why there is none.
     pub fn find(&self, owner: Option<i32>, pulse: &Pulse) -> Result<Address, String> {
         match self {
-            Place::Known(address) => Ok(address.clone()),
+            Place::Known(address, _) => Ok(address.clone()),
             Place::Told(address) => absolute(address.clone(), owner),
             Place::Unknown => Err(NOT_TOLD.into()),
             Place::File(told) => absolute(pulse.during(&told.path, || told.read())?, owner),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::address::Place;
 use super::fetch::{STEP, refused};
+use super::hot_restart;
 use super::kernel::Measure;
 use super::listeners::{Census, ListenerCount};
 use super::question::{Answer, Ask, Failure, Processes, Readiness};
@@ -92,6 +93,7 @@ pub fn work(
         witnesses: Witnesses::new(measure),
         census: Census::default(),
         was_live: false,
+        believed: None,
         checked: None,
     };
     loop {
@@ -101,7 +103,7 @@ pub fn work(
         fault::point("admin");
         // What it said of that before is worth nothing now.
         asker.was_live &= job.ask != Ask::FailHealthCheck;
-        let found = job.place.find(job.owner, pulse);
+        let mut found = job.place.find(job.owner, pulse);
         let address = found.as_ref().ok().cloned();
         let peer = job.place.peer();
         // Who waits for a drain's step need not, where nothing is left. Of what is beside an old
@@ -109,6 +111,9 @@ pub fn work(
         let is_alone = job.processes == Processes::Serving(job.owner);
         let watched = job.owner.filter(|_| job.drains && is_alone);
         let has_time = |waited| has_time(jobs.0, &job.hurries, waited);
+        if job.ask.is_to_envoy() {
+            found = found.and_then(|address| asker.believe(&job, address, &has_time));
+        }
         let answer = match (step(job.ask), found) {
             (Some(path), Ok(address)) => {
                 let told = asker.witnesses.patiently(watched, &address, |goes_on| {
@@ -149,6 +154,8 @@ struct Asker<'a> {
     census: Census,
     /// Whether it said that it was live when it was last asked.
     was_live: bool,
+    /// The process whose Envoy has shown its restart epoch.
+    believed: Option<i32>,
     /// The Envoy that has been held against what `--exclude-listener` names.
     checked: Option<i32>,
 }
@@ -179,6 +186,25 @@ impl Asker<'_> {
             Ask::ServerInfo => probe(Ask::ServerInfo, address, peer, has_time),
             _ => self.ask_ready(address, peer, job.owner, has_time),
         }
+    }
+
+    /// The address, where the Envoy answers there that the job means.
+    fn believe(
+        &mut self,
+        job: &Job,
+        address: Address,
+        has_time: &dyn Fn(Duration) -> bool,
+    ) -> Result<Address, String> {
+        if let Place::Known(_, Some(epoch)) = job.place
+            && self.believed != job.owner
+        {
+            let goes_on: GoesOn<'_> = Some(&mut |waited| has_time(waited));
+            let (peer, get) = (job.place.peer(), Method::Get);
+            let info = fetch_while(peer, &address, get, "/server_info", LIMITS, goes_on)?;
+            hot_restart::is_of_epoch(&info.1, epoch)?;
+            self.believed = job.owner;
+        }
+        Ok(address)
     }
 
     /// Warns, once for each Envoy that is live, of an excluded listener that it does not have.

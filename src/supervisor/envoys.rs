@@ -209,7 +209,7 @@ impl Envoys {
         let Some(child) = &self.newest else {
             return Advice::None;
         };
-        if matches!(child.place, Place::Known(_) | Place::Told(_)) {
+        if matches!(child.place, Place::Known(..) | Place::Told(_)) {
             return Advice::None;
         }
         let change = |what: &str| {
@@ -247,7 +247,7 @@ impl Envoys {
         if let Some(child) = &mut self.newest
             && let Place::File(..) = child.place
         {
-            child.place = Place::Known(address.clone());
+            child.place = Place::Known(address.clone(), None);
         }
     }
 
@@ -430,7 +430,8 @@ impl Envoys {
             .split_first()
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let mut args = args.to_vec();
-        let (place, mut pipe) = self.admin(&args);
+        let has_predecessor = self.family.is_some() && epoch > 0;
+        let (place, mut pipe) = self.admin(&args, has_predecessor.then_some(epoch));
         if let Some(family) = &self.family {
             family.complete(&mut args, epoch);
         }
@@ -460,9 +461,9 @@ impl Envoys {
     }
 
     /// How the next Envoy's admin address will be known.
-    fn admin(&self, args: &[OsString]) -> (Place, Option<Pipe>) {
+    fn admin(&self, args: &[OsString], epoch: Option<u32>) -> (Place, Option<Pipe>) {
         if let Some(address) = &self.options.admin_address {
-            return (Place::Known(address.clone()), None);
+            return (Place::Known(address.clone(), epoch), None);
         }
         if let Some(path) = flags::value(args, "--admin-address-path") {
             let told = AddressFile::new(PathBuf::from(path));

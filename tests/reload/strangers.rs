@@ -7,13 +7,14 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
-use crate::rig::Rig;
+use crate::rig::{OPTIONS, Rig};
 use crate::support::drainit::run_command;
-use crate::support::{drainit, holds_for};
+use crate::support::envoy_config::Admin;
+use crate::support::{drainit, holds_for, scene};
 
 const NOBODY: libc::uid_t = 65_534;
 
@@ -112,4 +113,33 @@ fn names_that_others_have_taken_in_shared_memory_are_no_refusal() {
     ]);
     let (code, _, log) = run_command(&mut command);
     assert_eq!(code, 7, "{log}");
+}
+
+/// Where the operator says where the admin interface is, the old generation answers there at first.
+#[test]
+fn the_old_generations_word_is_not_taken_for_the_next_ones() {
+    const SLOW: Duration = Duration::from_secs(2);
+    thread::scope(|scope| {
+        for admin in [Admin::Unix, Admin::Tcp] {
+            scope.spawn(move || {
+                let (upstream, config) = scene::of(admin);
+                let address = config.admin.as_ref().unwrap().text();
+                let mut options = Vec::from(OPTIONS);
+                options.extend(["--admin-address", &address]);
+                let rig = Rig::of(&options, config, upstream);
+                // Nobody is there: it starts without a word of its control plane, after a while.
+                rig.config.serve_grpc();
+                rig.config.prepend(
+                    "node: { id: edge, cluster: edge }\ndynamic_resources: { ads_config: { api_type: \
+                     GRPC, transport_api_version: V3, grpc_services: [{ envoy_grpc: { cluster_name: \
+                     grpc } }] }, cds_config: { ads: {}, resource_api_version: V3, \
+                     initial_fetch_timeout: 2s } }\n",
+                );
+                let began = Instant::now();
+                rig.reload_well();
+                assert!(began.elapsed() >= SLOW, "{:?}", began.elapsed());
+                assert_eq!(rig.epoch(), 1);
+            });
+        }
+    });
 }
