@@ -112,9 +112,12 @@ const SHAPES: &[Shape] = &[
         ..PLAIN
     },
     Shape {
-        name: "HTTP/3 at the port of HTTP",
+        name: "HTTP/3 at the port of HTTP, and a statsd",
         on_both: true,
-        change: |config| config.serve_http3_at(config.http),
+        change: |config| {
+            config.serve_http3_at(config.http);
+            config.send_statistics();
+        },
         ..PLAIN
     },
     Shape {

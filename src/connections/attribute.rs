@@ -338,6 +338,11 @@ fn udp(rows: &[InetRow], known: &Known) -> Vec<Listener> {
     let mut listeners: Vec<Listener> = Vec::new();
     for row in rows {
         let local = Local::Ip(row.local);
+        let is_listed = known.names.is_empty() || names_local(known.names, &local).is_some();
+        if !is_listed && known.outgoing.contains(&row.local.port()) {
+            // Envoy sends from there, as to a statsd: the kernel chose the port.
+            continue;
+        }
         if known.is_own(row.inode, &local) && !listeners.iter().any(|one| one.local == local) {
             let mut listener = Slot::new(row.v6, local, known).listener;
             listener.listening = true;

@@ -457,3 +457,20 @@ fn a_connection_whose_silence_is_not_known_is_awake() {
     assert_eq!(awake(&[listener, quiet(9000, 7000), unknown], 1), 1);
     assert_eq!(awake(&[listener], 1), 0);
 }
+
+#[test]
+fn a_port_from_which_envoy_sends_is_no_udp_listener() {
+    let rows = Rows {
+        udp: vec![
+            listening(false, "0.0.0.0:50000", 930),
+            listening(false, "0.0.0.0:40000", 931),
+        ],
+        ..Rows::default()
+    };
+    let mut world = World::new();
+    // Where Envoy does not list its listeners, either may be one.
+    assert_eq!(world.see(&rows).udp.len(), 2);
+    world.names = vec![named("quic", &["0.0.0.0:50000"])];
+    let seen = world.see(&rows);
+    assert_eq!((seen.udp.len(), seen.udp[0].title()), (1, "quic".into()));
+}

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::address::Place;
-use super::fetch::{STEP, refused};
+use super::fetch::{HasTime, STEP, refused};
 use super::hot_restart;
 use super::kernel::Measure;
 use super::listeners::{Census, ListenerCount};
@@ -116,9 +116,11 @@ pub fn work(
         }
         let answer = match (step(job.ask), found) {
             (Some(path), Ok(address)) => {
-                let told = asker.witnesses.patiently(watched, &address, |goes_on| {
-                    fetch_while(peer, &address, Method::Post, path, LIMITS, goes_on)
-                });
+                let told = asker
+                    .witnesses
+                    .patiently(watched, &address, &|_| true, |goes_on| {
+                        fetch_while(peer, &address, Method::Post, path, LIMITS, goes_on)
+                    });
                 told.map_err(Failure::from).and_then(done)
             }
             (_, found) => {
@@ -169,7 +171,7 @@ impl Asker<'_> {
         found: Result<Address, String>,
         peer: Peer,
         watched: Option<i32>,
-        has_time: &dyn Fn(Duration) -> bool,
+        has_time: HasTime<'_>,
     ) -> Result<Answer, String> {
         let witnesses = &mut self.witnesses;
         if job.ask == Ask::Sockets {
@@ -179,10 +181,10 @@ impl Asker<'_> {
         match job.ask {
             Ask::Activity => witnesses.ask_counters(address, peer, watched),
             Ask::Traffic => match probe(Ask::Ready, address, peer, has_time)? {
-                Answer::Ready(Readiness::Live) => witnesses.ask_traffic(address, peer),
+                Answer::Ready(Readiness::Live) => witnesses.ask_traffic(address, peer, has_time),
                 _ => Err("envoy is not live".into()),
             },
-            Ask::Stats => witnesses.ask(address, peer, job.processes, watched),
+            Ask::Stats => witnesses.ask(address, peer, job.processes, watched, has_time),
             Ask::ServerInfo => probe(Ask::ServerInfo, address, peer, has_time),
             _ => self.ask_ready(address, peer, job.owner, has_time),
         }
@@ -193,7 +195,7 @@ impl Asker<'_> {
         &mut self,
         job: &Job,
         address: Address,
-        has_time: &dyn Fn(Duration) -> bool,
+        has_time: HasTime<'_>,
     ) -> Result<Address, String> {
         if let Place::Known(_, Some(epoch)) = job.place
             && self.believed != job.owner
@@ -222,7 +224,7 @@ impl Asker<'_> {
         address: &Address,
         peer: Peer,
         owner: Option<i32>,
-        has_time: &dyn Fn(Duration) -> bool,
+        has_time: HasTime<'_>,
     ) -> Result<Answer, String> {
         let live = || Ok(Answer::Ready(Readiness::Live));
         let excluded = self.witnesses.measure.excluded;
@@ -256,7 +258,7 @@ fn probe(
     question: Ask,
     address: &Address,
     peer: Peer,
-    has_time: &dyn Fn(Duration) -> bool,
+    has_time: HasTime<'_>,
 ) -> Result<Answer, String> {
     let (path, read): (_, fn(u16, &str) -> _) = match question {
         Ask::ServerInfo => ("/server_info", version),

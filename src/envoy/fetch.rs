@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use crate::client::{
-    Address, ExchangeLimits, GoesOn, Head, Method, Peer, exchange_while, fetch_from,
+    Address, ExchangeLimits, GoesOn, Head, Method, Peer, exchange_while, fetch_while,
 };
 
 /// A busy Envoy may take this long for a step of the drain: one with 10,000 clusters needs 36 ms
 /// for the page, and an answer that is lost on the way should not cost much of the deadline.
 pub(super) const STEP: Duration = Duration::from_secs(3);
+
+/// Whether a question that has waited so long for its answer may go on.
+pub(super) type HasTime<'a> = &'a dyn Fn(Duration) -> bool;
 
 /// A page that is held in memory.
 const PAGE: u64 = 8 * 1024 * 1024;
@@ -37,26 +40,28 @@ pub(super) fn ask_stats(
 /// # Errors
 /// One line: no answer within 3 s, none with 200, or one that is longer than 8 MiB.
 pub fn get(peer: Peer, address: &Address, path: &str) -> Result<String, String> {
-    match fetch_page(peer, address, path)? {
+    match fetch_page(peer, address, path, &|_| true)? {
         (200, body) => Ok(body),
         (status, body) => Err(refused(status, &body)),
     }
 }
 
-/// The same whatever the status, which is returned with it.
+/// The same whatever the status, which is returned with it, for as long as the question `has_time`.
 ///
 /// # Errors
-/// One line: no answer within 3 s, or one that is longer than 8 MiB.
+/// One line: no answer within 3 s or that time, or one that is longer than 8 MiB.
 pub(super) fn fetch_page(
     peer: Peer,
     address: &Address,
     path: &str,
+    has_time: HasTime<'_>,
 ) -> Result<(u16, String), String> {
     let limits = ExchangeLimits {
         time: STEP,
         body: PAGE,
     };
-    fetch_from(peer, address, Method::Get, path, limits)
+    let mut goes_on = |waited| has_time(waited);
+    fetch_while(peer, address, Method::Get, path, limits, Some(&mut goes_on))
 }
 
 /// The status and the first line of the body, cut to what a log line bears.

@@ -114,7 +114,7 @@ impl Census {
         };
         // What is unknown is not excluded.
         let count = ListenerCount::Count(listed.count);
-        match call_statistics(peer, address) {
+        match call_statistics(peer, address, has_time) {
             Ok((status, roll)) => {
                 let are_out = status == 200 && roll.are_all_meant(&listed.all, excluded);
                 self.tell(if are_out {

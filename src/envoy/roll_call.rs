@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::fetch::{ask_stats, fetch_page, refused};
+use super::fetch::{HasTime, ask_stats, fetch_page, refused};
 use super::lines::Lines;
 use super::titles::{self, Titles};
 use crate::client::{Address, Peer};
@@ -360,10 +360,15 @@ impl RollCallReader {
 }
 
 /// Asks Envoy which statistics there are: the answer's status, and what the roll call has from it.
-pub(super) fn call_statistics(peer: Peer, address: &Address) -> Result<(u16, RollCall), String> {
+pub(super) fn call_statistics(
+    peer: Peer,
+    address: &Address,
+    has_time: HasTime<'_>,
+) -> Result<(u16, RollCall), String> {
     let mut reader = RollCallReader::default();
     let sink = |piece: &[u8]| reader.feed(piece);
-    let head = ask_stats(peer, address, QUERY, None, sink)?;
+    let mut goes_on = |waited| has_time(waited);
+    let head = ask_stats(peer, address, QUERY, Some(&mut goes_on), sink)?;
     Ok((head.status, reader.finish()))
 }
 
@@ -371,15 +376,20 @@ pub(super) fn call_statistics(peer: Peer, address: &Address) -> Result<(u16, Rol
 ///
 /// # Errors
 /// One line that says why there is no answer.
-pub(super) fn call(peer: Peer, address: &Address, failed: &mut u64) -> Result<RollCall, String> {
-    let statistics = call_statistics(peer, address);
+pub(super) fn call(
+    peer: Peer,
+    address: &Address,
+    failed: &mut u64,
+    has_time: HasTime<'_>,
+) -> Result<RollCall, String> {
+    let statistics = call_statistics(peer, address, has_time);
     let (status, mut roll) = statistics.inspect_err(|_| *failed += 1)?;
     if status != 200 {
         return Err(refused(status, "to /stats"));
     }
     roll.called = Some(Instant::now());
     // `admin.allow_paths` may lack it, and the statistics tell how many there are.
-    match fetch_page(peer, address, names::QUERY) {
+    match fetch_page(peer, address, names::QUERY, has_time) {
         Ok((200, json)) => roll.read_listed(&json),
         Ok((status, _)) => log::debug!("/listeners: {status}"),
         Err(why) => {
@@ -397,9 +407,10 @@ pub(super) fn call_again(
     address: &Address,
     before: RollCall,
     failed: &mut u64,
+    has_time: HasTime<'_>,
 ) -> (RollCall, Duration) {
     let failed_before = *failed;
-    match call(peer, address, failed) {
+    match call(peer, address, failed, has_time) {
         Ok(mut roll) if *failed > failed_before => {
             // An Envoy that never lists its listeners in time is not asked for them all the time.
             let lasts = if before.is_filled { LASTS } else { REST };

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::fetch::{ask_stats, get, refused};
+use super::fetch::{HasTime, ask_stats, fetch_page, refused};
 use super::kernel::{self, Measure, Seen};
 use super::lines::Lines;
 use super::load::{Load, Sight};
@@ -155,7 +155,8 @@ impl<'a> Witnesses<'a> {
         load.with_old(seen.map(open))
     }
 
-    /// What both witnesses say. For `watched` see [`Witnesses::patiently`].
+    /// What both witnesses say, for as long as the question `has_time`. For `watched` see
+    /// [`Witnesses::patiently`].
     ///
     /// # Errors
     /// One line that says why there is no answer of Envoy's, or none that can be believed.
@@ -165,19 +166,21 @@ impl<'a> Witnesses<'a> {
         peer: Peer,
         processes: Processes,
         watched: Option<i32>,
+        has_time: HasTime<'_>,
     ) -> Result<Answer, String> {
         self.watch.begin();
         let pid = processes.serving();
         let mut page = stats::GaugeReader::default();
         let sink = |piece: &[u8]| page.feed(piece);
-        let head = self.patiently(watched, address, |goes_on| {
+        let head = self.patiently(watched, address, has_time, |goes_on| {
             ask_stats(peer, address, stats::QUERY, goes_on, sink)
         })?;
         let figures = page.finish();
         let excluded = self.measure.excluded;
         let told = match head.status {
             200 if head.is_envoy => {
-                figures.load(self.roll_call(peer, address, pid, &figures), excluded)
+                let roll = self.roll_call((peer, address), pid, &figures, has_time);
+                figures.load(roll, excluded)
             }
             200 if figures.is_proven() => figures.load(&RollCall::of_a_stand_in(), excluded),
             200 => return Err("the answer lacks server.live: it is cut, or no statistics".into()),
@@ -225,7 +228,8 @@ impl<'a> Witnesses<'a> {
 
     /// Puts a question to Envoy's admin interface. Where that does not answer, the kernel is looked
     /// at beside it: no answer is waited for while the process that is `watched` has nothing open.
-    /// Once that was so, less patience is had with the next question.
+    /// Once that was so, less patience is had with the next question. Where none is watched, the answer
+    /// is waited for as long as the question `has_time`.
     ///
     /// # Errors
     /// As the question's.
@@ -233,11 +237,15 @@ impl<'a> Witnesses<'a> {
         &mut self,
         watched: Option<i32>,
         address: &Address,
+        has_time: HasTime<'_>,
         question: impl FnOnce(GoesOn<'_>) -> Result<T, String>,
     ) -> Result<T, String> {
         let mut look = if self.hangs { SLICE } else { HANGS };
         let mut gave_up = false;
         let mut goes_on = |waited: Duration| {
+            if watched.is_none() {
+                return has_time(waited);
+            }
             if waited >= look {
                 look = waited + HANGS / 2;
                 let seen = self.see(watched, Some(address));
@@ -245,7 +253,7 @@ impl<'a> Witnesses<'a> {
             }
             !gave_up
         };
-        let answer = question(watched.is_some().then_some(&mut goes_on));
+        let answer = question(Some(&mut goes_on));
         self.hangs = gave_up || self.hangs && answer.is_err();
         answer
     }
@@ -288,7 +296,7 @@ impl<'a> Witnesses<'a> {
                 activity.add(name, value, excluded, titles);
             });
         };
-        let head = self.patiently(watched, address, |goes_on| {
+        let head = self.patiently(watched, address, &|_| true, |goes_on| {
             ask_stats(peer, address, stats::ACTIVITY, goes_on, sink)
         });
         lines.end(|name, value| activity.add(name, value, excluded, titles));
@@ -307,15 +315,24 @@ impl<'a> Witnesses<'a> {
     ///
     /// # Errors
     /// One line that says why there is no answer.
-    pub fn ask_traffic(&self, address: &Address, peer: Peer) -> Result<Answer, String> {
+    pub fn ask_traffic(
+        &self,
+        address: &Address,
+        peer: Peer,
+        has_time: HasTime<'_>,
+    ) -> Result<Answer, String> {
         let mut reader = traffic::TrafficReader::default();
-        let head = ask_stats(peer, address, traffic::QUERY, None, |piece| {
-            reader.feed(piece)
-        })?;
+        let mut goes_on = |waited| has_time(waited);
+        let sink = |piece: &[u8]| reader.feed(piece);
+        let head = ask_stats(peer, address, traffic::QUERY, Some(&mut goes_on), sink)?;
         if head.status != 200 {
             return Err(refused(head.status, "to /stats"));
         }
-        let listed = names::parse(&get(peer, address, names::QUERY)?)?;
+        let (status, listed) = fetch_page(peer, address, names::QUERY, has_time)?;
+        if status != 200 {
+            return Err(refused(status, &listed));
+        }
+        let listed = names::parse(&listed)?;
         let traffic = reader.finish(listed, self.measure.excluded);
         Ok(Answer::Traffic(Box::new(traffic)))
     }
@@ -344,9 +361,8 @@ impl<'a> Witnesses<'a> {
                     .as_ref()
                     .filter(|_| !hidden.contains(&Hidden::Statistics));
                 let udp = roll.map_or(0, |(roll, ..)| roll.udp_listeners());
-                let kernel = seen.alone();
-                load.sight = match kernel.sight {
-                    _ if kernel.udp_sessions > udp as u64 => Sight::Partial,
+                load.sight = match seen.load.sight {
+                    _ if seen.load.udp_sessions > udp as u64 => Sight::Partial,
                     Sight::Partial => Sight::Partial,
                     _ if hides => Sight::Kernel,
                     _ => Sight::Whole,
@@ -354,7 +370,14 @@ impl<'a> Witnesses<'a> {
                 if load.sight == Sight::Whole {
                     hidden.retain(|hidden| hidden.is_certain());
                 }
-                load = load.beside(kernel, http, quic);
+                load = match hides || seen.knows_excluded {
+                    true => load.beside(seen.alone(), http, quic),
+                    // Those of excluded listeners may be among them, and perhaps nothing is hidden.
+                    false => Load {
+                        unsent: seen.load.unsent,
+                        ..load
+                    },
+                };
             }
             Some(seen) if seen.knows_excluded => load = load.beside(seen.load, http, quic),
             // Those of excluded listeners may be among them.
@@ -406,7 +429,7 @@ impl<'a> Witnesses<'a> {
 
     /// Warns of what `--exclude-listener` names and the Envoy at this address does not have.
     pub fn check_excluded(&mut self, address: &Address, peer: Peer) {
-        let roll = match roll_call::call(peer, address, &mut self.more_failed) {
+        let roll = match roll_call::call(peer, address, &mut self.more_failed, &|_| true) {
             // An Envoy without a listener may get one from its control plane.
             Ok(roll) if !roll.listed.titles.all().is_empty() => roll,
             Ok(_) => return,
@@ -432,10 +455,10 @@ impl<'a> Witnesses<'a> {
     /// stands; of half an answer, the other half.
     fn roll_call(
         &mut self,
-        peer: Peer,
-        address: &Address,
+        (peer, address): (Peer, &Address),
         pid: Option<i32>,
         page: &stats::Figures,
+        has_time: HasTime<'_>,
     ) -> &RollCall {
         let of = |roll: &RollCall| Subject {
             pid,
@@ -449,7 +472,8 @@ impl<'a> Witnesses<'a> {
         let (roll, ..) = self.roll.get_or_insert_with(|| {
             let before = before.filter(|(_, _, before)| before.pid == pid);
             let before = before.map_or_else(RollCall::default, |(roll, ..)| roll);
-            let (roll, lasts) = roll_call::call_again(peer, address, before, &mut self.more_failed);
+            let failed = &mut self.more_failed;
+            let (roll, lasts) = roll_call::call_again(peer, address, before, failed, has_time);
             let of = of(&roll);
             (roll, Instant::now() + lasts, of)
         });

@@ -3,6 +3,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::super::fetch;
 use super::super::load::{ListenerLoad, Unsent};
 use super::*;
 
@@ -73,7 +74,12 @@ fn a_roll_call_without_an_answer_leaves_what_the_same_envoy_answered_before() {
     answered.called = called;
     witnesses.roll = Some((answered, Instant::now(), of(7)));
     for listeners in [1, 2] {
-        let roll = witnesses.roll_call(Peer::Anyone, &nowhere, Some(7), &page_of(listeners));
+        let roll = witnesses.roll_call(
+            (Peer::Anyone, &nowhere),
+            Some(7),
+            &page_of(listeners),
+            &|_| true,
+        );
         assert_eq!(roll.called, called, "{listeners}");
     }
     assert_eq!(witnesses.more_failed, 2);
@@ -83,7 +89,7 @@ fn a_roll_call_without_an_answer_leaves_what_the_same_envoy_answered_before() {
     };
     assert!(rests(&witnesses), "it is not asked again soon");
     // Of another Envoy nothing is known.
-    let roll = witnesses.roll_call(Peer::Anyone, &nowhere, Some(8), &page_of(2));
+    let roll = witnesses.roll_call((Peer::Anyone, &nowhere), Some(8), &page_of(2), &|_| true);
     assert_eq!(roll.called, None);
     assert!(rests(&witnesses), "it is not asked again soon");
 }
@@ -122,12 +128,17 @@ fn a_roll_call_with_half_an_answer_leaves_the_other_half_as_it_was() {
     });
     let mut witnesses = nobody_asked();
     let name = |roll: &RollCall| roll.listed.titles.listener("0.0.0.0_80", 1, &[]).name;
-    let roll = witnesses.roll_call(Peer::Anyone, &address, Some(7), &page_of(1));
+    let roll = witnesses.roll_call((Peer::Anyone, &address), Some(7), &page_of(1), &|_| true);
     assert_eq!(name(roll), "web");
     lists.store(false, Ordering::SeqCst);
     // Each time the listeners have changed; what is never answered is not asked for all the time.
     for (listeners, is_soon) in [(2, true), (3, false)] {
-        let roll = witnesses.roll_call(Peer::Anyone, &address, Some(7), &page_of(listeners));
+        let roll = witnesses.roll_call(
+            (Peer::Anyone, &address),
+            Some(7),
+            &page_of(listeners),
+            &|_| true,
+        );
         assert_eq!(name(roll), "web");
         let until = witnesses.roll.as_ref().map(|(_, until, _)| *until).unwrap();
         assert_eq!(until <= Instant::now() + roll_call::REST, is_soon);
@@ -146,7 +157,13 @@ fn a_page_of_many_listeners_and_workers_is_read() {
     let page: String = (0..200_000).map(line).collect();
     assert!(page.len() > 9 << 20);
     let address = serve(move |_| Some(format!("{page}server.live: 1\n")));
-    let answer = nobody_asked().ask(&address, Peer::Anyone, Processes::Serving(None), None);
+    let answer = nobody_asked().ask(
+        &address,
+        Peer::Anyone,
+        Processes::Serving(None),
+        None,
+        &|_| true,
+    );
     assert!(matches!(answer, Ok(Answer::Stats(_))), "{answer:?}");
 }
 
@@ -262,4 +279,21 @@ fn a_udp_listener_whose_name_another_one_has_is_not_believed_to_have_no_session(
     };
     let load = witnesses.weigh(told, Some(seen(kernel)), true);
     assert_eq!(load.sight, Sight::Partial);
+}
+
+/// As where a drain begins that waits for its turn.
+#[test]
+fn a_look_is_given_up_where_it_has_no_more_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = Address::Tcp(listener.local_addr().unwrap().to_string());
+    let began = Instant::now();
+    let answer = nobody_asked().ask(
+        &silent,
+        Peer::Anyone,
+        Processes::Serving(None),
+        None,
+        &|_| false,
+    );
+    assert!(answer.is_err(), "{answer:?}");
+    assert!(began.elapsed() < fetch::STEP);
 }

@@ -160,6 +160,16 @@ impl EnvoyConfig {
         self.prepend("node: { id: edge, cluster: edge }\n");
     }
 
+    /// Has Envoy send its statistics by UDP, all the time.
+    pub fn send_statistics(&self) {
+        let address = socket(SocketAddr::from((self.loopback.ip, 8_125)))
+            .replace("address: {", "address: { protocol: UDP,");
+        self.prepend(&format!(
+            "stats_flush_interval: 0.1s\nstats_sinks: [{{ name: envoy.stat_sinks.statsd, typed_config: \
+             {{ '@type': type.googleapis.com/envoy.config.metrics.v3.StatsdSink, address: {address} }} }}]\n"
+        ));
+    }
+
     fn add_cluster(&self, name: &str, address: SocketAddr, is_http2: bool) {
         let mut cluster = cluster(name, address);
         if is_http2 {
