@@ -149,6 +149,8 @@ impl<'a> Handler<'a> {
         };
         let answer = self.answer(held, now);
         let waits = matches!(answer, EndpointAnswer::Later(_));
+        // Where Envoy refuses to be told, a look shows that its health check passes all the same.
+        self.probe_wanted |= matches!(endpoint, Endpoint::Resume(_));
         match endpoint {
             Endpoint::Health => self.probe_wanted = true,
             // Somebody else may have had a held Envoy's health check pass.

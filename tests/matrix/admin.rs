@@ -201,15 +201,20 @@ fn it_allows_to_look_but_not_to_drain() {
     let Some(config) = allowing(paths, &upstream) else {
         return;
     };
-    let mut hold = Command::new(drainit());
+    let program = drainit();
     let mut drainit = Drainit::ready(&["--drain-timeout", "3s"], &config);
     let listen = format!("unix:{}", drainit.health.text());
-    let (code, _, why) = run_command(hold.args(["hold", "--listen", &listen]));
+    let order = |name| run_command(Command::new(&program).args([name, "--listen", &listen]));
+    let (code, _, why) = order("hold");
     assert_eq!(code, 1, "{why}");
     let refusal = "envoy has not confirmed that its health check fails: envoy's admin interface \
                    answered 403";
     drainit.wait_log(refusal);
     assert!(why.contains(refusal), "{why}");
+    // Nobody has asked how Envoy is meanwhile: it passes its health check all along.
+    let (code, _, why) = order("resume");
+    assert_eq!(code, 0, "{why}");
+    assert_eq!(drainit.get("/ready").0, 200);
     let metrics = drainit.get("/metrics").1;
     let none_failed = metrics.contains("\ndrainit_admin_errors_total 0\n");
     assert!(none_failed, "a refusal is no silence: {metrics}");
@@ -221,10 +226,10 @@ fn it_allows_to_look_but_not_to_drain() {
     drainit.wait_log("drained after");
     let lines = drainit.log.lines();
     let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
-    // Each of three steps is refused once, however often Envoy is told.
+    // Each of four steps is refused once, however often Envoy is told.
     assert_eq!(
         count("] envoy's admin interface answered 403"),
-        3,
+        4,
         "{lines:#?}"
     );
     assert_eq!(count("answers again"), 0, "{lines:#?}");
