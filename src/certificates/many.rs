@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use log::{Level, info, warn};
+use log::{Level, log, warn};
 
 use super::rotation::Rotation;
 use crate::pulse::Pulse;
@@ -66,6 +66,8 @@ enum StartPhase {
     Publishing,
     /// Envoy is asked whether it has them, since then.
     Loading(Instant),
+    /// Envoy takes long to have them all. Each has its own warnings from here on.
+    Late,
     /// Each has its own lines from here on.
     Over,
 }
@@ -87,29 +89,37 @@ impl Start {
 
     /// Tells how far all of them are, once for each step. `ready`: Envoy may be started.
     pub fn tell(&mut self, rotations: &mut [Rotation], ready: bool) {
+        for (level, line) in self.lines(rotations, ready) {
+            log!(level, "{line}");
+        }
+    }
+
+    fn lines(&mut self, rotations: &mut [Rotation], ready: bool) -> Vec<(Level, String)> {
+        let error = |rotation: &Rotation| rotation.decision.record.error().map(str::to_owned);
+        let mut lines = Vec::new();
         if self.phase == StartPhase::Publishing && ready {
             self.phase = StartPhase::Loading(Instant::now());
-            tell("published", rotations, |rotation| {
+            lines.push(progress("published", rotations, |rotation| {
                 (!rotation.decision.has_set()).then(|| rotation.decision.waiting_for())
-            });
+            }));
         }
-        let StartPhase::Loading(since) = self.phase else {
-            return;
+        let late = match self.phase {
+            StartPhase::Publishing | StartPhase::Over => return lines,
+            StartPhase::Loading(since) => since.elapsed() >= LOADING,
+            StartPhase::Late => false,
         };
-        let mut all = rotations.iter();
-        let told = if all.all(|rotation| rotation.decision.is_through()) {
+        if rotations.iter().all(|it| it.decision.is_through()) {
             self.phase = StartPhase::Over;
-            tell("loaded by Envoy", rotations, |rotation| {
-                rotation.decision.record.error().map(str::to_owned)
-            });
-            Level::Info
-        } else if since.elapsed() >= LOADING {
-            // What goes wrong from here on does so with what changes meanwhile.
-            Level::Warn
-        } else {
-            return;
-        };
-        tell_each(rotations, told);
+            lines.push(progress("loaded by Envoy", rotations, error));
+            tell_each(rotations, Level::Info);
+        } else if late {
+            self.phase = StartPhase::Late;
+            // What went wrong so far is told here. What does from here on has a line of its own.
+            let line = progress("good so far", rotations, error);
+            lines.extend(Some(line).filter(|(level, _)| *level == Level::Warn));
+            tell_each(rotations, Level::Warn);
+        }
+        lines
     }
 }
 
@@ -121,7 +131,11 @@ fn tell_each(rotations: &mut [Rotation], told: Level) {
 }
 
 /// How many are through a step, and why the others are not.
-fn tell(step: &str, rotations: &[Rotation], why: impl Fn(&Rotation) -> Option<String>) {
+fn progress(
+    step: &str,
+    rotations: &[Rotation],
+    why: impl Fn(&Rotation) -> Option<String>,
+) -> (Level, String) {
     let name = |rotation: &Rotation| {
         let secret = rotation.decision.record.status().first();
         secret.map_or(String::new(), |secret| secret.secret.clone())
@@ -133,8 +147,7 @@ fn tell(step: &str, rotations: &[Rotation], why: impl Fn(&Rotation) -> Option<St
     let (all, left) = (rotations.len(), others.len());
     let line = format!("certificates: {} of {all} sets {step}", all - left);
     if others.is_empty() {
-        info!("{line}");
-        return;
+        return (Level::Info, line);
     }
     let named = others.iter().take(NAMED);
     let named: Vec<_> = named.map(|(name, why)| format!("{name}: {why}")).collect();
@@ -142,7 +155,8 @@ fn tell(step: &str, rotations: &[Rotation], why: impl Fn(&Rotation) -> Option<St
         0 => String::new(),
         more => format!("; and {more} more"),
     };
-    warn!("{line}; not {}{more}", named.join("; "));
+    let line = format!("{line}; not {}{more}", named.join("; "));
+    (Level::Warn, line)
 }
 
 #[cfg(test)]
@@ -152,6 +166,7 @@ mod tests {
     use crate::certificates::duty::Duty;
     use crate::certificates::publish::SdsTarget;
     use crate::certificates::read::{Files, Source};
+    use crate::certificates::record::ChangeOutcome;
     use crate::certificates::sds::SecretKind;
 
     #[test]
@@ -175,14 +190,25 @@ mod tests {
             })
             .collect();
         let mut start = Start::of(&mut rotations);
-        let mut told = |start: &mut Start| {
-            start.tell(&mut rotations, true);
+        let told = |start: &mut Start, rotations: &mut [Rotation]| {
+            let lines = start.lines(rotations, true);
             let record = &rotations[0].decision.record;
-            [Level::Warn, Level::Info].map(|level| record.level(level))
+            let levels = [Level::Warn, Level::Info].map(|level| record.level(level));
+            (lines, levels)
         };
-        assert_eq!(told(&mut start), [Level::Debug, Level::Debug]);
+        let (lines, levels) = told(&mut start, &mut rotations);
+        assert_eq!(levels, [Level::Debug, Level::Debug]);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        // What was refused in the first minute was told for debugging only.
+        let record = &mut rotations[0].decision.record;
+        record.add(ChangeOutcome::Refused, Some("the key: is empty"));
+        assert_eq!(told(&mut start, &mut rotations).0, []);
         start.phase = StartPhase::Loading(now.checked_sub(LOADING).unwrap());
-        assert_eq!(told(&mut start), [Level::Warn, Level::Debug]);
+        let (lines, levels) = told(&mut start, &mut rotations);
+        assert_eq!(levels, [Level::Warn, Level::Debug]);
+        let line = "certificates: 10 of 11 sets good so far; not web: the key: is empty";
+        assert_eq!(lines, [(Level::Warn, line.to_owned())]);
+        assert_eq!(told(&mut start, &mut rotations).0, [], "once");
     }
 
     #[test]
