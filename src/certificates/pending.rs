@@ -135,7 +135,7 @@ pub struct Pending {
     late: bool,
     /// Whether Envoy said that it uses no such secret, when it was last asked.
     unused: bool,
-    /// Whether Envoy was not live when it was last asked: it may not have come to the secrets yet.
+    /// Whether Envoy was not live when it was last asked, and had not come to all of the secrets yet.
     starting: bool,
     pause: Duration,
 }
@@ -199,7 +199,7 @@ impl Pending {
         self.unused
     }
 
-    /// Whether Envoy is not live, for however long, and has neither taken nor refused it.
+    /// Whether Envoy is not live, for however long, and has not come to the set's secrets yet.
     pub fn is_starting(&self) -> bool {
         self.starting
     }
@@ -239,7 +239,10 @@ impl Pending {
             Err(why) => Confirmation::Accepted(format!("Envoy cannot be asked: {why}")),
         };
         self.unused = matches!(shown, Confirmation::Unused(_));
-        self.starting = answer.as_ref().is_ok_and(|observed| observed.starting);
+        self.starting = answer.as_ref().is_ok_and(|observed| {
+            // With some version of each secret Envoy has come to them, and takes the next one at once.
+            observed.starting && observed.secrets.iter().any(|seen| seen.version.is_none())
+        });
         if self.starting && !self.late {
             self.deadline = Some(now + START_WITHIN);
         }

@@ -279,6 +279,24 @@ fn what_envoy_makes_of_a_set_is_not_known_before_it_is_live_and_no_change_waits_
 }
 
 #[test]
+fn an_envoy_that_starts_and_has_come_to_the_set_is_told_when_it_does_not_take_the_next_one() {
+    let mut world = World::new(Kind::Ec(0));
+    world.run(ms(1000));
+    world.start_envoy();
+    // Its control plane is away, and the directory that it watches was replaced.
+    world.starting = true;
+    world.run(ms(1000));
+    assert_eq!(world.results(), [1, 0, 0, 0]);
+    world.write(Kind::Rsa, ms(15_000));
+    assert_eq!(world.results(), [1, 0, 0, 1]);
+    let why = world.decision.record.error().unwrap();
+    assert!(why.contains("must be started again"), "{why}");
+    world.run(ms(15_000));
+    assert!(world.shows(Kind::Ec(0)));
+    assert!(world.decision.is_idle(), "whoever reloads is told");
+}
+
+#[test]
 fn an_envoy_that_is_live_and_uses_no_such_secret_is_told_a_minute_later() {
     let mut world = World::of(Duty::Listener, Kind::Rsa);
     (world.starting, world.used) = (true, false);
