@@ -464,7 +464,7 @@ fn certificate(certificate: JsonView<'_>, starts: bool) -> Line {
     let is_stale = certificate.holds("/stale") && certificate.text("/last_error").is_none();
     if is_stale && certificate.at("/not_after").is_some() {
         let why = match certificate.text("/last_result") {
-            _ if starts => ", envoy has not come to it yet",
+            _ if starts => ", envoy has not confirmed it yet",
             Some(_) => ", its files hold another",
             // So it stays where the secret has another name in Envoy's configuration.
             None => ", envoy has not taken it: does a listener use it?",

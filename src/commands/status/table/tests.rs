@@ -263,7 +263,7 @@ fn certificates_that_are_not_good_are_told_with_what_is_served() {
         assert!(render(&status, WIDE).contains(word));
         let mut status = status;
         status["state"] = "starting".into();
-        assert!(render(&status, WIDE).contains(", envoy has not come to it yet\n"));
+        assert!(render(&status, WIDE).contains(", envoy has not confirmed it yet\n"));
     }
     let status = with(&|it| {
         *it = json!({"secret": "www", "generation": 0, "last_error": "a is missing"});
