@@ -214,6 +214,15 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
     let tcp = slots.0.into_iter().map(|(_, slot)| slot.listener);
     let mut listeners: Vec<Listener> = tcp.chain(unix(&rows.unix, known)).collect();
     let udp = udp(&rows.udp, known);
+    let may_send = |one: &&Listener| {
+        let is_outgoing = |local: &Local| match local {
+            Local::Ip(address) => known.outgoing.contains(&address.port()),
+            Local::Unix(_) => false,
+        };
+        let is_listed = names_local(known.names, &one.local).is_some();
+        !known.names.is_empty() && !is_listed && is_outgoing(&one.local)
+    };
+    let senders = udp.iter().filter(may_send).count() as u64;
     // Envoy does not tell a UDP listener's address from a TCP listener's.
     listeners.retain(|one| {
         let is_used = one.listening || one.count() > 0 || !one.closed.is_empty();
@@ -232,6 +241,7 @@ pub fn attribute(rows: &Rows, known: &Known) -> Connections {
         is_transparent: false,
         closing,
         udp,
+        senders,
     }
 }
 
@@ -338,11 +348,6 @@ fn udp(rows: &[InetRow], known: &Known) -> Vec<Listener> {
     let mut listeners: Vec<Listener> = Vec::new();
     for row in rows {
         let local = Local::Ip(row.local);
-        let is_listed = known.names.is_empty() || names_local(known.names, &local).is_some();
-        if !is_listed && known.outgoing.contains(&row.local.port()) {
-            // Envoy sends from there, as to a statsd: the kernel chose the port.
-            continue;
-        }
         if known.is_own(row.inode, &local) && !listeners.iter().any(|one| one.local == local) {
             let mut listener = Slot::new(row.v6, local, known).listener;
             listener.listening = true;

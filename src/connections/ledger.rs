@@ -138,6 +138,7 @@ mod tests {
             is_transparent: false,
             closing: 0,
             udp: Vec::new(),
+            senders: 0,
         }
     }
 

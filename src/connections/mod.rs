@@ -245,6 +245,9 @@ pub struct Connections {
     pub closing: u64,
     /// The addresses of UDP listeners, sorted. Each may have any number of sessions.
     pub udp: Vec<Listener>,
+    /// How many among these Envoy does not list, at ports that the kernel chooses: it may but send from
+    /// there, as to a statsd.
+    pub senders: u64,
 }
 
 impl Connections {

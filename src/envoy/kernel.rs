@@ -103,6 +103,8 @@ pub struct Seen {
     pub quiet: Option<Vec<SocketAddr>>,
     /// Whether these are this Envoy's own connections; if not, all that are at its addresses.
     pub is_apart: bool,
+    /// How many of the UDP listeners may be none: Envoy does not list them.
+    pub senders: u64,
     /// Whether each name of an excluded listener could be told to mean a listener here.
     pub knows_excluded: bool,
 }
@@ -346,6 +348,7 @@ fn see(
         all_doors,
         sockets,
         is_apart: connections.whose == Ownership::Inode,
+        senders: connections.senders,
         knows_excluded,
     }
 }

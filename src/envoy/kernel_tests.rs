@@ -28,6 +28,7 @@ fn seen(listeners: Vec<connections::Listener>, udp: Vec<connections::Listener>) 
         is_transparent: false,
         closing: 0,
         udp,
+        senders: 0,
     }
 }
 

@@ -360,17 +360,20 @@ impl<'a> Witnesses<'a> {
                     .roll
                     .as_ref()
                     .filter(|_| !hidden.contains(&Hidden::Statistics));
-                let udp = roll.map_or(0, |(roll, ..)| roll.udp_listeners());
+                let udp = roll.map_or(0, |(roll, ..)| roll.udp_listeners()) as u64;
+                // Where nothing is surely hidden, Envoy's list of its listeners is believed.
+                let senders = if hides { 0 } else { seen.senders };
                 load.sight = match seen.load.sight {
-                    _ if seen.load.udp_sessions > udp as u64 => Sight::Partial,
+                    _ if seen.load.udp_sessions > udp.saturating_add(senders) => Sight::Partial,
                     Sight::Partial => Sight::Partial,
                     _ if hides => Sight::Kernel,
                     _ => Sight::Whole,
                 };
+                let counts = hides || seen.knows_excluded || hidden.contains(&Hidden::Shared);
                 if load.sight == Sight::Whole {
                     hidden.retain(|hidden| hidden.is_certain());
                 }
-                load = match hides || seen.knows_excluded {
+                load = match counts {
                     true => load.beside(seen.alone(), http, quic),
                     // Those of excluded listeners may be among them, and perhaps nothing is hidden.
                     false => Load {
@@ -428,12 +431,16 @@ impl<'a> Witnesses<'a> {
     }
 
     /// Warns of what `--exclude-listener` names and the Envoy at this address does not have.
-    pub fn check_excluded(&mut self, address: &Address, peer: Peer) {
-        let roll = match roll_call::call(peer, address, &mut self.more_failed, &|_| true) {
+    /// Returns whether Envoy has answered, for which there may be no more time.
+    pub fn check_excluded(&mut self, address: &Address, peer: Peer, has_time: HasTime<'_>) -> bool {
+        let roll = match roll_call::call(peer, address, &mut self.more_failed, has_time) {
             // An Envoy without a listener may get one from its control plane.
             Ok(roll) if !roll.listed.titles.all().is_empty() => roll,
-            Ok(_) => return,
-            Err(why) => return log::debug!("envoy's listeners are not known: {why}"),
+            Ok(_) => return true,
+            Err(why) => {
+                log::debug!("envoy's listeners are not known: {why}");
+                return false;
+            }
         };
         let mut known: Vec<String> = roll.listed.titles.all().iter().map(Named::title).collect();
         known.sort_unstable();
@@ -449,6 +456,7 @@ impl<'a> Witnesses<'a> {
                 known.join(", ")
             );
         }
+        true
     }
 
     /// What this Envoy could tell of its load. Where it does not answer, what it answered before

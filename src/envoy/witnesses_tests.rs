@@ -18,6 +18,7 @@ fn seen(load: Load) -> Seen {
         all_doors: Vec::new(),
         sockets: 1,
         is_apart: true,
+        senders: 0,
         quiet: None,
         knows_excluded: true,
     }
@@ -277,8 +278,28 @@ fn a_udp_listener_whose_name_another_one_has_is_not_believed_to_have_no_session(
         sight: Sight::Kernel,
         ..Load::default()
     };
-    let load = witnesses.weigh(told, Some(seen(kernel)), true);
-    assert_eq!(load.sight, Sight::Partial);
+    let weigh = |witnesses: &Witnesses, kernel: &Load, senders| {
+        let told = page_of(2).load(&witnesses.roll.as_ref().unwrap().0, &[]);
+        let seen = Seen {
+            senders,
+            knows_excluded: false,
+            ..seen(kernel.clone())
+        };
+        let load = witnesses.weigh(told, Some(seen), true);
+        (load.sight, load.in_flight())
+    };
+    assert_eq!(weigh(&witnesses, &kernel, 0), (Sight::Partial, 0));
+    // What is none but sends to a statsd is no reason to wait; TCP that only the kernel sees is.
+    assert_eq!(weigh(&witnesses, &kernel, 1), (Sight::Whole, 0));
+    let session = ListenerLoad {
+        connections: 5,
+        ..ListenerLoad::default()
+    };
+    let kernel = Load {
+        listeners: vec![session],
+        ..kernel
+    };
+    assert_eq!(weigh(&witnesses, &kernel, 1), (Sight::Whole, 5));
 }
 
 /// As where a drain begins that waits for its turn.

@@ -97,8 +97,12 @@ impl Core {
         wait.is_some_and(|wait| wait.outcome().is_none())
     }
 
-    /// Whether a drain, a hold or a resume waits for the end of the question in flight.
+    /// Whether a drain, a hold or a resume waits for the end of the question in flight, and that is not
+    /// what it wants to know.
     pub fn hurries(&self, now: Time) -> bool {
+        if self.asked().is_some_and(Question::is_drains_look) {
+            return false;
+        }
         let waits = |wait: &Drain| wait.outcome().is_none() && !wait.is_delayed(now);
         let wait = self.life.service.wait();
         // While the next Envoy starts, they can ask nothing.

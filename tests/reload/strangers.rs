@@ -14,7 +14,7 @@ use nix::libc;
 use crate::rig::{OPTIONS, Rig};
 use crate::support::drainit::run_command;
 use crate::support::envoy_config::Admin;
-use crate::support::{drainit, holds_for, scene};
+use crate::support::{self, drainit, holds_for, scene};
 
 const NOBODY: libc::uid_t = 65_534;
 
@@ -142,4 +142,24 @@ fn the_old_generations_word_is_not_taken_for_the_next_ones() {
             });
         }
     });
+}
+
+/// Where it may not say which generation answers, the old one's word counts, as long as it has one.
+#[test]
+fn a_generation_that_may_not_tell_its_epoch_is_taken_as_it_answers() {
+    if support::minor(&support::envoy()) < 37 {
+        return;
+    }
+    let (upstream, config) = scene::of(Admin::Unix);
+    config.replace(
+        "admin: {",
+        "admin: { allow_paths: [{ exact: /ready }, { prefix: /stats }, { prefix: /listeners }, \
+         { prefix: /drain_listeners }, { prefix: /healthcheck }],",
+    );
+    let address = config.admin.as_ref().unwrap().text();
+    let mut options = Vec::from(OPTIONS);
+    options.extend(["--admin-address", &address]);
+    let rig = Rig::of(&options, config, upstream);
+    rig.reload_well();
+    assert_eq!(rig.epoch(), 1);
 }

@@ -38,6 +38,13 @@ pub struct Question {
     pub(super) asker: Requester,
 }
 
+impl Question {
+    /// Whether a drain, or the wait of a hold, looks at what is left.
+    pub(super) fn is_drains_look(self) -> bool {
+        self.asker == Requester::Drain && self.ask == Ask::Stats
+    }
+}
+
 /// A look at Envoy that is planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Look {

@@ -79,6 +79,15 @@ fn a_question_hurries_while_a_wait_or_a_resume_cannot_go_on_without_its_end() {
     play.until(s(60), |_| None);
     assert!(!hurries(&play), "the drain is over");
 
+    // A look of the drain's own has its time.
+    let mut play = Play::live(rules());
+    play.order(Order::Drain);
+    while play.asked() != Some(Ask::Stats) {
+        assert!(hurries(&play));
+        play.answer(Answer::Done);
+    }
+    assert!(!hurries(&play));
+
     let mut play = Play::live(rules());
     hold(&mut play);
     assert!(hurries(&play));
