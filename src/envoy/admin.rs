@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::address::Place;
+use super::epoch;
 use super::fetch::{HasTime, STEP, fetch_page, refused};
-use super::hot_restart;
 use super::kernel::Measure;
 use super::listeners::{Census, ListenerCount};
 use super::question::{Answer, Ask, Failure, Processes, Readiness};
@@ -197,13 +197,21 @@ impl Asker<'_> {
         address: Address,
         has_time: HasTime<'_>,
     ) -> Result<Address, String> {
-        if let Place::Known(_, Some(epoch)) = job.place
+        if let Place::Known(_, Some(expected)) = job.place
             && self.believed != job.owner
         {
-            let (status, info) = fetch_page(job.place.peer(), &address, "/server_info", has_time)?;
-            // Where `admin.allow_paths` lacks it, nobody tells the two apart.
-            if !(400..=499).contains(&status) {
-                hot_restart::is_of_epoch(&info, epoch)?;
+            let ask = |path| fetch_page(job.place.peer(), &address, path, has_time);
+            let (status, info) = ask("/server_info")?;
+            if (400..=499).contains(&status) {
+                // `admin.allow_paths` lacks it, of this one or of the one before.
+                let (_, gauge) = ask(epoch::GAUGE)?;
+                let Some(told) = epoch::of_gauge(&gauge) else {
+                    // Nobody tells.
+                    return Ok(address);
+                };
+                epoch::check(Some(told), expected)?;
+            } else {
+                epoch::check(epoch::of_info(&info), expected)?;
             }
             self.believed = job.owner;
         }
@@ -219,11 +227,10 @@ impl Asker<'_> {
         has_time: HasTime<'_>,
     ) {
         let due = self.was_live && owner.is_some() && self.checked != owner;
-        if due
-            && !self.witnesses.measure.excluded.is_empty()
-            && self.witnesses.check_excluded(address, peer, has_time)
-        {
-            self.checked = owner;
+        if due && !self.witnesses.measure.excluded.is_empty() {
+            self.witnesses.check_excluded(address, peer, has_time);
+            // It may have been given up for something else.
+            self.checked = owner.filter(|_| has_time(PROBE));
         }
     }
 

@@ -43,21 +43,6 @@ pub fn contradiction(args: &[OsString]) -> Option<&'static str> {
         .find(|flag| flags::has(args, flag))
 }
 
-/// Whether an answer to `/server_info` is that of an Envoy of this restart epoch.
-///
-/// # Errors
-/// One line, when another one has answered.
-pub fn is_of_epoch(info: &str, epoch: u32) -> Result<(), String> {
-    let info: serde_json::Value = serde_json::from_str(info).unwrap_or_default();
-    let told = info.pointer("/command_line_options/restart_epoch");
-    match told.and_then(serde_json::Value::as_u64) {
-        Some(told) if told == u64::from(epoch) => Ok(()),
-        _ => Err(format!(
-            "the envoy of restart epoch {epoch} does not answer at the admin address yet"
-        )),
-    }
-}
-
 /// What all generations of an Envoy have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Family {

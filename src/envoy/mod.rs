@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod epoch;
 pub mod fetch;
 pub mod flags;
 pub mod hot_restart;

@@ -170,6 +170,8 @@ pub struct ToldLoad {
     pub http: u64,
     /// Connections among these that have no socket of their own: so many surely, so many at the most.
     pub quic: (u64, u64),
+    /// Connections on excluded listeners, those of QUIC apart.
+    pub excluded: u64,
     /// What is not told.
     pub hidden: Vec<Hidden>,
 }
@@ -185,6 +187,7 @@ impl ToldLoad {
             load,
             http: 0,
             quic: (0, 0),
+            excluded: 0,
             hidden: vec![Hidden::Statistics],
         }
     }
@@ -322,7 +325,7 @@ impl Figures {
         }
         // Connections that a network filter has, on outer and on internal listeners.
         let (mut outer, mut inner, mut counted) = (0_u64, 0_u64, 0_u64);
-        let mut quic = (0_u64, 0_u64);
+        let (mut quic, mut excluded_tcp) = ((0_u64, 0_u64), 0_u64);
         let mut listeners = Vec::new();
         for (name, proxied, early) in self.own_scopes() {
             if roll.is_internal(name) {
@@ -332,9 +335,11 @@ impl Figures {
             let connections = proxied.saturating_add(early);
             let listener = roll.listed.titles.listener(name, connections, excluded);
             outer = outer.saturating_add(proxied);
-            if !listener.excluded {
+            let (surely, perhaps) = roll.is_quic(name);
+            if listener.excluded {
+                excluded_tcp = excluded_tcp.saturating_add(if perhaps { 0 } else { connections });
+            } else {
                 counted = counted.saturating_add(connections);
-                let (surely, perhaps) = roll.is_quic(name);
                 quic.0 = quic.0.saturating_add(if surely { connections } else { 0 });
                 quic.1 = quic.1.saturating_add(if perhaps { connections } else { 0 });
             }
@@ -375,6 +380,7 @@ impl Figures {
             load,
             http: all_http,
             quic,
+            excluded: excluded_tcp,
             hidden,
         }
     }

@@ -343,6 +343,7 @@ impl<'a> Witnesses<'a> {
             mut load,
             http,
             quic,
+            excluded,
             mut hidden,
         } = told;
         let may_hide = hidden.iter().any(|hidden| hidden.is_told_by_kernel());
@@ -373,8 +374,13 @@ impl<'a> Witnesses<'a> {
                 if load.sight == Sight::Whole {
                     hidden.retain(|hidden| hidden.is_certain());
                 }
+                // Those of excluded listeners may be among the kernel's: so many has Envoy told of.
+                let beyond = match hides || seen.knows_excluded {
+                    true => 0,
+                    false => load.on_listeners().saturating_add(excluded),
+                };
                 load = match counts {
-                    true => load.beside(seen.alone(), http, quic),
+                    true => load.beside(seen.alone(), http.max(beyond), quic),
                     // Those of excluded listeners may be among them, and perhaps nothing is hidden.
                     false => Load {
                         unsent: seen.load.unsent,
@@ -431,16 +437,13 @@ impl<'a> Witnesses<'a> {
     }
 
     /// Warns of what `--exclude-listener` names and the Envoy at this address does not have.
-    /// Returns whether Envoy has answered, for which there may be no more time.
-    pub fn check_excluded(&mut self, address: &Address, peer: Peer, has_time: HasTime<'_>) -> bool {
+    /// May be given up for want of time.
+    pub fn check_excluded(&mut self, address: &Address, peer: Peer, has_time: HasTime<'_>) {
         let roll = match roll_call::call(peer, address, &mut self.more_failed, has_time) {
             // An Envoy without a listener may get one from its control plane.
             Ok(roll) if !roll.listed.titles.all().is_empty() => roll,
-            Ok(_) => return true,
-            Err(why) => {
-                log::debug!("envoy's listeners are not known: {why}");
-                return false;
-            }
+            Ok(_) => return,
+            Err(why) => return log::debug!("envoy's listeners are not known: {why}"),
         };
         let mut known: Vec<String> = roll.listed.titles.all().iter().map(Named::title).collect();
         known.sort_unstable();
@@ -456,7 +459,6 @@ impl<'a> Witnesses<'a> {
                 known.join(", ")
             );
         }
-        true
     }
 
     /// What this Envoy could tell of its load. Where it does not answer, what it answered before

@@ -300,6 +300,18 @@ fn a_udp_listener_whose_name_another_one_has_is_not_believed_to_have_no_session(
         ..kernel
     };
     assert_eq!(weigh(&witnesses, &kernel, 1), (Sight::Whole, 5));
+    // But for those that Envoy tells of on listeners that are excluded.
+    let told = stats::ToldLoad {
+        excluded: 2,
+        hidden: vec![Hidden::Shared],
+        ..stats::ToldLoad::nothing()
+    };
+    let unknown = Seen {
+        senders: 1,
+        knows_excluded: false,
+        ..seen(kernel)
+    };
+    assert_eq!(witnesses.weigh(told, Some(unknown), true).in_flight(), 3);
 }
 
 /// As where a drain begins that waits for its turn.
