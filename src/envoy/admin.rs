@@ -206,7 +206,10 @@ impl Asker<'_> {
                 // `admin.allow_paths` lacks it, of this one or of the one before.
                 let (_, gauge) = ask(epoch::GAUGE)?;
                 let Some(told) = epoch::of_gauge(&gauge) else {
-                    // Nobody tells.
+                    // Nobody tells; once the other one is gone, it need not be asked again.
+                    if job.processes == Processes::Serving(job.owner) {
+                        self.believed = job.owner;
+                    }
                     return Ok(address);
                 };
                 epoch::check(Some(told), expected)?;
@@ -228,9 +231,10 @@ impl Asker<'_> {
     ) {
         let due = self.was_live && owner.is_some() && self.checked != owner;
         if due && !self.witnesses.measure.excluded.is_empty() {
+            let began = Instant::now();
             self.witnesses.check_excluded(address, peer, has_time);
             // It may have been given up for something else.
-            self.checked = owner.filter(|_| has_time(PROBE));
+            self.checked = owner.filter(|_| has_time(began.elapsed()));
         }
     }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// Where an Envoy tells its restart epoch that may not answer `/server_info`: in a gauge.
-pub const GAUGE: &str = "/stats?filter=%5Eserver%5C.hot_restart_epoch%24";
+pub const GAUGE: &str = "/stats?type=Gauges&filter=%5Eserver%5C.hot_restart_epoch%24";
 
 /// The restart epoch in an answer to `/server_info`.
 pub fn of_info(body: &str) -> Option<u64> {

@@ -168,9 +168,18 @@ impl Load {
 
     /// Connections on the listeners that count.
     pub fn on_listeners(&self) -> u64 {
-        self.listeners
-            .iter()
-            .filter(|listener| !listener.excluded)
+        self.sum(false)
+    }
+
+    /// Connections on excluded listeners.
+    pub fn excluded(&self) -> u64 {
+        self.sum(true)
+    }
+
+    fn sum(&self, excluded: bool) -> u64 {
+        let listeners = self.listeners.iter();
+        let those = listeners.filter(|listener| listener.excluded == excluded);
+        those
             .map(|listener| listener.connections)
             .fold(0, u64::saturating_add)
     }

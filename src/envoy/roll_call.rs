@@ -312,6 +312,12 @@ impl RollCall {
         !self.udp.is_disjoint(&self.http)
     }
 
+    /// Whether each listener tells what it has, as far as its name is its own.
+    pub fn tells_by_listener(&self) -> bool {
+        let mut hidden = self.hidden(None, 0, false).into_iter();
+        hidden.all(|hidden| hidden == Hidden::Shared)
+    }
+
     /// What Envoy hides that has so many listeners, `active` ones as far as it tells, and `draining`
     /// ones; `namesake` is whether one with the admin interface's name was seen.
     pub fn hidden(&self, active: Option<u64>, draining: u64, namesake: bool) -> Vec<Hidden> {

@@ -124,6 +124,8 @@ fn two_listeners_at_one_address_may_have_one_name_and_hide_nothing() {
     };
     roll.read_listed(&listed([443, 443]));
     assert_eq!(figures(&two).load(&roll, &[]).hidden, [Hidden::Shared]);
+    // Requests to the one that is excluded are told from the others'.
+    assert!(roll.tells_by_listener());
     roll.read_listed(&listed([443, 444]));
     assert_eq!(figures(&two).load(&roll, &[]).hidden, [Hidden::Listeners]);
 }

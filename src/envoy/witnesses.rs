@@ -287,8 +287,7 @@ impl<'a> Witnesses<'a> {
             .as_ref()
             .map_or(&unknown, |(roll, ..)| &roll.listed.titles);
         // Where a listener tells nothing, requests are known by their connection manager alone.
-        let tells =
-            |(roll, ..): &(RollCall, Instant, Subject)| roll.hidden(None, 0, false).is_empty();
+        let tells = |(roll, ..): &(RollCall, Instant, Subject)| roll.tells_by_listener();
         let by_listener = !excluded.is_empty() && roll.as_ref().is_some_and(tells);
         let mut activity = stats::ActivityReader::new(by_listener);
         let sink = |piece: &[u8]| {
@@ -355,6 +354,9 @@ impl<'a> Witnesses<'a> {
         let (surely, perhaps) = quic;
         let quic = if hides { perhaps } else { surely };
         let told = load.tcp_sessions;
+        // Of excluded connections the kernel leaves these out as well.
+        let out = seen.as_ref().map_or(0, |seen| seen.load.excluded());
+        let http = http.saturating_sub(out);
         match seen {
             Some(seen) if may_hide => {
                 let roll = self
@@ -377,7 +379,9 @@ impl<'a> Witnesses<'a> {
                 // Those of excluded listeners may be among the kernel's: so many has Envoy told of.
                 let beyond = match hides || seen.knows_excluded {
                     true => 0,
-                    false => load.on_listeners().saturating_add(excluded),
+                    false => load
+                        .on_listeners()
+                        .saturating_add(excluded.saturating_sub(out)),
                 };
                 load = match counts {
                     true => load.beside(seen.alone(), http.max(beyond), quic),

@@ -330,3 +330,28 @@ fn a_look_is_given_up_where_it_has_no_more_time() {
     assert!(answer.is_err(), "{answer:?}");
     assert!(began.elapsed() < fetch::STEP);
 }
+
+#[test]
+fn connections_of_excluded_listeners_do_not_make_up_for_those_that_are_hidden() {
+    let listener = |connections, excluded| ListenerLoad {
+        connections,
+        excluded,
+        ..ListenerLoad::default()
+    };
+    for hidden in [vec![Hidden::Listeners], vec![Hidden::Shared], Vec::new()] {
+        let mut told = stats::ToldLoad {
+            http: 8,
+            excluded: 3,
+            hidden,
+            ..stats::ToldLoad::nothing()
+        };
+        told.load.listeners = vec![listener(5, false), listener(3, true)];
+        let kernel = Load {
+            // Three more than are told.
+            listeners: vec![listener(8, false), listener(3, true)],
+            ..Load::default()
+        };
+        let load = nobody_asked().weigh(told, Some(seen(kernel)), true);
+        assert_eq!(load.in_flight(), 3);
+    }
+}
