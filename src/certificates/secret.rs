@@ -141,9 +141,12 @@ impl Pages {
         // SAFETY: the kernel chooses the place: nothing of ours lies there.
         let start = unsafe { mmap_anonymous(None, length, access, MapFlags::MAP_PRIVATE) }?;
         let pages = Pages { start, length };
-        // A kernel that knows no such advice has no core dumps to write either (gVisor).
-        // SAFETY: the pages were mapped just now, and the advice changes none of their bytes.
-        let _ = unsafe { madvise(start, length.get(), MmapAdvise::MADV_DONTDUMP) };
+        // Miri knows no advice.
+        if !cfg!(miri) {
+            // A kernel that knows none either has no core dumps to write (gVisor).
+            // SAFETY: the pages were mapped just now, and the advice changes none of their bytes.
+            let _ = unsafe { madvise(start, length.get(), MmapAdvise::MADV_DONTDUMP) };
+        }
         Ok(pages)
     }
 
