@@ -372,7 +372,6 @@ impl<'a> Witnesses<'a> {
                     _ if hides => Sight::Kernel,
                     _ => Sight::Whole,
                 };
-                let counts = hides || seen.knows_excluded || hidden.contains(&Hidden::Shared);
                 if load.sight == Sight::Whole {
                     hidden.retain(|hidden| hidden.is_certain());
                 }
@@ -383,14 +382,7 @@ impl<'a> Witnesses<'a> {
                         .on_listeners()
                         .saturating_add(excluded.saturating_sub(out)),
                 };
-                load = match counts {
-                    true => load.beside(seen.alone(), http.max(beyond), quic),
-                    // Those of excluded listeners may be among them, and perhaps nothing is hidden.
-                    false => Load {
-                        unsent: seen.load.unsent,
-                        ..load
-                    },
-                };
+                load = load.beside(seen.alone(), http.max(beyond), quic);
             }
             Some(seen) if seen.knows_excluded => load = load.beside(seen.load, http, quic),
             // Those of excluded listeners may be among them.
