@@ -38,6 +38,12 @@ fn nobody_asked() -> Witnesses<'static> {
     })
 }
 
+/// A first look at who answers there, which may take its time or `has_time` no more.
+fn look(address: &Address, has_time: bool) -> Result<Answer, String> {
+    let serving = Processes::Serving(None);
+    nobody_asked().ask(address, Peer::Anyone, serving, None, &|_| has_time)
+}
+
 #[test]
 fn the_last_bytes_are_known_though_it_is_not_known_which_listeners_are_excluded() {
     let unsent = Some(Unsent {
@@ -158,13 +164,7 @@ fn a_page_of_many_listeners_and_workers_is_read() {
     let page: String = (0..200_000).map(line).collect();
     assert!(page.len() > 9 << 20);
     let address = serve(move |_| Some(format!("{page}server.live: 1\n")));
-    let answer = nobody_asked().ask(
-        &address,
-        Peer::Anyone,
-        Processes::Serving(None),
-        None,
-        &|_| true,
-    );
+    let answer = look(&address, true);
     assert!(matches!(answer, Ok(Answer::Stats(_))), "{answer:?}");
 }
 
@@ -320,13 +320,7 @@ fn a_look_is_given_up_where_it_has_no_more_time() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = Address::Tcp(listener.local_addr().unwrap().to_string());
     let began = Instant::now();
-    let answer = nobody_asked().ask(
-        &silent,
-        Peer::Anyone,
-        Processes::Serving(None),
-        None,
-        &|_| false,
-    );
+    let answer = look(&silent, false);
     assert!(answer.is_err(), "{answer:?}");
     assert!(began.elapsed() < fetch::STEP);
 }
