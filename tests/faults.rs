@@ -38,6 +38,14 @@ fn held() -> SharedModel {
     })
 }
 
+/// A model of an Envoy that is not live yet.
+fn initializing() -> SharedModel {
+    SharedModel::new(Model {
+        initializing: true,
+        ..Model::default()
+    })
+}
+
 /// An interface that does this to its first `times` requests of a name, and answers by the model
 /// otherwise.
 fn faulty(model: &SharedModel, name: &'static str, times: usize, fault: Answer) -> FakeAdmin {
@@ -261,10 +269,7 @@ fn an_admin_that_is_gone_while_its_process_lives_is_bounded() {
 
 #[test]
 fn an_envoy_that_was_never_live_has_nothing_to_drain() {
-    let model = SharedModel::new(Model {
-        initializing: true,
-        ..Model::default()
-    });
+    let model = initializing();
     let admin = model.admin();
     let mut drainit = fake_envoy::start(&["--drain-timeout", "5m"], &admin.address);
     wait_asked(&drainit, &admin);
@@ -425,10 +430,7 @@ fn a_scrape_while_readiness_is_asked_for_gets_its_figures() {
 
 #[test]
 fn readiness_follows_the_admin() {
-    let model = SharedModel::new(Model {
-        initializing: true,
-        ..Model::default()
-    });
+    let model = initializing();
     let admin = model.admin();
     let drainit = fake_envoy::start(&[], &admin.address);
     wait_asked(&drainit, &admin);

@@ -15,10 +15,10 @@ pub struct Answers<A> {
     admin: A,
     /// The question for what is needed of all secrets' statistics.
     query: String,
-    last: Option<Answer>,
+    last: Option<LastAnswer>,
 }
 
-struct Answer {
+struct LastAnswer {
     asked: Instant,
     answered: Instant,
     stats: Result<String, String>,
@@ -59,7 +59,7 @@ impl<A: Fn(&str) -> Result<String, String>> Answers<A> {
             };
             // Last: what Envoy came to since it was asked about the secrets shows in the next answer.
             let starting = stats.is_ok() && confirm::is_starting(&(self.admin)("/ready"));
-            Answer {
+            LastAnswer {
                 asked: now,
                 answered: Instant::now(),
                 stats,

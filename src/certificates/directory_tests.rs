@@ -10,18 +10,18 @@ use nix::unistd::{setfsgid, setfsuid};
 
 const USER: u32 = 54_321;
 
-struct Place(TempDir);
+struct OwnedDir(TempDir);
 
-impl Place {
+impl OwnedDir {
     /// A directory of this user's.
-    fn new(user: u32) -> Place {
+    fn new(user: u32) -> OwnedDir {
         assert!(geteuid().is_root(), "these tests run as root");
         let dir = TempDir::new();
         fs::create_dir(dir.join("root")).unwrap();
         fs::write(dir.join("root/web.json"), "root's").unwrap();
         fs::create_dir(dir.join("resources")).unwrap();
         chown(dir.join("resources"), Some(user), Some(user)).unwrap();
-        Place(dir)
+        OwnedDir(dir)
     }
 
     fn resources(&self) -> PathBuf {
@@ -52,7 +52,7 @@ impl Place {
 
 #[test]
 fn files_are_given_to_the_user_whose_the_directory_is() {
-    let place = Place::new(USER);
+    let place = OwnedDir::new(USER);
     place.publish().unwrap();
     let sds = place.resources().join("sds");
     for (path, mode) in [(sds.clone(), 0o700), (sds.join("web.json"), 0o600)] {
@@ -68,7 +68,7 @@ fn files_are_given_to_the_user_whose_the_directory_is() {
 
 #[test]
 fn a_missing_directory_is_made_for_root_alone() {
-    let place = Place::new(0);
+    let place = OwnedDir::new(0);
     let deep = place.resources().join("a/b");
     let sds = Sds::make(&deep, Access::Owner).unwrap();
     sds.replace(OsStr::new("web.json"), b"a key").unwrap();
@@ -78,14 +78,14 @@ fn a_missing_directory_is_made_for_root_alone() {
 
 #[test]
 fn a_link_in_the_place_of_the_directory_is_not_followed() {
-    let place = Place::new(USER);
+    let place = OwnedDir::new(USER);
     symlink(place.0.join("root"), place.resources().join("sds")).unwrap();
     place.refuses("is a link or no directory: remove it");
 }
 
 #[test]
 fn a_link_of_another_users_on_the_way_is_not_followed() {
-    let place = Place::new(USER);
+    let place = OwnedDir::new(USER);
     let link = place.resources().join("link");
     symlink(place.0.join("root"), &link).unwrap();
     std::os::unix::fs::lchown(&link, Some(USER), Some(USER)).unwrap();
@@ -103,7 +103,7 @@ fn a_link_of_another_users_on_the_way_is_not_followed() {
 
 #[test]
 fn a_directory_of_a_third_user_or_of_everybody_is_refused() {
-    let place = Place::new(USER);
+    let place = OwnedDir::new(USER);
     let sds = place.resources().join("sds");
     fs::create_dir(&sds).unwrap();
     chown(&sds, Some(USER + 1), None).unwrap();
@@ -115,7 +115,7 @@ fn a_directory_of_a_third_user_or_of_everybody_is_refused() {
 
 #[test]
 fn a_file_that_is_a_link_is_replaced_and_not_followed() {
-    let place = Place::new(USER);
+    let place = OwnedDir::new(USER);
     place.publish().unwrap();
     let sds = place.resources().join("sds");
     let target = place.0.join("root/web.json");
@@ -153,7 +153,7 @@ fn swap(resources: &Path, root: &Path, over: &AtomicBool) {
 fn who_swaps_the_directory_all_the_time_gains_nothing_by_it() {
     let set = std::env::var("TEST_DRAINIT_RACES");
     let races = set.map_or(500, |number| number.parse().unwrap());
-    let place = Place::new(USER);
+    let place = OwnedDir::new(USER);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| swap(&place.resources(), &place.0.join("root"), &over));

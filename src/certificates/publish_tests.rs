@@ -1,23 +1,7 @@
 use super::*;
+use crate::testing::TempDir;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(name: &str) -> Dir {
-        let name = format!("drainit-publish-{name}-{}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&dir);
-        Dir(dir)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn contents(tag: &str) -> Contents {
     let pem =
@@ -54,12 +38,12 @@ fn json(path: &Path) -> Value {
 
 #[test]
 fn what_is_published_is_found_again() {
-    let dir = Dir::new("again");
-    let mut target = SdsTarget::contour(&dir.0);
+    let dir = TempDir::new();
+    let mut target = SdsTarget::contour(&dir);
     let none = target.take_over().unwrap();
     assert_eq!((none.generation, none.contents), (0, None));
     target.publish(41, &contents("x")).unwrap();
-    let found = SdsTarget::contour(&dir.0).take_over().unwrap();
+    let found = SdsTarget::contour(&dir).take_over().unwrap();
     assert_eq!(
         (found.generation, found.contents),
         (41, Some(contents("x")))
@@ -68,11 +52,9 @@ fn what_is_published_is_found_again() {
 
 #[test]
 fn files_are_private_and_nothing_else_is_left() {
-    let dir = Dir::new("private");
-    SdsTarget::contour(&dir.0)
-        .publish(1, &contents("x"))
-        .unwrap();
-    let sds = dir.0.join("sds");
+    let dir = TempDir::new();
+    SdsTarget::contour(&dir).publish(1, &contents("x")).unwrap();
+    let sds = dir.join("sds");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&sds), 0o700);
     let mut names = Vec::new();
@@ -90,8 +72,8 @@ fn files_are_private_and_nothing_else_is_left() {
 
 #[test]
 fn the_shape_is_a_response_with_one_inline_secret() {
-    let dir = Dir::new("shape");
-    let target = SdsTarget::contour(&dir.0);
+    let dir = TempDir::new();
+    let target = SdsTarget::contour(&dir);
     target.publish(7, &contents("x")).unwrap();
     let leaf = json(&target.first.path);
     assert_eq!(leaf["version_info"], "gen-7");
@@ -117,8 +99,8 @@ fn the_shape_is_a_response_with_one_inline_secret() {
 
 #[test]
 fn contours_own_files_are_taken_over_with_their_matchers() {
-    let dir = Dir::new("matchers");
-    let mut target = SdsTarget::contour(&dir.0);
+    let dir = TempDir::new();
+    let mut target = SdsTarget::contour(&dir);
     for (secret, file) in target.by_filename("/c/tls.crt", "/c/tls.key", "/c/ca.crt") {
         target.write(secret, &file).unwrap();
         let mode = fs::metadata(&secret.path).unwrap().permissions().mode();
@@ -148,7 +130,7 @@ fn contours_own_files_are_taken_over_with_their_matchers() {
 
 #[test]
 fn staples_and_revocation_lists_are_published_and_found_again() {
-    let dir = Dir::new("parts");
+    let dir = TempDir::new();
     let pem = |label, what| SecretBytes::copy(block(label, what, "x").as_bytes()).unwrap();
     let pair = vec![Material::Pair {
         cert: pem("CERTIFICATE", "cert"),
@@ -162,18 +144,18 @@ fn staples_and_revocation_lists_are_published_and_found_again() {
             leaf_only,
         }]
     };
-    let web = SdsTarget::listener(&dir.0, "web", SecretKind::Certificate);
+    let web = SdsTarget::listener(&dir, "web", SecretKind::Certificate);
     web.publish(1, &pair).unwrap();
     let one = &json(&web.first.path)["resources"][0]["tls_certificate"];
     assert_eq!(one["ocsp_staple"], json!({ "inline_bytes": "AP8=" }));
     let found = web.clone().take_over().unwrap();
     assert_eq!(found.contents, Some(pair));
     // Another kind of the same name is nothing to go on with.
-    let mut other = SdsTarget::listener(&dir.0, "web", SecretKind::Validation);
+    let mut other = SdsTarget::listener(&dir, "web", SecretKind::Validation);
     let found = other.take_over().unwrap();
     assert_eq!((found.generation, found.contents), (1, None));
 
-    let mut clients = SdsTarget::listener(&dir.0, "clients", SecretKind::Validation);
+    let mut clients = SdsTarget::listener(&dir, "clients", SecretKind::Validation);
     let matcher = json!([{ "san_type": "DNS", "matcher": { "exact": "web" } }]);
     let theirs = json!({ "match_typed_subject_alt_names": matcher });
     write(
@@ -197,8 +179,8 @@ fn staples_and_revocation_lists_are_published_and_found_again() {
 
 #[test]
 fn files_of_two_generations_are_nobodys_last_good_set() {
-    let dir = Dir::new("mixed");
-    let mut target = SdsTarget::contour(&dir.0);
+    let dir = TempDir::new();
+    let mut target = SdsTarget::contour(&dir);
     target.publish(3, &contents("x")).unwrap();
     let ca = target.ca.take();
     target.publish(4, &contents("y")).unwrap();
@@ -209,8 +191,8 @@ fn files_of_two_generations_are_nobodys_last_good_set() {
 
 #[test]
 fn garbage_in_the_directory_is_as_good_as_nothing() {
-    let dir = Dir::new("garbage");
-    let mut target = SdsTarget::contour(&dir.0);
+    let dir = TempDir::new();
+    let mut target = SdsTarget::contour(&dir);
     for garbage in [
         "",
         "[]",
@@ -227,8 +209,8 @@ fn garbage_in_the_directory_is_as_good_as_nothing() {
 
 #[test]
 fn a_set_that_was_published_with_more_than_it_needs_is_published_anew() {
-    let dir = Dir::new("anew");
-    let mut target = SdsTarget::contour(&dir.0);
+    let dir = TempDir::new();
+    let mut target = SdsTarget::contour(&dir);
     target.publish(3, &contents("x")).unwrap();
     let key = block("PRIVATE KEY", "key", "x").replace('\n', "\\n");
     let text = fs::read_to_string(&target.first.path).unwrap();
@@ -243,8 +225,8 @@ fn a_set_that_was_published_with_more_than_it_needs_is_published_anew() {
 
 #[test]
 fn what_is_no_file_or_no_json_of_ours_is_replaced() {
-    let dir = Dir::new("fifo");
-    let mut target = SdsTarget::contour(&dir.0);
+    let dir = TempDir::new();
+    let mut target = SdsTarget::contour(&dir);
     let path = target.first.path.clone();
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -256,21 +238,21 @@ fn what_is_no_file_or_no_json_of_ours_is_replaced() {
 
 #[test]
 fn what_a_killed_one_left_is_removed() {
-    let dir = Dir::new("left");
-    let target = SdsTarget::contour(&dir.0);
+    let dir = TempDir::new();
+    let target = SdsTarget::contour(&dir);
     target.publish(1, &contents("x")).unwrap();
-    let sds = dir.0.join("sds");
+    let sds = dir.join("sds");
     for left in [".web.candidate.json", ".web.json.tmp"] {
         fs::write(sds.join(left), "a key").unwrap();
     }
-    SdsTarget::sweep(&dir.0).unwrap();
+    SdsTarget::sweep(&dir).unwrap();
     assert_eq!(fs::read_dir(&sds).unwrap().count(), 2);
 }
 
 #[test]
 fn a_reader_in_a_loop_never_sees_half_a_file_or_a_mixed_pair() {
-    let dir = Dir::new("loop");
-    let target = SdsTarget::contour(&dir.0);
+    let dir = TempDir::new();
+    let target = SdsTarget::contour(&dir);
     target.publish(1, &contents("0")).unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {

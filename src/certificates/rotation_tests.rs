@@ -20,7 +20,7 @@ fn data(name: &str) -> PathBuf {
         .join(name)
 }
 
-struct Thread {
+struct RunningRotation {
     dir: TempDir,
     commands: Mailbox<CertificateCommand>,
     reports: Inbox<CertificateReport>,
@@ -28,8 +28,8 @@ struct Thread {
     asked: Arc<Mutex<Vec<String>>>,
 }
 
-impl Thread {
-    fn start() -> Thread {
+impl RunningRotation {
+    fn start() -> RunningRotation {
         let dir = TempDir::new();
         let pair = Source::Pair {
             cert: dir.join("tls.crt"),
@@ -63,7 +63,7 @@ impl Thread {
             let commands = (&inbox, Some(wakeups));
             run(&config, admin, &report, commands, &Pulse::default());
         });
-        Thread {
+        RunningRotation {
             dir,
             commands,
             reports,
@@ -95,7 +95,7 @@ impl Thread {
     }
 }
 
-impl Drop for Thread {
+impl Drop for RunningRotation {
     fn drop(&mut self) {
         self.commands.send(CertificateCommand::Stop);
     }
@@ -139,7 +139,7 @@ fn status(report: &CertificateReport, generation: u64, result: Option<&str>) -> 
 
 #[test]
 fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
-    let thread = Thread::start();
+    let thread = RunningRotation::start();
     let lacking = thread.wait(|report| match report {
         CertificateReport::Waiting(what) => Some(what.clone()),
         _ => None,
@@ -201,7 +201,7 @@ fn the_thread_goes_the_whole_way_from_nothing_to_a_rotation() {
 /// Memory that is mapped is written without a word of the kernel's (inotify(7)).
 #[test]
 fn what_the_kernel_does_not_tell_of_is_found_in_the_interval_that_was_asked_for() {
-    let thread = Thread::start();
+    let thread = RunningRotation::start();
     thread.write("ec.crt", "ec.key");
     thread.wait(|report| matches!(report, CertificateReport::FirstSetReady).then_some(()));
     thread.commands.send(CertificateCommand::EnvoyStarted);

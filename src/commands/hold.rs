@@ -1,7 +1,7 @@
 //! `drainit hold` and `drainit resume`: out of service for maintenance, and back.
 
 use super::find::{self, Target};
-use super::progress::{self, End, Waiting};
+use super::progress::{self, OrderAnswer, Waiting};
 use super::status::view::JsonView;
 use super::{complain, read_status, say};
 use crate::client::Head;
@@ -83,9 +83,9 @@ fn begin(options: &Options, command: &str) -> Result<Target, String> {
 }
 
 /// Gives the order, and returns how it ended.
-fn give(target: &Target, command: &str) -> Result<End, String> {
+fn give(target: &Target, command: &str) -> Result<OrderAnswer, String> {
     match progress::order(target, &format!("/{command}")) {
-        Ok((head @ Head { status: 200, .. }, _)) => Ok(End::of(head, "")),
+        Ok((head @ Head { status: 200, .. }, _)) => Ok(OrderAnswer::of(head, "")),
         Ok((Head { status: 404, .. }, _)) => {
             Err(format!("that drainit is older, and knows no {command}"))
         }

@@ -46,27 +46,27 @@ impl LastSeen {
 }
 
 /// How an order was answered.
-pub struct End {
+pub struct OrderAnswer {
     /// How the drain or the wait ended: `drained`.
     pub result: String,
     /// Whether nothing was left that counts.
     pub is_clean: bool,
 }
 
-impl End {
+impl OrderAnswer {
     /// An end of this name. A drainit before 1.1 does not tell whether that `is_clean`.
-    pub fn new(result: String, is_clean: Option<bool>) -> End {
+    pub fn new(result: String, is_clean: Option<bool>) -> OrderAnswer {
         let by_name = || NOTHING_LEFT.contains(&result.as_str());
-        End {
+        OrderAnswer {
             is_clean: is_clean.unwrap_or_else(by_name),
             result,
         }
     }
 
     /// How this answer tells it; by this name, where it tells none.
-    pub fn of(head: Head, unnamed: &str) -> End {
+    pub fn of(head: Head, unnamed: &str) -> OrderAnswer {
         let result = head.drain_result.unwrap_or_else(|| unnamed.into());
-        End::new(result, head.drain_clean)
+        OrderAnswer::new(result, head.drain_clean)
     }
 }
 
@@ -80,7 +80,7 @@ const NOTHING_LEFT: [&str; 3] = [
 /// An order that was answered, as far as somebody saw who waited for it.
 pub struct Over {
     /// How it ended.
-    pub end: End,
+    pub end: OrderAnswer,
     took: Duration,
     last: LastSeen,
 }
@@ -130,7 +130,7 @@ impl Waiting {
     }
 
     /// The wait is over.
-    pub fn end(self, end: End) -> Over {
+    pub fn end(self, end: OrderAnswer) -> Over {
         Over {
             end,
             took: self.start.elapsed(),
@@ -313,7 +313,7 @@ mod tests {
             let last = LastSeen::default();
             last.note("1 connection (tcp 1)".into());
             let over = Over {
-                end: End::new(result.into(), is_clean),
+                end: OrderAnswer::new(result.into(), is_clean),
                 took: Duration::from_secs(3),
                 last,
             };

@@ -7,7 +7,7 @@ use nix::libc::{ESRCH, SIGUSR2};
 use serde_json::Value;
 
 use super::find::{self, Target};
-use super::progress::{self, End, Over, Waiting};
+use super::progress::{self, OrderAnswer, Over, Waiting};
 use super::{complain, read_status, say};
 use crate::client::Address;
 use crate::options::Options;
@@ -51,7 +51,9 @@ fn drain(options: &Options) -> Result<Over, (u8, String)> {
     say("draining: asked for");
     let waiting = Waiting::begin(&target);
     match progress::order(&target, "/shutdown") {
-        Ok((head, _)) if head.status == 200 => Ok(waiting.end(End::of(head, "envoy exited"))),
+        Ok((head, _)) if head.status == 200 => {
+            Ok(waiting.end(OrderAnswer::of(head, "envoy exited")))
+        }
         // Who comes from another user namespace may have the right to signal it, and no name here.
         Ok((head, _)) if head.status == 403 && signalled => await_end(&target)
             .map(|end| waiting.end(end))
@@ -65,14 +67,14 @@ fn drain(options: &Options) -> Result<Over, (u8, String)> {
 }
 
 /// How the drain ended that the signal asked for.
-fn await_end(target: &Target) -> Result<End, String> {
+fn await_end(target: &Target) -> Result<OrderAnswer, String> {
     loop {
         let status = read_status(target, true)
             .map_err(|why| format!("it ended before it told how the drain went: {why}"))?;
         let result = status.pointer("/drain/result").and_then(Value::as_str);
         if let Some(result) = result {
             let clean = status.pointer("/drain/clean").and_then(Value::as_bool);
-            return Ok(End::new(result.to_owned(), clean));
+            return Ok(OrderAnswer::new(result.to_owned(), clean));
         }
         thread::sleep(LOOK);
     }

@@ -29,16 +29,16 @@ fn named(name: &str, locals: &[&str]) -> Named {
 }
 
 /// What is known beside the rows: by default that Envoy has the inodes above 900, and its admin.
-struct World {
+struct Host {
     own: Option<Vec<u64>>,
     earlier: Vec<(bool, Local)>,
     names: Vec<Named>,
     admin: Option<AdminSocket>,
 }
 
-impl World {
-    fn new() -> World {
-        World {
+impl Host {
+    fn new() -> Host {
+        Host {
             own: Some((900..=999).collect()),
             earlier: Vec::new(),
             names: Vec::new(),
@@ -114,7 +114,7 @@ fn pairs(expected: &[(&str, u64)]) -> Vec<(String, u64)> {
 
 #[test]
 fn connections_are_counted_by_the_listener_they_came_to() {
-    let seen = World::new().see(&rows(TCP, UDP, UNIX));
+    let seen = Host::new().see(&rows(TCP, UDP, UNIX));
     let expected = pairs(&[
         ("0.0.0.0:443", 0),
         ("127.7.7.7:10000", 1),
@@ -153,7 +153,7 @@ fn a_connection_counts_for_as_long_as_envoy_may_have_something_to_do_with_it() {
         // Somebody else's.
         ("0505057F:0050", "01", 5, false),
     ] {
-        let seen = World::new().see(&with_line(local, state, inode));
+        let seen = Host::new().see(&with_line(local, state, inode));
         let expected = 1 + u64::from(counts);
         assert_eq!(seen.count(), expected, "{local} {state} {inode}");
     }
@@ -161,16 +161,16 @@ fn a_connection_counts_for_as_long_as_envoy_may_have_something_to_do_with_it() {
 
 #[test]
 fn an_envoy_without_a_listener_is_listening_nowhere() {
-    assert!(World::new().see(&Rows::default()).listeners.is_empty());
+    assert!(Host::new().see(&Rows::default()).listeners.is_empty());
     // Its admin interface is none, and an old generation keeps its UDP sockets without reading them.
     let admin = UNIX.lines().take(2).collect::<Vec<_>>().join("\n");
-    let seen = World::new().see(&rows("", UDP, &admin));
+    let seen = Host::new().see(&rows("", UDP, &admin));
     assert!(seen.listeners.is_empty());
 }
 
 #[test]
 fn the_very_address_goes_before_any_address_and_the_family_decides_between_those() {
-    let mut world = World::new();
+    let mut world = Host::new();
     world.own = Some(vec![1, 2, 3, 4, 11, 12, 13, 14]);
     let seen = world.see(&tcp(&[
         listening(false, "0.0.0.0:80", 1),
@@ -195,7 +195,7 @@ fn the_very_address_goes_before_any_address_and_the_family_decides_between_those
 
 #[test]
 fn an_ipv4_client_of_an_ipv6_listener_is_that_listeners() {
-    let mut world = World::new();
+    let mut world = Host::new();
     world.own = Some(vec![2, 13]);
     let rows = tcp(&[
         listening(true, "[::]:80", 2),
@@ -215,11 +215,11 @@ fn what_another_process_has_on_the_same_port_is_not_counted() {
     all.push(open(false, "10.0.0.9:80", 6));
     // Whose these are, the kernel does not tell: as many count as wait at our socket.
     all.extend([open(false, "10.0.0.9:80", 0); 3]);
-    let seen = World::new().see(&tcp(&all));
+    let seen = Host::new().see(&tcp(&all));
     assert_eq!((seen.count(), seen.waiting()), (2, 1));
     // Without the other process, all of them are ours, whatever the queue's length was a moment ago.
     all.remove(1);
-    let seen = World::new().see(&tcp(&all));
+    let seen = Host::new().see(&tcp(&all));
     assert_eq!((seen.count(), seen.waiting()), (4, 3));
 }
 
@@ -230,7 +230,7 @@ fn generations_of_a_hot_restart_have_their_own_connections() {
     all.extend([11, 12].map(|inode| open(false, "10.0.0.9:80", inode)));
     all.extend([21, 22, 23].map(|inode| open(false, "10.0.0.9:80", inode)));
     for (own, count) in [(vec![1, 11, 12], 2), (vec![1, 21, 22, 23], 3)] {
-        let mut world = World::new();
+        let mut world = Host::new();
         world.own = Some(own);
         assert_eq!(world.see(&tcp(&all)).count(), count);
     }
@@ -242,7 +242,7 @@ fn both_ends_of_a_connection_to_itself_are_one() {
     let mut client = open(false, "127.0.0.1:40000", 903);
     client.peer = at("127.0.0.1:80");
     let listener = listening(false, "127.0.0.1:80", 901);
-    let seen = World::new().see(&tcp(&[listener, client, open(false, "127.0.0.1:80", 902)]));
+    let seen = Host::new().see(&tcp(&[listener, client, open(false, "127.0.0.1:80", 902)]));
     assert_eq!(seen.count(), 1);
 }
 
@@ -262,7 +262,7 @@ fn the_admins_connections_do_not_count_whatever_it_is_called() {
         "localhost:9901",
         "[::ffff:127.0.0.1]:9901",
     ] {
-        let mut world = World::new();
+        let mut world = Host::new();
         world.admin = AdminSocket::new(&admin.parse().unwrap(), None);
         assert_eq!(
             counts(&world.see(&all)),
@@ -270,7 +270,7 @@ fn the_admins_connections_do_not_count_whatever_it_is_called() {
             "{admin}"
         );
     }
-    let mut world = World::new();
+    let mut world = Host::new();
     world.admin = AdminSocket::new(&"@admin".parse().unwrap(), None);
     assert_eq!(world.admin, Some(AdminSocket::At(local("@admin"))));
     assert_eq!(world.see(&all).count(), 3);
@@ -296,7 +296,7 @@ fn the_admins_path_is_known_by_the_name_that_it_was_bound_by() {
 
 #[test]
 fn where_inodes_are_not_known_the_named_addresses_count() {
-    let mut world = World::new();
+    let mut world = Host::new();
     world.own = None;
     world.names = vec![named("web", &["0.0.0.0:80"]), named("six", &["[::1]:81"])];
     let seen = world.see(&tcp(&[
@@ -314,7 +314,7 @@ fn where_inodes_are_not_known_the_named_addresses_count() {
 
 #[test]
 fn a_listener_has_its_own_name_at_each_of_its_addresses() {
-    let mut world = World::new();
+    let mut world = Host::new();
     world.names = vec![
         named("web", &["127.7.7.7:10000", "0.0.0.0:443"]),
         named("", &["/tmp/exp/a listener.sock"]),
@@ -346,7 +346,7 @@ fn a_listener_has_its_own_name_at_each_of_its_addresses() {
 
 #[test]
 fn a_listener_that_was_closed_keeps_its_connections() {
-    let mut world = World::new();
+    let mut world = Host::new();
     // In the range of those who connect.
     world.earlier = vec![(false, local("0.0.0.0:40000")), (false, local("/run/a"))];
     let mut all = tcp(&[
@@ -376,7 +376,7 @@ fn the_end_of_an_answer_is_its_listeners_though_that_is_closed_and_udp_has_its_a
             0,
         )
     };
-    let mut world = World::new();
+    let mut world = Host::new();
     world.earlier = vec![(false, local("0.0.0.0:80"))];
     let mut rows = tcp(&[closed("10.0.0.1:4000"), closed("10.0.0.2:4000")]);
     rows.udp = vec![listening(false, "0.0.0.0:80", 930)];
@@ -419,7 +419,7 @@ fn unix_connections_that_wait_count_whether_they_are_shown_or_not() {
             unix: rows,
             ..Rows::default()
         };
-        let seen = World::new().see(&rows);
+        let seen = Host::new().see(&rows);
         assert_eq!(
             (seen.count(), seen.waiting()),
             (connections, waiting),
@@ -445,7 +445,7 @@ fn a_connection_whose_silence_is_not_known_is_awake() {
     };
     let listener = listening(false, "0.0.0.0:80", 901);
     let awake = |rows: &[InetRow], silence| {
-        let seen = World::new().see(&tcp(rows));
+        let seen = Host::new().see(&tcp(rows));
         seen.listeners[0].awake(Duration::from_millis(silence))
     };
     let rows = [listener, quiet(9000, 7000), quiet(4000, 5000)];
@@ -467,8 +467,8 @@ fn a_port_from_which_envoy_may_but_send_is_told_apart() {
         ],
         ..Rows::default()
     };
-    let mut world = World::new();
-    let counts = |world: &World| {
+    let mut world = Host::new();
+    let counts = |world: &Host| {
         let seen = world.see(&rows);
         (seen.udp.len(), seen.senders)
     };

@@ -41,15 +41,15 @@ fn still() -> Answer {
 }
 
 /// An Envoy that answers at once, for as long as the drain asks.
-struct Play {
+struct DrainPlay {
     drain: Drain,
     now: Time,
     asked: Vec<Ask>,
 }
 
-impl Play {
-    fn new(limits: &Limits, stops: bool) -> Play {
-        Play {
+impl DrainPlay {
+    fn new(limits: &Limits, stops: bool) -> DrainPlay {
+        DrainPlay {
             drain: Drain::new(limits, ms(0), ms(0), true, stops),
             now: ms(0),
             asked: Vec::new(),
@@ -97,7 +97,7 @@ fn envoy_with(load: &Answer) -> impl FnMut(Time, Ask) -> Option<Answer> {
 
 #[test]
 fn an_idle_envoy_is_drained_at_once_and_stops_accepting_before_the_last_look() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     assert_eq!(
         play.until(ms(1), envoy_with(&load(0, 0, 0, 0))),
         Some(Outcome::Drained)
@@ -115,7 +115,7 @@ fn word_of_an_end_brings_the_next_poll_forward() {
         check_interval: ms(10_000),
         ..LIMITS
     };
-    let mut play = Play::new(&limits, true);
+    let mut play = DrainPlay::new(&limits, true);
     play.until(ms(1), envoy_with(&load(1, 1, 0, 0)));
     assert_eq!(play.drain.next(ms(1), true, None), Next::Wait(ms(10_000)));
     // A question that shows nothing of it is in flight: it is told again.
@@ -171,7 +171,7 @@ fn word_of_ends_has_envoy_asked_at_once_and_no_more_often_on_the_whole_than_it_m
 
 #[test]
 fn a_drain_that_stays_never_stops_accepting() {
-    let mut play = Play::new(&LIMITS, false);
+    let mut play = DrainPlay::new(&LIMITS, false);
     assert_eq!(
         play.until(ms(1), envoy_with(&load(0, 0, 0, 0))),
         Some(Outcome::Drained)
@@ -181,7 +181,7 @@ fn a_drain_that_stays_never_stops_accepting() {
 
 #[test]
 fn the_delay_asks_nothing_of_envoy() {
-    let mut play = Play::new(
+    let mut play = DrainPlay::new(
         &Limits {
             delay: ms(3_000),
             ..LIMITS
@@ -199,13 +199,13 @@ fn the_delay_asks_nothing_of_envoy() {
 
 #[test]
 fn idle_connections_hold_nothing_up_after_the_settle_time() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     assert_eq!(play.until(ms(4_900), envoy_with(&load(7, 0, 0, 0))), None);
     assert_eq!(
         play.until(ms(5_300), envoy_with(&load(7, 0, 0, 0))),
         Some(Outcome::Idle)
     );
-    let mut play = Play::new(
+    let mut play = DrainPlay::new(
         &Limits {
             settle: ms(0),
             ..LIMITS
@@ -221,7 +221,7 @@ fn idle_connections_hold_nothing_up_after_the_settle_time() {
 #[test]
 fn whatever_is_in_flight_starts_the_settle_time_anew() {
     for busy in [load(7, 1, 0, 0), load(7, 0, 1, 0), load(7, 0, 0, 1)] {
-        let mut play = Play::new(&LIMITS, true);
+        let mut play = DrainPlay::new(&LIMITS, true);
         play.until(ms(4_000), envoy_with(&load(7, 0, 0, 0)));
         play.until(ms(4_300), envoy_with(&busy));
         assert_eq!(play.until(ms(9_200), envoy_with(&load(7, 0, 0, 0))), None);
@@ -234,7 +234,7 @@ fn whatever_is_in_flight_starts_the_settle_time_anew() {
 
 #[test]
 fn udp_sessions_are_waited_for_without_any_connection() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     assert_eq!(play.until(ms(20_000), envoy_with(&load(0, 0, 0, 1))), None);
     assert_eq!(
         play.until(ms(20_600), envoy_with(&load(0, 0, 0, 0))),
@@ -244,7 +244,7 @@ fn udp_sessions_are_waited_for_without_any_connection() {
 
 #[test]
 fn so_many_open_connections_count_as_none() {
-    let mut play = Play::new(
+    let mut play = DrainPlay::new(
         &Limits {
             open_connections: 3,
             ..LIMITS
@@ -260,7 +260,7 @@ fn so_many_open_connections_count_as_none() {
 
 #[test]
 fn a_minimum_is_kept_with_nothing_left() {
-    let mut play = Play::new(
+    let mut play = DrainPlay::new(
         &Limits {
             min: MinDrain::For(ms(2_000)),
             ..LIMITS
@@ -281,7 +281,7 @@ fn it_accepts_until_nobody_sends_new_connections_any_more() {
         ..LIMITS
     };
     // Twenty a second for 3 s after the signal, each gone at once.
-    let mut play = Play::new(&limits, true);
+    let mut play = DrainPlay::new(&limits, true);
     let outcome = play.until(ms(25_000), |now, ask| match ask {
         Ask::Activity => Some(moved(7 + now.min(ms(3_000)).as_millis() as u64 / 50)),
         ask => envoy_with(&load(0, 0, 0, 0))(now, ask),
@@ -289,11 +289,11 @@ fn it_accepts_until_nobody_sends_new_connections_any_more() {
     assert_eq!(outcome, Some(Outcome::Drained));
     assert!((ms(3_750)..ms(4_500)).contains(&play.now), "{:?}", play.now);
     // Nobody ever came.
-    let mut play = Play::new(&limits, true);
+    let mut play = DrainPlay::new(&limits, true);
     let outcome = play.until(ms(25_000), envoy_with(&load(0, 0, 0, 0)));
     assert_eq!((outcome, play.now), (Some(Outcome::Drained), ms(0)));
     // Nobody tells whether somebody comes.
-    let mut play = Play::new(&limits, true);
+    let mut play = DrainPlay::new(&limits, true);
     let outcome = play.until(ms(25_000), |now, ask| match ask {
         Ask::Activity => None,
         ask => envoy_with(&load(0, 0, 0, 0))(now, ask),
@@ -353,7 +353,7 @@ fn an_envoy_at_which_nothing_happened_for_a_while_is_gone_at_once() {
         min: auto(20_000, 5_000),
         ..LIMITS
     };
-    let mut play = Play::new(&limits, true);
+    let mut play = DrainPlay::new(&limits, true);
     let outcome = play.until(ms(25_000), |now, ask| match ask {
         Ask::Activity => Some(moved(700)),
         ask => envoy_with(&quiet)(now, ask),
@@ -372,7 +372,7 @@ fn connections_that_have_all_been_silent_for_the_settle_time_hold_nothing_up() {
             awake: Some(awake),
             ..silent.clone()
         });
-        let mut play = Play::new(&LIMITS, true);
+        let mut play = DrainPlay::new(&LIMITS, true);
         let outcome = play.until(ms(25_000), envoy_with(&silent));
         assert_eq!(outcome, Some(Outcome::Idle));
         assert!(
@@ -389,7 +389,7 @@ fn a_minimum_as_long_as_the_timeout_is_no_cut() {
         min: MinDrain::For(ms(25_000)),
         ..LIMITS
     };
-    let mut play = Play::new(&limits, true);
+    let mut play = DrainPlay::new(&limits, true);
     assert_eq!(
         play.until(ms(30_000), envoy_with(&load(0, 0, 0, 0))),
         Some(Outcome::Drained)
@@ -403,13 +403,13 @@ fn without_any_time_nobody_is_asked_and_nothing_is_lost_but_time() {
         timeout: ms(0),
         ..LIMITS
     };
-    let mut play = Play::new(&limits, true);
+    let mut play = DrainPlay::new(&limits, true);
     assert_eq!(play.until(ms(1), |_, _| None), Some(Outcome::Deadline));
 }
 
 #[test]
 fn a_connection_after_the_last_look_but_one_is_waited_for() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     let mut polls = 0;
     let outcome = play.until(ms(1_000), |_, ask| match ask {
         Ask::Stats => {
@@ -425,7 +425,7 @@ fn a_connection_after_the_last_look_but_one_is_waited_for() {
 #[test]
 fn near_the_deadline_an_envoy_that_is_stopped_stops_accepting_and_one_that_stays_does_not() {
     for stops in [true, false] {
-        let mut play = Play::new(&LIMITS, stops);
+        let mut play = DrainPlay::new(&LIMITS, stops);
         play.until(ms(23_900), envoy_with(&load(1, 1, 0, 0)));
         assert_eq!(play.count(Ask::StopListeners), 0);
         play.until(ms(24_100), envoy_with(&load(1, 1, 0, 0)));
@@ -440,13 +440,13 @@ fn near_the_deadline_an_envoy_that_is_stopped_stops_accepting_and_one_that_stays
 
 #[test]
 fn an_envoy_with_udp_sessions_accepts_up_to_the_deadline_or_until_they_have_ended() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     let outcome = play.until(ms(25_001), envoy_with(&load(0, 0, 0, 1)));
     assert_eq!(outcome, Some(Outcome::Deadline));
     assert_eq!(play.count(Ask::StopListeners), 0);
     assert!(play.asked.len() < 200, "{}", play.asked.len());
 
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     play.until(ms(24_500), envoy_with(&load(1, 1, 0, 1)));
     assert_eq!(play.count(Ask::StopListeners), 0);
     play.until(ms(24_900), envoy_with(&load(1, 1, 0, 0)));
@@ -469,17 +469,17 @@ fn envoy_with_logs(busy: Time) -> impl FnMut(Time, Ask) -> Option<Answer> {
 
 #[test]
 fn the_last_entries_of_access_logs_are_given_time_up_to_the_deadline() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     assert_eq!(play.until(ms(4_100), envoy_with_logs(ms(3_000))), None);
     let outcome = play.until(ms(4_600), envoy_with_logs(ms(3_000)));
     assert_eq!(outcome, Some(Outcome::Drained));
 
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     let outcome = play.until(ms(25_001), envoy_with_logs(ms(24_300)));
     assert_eq!((outcome, play.now), (Some(Outcome::Drained), ms(25_000)));
 
     // An Envoy that stays sends them by itself.
-    let mut play = Play::new(&LIMITS, false);
+    let mut play = DrainPlay::new(&LIMITS, false);
     let outcome = play.until(ms(1), envoy_with_logs(ms(0)));
     assert_eq!(outcome, Some(Outcome::Drained));
 }

@@ -37,7 +37,7 @@ pub struct Census {
     was_last: bool,
     /// What Envoy listed last, if the excluded words that are no name and no address there may be
     /// the stat prefixes of all that count: the statistics are asked next.
-    doubt: Option<Listed>,
+    doubt: Option<ListenersPage>,
     /// How many requests had no answer.
     pub failed: u64,
 }
@@ -94,7 +94,7 @@ impl Census {
                 PAGE,
                 Some(&mut |waited| has_time(waited)),
             ) {
-                Ok((200, page)) => match Listed::read(&page, excluded) {
+                Ok((200, page)) => match ListenersPage::read(&page, excluded) {
                     Some(listed) if !listed.is_in_doubt(excluded) => {
                         return self.tell(ListenerCount::Count(listed.count));
                     }
@@ -143,7 +143,7 @@ impl Census {
 
 /// What Envoy's page says: `name::127.0.0.1:8080`, a line for each address of an active listener.
 #[derive(Debug)]
-struct Listed {
+struct ListenersPage {
     /// How many addresses count, and of how many listeners.
     count: u64,
     listeners: usize,
@@ -151,9 +151,9 @@ struct Listed {
     all: Vec<Named>,
 }
 
-impl Listed {
+impl ListenersPage {
     /// Reads the page; None where it is another.
-    fn read(page: &str, excluded: &[String]) -> Option<Listed> {
+    fn read(page: &str, excluded: &[String]) -> Option<ListenersPage> {
         let (mut all, mut is_strange): (Vec<Named>, bool) = (Vec::new(), false);
         for line in page.lines().map(str::trim) {
             let Some((name, address)) = split(line) else {
@@ -179,7 +179,7 @@ impl Listed {
                 listeners += 1;
             }
         }
-        (!is_strange || count > 0).then_some(Listed {
+        (!is_strange || count > 0).then_some(ListenersPage {
             count,
             listeners,
             all,
@@ -226,7 +226,7 @@ mod tests {
     }
 
     fn read(text: &str, excluded: &[&str]) -> ListenerCount {
-        let listed = Listed::read(text, &words(excluded));
+        let listed = ListenersPage::read(text, &words(excluded));
         listed.map_or(ListenerCount::Untold, |it| ListenerCount::Count(it.count))
     }
 
@@ -253,7 +253,7 @@ mod tests {
         let text = "web::127.0.0.1:80\nprobes::127.0.0.1:82\n";
         let in_doubt = |excluded: &[&str]| {
             let excluded = words(excluded);
-            let listed = Listed::read(text, &excluded).unwrap();
+            let listed = ListenersPage::read(text, &excluded).unwrap();
             listed.is_in_doubt(&excluded)
         };
         assert!(in_doubt(&["web", "prefix"]) && in_doubt(&["one", "other"]));
@@ -266,7 +266,7 @@ mod tests {
     fn the_statistics_take_the_next_turn_and_a_silence_changes_nothing() {
         let now = Instant::now();
         let excluded = words(&["prefix"]);
-        let listed = || Listed::read("probes::127.0.0.1:82\n", &excluded);
+        let listed = || ListenersPage::read("probes::127.0.0.1:82\n", &excluded);
         let nowhere = Address::Tcp("127.0.0.1:1".into());
         for (before, then) in [(Some(0), 0), (Some(2), 2), (None, 1)] {
             let told = before.map(|count| (ListenerCount::Count(count), now));

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -78,7 +79,7 @@ fn unused_user(salt: u32) -> u32 {
 }
 
 /// A copy that everybody may run, wherever the project lies.
-fn copy(program: impl AsRef<std::path::Path>, dir: &TempDir) -> std::path::PathBuf {
+fn copy(program: impl AsRef<Path>, dir: &TempDir) -> PathBuf {
     let copy = dir.join("drainit");
     copy_program(program, &copy);
     copy
@@ -97,12 +98,17 @@ fn where_no_thread_and_no_process_can_start_it_says_so_and_ends() {
     drainit.wait_log("exit code 126");
 }
 
+/// A directory of a user's that nobody else is, and the file in it that names a thread to panic.
+fn place_to_panic(salt: u32) -> (TempDir, u32, PathBuf) {
+    let (dir, user) = (TempDir::new(), unused_user(salt));
+    std::os::unix::fs::chown(dir.path(), Some(user), Some(user)).unwrap();
+    let panic = dir.join("panic");
+    (dir, user, panic)
+}
+
 #[test]
 fn helpers_that_cannot_be_started_again_are_tried_until_they_can() {
-    let dir = TempDir::new();
-    let user = unused_user(1);
-    let panic = dir.join("panic");
-    std::os::unix::fs::chown(dir.path(), Some(user), Some(user)).unwrap();
+    let (dir, user, panic) = place_to_panic(1);
     let admin = SharedModel::default().admin();
     let Address::Unix(socket) = &admin.address else {
         unreachable!()
@@ -145,10 +151,7 @@ fn helpers_that_cannot_be_started_again_are_tried_until_they_can() {
 
 #[test]
 fn a_drain_ends_by_its_deadline_where_the_thread_that_asks_cannot_be_started_again() {
-    let dir = TempDir::new();
-    let user = unused_user(2);
-    let panic = dir.join("panic");
-    std::os::unix::fs::chown(dir.path(), Some(user), Some(user)).unwrap();
+    let (dir, user, panic) = place_to_panic(2);
     let loopback = crate::support::Loopback::claim();
     let model = SharedModel::default();
     let admin = fake_envoy_on_tcp(&model);

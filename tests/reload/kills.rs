@@ -43,15 +43,22 @@ fn recovers(mut rig: Rig, over: &[Pid], what: &str, watch: Watch) {
     assert_eq!(code, 0, "{what}");
 }
 
+/// A reload that has gone on for so many milliseconds since its generation was spawned: the old
+/// generation and the new one, and a watch that saw it begin.
+fn reload_for(moment: u64) -> (Rig, [Pid; 2], Watch) {
+    let rig = Rig::start();
+    let old = rig.newest();
+    let watch = Watch::connections(rig.config.http);
+    rig.drainit.signal(Signal::SIGHUP);
+    let new = rig.wait_two(old);
+    thread::sleep(Duration::from_millis(moment));
+    (rig, [old, new], watch)
+}
+
 #[test]
 fn the_rising_generation_is_killed() {
     two_at_a_time(MOMENTS, |moment| {
-        let rig = Rig::start();
-        let old = rig.newest();
-        let watch = Watch::connections(rig.config.http);
-        rig.drainit.signal(Signal::SIGHUP);
-        let new = rig.wait_two(old);
-        thread::sleep(Duration::from_millis(moment));
+        let (rig, [_, new], watch) = reload_for(moment);
         kill(new, Signal::SIGKILL).unwrap();
         recovers(
             rig,
@@ -77,12 +84,7 @@ fn the_new_generation_is_killed_once_it_is_live() {
 #[test]
 fn the_old_generation_is_killed() {
     two_at_a_time(MOMENTS, |moment| {
-        let rig = Rig::start();
-        let old = rig.newest();
-        let watch = Watch::connections(rig.config.http);
-        rig.drainit.signal(Signal::SIGHUP);
-        let new = rig.wait_two(old);
-        thread::sleep(Duration::from_millis(moment));
+        let (rig, [old, new], watch) = reload_for(moment);
         kill(old, Signal::SIGKILL).unwrap();
         recovers(
             rig,

@@ -6,7 +6,7 @@ use super::super::read::Material;
 use super::super::secret::SecretBytes;
 use super::*;
 use crate::testing::ms;
-use world::{Envoy, Kind, World, clean};
+use world::{Kind, Scenario, ScenarioEnvoy, clean};
 
 mod any_order;
 mod bundles;
@@ -17,7 +17,7 @@ mod world;
 
 #[test]
 fn a_first_set_is_tried_by_a_candidate_and_published_at_once() {
-    let mut world = World::new(Kind::Ec(0));
+    let mut world = Scenario::new(Kind::Ec(0));
     world.run(ms(1));
     assert!(world.decision.is_ready());
     assert_eq!((world.candidates, world.publications), (1, 1));
@@ -25,7 +25,7 @@ fn a_first_set_is_tried_by_a_candidate_and_published_at_once() {
 
 #[test]
 fn without_a_usable_set_envoy_waits_and_is_told_for_what() {
-    let mut world = World::new(Kind::Missing);
+    let mut world = Scenario::new(Kind::Missing);
     world.run(ms(100));
     assert_eq!(world.decision.waiting_for(), "is missing");
     for kind in [
@@ -50,7 +50,7 @@ fn without_a_usable_set_envoy_waits_and_is_told_for_what() {
 #[test]
 fn a_change_is_loaded_within_two_seconds_whenever_it_comes() {
     for offset in (0..1000).step_by(50) {
-        let mut world = World::live(Kind::Ec(0));
+        let mut world = Scenario::live(Kind::Ec(0));
         world.run(ms(offset));
         world.write(Kind::Rsa, ms(1800));
         assert!(world.shows(Kind::Rsa), "{offset}");
@@ -61,7 +61,7 @@ fn a_change_is_loaded_within_two_seconds_whenever_it_comes() {
 
 #[test]
 fn a_torn_writer_of_two_seconds_is_refused_and_then_loaded() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     world.write(Kind::Torn(1), ms(2000));
     world.write(Kind::Mismatched, ms(300));
     assert!(world.shows(Kind::Ec(0)));
@@ -72,7 +72,7 @@ fn a_torn_writer_of_two_seconds_is_refused_and_then_loaded() {
 
 #[test]
 fn of_twenty_changes_in_four_seconds_the_last_one_wins() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     for number in 1..=20 {
         world.write(Kind::Ec(number), ms(200));
     }
@@ -83,7 +83,7 @@ fn of_twenty_changes_in_four_seconds_the_last_one_wins() {
 
 #[test]
 fn the_same_bytes_are_nothing_new() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     world.write(Kind::Ec(0), ms(60_000));
     assert_eq!(world.publications, 1);
     assert_eq!(world.results(), [1, 0, 0, 0]);
@@ -91,7 +91,7 @@ fn the_same_bytes_are_nothing_new() {
 
 #[test]
 fn what_is_refused_is_said_once_and_tried_again_when_it_changes() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     world.write(Kind::Expired, ms(30_000));
     assert_eq!(world.results(), [1, 1, 0, 0]);
     assert!(world.decision.record.error().unwrap().contains("expired"));
@@ -103,7 +103,7 @@ fn what_is_refused_is_said_once_and_tried_again_when_it_changes() {
 
 #[test]
 fn asked_for_it_looks_at_once_and_says_what_it_thinks() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     world.files = Kind::Rsa;
     world.decision.check_now(world.now);
     assert!(!world.decision.is_idle());
@@ -117,7 +117,7 @@ fn asked_for_it_looks_at_once_and_says_what_it_thinks() {
 
 #[test]
 fn what_could_not_be_published_and_is_given_up_leaves_files_that_envoy_confirms() {
-    let mut world = World::of(Duty::Listener, Kind::Other);
+    let mut world = Scenario::of(Duty::Listener, Kind::Other);
     world.run(ms(10));
     world.disk_full = true;
     world.write(Kind::Poison(0), ms(1000));
@@ -134,7 +134,7 @@ fn what_could_not_be_published_and_is_given_up_leaves_files_that_envoy_confirms(
 
 #[test]
 fn a_full_disk_delays_and_loses_nothing() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     world.disk_full = true;
     world.write(Kind::Rsa, ms(10_000));
     assert!(world.decision.record.error().unwrap().contains("disk full"));
@@ -149,7 +149,7 @@ fn a_full_disk_delays_and_loses_nothing() {
 fn what_an_earlier_life_published_is_good_enough_to_start_with() {
     let kept = || Some(Kind::Rsa.files().unwrap());
     let now = Instant::now();
-    let mut world = World::going_on(Duty::Gate, Kind::Missing, now, now, 7, kept());
+    let mut world = Scenario::going_on(Duty::Gate, Kind::Missing, now, now, 7, kept());
     world.run(ms(10));
     assert!(world.decision.is_ready());
     assert_eq!(world.decision.record.status()[0].generation, 7);
@@ -158,12 +158,12 @@ fn what_an_earlier_life_published_is_good_enough_to_start_with() {
     assert_eq!(world.decision.record.status()[0].generation, 8);
 
     let expired = Kind::Expired.files().unwrap();
-    let mut world = World::going_on(Duty::Gate, Kind::Missing, now, now, 7, Some(expired));
+    let mut world = Scenario::going_on(Duty::Gate, Kind::Missing, now, now, 7, Some(expired));
     world.run(ms(2000));
     assert!(!world.decision.is_ready(), "it has expired since");
 
     let poison = Kind::Poison(0).files().unwrap();
-    let mut world = World::going_on(Duty::Gate, Kind::Missing, now, now, 7, Some(poison));
+    let mut world = Scenario::going_on(Duty::Gate, Kind::Missing, now, now, 7, Some(poison));
     world.run(ms(2000));
     assert!(!world.decision.is_ready(), "a candidate refused it");
     assert!(
@@ -171,11 +171,11 @@ fn what_an_earlier_life_published_is_good_enough_to_start_with() {
         "nobody changed what is not held on to"
     );
 
-    let mut world = World::going_on(Duty::Gate, Kind::Poison(1), now, now, 7, kept());
+    let mut world = Scenario::going_on(Duty::Gate, Kind::Poison(1), now, now, 7, kept());
     world.run(ms(10));
     assert!(world.decision.is_ready(), "a candidate refused the files");
 
-    let mut world = World::going_on(Duty::Gate, Kind::Rsa, now, now, 7, kept());
+    let mut world = Scenario::going_on(Duty::Gate, Kind::Rsa, now, now, 7, kept());
     world.decision.envoy_started(now);
     world.run(ms(10));
     assert!(
@@ -187,7 +187,7 @@ fn what_an_earlier_life_published_is_good_enough_to_start_with() {
 
 #[test]
 fn a_certificate_that_is_not_valid_yet_is_tried_again_when_it_is() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     let early = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     for wall in [early, early] {
         world.now += ms(700);

@@ -33,7 +33,7 @@ proptest! {
         all in proptest::collection::vec(some_row(), 0..20),
     ) {
         let own: Vec<u64> = (1..=6).collect();
-        let mut world = World::new();
+        let mut world = Host::new();
         world.own = Some(own.clone());
         world.admin = AdminSocket::new(&"127.0.0.1:9901".parse().unwrap(), None);
         let seen = world.see(&tcp(&all));
@@ -79,7 +79,7 @@ fn many_clients_that_became_unreachable_at_once_do_not_make_a_look_dear() {
             .unwrap()
     };
     let start = cpu();
-    let seen = World::new().see(&all);
+    let seen = Host::new().see(&all);
     let cost = cpu() - start;
     assert_eq!(seen.listeners[0].closed.len(), 99_998);
     // Each with each other would be ten thousand million comparisons.

@@ -5,7 +5,7 @@ use super::*;
 /// Twenty a second come. How a drain ends, when, and when Envoy was told to stop accepting; each
 /// connection is gone at once, or one is always `open` until then.
 fn ends(limits: &Limits, stops: bool, open: bool) -> (Outcome, Time, Option<Time>) {
-    let mut play = Play::new(limits, stops);
+    let mut play = DrainPlay::new(limits, stops);
     let mut closed = None;
     let outcome = play.until(ms(60_000), |now, ask| match ask {
         Ask::Activity => Some(moved(7 + now.as_millis() as u64 / 50)),

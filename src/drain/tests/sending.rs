@@ -42,7 +42,7 @@ fn until(end: u64) -> impl Fn(Time) -> u64 {
 #[test]
 fn bytes_that_clients_still_take_hold_the_end_of_a_drain_and_nothing_else() {
     for stops in [true, false] {
-        let mut play = Play::new(&LIMITS, stops);
+        let mut play = DrainPlay::new(&LIMITS, stops);
         assert_eq!(play.until(ms(1), envoy_sending(0, until(8_000))), None);
         assert_eq!(play.count(Ask::StopListeners), usize::from(stops));
         let outcome = play.until(ms(25_001), envoy_sending(0, until(8_000)));
@@ -50,7 +50,7 @@ fn bytes_that_clients_still_take_hold_the_end_of_a_drain_and_nothing_else() {
         assert!((ms(8_000)..ms(8_300)).contains(&play.now), "{:?}", play.now);
     }
     // An answer that was written before the drain began leaves its connection open.
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     let outcome = play.until(ms(25_001), envoy_sending(1, until(9_000)));
     assert_eq!(outcome, Some(Outcome::Idle));
     assert!((ms(9_000)..ms(9_600)).contains(&play.now), "{:?}", play.now);
@@ -63,7 +63,7 @@ fn a_client_that_takes_nothing_costs_the_settle_time_at_most_or_five_seconds_and
             settle: ms(settle),
             ..LIMITS
         };
-        let mut play = Play::new(&limits, true);
+        let mut play = DrainPlay::new(&limits, true);
         // From 1 s after the drain began.
         let bytes = |now: Time| until(8_000)(now.min(ms(1_000)));
         let outcome = play.until(ms(25_001), envoy_sending(0, bytes));
@@ -75,7 +75,7 @@ fn a_client_that_takes_nothing_costs_the_settle_time_at_most_or_five_seconds_and
 
 #[test]
 fn clients_that_go_and_are_given_up_one_after_the_other_are_no_progress_of_others() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     // A client goes each second, and is given up 3.5 s later; another one takes nothing.
     let told = |now: Time| {
         let went = |before: Time| now.saturating_sub(before).as_secs().min(20) as u32 * 100;
@@ -93,7 +93,7 @@ fn clients_that_go_and_are_given_up_one_after_the_other_are_no_progress_of_other
         play.now
     );
     // All of them are gone.
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     let told = |now: Time| {
         let gone = if now < ms(3_000) { 0 } else { 700 };
         Some(Unsent {
@@ -113,7 +113,7 @@ fn with_a_client_that_takes_nothing_the_end_is_not_clean_though_the_minimum_is_a
         min: MinDrain::For(ms(25_000)),
         ..LIMITS
     };
-    let mut play = Play::new(&limits, true);
+    let mut play = DrainPlay::new(&limits, true);
     let outcome = play.until(ms(25_001), envoy_sending(0, |_| 700));
     assert_eq!(outcome, Some(Outcome::Stalled));
 }
@@ -125,7 +125,7 @@ fn with_bytes_under_way_the_deadline_is_no_clean_end_though_the_minimum_is_as_lo
             min: MinDrain::For(ms(min)),
             ..LIMITS
         };
-        let mut play = Play::new(&limits, true);
+        let mut play = DrainPlay::new(&limits, true);
         let outcome = play.until(ms(25_001), envoy_sending(0, until(60_000)));
         assert_eq!(
             (outcome, play.now),
@@ -135,12 +135,12 @@ fn with_bytes_under_way_the_deadline_is_no_clean_end_though_the_minimum_is_as_lo
     }
 }
 
-fn one_counts_as_none() -> Play {
+fn one_counts_as_none() -> DrainPlay {
     let limits = Limits {
         open_connections: 1,
         ..LIMITS
     };
-    Play::new(&limits, true)
+    DrainPlay::new(&limits, true)
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn bytes_on_a_closed_connection_hold_the_end_though_an_open_one_counts_as_none()
 
 #[test]
 fn a_look_that_fails_does_not_mean_that_all_bytes_have_come() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     let bytes = until(8_000);
     let told = move |now: Time| {
         let is_told = now.as_millis() % 2_000 < 1_000;

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn an_admin_that_answers_nothing_is_asked_until_the_deadline_and_then_lost() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     assert_eq!(
         play.until(ms(60_000), |_, _| None),
         Some(Outcome::AdminLost)
@@ -34,7 +34,7 @@ fn an_answer_that_never_comes_does_not_move_the_deadline() {
 
 #[test]
 fn a_reverted_health_failure_is_posted_again() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     let Answer::Stats(mut reverted) = load(1, 1, 0, 0) else {
         unreachable!()
     };
@@ -115,7 +115,7 @@ fn an_envoy_that_never_answered_is_given_the_time_that_it_has_been_up() {
 
 /// An Envoy without an admin interface, of which the kernel says this.
 fn blind(kernel: impl Fn(Time) -> Option<Answer>) -> (Option<Outcome>, Time) {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     play.drain = Drain::new(&LIMITS, ms(3_000), ms(0), false, true);
     play.now = ms(3_000);
     let outcome = play.until(ms(60_000), |now, ask| match ask {
@@ -145,7 +145,7 @@ fn an_envoy_that_never_answers_is_waited_for_by_what_the_kernel_tells() {
 
 #[test]
 fn an_admin_that_stops_answering_costs_nothing_when_the_kernel_tells_that_nothing_is_left() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     let outcome = play.until(ms(60_000), |now, ask| match ask {
         Ask::Sockets => Some(load(u64::from(now < ms(4_000)), 0, 1, 0)),
         _ => None,
@@ -196,7 +196,7 @@ fn nothing_left_is_not_believed_while_something_is_hidden_from_everybody() {
             sight,
             ..load.clone()
         });
-        let mut play = Play::new(&LIMITS, true);
+        let mut play = DrainPlay::new(&LIMITS, true);
         assert_eq!(play.until(ms(60_000), envoy_with(&answer)), Some(outcome));
     }
 }
@@ -209,7 +209,7 @@ fn a_request_that_no_connection_carries_has_one_that_nobody_tells_of() {
             requests: 1,
             ..Load::default()
         });
-        let mut play = Play::new(&LIMITS, true);
+        let mut play = DrainPlay::new(&LIMITS, true);
         let outcome = play.until(ms(60_000), |now, ask| match ask {
             Ask::Stats if now < ms(9_000) => Some(stray.clone()),
             ask => envoy_with(&load(0, 0, 0, 0))(now, ask),
@@ -225,7 +225,7 @@ fn what_was_lost_is_not_called_drained() {
         min: MinDrain::For(ms(4_000)),
         ..LIMITS
     };
-    let mut play = Play::new(&limits, true);
+    let mut play = DrainPlay::new(&limits, true);
     assert_eq!(play.until(ms(2_000), envoy_with(&load(0, 0, 0, 0))), None);
     play.drain.on_loss(Loss::None);
     assert_eq!(play.drain.loss(), Loss::None);
@@ -242,7 +242,7 @@ fn what_may_be_udp_sessions_is_kept_to_the_deadline() {
         sight: Sight::Partial,
         ..Load::default()
     });
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     let outcome = play.until(ms(60_000), |now, ask| {
         asked.push(ask);
         envoy_with(&hidden)(now, ask)
@@ -253,7 +253,7 @@ fn what_may_be_udp_sessions_is_kept_to_the_deadline() {
 
 #[test]
 fn connections_on_which_requests_come_and_go_between_two_looks_are_not_idle() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     let mut answered = 0;
     let outcome = play.until(ms(60_000), |now, ask| match ask {
         // One more each time, until 9 s.
@@ -274,7 +274,7 @@ fn connections_on_which_requests_come_and_go_between_two_looks_are_not_idle() {
 
 #[test]
 fn counters_that_are_hidden_make_nothing_idle() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     let outcome = play.until(ms(60_000), |now, ask| match ask {
         Ask::Activity => None,
         ask => envoy_with(&load(1, 0, 0, 0))(now, ask),
@@ -307,7 +307,7 @@ fn one_slow_answer_does_not_slow_the_polls_down() {
 
 #[test]
 fn an_envoy_that_turns_out_to_be_live_is_drained() {
-    let mut play = Play::new(&LIMITS, true);
+    let mut play = DrainPlay::new(&LIMITS, true);
     play.drain = Drain::new(&LIMITS, ms(0), ms(0), false, true);
     assert_eq!(play.until(ms(1_000), envoy_with(&load(1, 1, 0, 0))), None);
     assert_eq!(play.asked.first(), Some(&Ask::Ready));

@@ -1,7 +1,7 @@
 //! Every order of events, as far as small limits let them differ: a breadth-first search over the
 //! states of the decision core.
 //!
-//! The core is not only watched for what it must never do; a [`Witness`] keeps its own, simpler
+//! The core is not only watched for what it must never do; a [`Record`] keeps its own, simpler
 //! account of what has happened, and tells whether each action was called for. Every check is
 //! local, of one step from one state: since each state is stepped from, what holds for every step
 //! holds for every path. Times are counted from the present, and what makes no difference any
@@ -12,10 +12,10 @@
 
 mod events;
 mod looks;
+mod record;
 mod rest;
 mod rules;
 mod service;
-mod witness;
 mod world;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
@@ -35,9 +35,9 @@ use crate::envoy::load::{self, Counters, ListenerLoad, Load, OldOpen, Unsent};
 use crate::process::Exit;
 use crate::supervisor::backoff::Backoff;
 use crate::testing::{self, ms};
-use events::{COMMAND_NOT_FOUND, Event, Says};
+use events::{COMMAND_NOT_FOUND, Happening, Says};
+use record::{DrainSeen, Record};
 use rules::must;
-use witness::{DrainSeen, Witness};
 use world::World;
 
 /// The present, in every state that is kept.
@@ -70,7 +70,7 @@ const OLD_TIME: Duration = ms(2_500);
 /// What may happen in a search. Holds multiply the states: they have searches of their own, in which
 /// less else happens, since that is searched without them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scene {
+enum Scope {
     /// Everything but a hold and a resume.
     Drain,
     /// Everything but a hold and a resume, on a machine that is late.
@@ -85,7 +85,7 @@ enum Scene {
 struct Search {
     seen: HashSet<u64>,
     /// How each state was first reached: from which, by what.
-    paths: Vec<(usize, Duration, Event)>,
+    paths: Vec<(usize, Duration, Happening)>,
     queue: VecDeque<(usize, World)>,
     steps: usize,
     states: BTreeSet<&'static str>,
@@ -93,15 +93,15 @@ struct Search {
 }
 
 impl Search {
-    fn run(rules: Rules, scene: Scene) -> Search {
+    fn run(rules: Rules, scene: Scope) -> Search {
         Search::first(usize::MAX, rules, scene)
     }
 
     /// So many states, those first that the fewest events lead to.
-    fn first(most: usize, rules: Rules, scene: Scene) -> Search {
+    fn first(most: usize, rules: Rules, scene: Scope) -> Search {
         let mut search = Search {
             seen: HashSet::new(),
-            paths: vec![(0, Duration::ZERO, Event::Start)],
+            paths: vec![(0, Duration::ZERO, Happening::Start)],
             queue: VecDeque::new(),
             steps: 0,
             states: BTreeSet::new(),
@@ -109,10 +109,10 @@ impl Search {
         };
         let start = World {
             core: Core::new(rules, 1),
-            witness: Witness::default(),
+            record: Record::default(),
         };
         search.states.insert(start.core.state(BASE).name());
-        search.follow(0, &start, BASE, Event::Start);
+        search.follow(0, &start, BASE, Happening::Start);
         while let Some((path, world)) = search.queue.pop_front()
             && search.seen.len() < most
         {
@@ -123,26 +123,26 @@ impl Search {
         search
     }
 
-    fn follow(&mut self, path: usize, from: &World, now: Time, event: Event) {
+    fn follow(&mut self, path: usize, from: &World, now: Time, event: Happening) {
         let mut to = from.clone();
         let actions = to.step(from, now, event);
         let actions = self.expect(path, now, event, actions);
         self.steps += 1;
         let results = if actions.contains(&Action::Spawn) {
-            if to.witness.old {
+            if to.record.old {
                 // The spawn waits for a look at the certificates on disk.
                 for order in [Order::Stop, Order::StopNow, Order::Drain] {
-                    let (mut next, order) = (to.clone(), Event::Order(order));
+                    let (mut next, order) = (to.clone(), Happening::Order(order));
                     let actions = next.step(&to, now, order);
                     self.expect(path, now, order, actions);
                     self.keep(path, &to, next, now, order);
                 }
             }
-            [Event::Spawned, Event::SpawnFailed]
+            [Happening::Spawned, Happening::SpawnFailed]
         } else if actions.contains(&Action::HotRestart(RestartStep::SpawnNext)) {
-            [true, false].map(Event::NextSpawned)
+            [true, false].map(Happening::NextSpawned)
         } else if actions.contains(&Action::HotRestart(RestartStep::RelieveOld)) {
-            [true, false].map(Event::OldRelieved)
+            [true, false].map(Happening::OldRelieved)
         } else {
             return self.keep(path, from, to, now, event);
         };
@@ -154,7 +154,7 @@ impl Search {
         }
     }
 
-    fn keep(&mut self, path: usize, from: &World, mut to: World, now: Time, event: Event) {
+    fn keep(&mut self, path: usize, from: &World, mut to: World, now: Time, event: Happening) {
         let (was, is) = (from.core.state(BASE).name(), to.core.state(now).name());
         self.states.insert(is);
         if was != is {
@@ -176,7 +176,7 @@ impl Search {
     }
 
     /// Fails with the way that led there.
-    fn expect<T>(&self, path: usize, now: Time, event: Event, result: Result<T, String>) -> T {
+    fn expect<T>(&self, path: usize, now: Time, event: Happening, result: Result<T, String>) -> T {
         result.unwrap_or_else(|why| {
             let mut way = vec![format!("{:?} later: {event:?}", now - BASE)];
             let mut at = path;
@@ -246,7 +246,7 @@ fn every_order_of_events_keeps_the_rules_and_is_what_the_readme_draws() {
             limits: Limits { delay, ..LIMITS },
             ..RULES
         },
-        Scene::Drain,
+        Scope::Drain,
     );
     let plain = Search::run(
         Rules {
@@ -254,7 +254,7 @@ fn every_order_of_events_keeps_the_rules_and_is_what_the_readme_draws() {
             gated: false,
             ..RULES
         },
-        Scene::Drain,
+        Scope::Drain,
     );
     let held = Search::run(
         Rules {
@@ -262,7 +262,7 @@ fn every_order_of_events_keeps_the_rules_and_is_what_the_readme_draws() {
             kill_timeout: ms(500),
             ..RULES
         },
-        Scene::Hold,
+        Scope::Hold,
     );
     let ended = Search::run(
         Rules {
@@ -275,7 +275,7 @@ fn every_order_of_events_keeps_the_rules_and_is_what_the_readme_draws() {
             gated: false,
             ..RULES
         },
-        Scene::Hold,
+        Scope::Hold,
     );
     let states: BTreeSet<_> = State::ALL.into_iter().map(State::name).collect();
     let seen: BTreeSet<_> = delayed.states.union(&held.states).copied().collect();
@@ -301,7 +301,7 @@ fn every_order_of_events_of_a_hot_restart_keeps_them_too_and_adds_what_is_drawn(
             old_time: Some(OLD_TIME),
             ..RULES
         },
-        Scene::Drain,
+        Scope::Drain,
     );
     let held = Search::first(
         HELD,
@@ -312,7 +312,7 @@ fn every_order_of_events_of_a_hot_restart_keeps_them_too_and_adds_what_is_drawn(
             old_time: Some(OLD_TIME),
             ..RULES
         },
-        Scene::Hold,
+        Scope::Hold,
     );
     assert!(held.seen.len() >= HELD, "{held}");
     let mut moves = search.moves;
@@ -336,7 +336,7 @@ fn every_order_of_events_of_a_configuration_that_is_followed_keeps_them_too() {
             restart: false,
             old_time: Some(OLD_TIME),
         },
-        Scene::Follow,
+        Scope::Follow,
     );
     assert!(search.seen.len() >= FOLLOWED, "{search}");
 }
@@ -353,7 +353,7 @@ fn a_machine_that_is_late_keeps_them_too() {
             gated: false,
             ..RULES
         },
-        Scene::Late,
+        Scope::Late,
     );
     assert!(search.seen.len() > 10_000, "{search}");
 }
@@ -375,7 +375,7 @@ fn a_drain_that_waits_for_new_connections_keeps_them_too_and_leaves_its_reserve(
             gated: false,
             ..RULES
         },
-        Scene::Drain,
+        Scope::Drain,
     );
     assert!(search.seen.len() >= ARRIVING, "{search}");
 }
@@ -418,7 +418,7 @@ fn other_limits_keep_them_too() {
             gated: false,
             ..RULES
         };
-        let search = Search::run(rules, Scene::Drain);
+        let search = Search::run(rules, Scope::Drain);
         assert!(search.seen.len() > 1_000, "{search}");
     }
 }

@@ -66,7 +66,7 @@ proptest! {
         last in kinds().prop_filter("good", |kind| kind.is_good()),
         duty in prop_oneof![Just(Duty::Gate), Just(Duty::Listener)],
     ) {
-        let mut world = World::of(duty, Kind::Missing);
+        let mut world = Scenario::of(duty, Kind::Missing);
         let right = world.wall_start;
         for (fault, pause, steps) in faults {
             match fault {
@@ -111,7 +111,7 @@ proptest! {
                         generation.max(world.attempted)
                     };
                     let before = (world.vacant, world.starting, world.wall_start, world.stepped);
-                    world = World::going_on(duty, files, start, now, generation, kept);
+                    world = Scenario::going_on(duty, files, start, now, generation, kept);
                     (world.vacant, world.starting, world.wall_start, world.stepped) = before;
                     world.published = published;
                     world.whole = whole;

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn live(files: Kind, wall_start: SystemTime) -> World {
-    let mut world = World::of(Duty::Listener, files);
+fn live(files: Kind, wall_start: SystemTime) -> Scenario {
+    let mut world = Scenario::of(Duty::Listener, files);
     world.wall_start = wall_start;
     world.run(ms(1000));
     world.start_envoy();
@@ -16,7 +16,7 @@ fn live(files: Kind, wall_start: SystemTime) -> World {
 fn a_list_that_is_not_valid_yet_is_lacking_until_it_is() {
     // Also where Envoy says nothing of the set before its word is late.
     for silent in [false, true] {
-        let mut world = World::of(Duty::Listener, Kind::Listed);
+        let mut world = Scenario::of(Duty::Listener, Kind::Listed);
         world.admin_answers = !silent;
         world.run(ms(1000));
         world.start_envoy();
@@ -38,7 +38,7 @@ fn a_ca_that_expires_among_others_makes_no_bundle_stale() {
     // 2024-03-31T23:59:50Z.
     let wall_start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_711_929_590);
     let mut world = live(Kind::Cas(&["ca-expired.crt", "ca.crt"]), wall_start);
-    let end = |world: &World| world.decision.record.status()[0].not_after.unwrap();
+    let end = |world: &Scenario| world.decision.record.status()[0].not_after.unwrap();
     let first = end(&world);
     assert!(first < wall_start + ms(20_000));
     world.run(ms(15_000));

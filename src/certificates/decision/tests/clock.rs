@@ -5,16 +5,16 @@ use super::*;
 const YEARS: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// A world whose clock on the wall is a hundred years ahead.
-fn ahead(duty: Duty, files: Kind, kept: Option<Kind>) -> World {
+fn ahead(duty: Duty, files: Kind, kept: Option<Kind>) -> Scenario {
     let (now, generation) = (Instant::now(), u64::from(kept.is_some()));
     let clean = || kept.map(|kind| clean(&kind.files().unwrap()));
-    let mut world = World::going_on(duty, files, now, now, generation, clean());
+    let mut world = Scenario::going_on(duty, files, now, now, generation, clean());
     world.published = clean().map(|contents| (generation, Arc::new(contents)));
     world.wall_start += YEARS;
     world
 }
 
-fn error(world: &World) -> Option<&str> {
+fn error(world: &Scenario) -> Option<&str> {
     world.decision.record.error()
 }
 
@@ -50,7 +50,7 @@ fn an_envoy_that_waits_for_an_expired_certificate_starts_once_the_clock_is_right
 #[test]
 fn a_rotation_while_the_clock_is_ahead_is_loaded_once_it_is_right() {
     for duty in [Duty::Gate, Duty::Listener] {
-        let mut world = World::of(duty, Kind::Ec(0));
+        let mut world = Scenario::of(duty, Kind::Ec(0));
         world.run(ms(1000));
         world.start_envoy();
         world.run(ms(1000));
@@ -72,7 +72,7 @@ fn a_rotation_while_the_clock_is_ahead_is_loaded_once_it_is_right() {
 
 #[test]
 fn a_bundle_that_ended_while_the_clock_was_ahead_is_no_longer_stale_once_it_is_right() {
-    let mut world = World::of(Duty::Listener, Kind::Listed);
+    let mut world = Scenario::of(Duty::Listener, Kind::Listed);
     world.run(ms(1000));
     world.start_envoy();
     world.run(ms(40_000));
@@ -88,9 +88,9 @@ fn a_bundle_that_ended_while_the_clock_was_ahead_is_no_longer_stale_once_it_is_r
 
 #[test]
 fn a_staple_that_was_left_out_while_the_clock_was_ahead_is_back_once_it_is_right() {
-    let mut world = World::of(Duty::Listener, Kind::Stapled("ec", "staple-expired.der"));
+    let mut world = Scenario::of(Duty::Listener, Kind::Stapled("ec", "staple-expired.der"));
     let right = world.wall_start;
-    let staple = |world: &World| {
+    let staple = |world: &Scenario| {
         let Material::Pair { staple, .. } = &world.published.as_ref().unwrap().1[0] else {
             panic!("no pair");
         };
@@ -111,7 +111,7 @@ fn a_staple_that_was_left_out_while_the_clock_was_ahead_is_back_once_it_is_right
 
 #[test]
 fn a_loaded_certificate_that_is_not_valid_yet_after_all_is_told() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     let right = world.wall_start;
     world.wall_start = SystemTime::UNIX_EPOCH;
     world.run(ms(2000));

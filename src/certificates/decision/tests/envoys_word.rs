@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn what_envoy_rejects_is_followed_by_the_last_good_set_and_not_tried_again() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     world.write(Kind::Poison(1), ms(60_000));
     assert!(world.shows(Kind::Ec(0)));
     assert_eq!(world.publications, 3);
@@ -21,7 +21,7 @@ fn what_envoy_rejects_is_followed_by_the_last_good_set_and_not_tried_again() {
 #[test]
 fn what_envoy_rejects_right_after_its_start_is_told_as_soon_as_it_answers() {
     for offset in (0..1500).step_by(50) {
-        let mut world = World::new(Kind::Ec(0));
+        let mut world = Scenario::new(Kind::Ec(0));
         world.run(ms(1000));
         world.admin_answers = false;
         world.start_envoy();
@@ -39,7 +39,7 @@ fn what_envoy_rejects_right_after_its_start_is_told_as_soon_as_it_answers() {
 
 #[test]
 fn what_a_candidate_refuses_while_envoy_starts_stays_told_once_envoy_has_the_set_before() {
-    let mut world = World::new(Kind::Ec(0));
+    let mut world = Scenario::new(Kind::Ec(0));
     world.run(ms(1000));
     world.files = Kind::Poison(1);
     while !matches!(world.decision.next(world.now), SetStep::Validate(_)) {
@@ -58,7 +58,7 @@ fn what_a_candidate_refuses_while_envoy_starts_stays_told_once_envoy_has_the_set
 
 #[test]
 fn an_envoy_that_never_answers_holds_a_change_up_for_ten_seconds() {
-    let mut world = World::new(Kind::Ec(0));
+    let mut world = Scenario::new(Kind::Ec(0));
     world.run(ms(1000));
     world.admin_answers = false;
     world.start_envoy();
@@ -70,11 +70,11 @@ fn an_envoy_that_never_answers_holds_a_change_up_for_ten_seconds() {
 
 #[test]
 fn what_envoy_rejects_when_it_comes_to_use_it_is_told_within_two_seconds() {
-    let mut world = World::of(Duty::Listener, Kind::Rsa);
+    let mut world = Scenario::of(Duty::Listener, Kind::Rsa);
     world.used = false;
     world.run(ms(1000));
     world.start_envoy();
-    world.envoy = Some(Envoy::default());
+    world.envoy = Some(ScenarioEnvoy::default());
     world.write(Kind::Poison(1), ms(2000));
     world.envoy = Some(world.fresh_envoy());
     world.used = true;
@@ -84,7 +84,7 @@ fn what_envoy_rejects_when_it_comes_to_use_it_is_told_within_two_seconds() {
 
 #[test]
 fn a_silent_admin_is_no_reason_to_go_back() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     world.admin_answers = false;
     world.write(Kind::Rsa, ms(20_000));
     assert!(world.shows(Kind::Rsa));
@@ -101,12 +101,12 @@ fn a_silent_admin_is_no_reason_to_go_back() {
 
 #[test]
 fn what_nobody_confirmed_is_known_as_soon_as_somebody_does() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     world.stop_envoy();
     world.admin_answers = false;
     world.start_envoy();
     world.run(ms(70_000));
-    let shown = |world: &World| {
+    let shown = |world: &Scenario| {
         let status = &world.decision.record.status()[0];
         (status.last_result, status.last_error.is_some())
     };
@@ -131,7 +131,7 @@ fn what_nobody_confirmed_is_known_as_soon_as_somebody_does() {
 
 #[test]
 fn the_next_change_waits_for_envoys_word_on_the_last() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     world.admin_answers = false;
     world.write(Kind::Rsa, ms(3000));
     world.write(Kind::Other, ms(3000));
@@ -144,7 +144,7 @@ fn the_next_change_waits_for_envoys_word_on_the_last() {
 
 #[test]
 fn an_envoy_that_keeps_another_version_gets_the_last_good_set() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     // It reads its files no more.
     let deaf = world.envoy.take();
     world.files = Kind::Rsa;
@@ -157,7 +157,7 @@ fn an_envoy_that_keeps_another_version_gets_the_last_good_set() {
         ) {
             world.step();
         }
-        world.envoy = deaf.as_ref().map(|envoy| Envoy {
+        world.envoy = deaf.as_ref().map(|envoy| ScenarioEnvoy {
             taken: envoy.taken.clone(),
             refusals: 0,
         });
@@ -180,7 +180,7 @@ fn an_envoy_that_keeps_another_version_gets_the_last_good_set() {
 
 #[test]
 fn a_key_that_nobody_can_match_is_tried_by_a_candidate() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     world.write(Kind::Ed25519, ms(2000));
     assert_eq!(world.candidates, 2);
     assert!(world.shows(Kind::Ed25519));
@@ -188,7 +188,7 @@ fn a_key_that_nobody_can_match_is_tried_by_a_candidate() {
 
 #[test]
 fn without_a_verdict_of_the_candidate_it_goes_on() {
-    let mut world = World::new(Kind::Ec(0));
+    let mut world = Scenario::new(Kind::Ec(0));
     world.step();
     assert!(matches!(
         world.decision.next(world.now),
@@ -203,7 +203,7 @@ fn without_a_verdict_of_the_candidate_it_goes_on() {
 #[test]
 fn before_a_change_a_late_set_has_envoy_asked_anew() {
     for late in [false, true] {
-        let mut world = World::live(Kind::Ec(0));
+        let mut world = Scenario::live(Kind::Ec(0));
         world.admin_answers = !late;
         world.write(Kind::Rsa, ms(20_000));
         world.files = Kind::Other;
@@ -221,7 +221,7 @@ fn before_a_change_a_late_set_has_envoy_asked_anew() {
 
 #[test]
 fn what_envoy_rejects_is_followed_by_the_last_good_set_though_the_statistics_are_hidden() {
-    let mut world = World::live(Kind::Rsa);
+    let mut world = Scenario::live(Kind::Rsa);
     world.hides = true;
     world.write(Kind::Poison(1), ms(20_000));
     assert!(world.shows(Kind::Rsa));
@@ -241,7 +241,7 @@ fn what_envoy_rejects_is_followed_by_the_last_good_set_though_the_statistics_are
 
 #[test]
 fn a_bundle_whose_statistics_are_hidden_is_told_as_not_known() {
-    let mut world = World::of(Duty::Listener, Kind::Cas(&["ca.crt"]));
+    let mut world = Scenario::of(Duty::Listener, Kind::Cas(&["ca.crt"]));
     world.hides = true;
     world.run(ms(1000));
     world.start_envoy();
@@ -254,7 +254,7 @@ fn a_bundle_whose_statistics_are_hidden_is_told_as_not_known() {
 #[test]
 fn what_envoy_makes_of_a_set_is_not_known_before_it_is_live_and_no_change_waits_for_that() {
     for used in [false, true] {
-        let mut world = World::of(Duty::Listener, Kind::Rsa);
+        let mut world = Scenario::of(Duty::Listener, Kind::Rsa);
         world.run(ms(1000));
         // Its control plane is away.
         (world.starting, world.used) = (true, used);
@@ -280,7 +280,7 @@ fn what_envoy_makes_of_a_set_is_not_known_before_it_is_live_and_no_change_waits_
 
 #[test]
 fn an_envoy_that_starts_and_has_come_to_the_set_is_told_when_it_does_not_take_the_next_one() {
-    let mut world = World::new(Kind::Ec(0));
+    let mut world = Scenario::new(Kind::Ec(0));
     world.run(ms(1000));
     world.start_envoy();
     // Its control plane is away, and the directory that it watches was replaced.
@@ -298,7 +298,7 @@ fn an_envoy_that_starts_and_has_come_to_the_set_is_told_when_it_does_not_take_th
 
 #[test]
 fn an_envoy_that_is_live_and_uses_no_such_secret_is_told_a_minute_later() {
-    let mut world = World::of(Duty::Listener, Kind::Rsa);
+    let mut world = Scenario::of(Duty::Listener, Kind::Rsa);
     (world.starting, world.used) = (true, false);
     world.run(ms(1000));
     world.start_envoy();
@@ -312,7 +312,7 @@ fn an_envoy_that_is_live_and_uses_no_such_secret_is_told_a_minute_later() {
 
 #[test]
 fn of_an_envoy_that_starts_again_and_again_nothing_is_said_and_the_set_stays() {
-    let mut world = World::of(Duty::Listener, Kind::Rsa);
+    let mut world = Scenario::of(Duty::Listener, Kind::Rsa);
     world.run(ms(1000));
     world.starting = true;
     for _ in 0..5 {
@@ -337,7 +337,7 @@ fn of_an_envoy_that_starts_again_and_again_nothing_is_said_and_the_set_stays() {
 
 #[test]
 fn what_was_refused_is_over_once_the_files_hold_again_what_envoy_then_confirms() {
-    let mut world = World::live(Kind::Ec(0));
+    let mut world = Scenario::live(Kind::Ec(0));
     world.admin_answers = false;
     world.replace_envoy();
     world.run(ms(6000));

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn without_a_listeners_set_envoy_starts_and_takes_it_when_it_is_there() {
     for bad in [Kind::Missing, Kind::Mismatched, Kind::Torn(3)] {
-        let mut world = World::of(Duty::Listener, bad);
+        let mut world = Scenario::of(Duty::Listener, bad);
         world.run(ms(1));
         assert!(world.decision.is_ready(), "{bad:?}");
         assert!(world.vacant, "{bad:?}");
@@ -23,12 +23,12 @@ fn without_a_listeners_set_envoy_starts_and_takes_it_when_it_is_there() {
 
 #[test]
 fn a_listeners_first_set_is_there_at_once_and_envoy_judges_it() {
-    let mut world = World::of(Duty::Listener, Kind::Rsa);
+    let mut world = Scenario::of(Duty::Listener, Kind::Rsa);
     world.run(ms(1));
     assert!(world.decision.is_ready() && world.shows(Kind::Rsa));
     assert_eq!((world.publications, world.candidates), (1, 0));
 
-    let mut world = World::of(Duty::Listener, Kind::Poison(0));
+    let mut world = Scenario::of(Duty::Listener, Kind::Poison(0));
     world.run(ms(1));
     world.start_envoy();
     world.run(Duration::from_secs(61));
@@ -41,7 +41,7 @@ fn a_listeners_first_set_is_there_at_once_and_envoy_judges_it() {
 
 #[test]
 fn a_listeners_expired_certificate_is_published_where_there_is_no_other() {
-    let mut world = World::of(Duty::Listener, Kind::Expired);
+    let mut world = Scenario::of(Duty::Listener, Kind::Expired);
     world.run(ms(1000));
     world.start_envoy();
     world.run(ms(2000));
@@ -56,12 +56,12 @@ fn a_listeners_expired_certificate_is_published_where_there_is_no_other() {
 
     let now = Instant::now();
     let kept = Some(Kind::Expired.files().unwrap());
-    let mut world = World::going_on(Duty::Listener, Kind::Missing, now, now, 7, kept);
+    let mut world = Scenario::going_on(Duty::Listener, Kind::Missing, now, now, 7, kept);
     world.run(ms(1));
     assert!(world.decision.is_ready());
     assert!(!world.vacant, "what was published before it had expired");
 
-    let mut world = World::new(Kind::Expired);
+    let mut world = Scenario::new(Kind::Expired);
     world.run(ms(5000));
     assert!(
         !world.decision.is_ready(),
@@ -73,7 +73,7 @@ fn a_listeners_expired_certificate_is_published_where_there_is_no_other() {
 fn an_envoy_is_not_started_before_a_listeners_file_can_be_written() {
     for files in [Kind::Missing, Kind::Rsa] {
         // However rarely the files are looked at.
-        let mut world = World::looked_at_every(Duration::from_secs(86_400), files);
+        let mut world = Scenario::looked_at_every(Duration::from_secs(86_400), files);
         world.disk_full = true;
         world.run(ms(5000));
         assert!(!world.decision.is_ready());
@@ -85,18 +85,18 @@ fn an_envoy_is_not_started_before_a_listeners_file_can_be_written() {
 
 #[test]
 fn a_staple_comes_and_goes_and_the_certificate_is_never_without_envoy() {
-    let published = |world: &World| {
+    let published = |world: &Scenario| {
         let Material::Pair { cert, staple, .. } = &world.published.as_ref().unwrap().1[0] else {
             panic!("no pair");
         };
         (cert.to_vec(), staple.is_some())
     };
     let stapled = |staple| Kind::Stapled("ec", staple);
-    let told = |world: &World| {
+    let told = |world: &Scenario| {
         let status = &world.decision.record.status()[0];
         (status.last_result, status.last_error.clone())
     };
-    let mut world = World::of(Duty::Listener, stapled("staple-later.der"));
+    let mut world = Scenario::of(Duty::Listener, stapled("staple-later.der"));
     world.run(ms(500));
     world.start_envoy();
     world.run(ms(500));

@@ -145,12 +145,12 @@ pub(super) fn secret(bytes: &[u8]) -> SecretBytes {
 
 /// An Envoy that reads its files at once, and judges them as the real one does.
 #[derive(Default)]
-pub(super) struct Envoy {
+pub(super) struct ScenarioEnvoy {
     pub(super) taken: Option<(u64, Option<Serial>)>,
     pub(super) refusals: u64,
 }
 
-impl Envoy {
+impl ScenarioEnvoy {
     pub(super) fn take(&mut self, generation: u64, contents: &Contents, wall: SystemTime) {
         if is_poison(contents) {
             self.refusals += 1;
@@ -161,7 +161,7 @@ impl Envoy {
     }
 }
 
-pub(super) struct World {
+pub(super) struct Scenario {
     pub(super) duty: Duty,
     pub(super) start: Instant,
     /// What the clock on the wall shows at the start.
@@ -169,7 +169,7 @@ pub(super) struct World {
     pub(super) now: Instant,
     pub(super) decision: Decision,
     pub(super) files: Kind,
-    pub(super) envoy: Option<Envoy>,
+    pub(super) envoy: Option<ScenarioEnvoy>,
     pub(super) admin_answers: bool,
     /// Whether anything in Envoy's configuration uses the secrets.
     pub(super) used: bool,
@@ -193,19 +193,19 @@ pub(super) struct World {
     pub(super) candidates: u64,
 }
 
-impl World {
-    pub(super) fn new(files: Kind) -> World {
-        World::of(Duty::Gate, files)
+impl Scenario {
+    pub(super) fn new(files: Kind) -> Scenario {
+        Scenario::of(Duty::Gate, files)
     }
 
-    pub(super) fn of(duty: Duty, files: Kind) -> World {
+    pub(super) fn of(duty: Duty, files: Kind) -> Scenario {
         let now = Instant::now();
-        World::going_on(duty, files, now, now, 0, None)
+        Scenario::going_on(duty, files, now, now, 0, None)
     }
 
     /// The world of a listener's set whose files are looked at so rarely.
-    pub(super) fn looked_at_every(check: Duration, files: Kind) -> World {
-        let mut world = World::of(Duty::Listener, files);
+    pub(super) fn looked_at_every(check: Duration, files: Kind) -> Scenario {
+        let mut world = Scenario::of(Duty::Listener, files);
         let names = world.decision.names.clone();
         world.decision = Decision::new(names, world.duty, check, world.now, 0, None);
         world
@@ -218,9 +218,9 @@ impl World {
         now: Instant,
         generation: u64,
         kept: Option<Contents>,
-    ) -> World {
+    ) -> Scenario {
         let names = vec!["leaf".to_owned(), "ca".to_owned()];
-        World {
+        Scenario {
             duty,
             start,
             wall_start: SystemTime::UNIX_EPOCH + Duration::from_secs(1_735_689_600),
@@ -244,8 +244,8 @@ impl World {
         }
     }
 
-    pub(super) fn live(files: Kind) -> World {
-        let mut world = World::new(files);
+    pub(super) fn live(files: Kind) -> Scenario {
+        let mut world = Scenario::new(files);
         world.run(Duration::from_secs(1));
         world.start_envoy();
         world.run(Duration::from_secs(1));
@@ -257,8 +257,8 @@ impl World {
         self.wall_start + (self.now - self.start)
     }
 
-    pub(super) fn fresh_envoy(&self) -> Envoy {
-        let mut envoy = Envoy::default();
+    pub(super) fn fresh_envoy(&self) -> ScenarioEnvoy {
+        let mut envoy = ScenarioEnvoy::default();
         if let Some((generation, contents)) = &self.published {
             envoy.take(*generation, contents, self.wall());
         }
@@ -268,7 +268,7 @@ impl World {
 
     pub(super) fn start_envoy(&mut self) {
         self.envoy = Some(match self.starting {
-            true => Envoy::default(),
+            true => ScenarioEnvoy::default(),
             false => self.fresh_envoy(),
         });
         self.decision.envoy_started(self.now);

@@ -126,7 +126,7 @@ impl Says {
 
 /// What may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum Happening {
     Start,
     Tick,
     Order(Order),
@@ -159,35 +159,35 @@ pub(super) const COMMAND_NOT_FOUND: u8 = 127;
 /// How long an old generation is waited for by who goes back.
 const HURRY: Duration = ms(1_000);
 
-impl Event {
+impl Happening {
     pub(super) fn input(self, now: Time, core: &Core) -> Input {
         match self {
-            Event::Start | Event::Tick => Input::Tick,
-            Event::Order(order) => Input::Order(order, "a signal".into()),
-            Event::Hold => Input::Hold("a person".into()),
-            Event::Resume => Input::Resume("a person".into()),
-            Event::Probe => Input::Probe,
-            Event::Look => Input::Look,
-            Event::ConnectionEnded => Input::ConnectionEnded,
-            Event::CertificatesMissing => Input::CertificatesMissing("a certificate".into()),
-            Event::Certificates => Input::CertificatesReady,
-            Event::HandlersSeen => Input::HandlersSeen,
-            Event::AdminKnown => Input::AdminKnown,
-            Event::Answer(_, says) => {
+            Happening::Start | Happening::Tick => Input::Tick,
+            Happening::Order(order) => Input::Order(order, "a signal".into()),
+            Happening::Hold => Input::Hold("a person".into()),
+            Happening::Resume => Input::Resume("a person".into()),
+            Happening::Probe => Input::Probe,
+            Happening::Look => Input::Look,
+            Happening::ConnectionEnded => Input::ConnectionEnded,
+            Happening::CertificatesMissing => Input::CertificatesMissing("a certificate".into()),
+            Happening::Certificates => Input::CertificatesReady,
+            Happening::HandlersSeen => Input::HandlersSeen,
+            Happening::AdminKnown => Input::AdminKnown,
+            Happening::Answer(_, says) => {
                 Input::Answer(core.asked().map_or(0, |asked| asked.number), says.answer())
             }
-            Event::ScriptEnded => Input::ScriptEnded(Exit::Code(1)),
-            Event::Exited(exit) => Input::Exited(core.generations.newest(), exit),
-            Event::Judged(refused) => Input::Judged(refused.then(|| "why".into())),
-            Event::Spawned => Input::Spawned,
-            Event::SpawnFailed => Input::SpawnFailed(COMMAND_NOT_FOUND),
-            Event::Reload => Input::HotRestart(News::Reload),
-            Event::GoBack => Input::HotRestart(News::GoBack(now + HURRY)),
-            Event::Weigh => Input::Weigh(true),
-            Event::Tried(passed) => Input::HotRestart(News::Tried(passed)),
-            Event::NextSpawned(spawned) => Input::HotRestart(News::Spawned(spawned)),
-            Event::OldRelieved(relieved) => Input::HotRestart(News::OldRelieved(relieved)),
-            Event::OldExited(exit) => Input::Exited(Who::Old, exit),
+            Happening::ScriptEnded => Input::ScriptEnded(Exit::Code(1)),
+            Happening::Exited(exit) => Input::Exited(core.generations.newest(), exit),
+            Happening::Judged(refused) => Input::Judged(refused.then(|| "why".into())),
+            Happening::Spawned => Input::Spawned,
+            Happening::SpawnFailed => Input::SpawnFailed(COMMAND_NOT_FOUND),
+            Happening::Reload => Input::HotRestart(News::Reload),
+            Happening::GoBack => Input::HotRestart(News::GoBack(now + HURRY)),
+            Happening::Weigh => Input::Weigh(true),
+            Happening::Tried(passed) => Input::HotRestart(News::Tried(passed)),
+            Happening::NextSpawned(spawned) => Input::HotRestart(News::Spawned(spawned)),
+            Happening::OldRelieved(relieved) => Input::HotRestart(News::OldRelieved(relieved)),
+            Happening::OldExited(exit) => Input::Exited(Who::Old, exit),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What must hold of those who look at Envoy: nobody is forgotten.
 
-use super::rules::{Verdict, must};
+use super::rules::{Judgement, must};
 use super::*;
 
 impl World {
     /// Whether whoever wants to know how Envoy is, or what is open, learns it in time.
-    pub(super) fn judge_looks(&self, now: Time, event: Event, from: &World) -> Verdict {
+    pub(super) fn judge_looks(&self, now: Time, event: Happening, from: &World) -> Judgement {
         let core = &self.core;
         let (Some(asking), Some(before)) = (core.asking(), from.core.asking()) else {
             return Ok(());
@@ -16,14 +16,14 @@ impl World {
             return Ok(());
         }
         let figures = core.asks().is_some_and(Ask::tells_open);
-        let told = matches!(event, Event::Answer(ask, _) if ask != Ask::ServerInfo);
+        let told = matches!(event, Happening::Answer(ask, _) if ask != Ask::ServerInfo);
         let planned = |by: Time| asking.next.is_some_and(|next| next.due <= by.max(now));
         let owed = |by: Time| figures || asking.owes_figures() && planned(by);
         match event {
-            Event::Look if from.core.life.is_live() => {
+            Happening::Look if from.core.life.is_live() => {
                 must(owed(now + PROBE_REST), "a look is ignored")?;
             }
-            Event::Probe => must(
+            Happening::Probe => must(
                 figures || core.asks() == Some(Ask::Ready) || planned(now + PROBE_REST),
                 "a probe is ignored",
             )?,
@@ -33,7 +33,7 @@ impl World {
             Some(next) if next.figures => {
                 let figures = matches!(
                     event,
-                    Event::Answer(ask, says) if ask.tells_open() && says != Says::Nothing
+                    Happening::Answer(ask, says) if ask.tells_open() && says != Says::Nothing
                 );
                 must(figures || owed(next.due), "a look is forgotten")
             }

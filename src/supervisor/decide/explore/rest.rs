@@ -1,6 +1,6 @@
 //! What must hold of a state, whatever led to it.
 
-use super::rules::{Verdict, must};
+use super::rules::{Judgement, must};
 use super::*;
 
 /// The number of no question that is in flight.
@@ -8,7 +8,7 @@ const STALE: u64 = 99;
 
 impl World {
     /// Whether it may rest until it is woken.
-    pub(super) fn judge_rest(&self, now: Time, actions: &[Action]) -> Verdict {
+    pub(super) fn judge_rest(&self, now: Time, actions: &[Action]) -> Judgement {
         let core = &self.core;
         let over = matches!(core.life.phase, Phase::Over(_));
         let exits = actions.iter().any(|a| matches!(a, Action::Exit(_)));
@@ -26,7 +26,7 @@ impl World {
         };
         if let Some(drain) = core.life.service.wait() {
             if drain.outcome().is_none() {
-                let Some(seen) = &self.witness.drain else {
+                let Some(seen) = &self.record.drain else {
                     return Err("a drain that nobody asked for".into());
                 };
                 must(seen.deadline == drain.deadline(), "the deadline moved")?;
@@ -46,22 +46,20 @@ impl World {
             Phase::Backoff { until } => wakes_by(until, "the restart")?,
             Phase::Judging { until, .. } => wakes_by(until, "the restart")?,
             Phase::Down if core.is_last() => {
-                must(self.witness.old, "waits for nobody")?;
+                must(self.record.old, "waits for nobody")?;
                 let looks = core.asked().is_some() || core.wake_at.is_some();
                 must(looks, "no look any more")?;
             }
             Phase::Stopping { .. } => {
-                let end = match (self.witness.killed, self.witness.terminated) {
+                let end = match (self.record.killed, self.record.terminated) {
                     (Some(at), _) => at + KILL_PATIENCE,
                     (None, Some(at)) => at + core.life.rules.kill_timeout,
                     (None, None) => return Err("stopping without a SIGTERM".into()),
                 };
                 wakes_by(end, "the end")?;
-                if let (None, Some(at), false) = (
-                    self.witness.killed,
-                    self.witness.terminated,
-                    self.witness.rest,
-                ) {
+                if let (None, Some(at), false) =
+                    (self.record.killed, self.record.terminated, self.record.rest)
+                {
                     wakes_by(
                         at + core.life.rules.kill_timeout / 2,
                         "the rest of the tree",
@@ -70,7 +68,7 @@ impl World {
             }
             Phase::Over(_) | Phase::Down => {
                 must(core.wake_at.is_none(), "woken for nothing")?;
-                must(self.witness.drain.is_none(), "a waiter is forgotten")?;
+                must(self.record.drain.is_none(), "a waiter is forgotten")?;
             }
             Phase::Running(_) if !core.life.is_live() && core.life.drain().is_none() => {
                 must(
@@ -80,14 +78,14 @@ impl World {
             }
             _ => {}
         }
-        if let Some(at) = self.witness.old_ended.filter(|_| !over) {
+        if let Some(at) = self.record.old_ended.filter(|_| !over) {
             let patience = core.life.rules.kill_timeout.max(KILL_PATIENCE);
             wakes_by(at + patience, "the old generation's SIGKILL")?;
-        } else if let Some(at) = self.witness.relieved.filter(|_| !over) {
+        } else if let Some(at) = self.record.relieved.filter(|_| !over) {
             wakes_by(at + MOMENT, "the old generation's end")?;
         }
         let running = matches!(core.life.phase, Phase::Running(_));
-        let accepts = core.life.is_live() && !self.witness.spent;
+        let accepts = core.life.is_live() && !self.record.spent;
         let ends = over || core.life.drain().is_some();
         must(
             accepts
@@ -103,14 +101,14 @@ impl World {
             core.asked().is_none()
                 || running
                 || core.is_last()
-                || self.witness.terminated.is_some()
-                || self.witness.killed.is_some(),
+                || self.record.terminated.is_some()
+                || self.record.killed.is_some(),
             "asks nobody",
         )
     }
 
     /// What holds for a state, whatever led to it.
-    pub(super) fn judge_state(&self) -> Verdict {
+    pub(super) fn judge_state(&self) -> Judgement {
         // The loop ends every turn with a tick: another one finds nothing to do.
         let mut again = self.core.clone();
         let actions = again.handle(BASE, Input::Tick);

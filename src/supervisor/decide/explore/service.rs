@@ -1,10 +1,10 @@
 //! What must hold of a hold and a resume.
 
-use super::rules::{Verdict, must};
-use super::witness::Health;
+use super::record::Health;
+use super::rules::{Judgement, must};
 use super::*;
 
-impl Witness {
+impl Record {
     /// What the Envoy that is asked was told of its health check.
     fn told(&mut self, starts: bool) -> &mut Health {
         match starts {
@@ -13,15 +13,16 @@ impl Witness {
         }
     }
 
-    pub(super) fn note_health(&mut self, event: Event, before: &Core) {
+    pub(super) fn note_health(&mut self, event: Happening, before: &Core) {
         let starts = before.generations.is_starting();
         let held = self.held;
         let health = self.told(starts);
         match event {
-            Event::Answer(Ask::FailHealthCheck, Says::Done) => *health = Health::Failed,
-            Event::Answer(Ask::PassHealthCheck, Says::Done) => *health = Health::Own,
+            Happening::Answer(Ask::FailHealthCheck, Says::Done) => *health = Health::Failed,
+            Happening::Answer(Ask::PassHealthCheck, Says::Done) => *health = Health::Own,
             // It passes, whoever has seen to that.
-            Event::Answer(Ask::Ready, Says::Live) | Event::Answer(Ask::Stats, Says::Reverted) => {
+            Happening::Answer(Ask::Ready, Says::Live)
+            | Happening::Answer(Ask::Stats, Says::Reverted) => {
                 *health = match (held, *health) {
                     (true, Health::Failed) => Health::Told,
                     (true, health) => health,
@@ -31,14 +32,14 @@ impl Witness {
             _ => {}
         }
         match event {
-            Event::Answer(Ask::Ready, Says::Live | Says::HealthFailed)
+            Happening::Answer(Ask::Ready, Says::Live | Says::HealthFailed)
                 if starts && (held || self.next_health == Health::Own) =>
             {
                 self.health = std::mem::take(&mut self.next_health);
             }
-            Event::Exited(_) if starts => self.next_health = Health::Own,
-            Event::Spawned | Event::Exited(_) => self.health = Health::Own,
-            Event::NextSpawned(true) => self.next_health = Health::Own,
+            Happening::Exited(_) if starts => self.next_health = Health::Own,
+            Happening::Spawned | Happening::Exited(_) => self.health = Health::Own,
+            Happening::NextSpawned(true) => self.next_health = Health::Own,
             _ => {}
         }
     }
@@ -47,21 +48,21 @@ impl Witness {
 impl World {
     /// Whether Envoy was to be told that of its health check, and nothing that ends a service for
     /// good before a drain was asked for.
-    pub(super) fn judge_health_check(&self, ask: Ask) -> Verdict {
+    pub(super) fn judge_health_check(&self, ask: Ask) -> Judgement {
         let core = &self.core;
         let drains = core.drain().is_some();
         let health = self
-            .witness
+            .record
             .clone()
             .told(core.generations.is_starting())
             .to_owned();
         match ask {
             Ask::FailHealthCheck => must(
-                drains || self.witness.held && health != Health::Failed,
+                drains || self.record.held && health != Health::Failed,
                 "told to fail its health check without a hold",
             ),
             Ask::PassHealthCheck => must(
-                !drains && !self.witness.held && health != Health::Own,
+                !drains && !self.record.held && health != Health::Own,
                 "told to pass its health check without a resume",
             ),
             Ask::DrainListeners | Ask::StopListeners => {
@@ -75,11 +76,11 @@ impl World {
     /// whoever asked for one hears of its end.
     pub(super) fn judge_service(
         &mut self,
-        event: Event,
+        event: Happening,
         from: &World,
         actions: &[Action],
-    ) -> Verdict {
-        let (core, witness) = (&self.core, &mut self.witness);
+    ) -> Judgement {
+        let (core, record) = (&self.core, &mut self.record);
         let leaves = core.life.is_leaving();
         must(
             from.core.drain().is_none() || core.drain().is_some(),
@@ -87,20 +88,20 @@ impl World {
         )?;
         must(!from.core.life.is_leaving() || leaves, "back from an end")?;
         if leaves {
-            (witness.held, witness.health, witness.next_health) = Default::default();
+            (record.held, record.health, record.next_health) = Default::default();
         }
         for action in actions {
             if let Action::Ask(Ask::FailHealthCheck | Ask::PassHealthCheck) = action
                 && !leaves
             {
-                *witness.told(core.generations.is_starting()) = Health::Told;
+                *record.told(core.generations.is_starting()) = Health::Told;
             }
         }
         let state = core.state(BASE);
-        let held = witness.held || witness.health != Health::Own;
+        let held = record.held || record.health != Health::Own;
         if !leaves {
             must(
-                core.hold().is_some() == witness.held,
+                core.hold().is_some() == record.held,
                 "a hold is lost, or nobody's",
             )?;
             let (shown, serves) = (state == State::Held, state == State::Live);
@@ -116,11 +117,11 @@ impl World {
     }
 
     /// Whether Envoy hears of a hold and of a resume: at once, or when it answers again.
-    fn judge_told(&self) -> Verdict {
+    fn judge_told(&self) -> Judgement {
         let core = &self.core;
         let starts = core.generations.is_starting();
-        let health = self.witness.clone().told(starts).to_owned();
-        let wanted = match self.witness.held {
+        let health = self.record.clone().told(starts).to_owned();
+        let wanted = match self.record.held {
             true => Health::Failed,
             false => Health::Own,
         };
@@ -132,37 +133,37 @@ impl World {
         )
     }
 
-    fn judge_waiters(&mut self, event: Event, actions: &[Action]) -> Verdict {
-        let (core, witness) = (&self.core, &mut self.witness);
+    fn judge_waiters(&mut self, event: Happening, actions: &[Action]) -> Judgement {
+        let (core, record) = (&self.core, &mut self.record);
         let leaves = core.life.is_leaving();
         let running = core.life.is_running();
-        witness.holder |= event == Event::Hold;
-        witness.resumer |= event == Event::Resume;
+        record.holder |= event == Happening::Hold;
+        record.resumer |= event == Happening::Resume;
         for action in actions {
             match *action {
                 Action::HoldEnded(how) => {
                     must(
-                        std::mem::take(&mut witness.holder),
+                        std::mem::take(&mut record.holder),
                         "a hold's end for nobody",
                     )?;
                     let over = core.hold().and_then(Drain::outcome);
                     let right = match how {
                         HoldEnd::Over(outcome) => over == Some(outcome) && !leaves,
-                        HoldEnd::Resumed => event == Event::Resume && !leaves,
+                        HoldEnd::Resumed => event == Happening::Resume && !leaves,
                         HoldEnd::Leaving => leaves,
                     };
                     must(right, &format!("a hold's end is {how:?}"))?;
                 }
                 Action::ResumeEnded(how) => {
                     must(
-                        std::mem::take(&mut witness.resumer),
+                        std::mem::take(&mut record.resumer),
                         "a resume's end for nobody",
                     )?;
                     let right = match how {
                         ResumeEnd::Serving => {
-                            !witness.held && (!running || witness.health == Health::Own)
+                            !record.held && (!running || record.health == Health::Own)
                         }
-                        ResumeEnd::Held => event == Event::Hold,
+                        ResumeEnd::Held => event == Happening::Hold,
                         ResumeEnd::Leaving => leaves,
                     };
                     must(right, &format!("a resume's end is {how:?}"))?;
@@ -172,12 +173,12 @@ impl World {
         }
         let waits = core.hold().is_some_and(|wait| wait.outcome().is_none());
         must(
-            !witness.holder || waits && !leaves,
+            !record.holder || waits && !leaves,
             "waits for a hold in vain",
         )?;
-        let resumes = running && !witness.held && witness.health != Health::Own;
+        let resumes = running && !record.held && record.health != Health::Own;
         must(
-            !witness.resumer || resumes && !leaves,
+            !record.resumer || resumes && !leaves,
             "waits for a resume in vain",
         )
     }

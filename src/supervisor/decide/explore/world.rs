@@ -5,7 +5,7 @@ use super::*;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct World {
     pub(super) core: Core,
-    pub(super) witness: Witness,
+    pub(super) record: Record,
 }
 
 impl World {
@@ -134,23 +134,23 @@ impl World {
             }
             _ => {}
         }
-        let witness = &mut self.witness;
-        witness.empty &= witness.old && !drains;
-        witness.relieved = witness.relieved.map(|at| past(at, MOMENT));
-        witness.none_since = witness.none_since.map(|at| past(at, CUT));
-        witness.old_ended = witness.old_ended.map(|at| past(at, KILL_PATIENCE));
-        witness.stops = witness.stops.min(3);
-        witness.ordered = counts(witness.ordered);
-        witness.terminated = witness.terminated.map(|at| past(at, LONG));
-        witness.killed = witness.killed.map(|at| past(at, LONG));
-        if !witness.old || witness.told {
-            witness.uptime = None;
+        let record = &mut self.record;
+        record.empty &= record.old && !drains;
+        record.relieved = record.relieved.map(|at| past(at, MOMENT));
+        record.none_since = record.none_since.map(|at| past(at, CUT));
+        record.old_ended = record.old_ended.map(|at| past(at, KILL_PATIENCE));
+        record.stops = record.stops.min(3);
+        record.ordered = counts(record.ordered);
+        record.terminated = record.terminated.map(|at| past(at, LONG));
+        record.killed = record.killed.map(|at| past(at, LONG));
+        if !record.old || record.told {
+            record.uptime = None;
         }
-        witness.told &= witness.old;
+        record.told &= record.old;
         if !running {
-            (witness.health, witness.next_health) = Default::default();
+            (record.health, record.next_health) = Default::default();
         }
-        if let Some(drain) = &mut witness.drain {
+        if let Some(drain) = &mut record.drain {
             drain.deadline = due(drain.deadline);
             drain.min_until = due(drain.min_until);
             drain.arrivals_until = drain.arrivals_until.map(due);
@@ -168,93 +168,96 @@ impl World {
     }
 
     /// Everything that may happen next, and after what time.
-    pub(super) fn events(&self, scene: Scene) -> Vec<(Duration, Event)> {
+    pub(super) fn events(&self, scene: Scope) -> Vec<(Duration, Happening)> {
         let core = &self.core;
         // Generations multiply the states; without them everything else is explored, too.
         let hot = core.life.rules.old_time.is_some();
-        let holds = scene == Scene::Hold;
+        let holds = scene == Scope::Hold;
         let wake = core.wake_at.map(|at| at - BASE);
-        let mut events = vec![(wake.unwrap_or(LONG), Event::Tick)];
+        let mut events = vec![(wake.unwrap_or(LONG), Happening::Tick)];
         if wake.is_none_or(|wake| wake > STEP) {
-            events.push((STEP, Event::Tick));
+            events.push((STEP, Happening::Tick));
         }
         let mut times = vec![Duration::ZERO];
         times.extend(wake);
-        if scene == Scene::Late
+        if scene == Scope::Late
             && let Some(wake) = wake
         {
             times.push(wake + LATE);
-            events.push((wake + LATE, Event::Tick));
+            events.push((wake + LATE, Happening::Tick));
         }
         let mut inputs = vec![
-            Event::Order(Order::Stop),
-            Event::Order(Order::StopNow),
-            Event::Order(Order::Drain),
+            Happening::Order(Order::Stop),
+            Happening::Order(Order::StopNow),
+            Happening::Order(Order::Drain),
         ];
         if holds {
-            inputs.push(Event::Hold);
+            inputs.push(Happening::Hold);
             if core.is_held() || core.drain().is_some() {
-                inputs.push(Event::Resume);
+                inputs.push(Happening::Resume);
             }
         } else {
-            inputs.extend([Event::Order(Order::ReopenLogs), Event::Look]);
+            inputs.extend([Happening::Order(Order::ReopenLogs), Happening::Look]);
         }
         if !hot && !holds {
-            inputs.push(Event::Probe);
+            inputs.push(Happening::Probe);
         }
         if core.is_draining() && !holds {
-            inputs.push(Event::ConnectionEnded);
+            inputs.push(Happening::ConnectionEnded);
         }
         if let Phase::Waiting | Phase::Down = core.life.phase {
-            inputs.extend([Event::Certificates, Event::CertificatesMissing]);
+            inputs.extend([Happening::Certificates, Happening::CertificatesMissing]);
         }
-        if self.witness.newest {
-            inputs.push(Event::AdminKnown);
-            inputs.push(Event::Exited(Exit::Signal(11)));
+        if self.record.newest {
+            inputs.push(Happening::AdminKnown);
+            inputs.push(Happening::Exited(Exit::Signal(11)));
             if !holds {
                 if !core.has_handlers() {
-                    inputs.push(Event::HandlersSeen);
+                    inputs.push(Happening::HandlersSeen);
                 }
-                inputs.push(Event::Exited(Exit::Code(0)));
-                inputs.push(Event::ScriptEnded);
+                inputs.push(Happening::Exited(Exit::Code(0)));
+                inputs.push(Happening::ScriptEnded);
             }
             if !hot {
-                inputs.push(Event::Exited(Exit::Code(1)));
+                inputs.push(Happening::Exited(Exit::Code(1)));
             }
         }
         if let Phase::Judging { .. } = core.life.phase {
-            inputs.extend([Event::Judged(true), Event::Judged(false)]);
+            inputs.extend([Happening::Judged(true), Happening::Judged(false)]);
         }
-        if self.witness.old {
-            inputs.extend([Exit::Code(0), Exit::Signal(9)].map(Event::OldExited));
+        if self.record.old {
+            inputs.extend([Exit::Code(0), Exit::Signal(9)].map(Happening::OldExited));
         }
         if hot {
-            inputs.push(Event::Reload);
+            inputs.push(Happening::Reload);
         }
         if core.generations.beside == Beside::Trying {
-            inputs.extend([Event::Tried(true), Event::Tried(false)]);
+            inputs.extend([Happening::Tried(true), Happening::Tried(false)]);
         }
         if let Some(ask) = core.asks() {
             let says = Says::to(ask).iter().filter(|says| match says {
-                Says::Flushed | Says::Ending => self.witness.old,
+                Says::Flushed | Says::Ending => self.record.old,
                 Says::HealthFailed | Says::Reverted if holds => true,
                 says => !(hot || holds) || says.is_main(),
             });
-            inputs.extend(says.map(|says| Event::Answer(ask, *says)));
+            inputs.extend(says.map(|says| Happening::Answer(ask, *says)));
         }
-        if scene == Scene::Follow {
-            let is_left = |event: &Event| {
-                let least = matches!(event, Event::Order(Order::Stop | Order::StopNow));
-                let order = matches!(event, Event::Order(_)) && !least;
+        if scene == Scope::Follow {
+            let is_left = |event: &Happening| {
+                let least = matches!(event, Happening::Order(Order::Stop | Order::StopNow));
+                let order = matches!(event, Happening::Order(_)) && !least;
                 !order
                     && !matches!(
                         event,
-                        Event::Look | Event::ScriptEnded | Event::AdminKnown | Event::HandlersSeen
+                        Happening::Look
+                            | Happening::ScriptEnded
+                            | Happening::AdminKnown
+                            | Happening::HandlersSeen
                     )
             };
             inputs.retain(is_left);
-            inputs.push(Event::GoBack);
-            inputs.push(Event::Weigh);
+            inputs.push(Happening::GoBack);
+            inputs.push(Happening::Weigh);
         }
         for time in times {
             events.extend(inputs.iter().map(|input| (time, *input)));
@@ -267,10 +270,10 @@ impl World {
         &mut self,
         from: &World,
         now: Time,
-        event: Event,
+        event: Happening,
     ) -> Result<Vec<Action>, String> {
         let actions = self.core.handle(now, event.input(now, &from.core));
-        self.witness.note(now, event, &from.core);
+        self.record.note(now, event, &from.core);
         self.judge_outcome(now, event, from)?;
         for action in &actions {
             self.judge_action(now, event, *action, &from.core)?;
@@ -283,7 +286,7 @@ impl World {
         )?;
         self.judge_order(event, from)?;
         self.judge_arrivals(now, event)?;
-        let closed = event == Event::Answer(Ask::Sockets, Says::Closed);
+        let closed = event == Happening::Answer(Ask::Sockets, Says::Closed);
         let serves = from.core.life.is_running() && !from.core.is_reloading();
         let serves = serves && from.core.generations.is_admin_away();
         if closed && serves && from.core.life.drain().is_none() {

@@ -46,7 +46,7 @@ pub(super) enum Health {
 
 /// What has happened, apart from what the core makes of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Witness {
+pub(super) struct Record {
     /// Whether Envoy was seen to be live.
     pub(super) live: bool,
     /// The drain that is under way.
@@ -95,7 +95,7 @@ pub(super) struct Witness {
     pub(super) resumer: bool,
 }
 
-impl Witness {
+impl Record {
     fn take_word(&mut self) {
         if let Some(drain) = &mut self.drain
             && !drain.word
@@ -117,9 +117,9 @@ impl Witness {
         !self.cut.unwrap_or(!empty)
     }
 
-    pub(super) fn note(&mut self, now: Time, event: Event, before: &Core) {
+    pub(super) fn note(&mut self, now: Time, event: Happening, before: &Core) {
         let running = matches!(before.life.phase, Phase::Running(_));
-        if let Event::Answer(ask, says) = event
+        if let Happening::Answer(ask, says) = event
             && ask.is_to_envoy()
             && self.spent
             && !before.generations.is_starting()
@@ -160,25 +160,25 @@ impl Witness {
             stale: before.asks() == Some(Ask::Sockets),
             lost: false,
         };
-        let stale = matches!(event, Event::Answer(..))
+        let stale = matches!(event, Happening::Answer(..))
             && self
                 .drain
                 .as_mut()
                 .is_some_and(|seen| std::mem::take(&mut seen.stale));
         self.note_health(event, before);
         match event {
-            Event::Hold if !before.life.is_leaving() => {
+            Happening::Hold if !before.life.is_leaving() => {
                 self.held = true;
                 let waits = before.hold().is_some_and(|wait| wait.outcome().is_none());
                 if !waits {
                     self.drain = running.then(|| drain(false));
                 }
             }
-            Event::Resume if !before.life.is_leaving() => {
+            Happening::Resume if !before.life.is_leaving() => {
                 self.held = false;
                 self.drain = None;
             }
-            Event::Order(order) => {
+            Happening::Order(order) => {
                 match order {
                     Order::Stop if self.ordered.is_some_and(|at| now < at + SAME_ORDER) => return,
                     Order::Stop => {
@@ -216,14 +216,14 @@ impl Witness {
                     self.told |= outlived;
                 }
             }
-            Event::ScriptEnded
+            Happening::ScriptEnded
                 if running && before.life.drain().is_none() && !before.life.rules.restart =>
             {
                 self.drain = Some(drain(true));
                 self.script_ended = true;
             }
-            Event::Answer(Ask::Ready, Says::Initializing) => self.take_word(),
-            Event::Answer(Ask::Ready, Says::Live | Says::HealthFailed) => {
+            Happening::Answer(Ask::Ready, Says::Initializing) => self.take_word(),
+            Happening::Answer(Ask::Ready, Says::Live | Says::HealthFailed) => {
                 self.live = true;
                 (self.spent, self.refused) = (false, false);
                 self.take_word();
@@ -231,12 +231,12 @@ impl Witness {
                     (self.uptime, self.told) = (None, false);
                 }
             }
-            Event::Answer(Ask::StopListeners, _) => {
+            Happening::Answer(Ask::StopListeners, _) => {
                 if let Some(drain) = &mut self.drain {
                     drain.closed = true;
                 }
             }
-            Event::Answer(Ask::Activity, says) => {
+            Happening::Answer(Ask::Activity, says) => {
                 if let Some(drain) = &mut self.drain {
                     match says {
                         Says::Still if drain.idle_since.is_some() => {}
@@ -245,7 +245,7 @@ impl Witness {
                     }
                 }
             }
-            Event::Answer(ask, says) if ask.tells_open() => {
+            Happening::Answer(ask, says) if ask.tells_open() => {
                 // What was in flight when it began was the kernel's word.
                 if let Some(drain) = &mut self.drain
                     && (!stale || ask.is_to_envoy())
@@ -288,7 +288,7 @@ impl Witness {
                     drain.unsent_since = sends.then(|| drain.unsent_since.unwrap_or(now));
                 }
             }
-            Event::Spawned => {
+            Happening::Spawned => {
                 self.live = self.old;
                 self.newest = true;
                 (self.uptime, self.told) = (None, false);
@@ -296,9 +296,9 @@ impl Witness {
                 (self.terminated, self.killed, self.rest) = (None, None, false);
                 (self.spent, self.refused) = (false, false);
             }
-            Event::NextSpawned(true) => self.old = true,
-            Event::OldRelieved(true) => self.relieved = Some(now),
-            Event::OldExited(_) => {
+            Happening::NextSpawned(true) => self.old = true,
+            Happening::OldRelieved(true) => self.relieved = Some(now),
+            Happening::OldExited(_) => {
                 let lost = !self.old_is_empty(now);
                 if let Some(seen) = &mut self.drain {
                     seen.lost |= lost;
@@ -306,10 +306,10 @@ impl Witness {
                 self.lose_old();
             }
             // While one rises it is that one, and the one before is the newest again.
-            Event::Exited(_) if before.generations.is_starting() && self.old => {
+            Happening::Exited(_) if before.generations.is_starting() && self.old => {
                 (self.old, self.spent, self.refused) = (false, true, false);
             }
-            Event::Exited(_) => self.newest = false,
+            Happening::Exited(_) => self.newest = false,
             _ => {}
         }
     }
