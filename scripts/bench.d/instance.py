@@ -115,6 +115,7 @@ class Instance:
         WORK.mkdir(parents=True, exist_ok=True)
         self.upstream = upstream
         self.clusters = clusters
+        self.log = WORK / "log"
         self.file = WORK / f"envoy-{ip}.json"
         self.configure(0)
 
@@ -140,14 +141,14 @@ class Instance:
         raise ValueError(self.contestant)
 
     async def start(self):
-        with open(WORK / "log", "ab") as log:
+        with open(self.log, "ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self.command(), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.environment
             )
         until = time.monotonic() + 60
         while not await self.ready():
             if time.monotonic() > until or self.process.returncode is not None:
-                raise SystemExit(f"{self.contestant}: Envoy does not get ready; see {WORK / 'log'}")
+                raise SystemExit(f"{self.contestant}: Envoy does not get ready; see {self.log}")
             await asyncio.sleep(0.02)
 
     async def ready(self):
@@ -180,7 +181,7 @@ class Instance:
         hook next door looks once a second whether that is over."""
         start = time.monotonic()
         await ask(self.ip, ADMIN, "/healthcheck/fail", "POST")
-        page = "/stats/prometheus?filter=%5Ehttp%5C.http%5C.downstream_cx_active%24"
+        page = "/stats/prometheus?filter=%5Ehttp%5C.http3%3F%5C.downstream_cx_active%24"
         while True:
             body = (await ask(self.ip, ADMIN, page))[1]
             gauges = [line for line in body.splitlines() if line.startswith("envoy_")]
@@ -192,10 +193,15 @@ class Instance:
     async def reload(self):
         """Has drainit bring up an Envoy with the configuration as it is now."""
         line = [str(DRAINIT), "reload", "--listen", f"{self.ip}:{SUPERVISOR}"]
-        with open(WORK / "log", "ab") as log:
+        with open(self.log, "ab") as log:
             process = await asyncio.create_subprocess_exec(*line, stdout=log, stderr=log)
             if await process.wait() != 0:
-                raise SystemExit(f"{self.ip}: not reloaded; see {WORK / 'log'}")
+                raise SystemExit(f"{self.ip}: not reloaded; see {self.log}")
+
+    def verdict(self):
+        """How drainit says that the drain went; the others say nothing."""
+        said = re.findall(r"drainit\] (.+?) after [\d.]+ s \(", self.log.read_text(errors="replace"))
+        return said[-1] if self.contestant == "drainit" and said else "-"
 
     async def kill(self):
         """SIGKILL for it and its children: what it started must not outlive it."""

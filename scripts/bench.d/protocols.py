@@ -86,6 +86,8 @@ class Everything(Instance):
     """An instance that speaks all of the protocols."""
 
     def configure(self, number):
+        self.log = WORK / f"log-{self.ip}"
+        self.log.write_bytes(b"")
         self.file.write_text(json.dumps(everything(self.ip, self.upstream)))
 
 
@@ -156,7 +158,14 @@ async def one_drain(contestant, version, kind, ip, upstream):
         ended = await asyncio.gather(*opened, return_exceptions=True)
         seconds, killed = await stopping
         why = sorted({f"{type(error).__name__}: {error}" for error in ended if error})
-        return {"sessions": count, "cut": sum(error is not None for error in ended), "seconds": seconds, "killed": killed, "why": why}
+        return {
+            "sessions": count,
+            "cut": sum(error is not None for error in ended),
+            "seconds": seconds,
+            "killed": killed,
+            "verdict": instance.verdict(),
+            "why": why,
+        }
     finally:
         await instance.kill()
 

@@ -86,12 +86,14 @@ def protocols(rows):
                 row["cut"],
                 f"{row['seconds']:.1f}",
                 "yes" if row["killed"] else "",
+                row["verdict"],
             ]
         )
     return (
         "Protocols: one drain each, with nothing but these sessions in flight; they began a second before it\n"
-        "and would take as long as it says. Seconds from SIGTERM (or the hook) to the exit.\n\n"
-        + table(["", "Envoy", "", "sessions", "cut", "seconds", "SIGKILL"], lines)
+        "and would take as long as it says. Seconds from SIGTERM (or the hook) to the exit; the verdict\n"
+        "is drainit's own.\n\n"
+        + table(["", "Envoy", "", "sessions", "cut", "seconds", "SIGKILL", "verdict"], lines)
     )
 
 
