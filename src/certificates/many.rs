@@ -100,7 +100,13 @@ impl Start {
         if self.phase == StartPhase::Publishing && ready {
             self.phase = StartPhase::Loading(Instant::now());
             lines.push(progress("published", rotations, |rotation| {
-                (!rotation.decision.has_set()).then(|| rotation.decision.waiting_for())
+                let vacant = !rotation.decision.has_set();
+                vacant.then(|| {
+                    rotation
+                        .decision
+                        .waiting_for()
+                        .unwrap_or_else(|| "its files were not read yet".into())
+                })
             }));
         }
         let late = match self.phase {

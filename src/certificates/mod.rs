@@ -275,15 +275,17 @@ pub fn run(
             let lacking = rotations
                 .iter()
                 .filter(|rotation| !rotation.decision.is_ready());
-            let mut lacking: Vec<_> = lacking
+            let lacking: Vec<_> = lacking
                 .map(|rotation| rotation.decision.waiting_for())
                 .collect();
-            lacking.dedup();
+            let mut known: Vec<_> = lacking.iter().flatten().map(String::as_str).collect();
+            known.dedup();
+            let text = known.join("; ");
             if lacking.is_empty() {
                 ready = true;
                 report(CertificateReport::FirstSetReady);
-            } else if waiting != lacking.join("; ") {
-                waiting = lacking.join("; ");
+            } else if !known.is_empty() && waiting != text {
+                waiting = text;
                 info!("waiting for certificates: {waiting}");
                 report(CertificateReport::Waiting(waiting.clone()));
             }

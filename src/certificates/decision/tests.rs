@@ -26,8 +26,10 @@ fn a_first_set_is_tried_by_a_candidate_and_published_at_once() {
 #[test]
 fn without_a_usable_set_envoy_waits_and_is_told_for_what() {
     let mut world = Scenario::new(Kind::Missing);
+    assert_eq!(world.decision.waiting_for(), None, "nobody has looked yet");
     world.run(ms(100));
-    assert_eq!(world.decision.waiting_for(), "is missing");
+    let waiting = |world: &Scenario| world.decision.waiting_for().unwrap();
+    assert_eq!(waiting(&world), "is missing");
     for kind in [
         Kind::Expired,
         Kind::Mismatched,
@@ -37,12 +39,7 @@ fn without_a_usable_set_envoy_waits_and_is_told_for_what() {
         world.write(kind, ms(2000));
         assert!(!world.decision.is_ready(), "{kind:?}");
     }
-    assert!(
-        world
-            .decision
-            .waiting_for()
-            .contains("a candidate Envoy refused it")
-    );
+    assert!(waiting(&world).contains("a candidate Envoy refused it"));
     world.write(Kind::Ec(1), ms(200));
     assert!(world.decision.is_ready());
 }

@@ -70,17 +70,20 @@ impl Decision {
         }
     }
 
-    /// What the files lack, as far as that is known, or what is being done about it.
-    pub fn waiting_for(&self) -> String {
+    /// What the files lack, or what is being done about it; none before they were read.
+    pub fn waiting_for(&self) -> Option<String> {
         if let Some((_, why)) = &self.cannot_vacate {
-            return why.clone();
+            return Some(why.clone());
         }
-        match (&self.phase, self.record.error(), self.watch.seen()) {
-            (SetPhase::Watching, _, Some(Err(refusal))) => refusal.to_string(),
-            (SetPhase::Watching, Some(why), _) => why.to_owned(),
-            (SetPhase::Watching, None, _) => "a certificate that can be used".to_owned(),
-            (SetPhase::Publish(..), Some(why), _) => why.to_owned(),
-            _ => "the verdict of a candidate Envoy".to_owned(),
-        }
+        Some(
+            match (&self.phase, self.record.error(), self.watch.seen()) {
+                (SetPhase::Watching, None, None) => return None,
+                (SetPhase::Watching, _, Some(Err(refusal))) => refusal.to_string(),
+                (SetPhase::Watching, Some(why), _) => why.to_owned(),
+                (SetPhase::Watching, None, _) => "a certificate that can be used".to_owned(),
+                (SetPhase::Publish(..), Some(why), _) => why.to_owned(),
+                _ => "the verdict of a candidate Envoy".to_owned(),
+            },
+        )
     }
 }
