@@ -17,6 +17,7 @@
 //! | `http` | the port and the control socket: one `poll` for all connections |
 //! | `log` | writes stderr; a full pipe blocks this thread and no other |
 //! | `certificates` | reads the certificate files when the kernel tells of a change, and compares them now and then; writes the SDS files; only where asked to |
+//! | `probe`, 16 at the most | tries whether a certificate file's file system answers, before `certificates` reads it |
 //! | `configuration` | compares Envoy's configuration file and keeps copies of it; only with `--watch-config` |
 //!
 //! Answers, requests and reports are events (`src/supervisor/event.rs`) on one channel to the main
@@ -43,8 +44,9 @@
 //! - Where a drain's figures come from: [`envoy`] (statistics, listeners, what Envoy hides) and
 //!   [`connections`] (the kernel's word on Envoy's sockets).
 //! - Where a certificate is refused: [`certificates`], in `read.rs`, `check.rs`, `trust.rs` and, if it
-//!   is expired, `usable.rs`; where Envoy is asked whether it took it: `confirm.rs`; what follows from
-//!   either: `decision.rs`.
+//!   is expired or not valid yet, `usable.rs`; where a candidate Envoy refuses it:
+//!   `decision/answered.rs`; where Envoy is asked whether it took it: `confirm.rs`; what follows from
+//!   each of these: `decision.rs`.
 //! - Who may order a shutdown: `src/process/credentials.rs` and `src/http/listen.rs`.
 //! - How a command finds the drainit that runs: `src/commands/find.rs`.
 //! - What the last line of the log says: `src/supervisor/verdict.rs`.
@@ -57,19 +59,26 @@
 //! # What to touch for one more of something
 //!
 //! - An option: a row in `src/options/flags.rs` and a field in [`options::Options`]; parser, help, man
-//!   page and the README's table (a test prints it) come from the row.
+//!   page and the README's table (a test prints it) come from the row. What an option that may be
+//!   given again forgets: `Settings::clear` in the same file. What holds between options:
+//!   `src/options.rs`.
 //! - A limit of the drain: the same, but that the field is one of [`drain::Limits`]; and
-//!   `src/drain/tests/weather.rs`, which tries any limits.
+//!   `src/drain/tests/weather.rs`, which tries any limits. The walk over every state tries it only
+//!   with the value that `LIMITS` in `src/supervisor/decide/explore.rs` gives it.
 //! - A command: a row in `src/options/entries.rs`, its value of [`options::Command`], which
 //!   `src/options/parse.rs` makes and `src/commands/mod.rs` runs, and a file in `src/commands`.
-//! - A metric: `src/status/metrics.rs`, and a row in the README.
-//! - An endpoint: `src/http/endpoints.rs`, `src/commands/help.rs`, and a row in the README.
+//! - A metric: `src/status/metrics.rs`, and a row in the README. Its figure is a field of
+//!   [`status::Snapshot`], which `src/supervisor/report.rs` and `notes.rs` beside it write.
+//! - An endpoint: `src/http/endpoints.rs`, `src/commands/help.rs`, and a row in the README. If it
+//!   orders something, it is a `Wish` in `src/http/handler.rs`, too.
 //! - A question to Envoy: `src/envoy/question.rs`, `src/envoy/admin.rs`, and what Envoy may answer in
 //!   `src/supervisor/decide/explore/events.rs`, for the walk. When it is asked:
-//!   `src/supervisor/decide/asking.rs`.
+//!   `src/supervisor/decide/asking.rs`. What becomes of the answer: `src/supervisor/report.rs`. A new
+//!   path: `ASKED` in `src/check/rules.rs`.
 //! - A state, or what leads to it: `src/supervisor/decide`. The walk there (`explore.rs`) tries every
 //!   order of events, as far as 20,000 states where new connections are waited for, 30,000 where a
-//!   configuration is followed and 60,000 where a hold meets a hot restart, and compares what it found with the README's diagram.
+//!   configuration is followed and 60,000 where a hold meets a hot restart, and compares what it
+//!   found with the README's diagram.
 //!
 //! # Choices that would puzzle
 //!

@@ -174,19 +174,26 @@ impl Asker<'_> {
         has_time: HasTime<'_>,
     ) -> Result<Answer, String> {
         let witnesses = &mut self.witnesses;
-        if job.ask == Ask::Sockets {
-            return witnesses.look(job.processes, found.ok().as_ref(), job.winds_down);
-        }
-        let address = &found?;
+        let known = found.as_ref().map_err(Clone::clone);
         match job.ask {
-            Ask::Activity => witnesses.ask_counters(address, peer, watched),
-            Ask::Traffic => match probe(Ask::Ready, address, peer, has_time)? {
-                Answer::Ready(Readiness::Live) => witnesses.ask_traffic(address, peer, has_time),
-                _ => Err("envoy is not live".into()),
-            },
-            Ask::Stats => witnesses.ask(address, peer, job.processes, watched, has_time),
-            Ask::ServerInfo => probe(Ask::ServerInfo, address, peer, has_time),
-            _ => self.ask_ready(address, peer, job.owner, has_time),
+            Ask::Sockets => witnesses.look(job.processes, found.as_ref().ok(), job.winds_down),
+            Ask::Activity => witnesses.ask_counters(known?, peer, watched),
+            Ask::Traffic => {
+                let address = known?;
+                match probe(READY, address, peer, has_time)? {
+                    Answer::Ready(Readiness::Live) => {
+                        witnesses.ask_traffic(address, peer, has_time)
+                    }
+                    _ => Err("envoy is not live".into()),
+                }
+            }
+            Ask::Stats => witnesses.ask(known?, peer, job.processes, watched, has_time),
+            Ask::ServerInfo => probe(SERVER_INFO, known?, peer, has_time),
+            Ask::Ready
+            | Ask::FailHealthCheck
+            | Ask::PassHealthCheck
+            | Ask::DrainListeners
+            | Ask::StopListeners => self.ask_ready(known?, peer, job.owner, has_time),
         }
     }
 
@@ -255,7 +262,7 @@ impl Asker<'_> {
             // It answers, and nothing else has changed for all that is known.
             return live();
         }
-        let answer = probe(Ask::Ready, address, peer, has_time);
+        let answer = probe(READY, address, peer, has_time);
         self.was_live = answer == live();
         if self.was_live && self.census.is_new() {
             self.census.ask(peer, address, excluded, has_time);
@@ -270,20 +277,23 @@ fn has_time<J>(jobs: &Inbox<J>, hurries: &AtomicBool, waited: Duration) -> bool 
     waited < PROBE || !hurries.load(Ordering::Relaxed) && jobs.is_empty()
 }
 
-/// Asks Envoy how it is, or which version, for as long as the question `has_time`.
+/// What Envoy is asked about itself: where, and how its answer is read.
+type Probe = (&'static str, fn(u16, &str) -> Result<Answer, String>);
+
+const READY: Probe = ("/ready", ready);
+
+const SERVER_INFO: Probe = ("/server_info", version);
+
+/// Asks Envoy about itself, for as long as the question `has_time`.
 ///
 /// # Errors
 /// One line that says why there is no answer, or none that can be believed.
 fn probe(
-    question: Ask,
+    (path, read): Probe,
     address: &Address,
     peer: Peer,
     has_time: HasTime<'_>,
 ) -> Result<Answer, String> {
-    let (path, read): (_, fn(u16, &str) -> _) = match question {
-        Ask::ServerInfo => ("/server_info", version),
-        _ => ("/ready", ready),
-    };
     let goes_on: GoesOn<'_> = Some(&mut |waited| has_time(waited));
     let (status, body) = fetch_while(peer, address, Method::Get, path, LIMITS, goes_on)?;
     read(status, &body)
@@ -296,7 +306,9 @@ fn step(ask: Ask) -> Option<&'static str> {
         Ask::PassHealthCheck => Some("/healthcheck/ok"),
         Ask::DrainListeners => Some("/drain_listeners?graceful&skip_exit"),
         Ask::StopListeners => Some("/drain_listeners"),
-        _ => None,
+        Ask::Ready | Ask::ServerInfo | Ask::Stats | Ask::Activity | Ask::Traffic | Ask::Sockets => {
+            None
+        }
     }
 }
 
@@ -349,7 +361,7 @@ mod tests {
         (0..others).for_each(|job| mailbox.send(job));
         let hurries = AtomicBool::new(hurries);
         let has_time = |waited| has_time(&jobs, &hurries, waited);
-        probe(Ask::Ready, &address, Peer::Anyone, &has_time)
+        probe(READY, &address, Peer::Anyone, &has_time)
     }
 
     #[test]

@@ -104,15 +104,21 @@ pub fn route(request: &Request, local: bool) -> Result<Endpoint, Reply> {
         }),
         Some((_, endpoint)) => *endpoint,
         None => {
-            let text = "not found: there are /healthz, /ready, /status, /metrics and /shutdown";
-            return Err(Reply::text(404, text));
+            let known = PATHS.iter().filter(|(_, one)| !one.is_local());
+            let known: Vec<_> = known.map(|(path, _)| *path).collect();
+            return Err(Reply::text(
+                404,
+                format!("not found: there are {}", known.join(", ")),
+            ));
         }
     };
     let (allowed, allow) = match endpoint {
         // HEAD changes nothing anywhere (RFC 9110, 9.2.1).
         Endpoint::Shutdown => (&[RequestMethod::Get, RequestMethod::Post][..], "GET, POST"),
         Endpoint::Hold(_) | Endpoint::Resume(_) => (&[RequestMethod::Post][..], "POST"),
-        _ => (&[RequestMethod::Get, RequestMethod::Head][..], "GET, HEAD"),
+        Endpoint::Health | Endpoint::Ready | Endpoint::Status(_) | Endpoint::Metrics => {
+            (&[RequestMethod::Get, RequestMethod::Head][..], "GET, HEAD")
+        }
     };
     if allowed.contains(&request.method) {
         return Ok(endpoint);
