@@ -109,6 +109,8 @@ impl World {
 
     /// What holds for a state, whatever led to it.
     pub(super) fn judge_state(&self) -> Judgement {
+        let asked = [self.core.generations.asked(), self.core.life.asked()];
+        must(asked.contains(&None), "two questions in flight")?;
         // The loop ends every turn with a tick: another one finds nothing to do.
         let mut again = self.core.clone();
         let actions = again.handle(BASE, Input::Tick);
