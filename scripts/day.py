@@ -234,10 +234,10 @@ async def live(node):
     bad = changed(bad, "  - name: http\n    type: STATIC\n", f"  - name: http\n    type: STATIC\n    {MANY}\n")
     since = len(node.lines)
     node.write("envoy.yaml", bad)
-    took = await node.wait("the way back", lambda: node.said("back to the last good configuration", since))
+    took = await node.wait("the way back", lambda: node.said("runs the last good configuration again", since))
     line(f"back to the last good one after {took:.1f} s{node.said('the new configuration is worse', since).removesuffix(': going back to the last good one')}")
     node.write("envoy.yaml", good)
-    await node.wait("the good file", lambda: node.said("holds the last good one again", since) is not None)
+    await node.wait("the good file", lambda: node.said("holds the last good configuration again", since) is not None)
     line("the file mended: it holds the good one again, nothing to do")
 
     heading(f"drain: SIGTERM with {SLOW} requests of {demo.SLOW_SECONDS:g} s in flight")

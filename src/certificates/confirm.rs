@@ -17,8 +17,8 @@ const HIDDEN: &str = "a stats_matcher hides the statistics of secrets: let every
                       include the prefix sds.";
 
 /// Why Envoy may have another version, and the remedy.
-const ELSEWHERE: &str = "it reads another file, or that file's directory was replaced since Envoy \
-                         started, and Envoy must be started again";
+const ELSEWHERE: &str = "Envoy reads another SDS file, or that file's directory was replaced since \
+                         Envoy started: Envoy must be started again";
 
 /// What Envoy says of one secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

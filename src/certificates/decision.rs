@@ -333,7 +333,10 @@ impl Decision {
         });
         match set {
             Ok(set) => {
-                warn!("{}: going on with what was published before", self.name());
+                warn!(
+                    "{}: going on with what an earlier run published",
+                    self.name()
+                );
                 // But for a staple that is over.
                 let same = set.contents == contents;
                 let origin = if same {
@@ -361,7 +364,7 @@ impl Decision {
         };
         if let Ok(set) = Set::of(contents, None, wall, Age::Any) {
             error!(
-                "{}: giving it to Envoy all the same: there is no other",
+                "{}: Envoy gets the set though it is out of date: there is no other",
                 self.name()
             );
             self.try_or_go_on(set, Origin::LastResort, now);

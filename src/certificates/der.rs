@@ -11,7 +11,7 @@ use crate::clock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
-const NO_DATE: Malformed = Malformed("a date is none");
+const NO_DATE: Malformed = Malformed("a date cannot be read");
 
 /// Universal and context-specific tags, as far as they are needed here.
 pub mod tag {

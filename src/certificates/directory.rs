@@ -147,8 +147,8 @@ impl Sds {
         match self.owner {
             Some((user, _)) => format!("{whose}; they are given to uid {user}"),
             None if self.shared => format!(
-                "{whose}; everybody can put another directory in its place, as the one above is \
-                 writable for all: give --resources-dir one of root's below that"
+                "{whose}; everybody can replace it, because the directory above is writable for all: \
+                 give --resources-dir a directory of root's below that one"
             ),
             None => whose,
         }
@@ -289,9 +289,8 @@ fn walk(path: &Path, access: Access, make: bool) -> io::Result<OwnedFd> {
             return Err(refuse(
                 path,
                 &format!(
-                    "the way to it leads through a directory or link of uid {user}, who could \
-                     have it lead anywhere: give all of that way to root, or the rest of it to \
-                     uid {user}"
+                    "the path leads through a directory or link of uid {user}, who could make it lead \
+                     anywhere: give all of the path to root, or all after that part to uid {user}"
                 ),
             ));
         }

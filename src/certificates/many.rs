@@ -121,7 +121,7 @@ impl Start {
         } else if late {
             self.phase = StartPhase::Late;
             // What went wrong so far is told here. What does from here on has a line of its own.
-            let line = progress("good so far", rotations, error);
+            let line = progress("without an error so far", rotations, error);
             lines.extend(Some(line).filter(|(level, _)| *level == Level::Warn));
             tell_each(rotations, Level::Warn);
         }
@@ -161,7 +161,7 @@ fn progress(
         0 => String::new(),
         more => format!("; and {more} more"),
     };
-    let line = format!("{line}; not {}{more}", named.join("; "));
+    let line = format!("{line}; the others: {}{more}", named.join("; "));
     (Level::Warn, line)
 }
 
@@ -212,7 +212,7 @@ mod tests {
         start.phase = StartPhase::Loading(now.checked_sub(LOADING).unwrap());
         let (lines, levels) = told(&mut start, &mut rotations);
         assert_eq!(levels, [Level::Warn, Level::Debug]);
-        let line = "certificates: 10 of 11 sets good so far; not web: the key: is empty";
+        let line = "certificates: 10 of 11 sets without an error so far; the others: web: the key: is empty";
         assert_eq!(lines, [(Level::Warn, line.to_owned())]);
         assert_eq!(told(&mut start, &mut rotations).0, [], "once");
     }

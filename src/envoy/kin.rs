@@ -124,11 +124,11 @@ pub fn socket(pid: i32, path: &Path) -> Result<PathBuf, String> {
     }
     Err(match dir {
         Some(dir) => format!(
-            "envoy's admin interface, {}: not there",
+            "Envoy's admin interface: there is no socket at {}",
             dir.join(path).display()
         ),
         None => format!(
-            "envoy's admin interface, {}: envoy's working directory cannot be seen: write an \
+            "Envoy's admin interface, {}: drainit cannot see Envoy's working directory: write an \
              absolute path",
             path.display()
         ),
@@ -160,7 +160,8 @@ mod tests {
         let pid = shell.id().try_into().unwrap();
         assert_eq!(socket(pid, Path::new("a.sock")), Ok(socket_path));
         let why = socket(pid, Path::new("b.sock")).unwrap_err();
-        assert!(why.contains("b.sock: not there"), "{why}");
+        assert!(why.contains("there is no socket at /"), "{why}");
+        assert!(why.ends_with("/b.sock"), "{why}");
         assert_eq!(arguments(pid).last(), Some(&"--flag".into()));
         let words = ["-c", &script, "sh", "--flag"].map(OsString::from);
         assert!(is_line(&line(pid), OsStr::new("sh"), &words));

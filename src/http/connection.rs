@@ -173,7 +173,10 @@ impl ServerConnection {
         match &self.phase {
             ConnectionPhase::Held(_) => (),
             ConnectionPhase::Reading { head, .. } if !head.is_empty() => {
-                let text = format!("a request head has {} s", HEAD_TIME.as_secs());
+                let text = format!(
+                    "the request's head did not come within {} s",
+                    HEAD_TIME.as_secs()
+                );
                 self.send(Reply::text(408, text), false, now);
             }
             _ => self.phase = ConnectionPhase::Closed,

@@ -199,7 +199,7 @@ impl<'a> Handler<'a> {
             && self.owed > MOST_OWED
             && !held.trusted
         {
-            let text = "too many have not read their answers yet";
+            let text = "too many clients have not read their answers yet";
             return EndpointAnswer::Now(Reply::text(503, text));
         }
         let snapshot = self.board.read();

@@ -315,7 +315,7 @@ impl BoundSocket {
                 stream.set_nonblocking(true)?;
                 let caller = Caller::Unix(match Credentials::of(&stream) {
                     Ok(peer) => peer.authorize(),
-                    Err(_) => Err("a process that cannot be told".to_owned()),
+                    Err(_) => Err("a process that the kernel does not name".to_owned()),
                 });
                 Ok((stream.into(), caller))
             }

@@ -79,7 +79,7 @@ impl Credentials {
                 static SAID: Once = Once::new();
                 SAID.call_once(|| {
                     log::warn!(
-                        "this kernel does not tell which process is at the other end of a unix socket: its user alone counts"
+                        "this kernel does not tell which process is at the other end of a unix socket: drainit goes by the process's user alone"
                     );
                 });
                 let name = format!("a process of uid {uid}");

@@ -40,7 +40,7 @@ pub fn kill(pid: i32, signal: c_int) {
     // SAFETY: kill touches no memory. Raw, as every signal in this file.
     if unsafe { libc::kill(pid, signal) } != 0 {
         log::debug!(
-            "{} to {pid}: {}",
+            "{} was not sent to process {pid}: {}",
             signal_name(signal),
             io::Error::last_os_error()
         );

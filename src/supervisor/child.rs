@@ -148,7 +148,7 @@ impl Child {
             Some((pid, handle)) => {
                 if let Err(error) = handle.signal(signal) {
                     let name = process::signal_name(signal);
-                    log::debug!("{name} to {pid}: {error}");
+                    log::debug!("{name} was not sent to process {pid}: {error}");
                 }
             }
         }

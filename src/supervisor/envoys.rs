@@ -321,7 +321,9 @@ impl Envoys {
     /// A generation may have ended while it started, and no other starts now.
     fn mend(&self) {
         if let Some(Err(why)) = self.family.as_ref().map(Family::mend) {
-            log::error!("the next generation may not start: {why}");
+            log::error!(
+                "the next hot restart may fail: the mark of the generation that ended is still there: {why}"
+            );
         }
     }
 

@@ -148,12 +148,16 @@ impl Supervisor {
                 follow.discard(Some(copy));
                 if print == follow.runs_print() {
                     if is_back {
-                        log::info!("the configuration file holds the last good one again");
+                        log::info!(
+                            "the configuration file holds the last good configuration again"
+                        );
                         self.envoys.run_copy(None);
                         self.show_configuration(None);
                     }
                 } else if print == follow.refused {
-                    log::warn!("the configuration file holds the one that was worse: not tried");
+                    log::warn!(
+                        "the configuration in the file was worse before: it is not tried again"
+                    );
                 } else {
                     log::info!("the configuration file has changed");
                     (follow.refused, follow.back) = (None, None);
@@ -208,7 +212,9 @@ impl Supervisor {
                 follow.record = TrackRecord::default();
                 follow.due = now + probation::LOOK;
                 self.envoys.keep_copy();
-                log::error!("back to the last good configuration: the file's was worse: {why}");
+                log::error!(
+                    "Envoy runs the last good configuration again: the file's was worse: {why}"
+                );
                 self.show_configuration(Some(why));
             }
             (true, None) => {
@@ -317,8 +323,8 @@ impl Supervisor {
         let before = follow.runs.replace(good);
         follow.discard(before);
         self.envoys.run_copy(Some(path));
-        let why = "envoy ended with it";
-        log::error!("the new configuration is worse: {why}: back to the last good one");
+        let why = "Envoy ended in its first 30 s";
+        log::error!("the new configuration is worse: {why}: the next Envoy runs the last good one");
         self.show_configuration(Some(why.into()));
     }
 

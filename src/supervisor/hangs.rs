@@ -100,7 +100,9 @@ impl Supervisor {
                     self.board
                         .update(|snapshot| snapshot.admin.ready = Some((now, Err(line))));
                 }
-                (None, Some(path)) => log::info!("{} answers again", path.display()),
+                (None, Some(path)) => {
+                    log::info!("the file system of {} answers again", path.display())
+                }
                 (None, None) => {}
             }
             self.hangs.admin = admin;
@@ -109,7 +111,9 @@ impl Supervisor {
             let line = configuration.as_deref().map(describe);
             match (&line, &self.hangs.configuration) {
                 (Some(line), _) => log::warn!("the configuration file: {line}"),
-                (None, Some(path)) => log::info!("{} answers again", path.display()),
+                (None, Some(path)) => {
+                    log::info!("the file system of {} answers again", path.display())
+                }
                 (None, None) => {}
             }
             self.board
@@ -122,7 +126,10 @@ impl Supervisor {
         let line = hangs_at.map(describe);
         match (&line, &self.hangs.certificates) {
             (Some(line), _) => log::warn!("certificates: {line}"),
-            (None, Some(path)) => log::info!("certificates: {} answers again", path.display()),
+            (None, Some(path)) => log::info!(
+                "certificates: the file system of {} answers again",
+                path.display()
+            ),
             (None, None) => {}
         }
         let waiting = line.clone().unwrap_or_else(|| self.hangs.waiting.clone());

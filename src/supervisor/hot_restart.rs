@@ -15,6 +15,9 @@ use crate::status::{Admin, plural};
 /// What an old generation is called among listeners.
 const OLD: &str = "old generation";
 
+/// Why a reload has no next generation where nobody knows more.
+const ENDED: &str = "Envoy ended during the reload";
+
 /// What is wrong with an Envoy whose listeners ended with the generation that had taken them over.
 pub(super) const CLOSED: &str =
     "envoy accepts no connections any more: its listeners went with the generation that ended";
@@ -197,7 +200,9 @@ impl Supervisor {
                 (None, Some(exit)) => {
                     let last = refusal::last_word(&verdict.said);
                     let last = last.map_or(String::new(), |last| format!("; {last}"));
-                    format!("the trial of the configuration told nothing: {exit}{last}")
+                    format!(
+                        "envoy --mode validate gave no verdict on the configuration: {exit}{last}"
+                    )
                 }
                 (None, None) => format!(
                     "{} cannot be started: {}",
@@ -213,7 +218,7 @@ impl Supervisor {
             }
             Purpose::NextVersion => {
                 let Some(pid) = self.envoys.pid() else {
-                    return self.refuse("envoy ended meanwhile".into());
+                    return self.refuse(ENDED.into());
                 };
                 // A start script may say something before it.
                 let next = refusal::last_word(&verdict.said).unwrap_or_default();
@@ -229,7 +234,7 @@ impl Supervisor {
                 self.handle(Input::HotRestart(News::Tried(true)));
             }
             Purpose::Version(next) => self.refuse(format!(
-                "the new envoy speaks hot restart {next}, the running one {}",
+                "the new Envoy's hot restart version is {next}, the running one's is {}",
                 verdict.said.trim()
             )),
             Purpose::Certificates(_) | Purpose::Start | Purpose::Forgotten => {}
@@ -316,11 +321,7 @@ impl Supervisor {
                     log::warn!("generation {epoch} serves on");
                 }
                 let why = std::mem::take(&mut self.reloading.refusal);
-                Err(if why.is_empty() {
-                    "envoy ended meanwhile".into()
-                } else {
-                    why
-                })
+                Err(if why.is_empty() { ENDED.into() } else { why })
             }
             Reloaded::NotLive => Err("envoy is not live".into()),
             Reloaded::Draining => Err("a drain was asked for".into()),

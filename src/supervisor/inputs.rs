@@ -79,7 +79,8 @@ impl Supervisor {
                     self.on_missing_answer();
                 }
                 if thread == Thread::Certificates {
-                    let why = "the certificate thread ended over it; it is being started again";
+                    let why =
+                        "the certificate thread ended before the reload did, and is started again";
                     self.end_reading(Err(why.into()));
                     self.sds_files.nobody_checks();
                 }
@@ -192,7 +193,7 @@ impl Supervisor {
             let exit = verdict
                 .exit
                 .map_or("not started".into(), |exit| exit.to_string());
-            log::warn!("the trial of the certificates told nothing: {exit}{said}");
+            log::warn!("envoy --mode validate gave no verdict on the certificates: {exit}{said}");
         }
         let verdict = refusal.map_or(Ok(()), Err);
         self.helpers

@@ -136,7 +136,7 @@ impl Probation {
         };
         if let Some((new, old)) = worse(|it| it.answers, ANSWERS_MARGIN) {
             return Some(format!(
-                "5xx, or without a route, {} of {} answers against {}",
+                "{} of {} answers are 5xx or have no route, against {} before",
                 percent(new.rate()),
                 new.of,
                 percent(old.rate())
@@ -144,7 +144,7 @@ impl Probation {
         }
         if let Some((new, old)) = worse(|it| it.connects, CONNECTS_MARGIN) {
             return Some(format!(
-                "{} of {} connections to upstreams failed against {}",
+                "{} of {} connections to upstreams failed, against {} before",
                 percent(new.rate()),
                 new.of,
                 percent(old.rate())
@@ -161,7 +161,7 @@ impl Probation {
         let doors = &self.last.doors;
         let (time, before) = self.before.doors();
         if !before.is_empty() && doors.is_empty() {
-            return Some("no listener".into());
+            return Some("Envoy has no listener any more".into());
         }
         let gone = before.iter().find(|old| {
             let uses = old.connections.saturating_add(old.answers);
@@ -186,7 +186,7 @@ impl Probation {
             old.answers >= ANSWERS_FEW && same.any(|new| new.connections >= FEW && few(new))
         });
         mute.map(|Door { name, .. }| {
-            format!("next to no answers on listener {name}, though clients connect")
+            format!("listener {name} gives next to no answers, though clients connect")
         })
     }
 }

@@ -61,7 +61,7 @@ fn more_answers_that_went_wrong_are_worse_and_a_few_are_not() {
     let said = judged(old(), (200, 86), (20, 0), 20).unwrap();
     assert_eq!(
         said,
-        "5xx, or without a route, 43.0 % of 200 answers against 0.1 %"
+        "43.0 % of 200 answers are 5xx or have no route, against 0.1 % before"
     );
     assert_eq!(judged(old(), (200, 0), (20, 0), 20), None);
     // Nine of any number, and four points of a hundred.
@@ -115,7 +115,7 @@ fn failed_connections_to_upstreams_are_worse_where_no_request_tells() {
     let said = judged(old(), NONE, (20, 20), 20).unwrap();
     assert_eq!(
         said,
-        "100.0 % of 20 connections to upstreams failed against 1.0 %"
+        "100.0 % of 20 connections to upstreams failed, against 1.0 % before"
     );
     assert_eq!(judged(old(), NONE, (20, 5), 20), None, "a host of four");
 }
@@ -136,7 +136,10 @@ fn a_listener_that_had_traffic_and_is_gone_is_worse_and_an_idle_one_is_not() {
     let other = || vec![door("other", 81, NONE)];
     assert_eq!(judge(100, other()), (None, Some(gone)), "seen twice");
     assert_eq!(judge(1, other()), (None, None));
-    assert_eq!(judge(1, Vec::new()).1.as_deref(), Some("no listener"));
+    assert_eq!(
+        judge(1, Vec::new()).1.as_deref(),
+        Some("Envoy has no listener any more")
+    );
     assert_eq!(judge(100, vec![door("renamed", 80, NONE)]), (None, None));
 }
 

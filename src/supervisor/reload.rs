@@ -122,7 +122,9 @@ impl Supervisor {
         let hot = self.options.hot_restart;
         if hot {
             // One whose generation is live, and has been taken over from by now.
-            self.end_reading(Ok("the next reload tells of the certificates".into()));
+            self.end_reading(Ok(
+                "the next reload's result tells of the certificates".into()
+            ));
         }
         self.reloading.refusal.clear();
         self.trials.forget_reload();
@@ -177,7 +179,9 @@ impl Supervisor {
             .is_some_and(|until| until <= now)
         {
             let limit = show(CERTIFICATES_WITHIN);
-            let why = format!("nobody has told within {limit} what comes of the certificates");
+            let why = format!(
+                "the certificate thread has not told within {limit} what became of the certificates"
+            );
             self.end_reading(Err(why));
         }
     }

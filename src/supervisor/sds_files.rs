@@ -39,8 +39,8 @@ impl SdsFiles {
             && until <= now
         {
             log::warn!(
-                "nobody has told within {} whether the SDS files are as they were published: \
-                 going on all the same",
+                "the certificate thread has not told within {} whether the SDS files are as they were \
+                 published: drainit goes on without that",
                 show(WITHIN)
             );
             self.check = Check::Over;

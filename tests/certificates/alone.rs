@@ -138,7 +138,9 @@ fn an_expired_certificate_is_served_loudly_until_there_is_a_better_one() {
     let drainit = edge.start(&[]);
     edge.wait_presented(&expired);
     drainit.wait_log(&format!("{NAME}: refused: the certificate: expired at"));
-    drainit.wait_log(&format!("{NAME}: giving it to Envoy all the same"));
+    drainit.wait_log(&format!(
+        "{NAME}: Envoy gets the set though it is out of date"
+    ));
     let told = secret(&drainit, NAME);
     assert_eq!(told["last_result"], "refused");
     assert_eq!(told["serial"], expired.serial.as_str());

@@ -64,7 +64,7 @@ fn the_certificate_thread_panics_and_traffic_health_and_drain_do_not_notice() {
     }
     drainit.wait_log("thread certificates panicked");
     // Whoever asked it for a reload has an answer.
-    drainit.wait_log("reload failed: the certificate thread ended over it");
+    drainit.wait_log("reload failed: the certificate thread ended before the reload did");
     // It goes on from what is published: no candidate, and nothing is told in between.
     wait_for("a reload", PATIENCE, || {
         drainit.signal(Signal::SIGHUP);

@@ -56,15 +56,17 @@ impl Envoys {
         match StandIn::at(&path) {
             Ok(stand_in) => {
                 if hurries {
-                    log::warn!("the old generation, pid {pid}, is ended with what it has left");
+                    log::warn!(
+                        "drainit ends the old generation, pid {pid}, and cuts what it has left"
+                    );
                 } else {
-                    log::info!("the old generation, pid {pid}, has nothing left: it is ended");
+                    log::info!("drainit ends the old generation, pid {pid}: it has nothing left");
                 }
                 self.stand_in = Some(stand_in);
                 true
             }
             Err(error) => {
-                log::debug!("the old generation is ended when its time has come: {error}");
+                log::debug!("drainit cannot end the old generation early: {error}");
                 false
             }
         }
@@ -83,7 +85,7 @@ impl Envoys {
     /// Sends the old generation SIGKILL, and forgets it.
     pub fn kill_old(&mut self) {
         if let Some(mut old) = self.old.take() {
-            log::warn!("the old generation is ended by SIGKILL");
+            log::warn!("the old generation is sent SIGKILL");
             old.kill();
         }
     }
