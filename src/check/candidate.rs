@@ -140,7 +140,7 @@ impl Candidate {
                 // In the caller's network it is kept from being live.
                 if !self.alone || said.starts_with("LIVE") || since.elapsed() > PATIENCE {
                     let (status, body) = get("/config_dump").map_err(none)?;
-                    let why = || (status, format!("its /config_dump answers with {status}"));
+                    let why = || (status, format!("/config_dump answers with {status}"));
                     return (status == 200).then_some(body).ok_or_else(why);
                 }
             }
@@ -148,8 +148,10 @@ impl Candidate {
             run.look();
         }
         let said = run.said().unwrap_or_default();
-        let last = said.lines().last().unwrap_or("no word of it");
-        Err(none(format!("it does not start in a moment: {last}")))
+        let last = said.lines().last().unwrap_or("it printed nothing");
+        Err(none(format!(
+            "Envoy ended, or took too long, before it told its configuration: {last}"
+        )))
     }
 
     fn start(&self, args: &[OsString], mute: &Mute, pipe: Option<&OwnedFd>) -> Result<Run, String> {

@@ -85,7 +85,7 @@ fn try_out(facts: &mut Facts, path: std::path::PathBuf, mut args: Vec<OsString>)
             }
             facts.config = Some(config);
         }
-        Ok(None) => facts.unread = Some("Envoy tells none".into()),
+        Ok(None) => facts.unread = Some("/config_dump has no bootstrap in it".into()),
         Err(_) if facts.refusal.is_some() => read_text(facts),
         Err(why) => read_text_instead(facts, why),
     }

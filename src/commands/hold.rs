@@ -12,7 +12,7 @@ use crate::status::{NOT_LIVE, UNCONFIRMED};
 /// why. At the deadline it is held all the same.
 pub fn hold(options: &Options) -> u8 {
     end(begin(options, "hold").and_then(|target| {
-        say("held: asked for");
+        say("asked drainit to hold Envoy");
         let waiting = Waiting::begin(&target);
         let over = waiting.end(give(&target, "hold")?);
         match over.end.is_clean {
@@ -90,6 +90,6 @@ fn give(target: &Target, command: &str) -> Result<OrderAnswer, String> {
             Err(format!("that drainit is older, and knows no {command}"))
         }
         Ok((_, why)) => Err(why),
-        Err(why) => Err(format!("it ended before it answered: {why}")),
+        Err(why) => Err(format!("that drainit ended before it answered: {why}")),
     }
 }

@@ -48,7 +48,7 @@ fn drain(options: &Options) -> Result<Over, (u8, String)> {
         // It has the order by /shutdown, too: root without CAP_KILL may give it that way alone.
         signalled => matches!(signalled, Some(Ok(()))),
     };
-    say("draining: asked for");
+    say("asked drainit to drain Envoy");
     let waiting = Waiting::begin(&target);
     match progress::order(&target, "/shutdown") {
         Ok((head, _)) if head.status == 200 => {
@@ -59,18 +59,19 @@ fn drain(options: &Options) -> Result<Over, (u8, String)> {
             .map(|end| waiting.end(end))
             .map_err(|why| (1, why)),
         Ok((_, why)) => Err((1, why)),
-        Err(why) => Err((
-            1,
-            format!("it ended before it told how the drain went: {why}"),
-        )),
+        Err(why) => Err((1, unheard(&why))),
     }
+}
+
+/// What is said where drainit ended without an answer.
+fn unheard(why: &str) -> String {
+    format!("that drainit ended before it told how the drain went: {why}")
 }
 
 /// How the drain ended that the signal asked for.
 fn await_end(target: &Target) -> Result<OrderAnswer, String> {
     loop {
-        let status = read_status(target, true)
-            .map_err(|why| format!("it ended before it told how the drain went: {why}"))?;
+        let status = read_status(target, true).map_err(|why| unheard(&why))?;
         let result = status.pointer("/drain/result").and_then(Value::as_str);
         if let Some(result) = result {
             let clean = status.pointer("/drain/clean").and_then(Value::as_bool);

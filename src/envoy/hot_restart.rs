@@ -78,7 +78,7 @@ impl Family {
             let number = value.to_str().and_then(|value| value.parse().ok());
             number
                 .map(Some)
-                .ok_or_else(|| format!("Envoy's {flag} lacks its number, of 32 bits"))
+                .ok_or_else(|| format!("Envoy's {flag} needs a number from 0 to 4294967295"))
         };
         let seconds = |number: u32| Duration::from_secs(number.into());
         let drain = given("--drain-time-s")?.map(seconds);
@@ -442,7 +442,7 @@ mod tests {
             (&["--restart-epoch", "1"], "--restart-epoch"),
             (&["--base-id", "x"], "--base-id"),
             (&["--drain-time-s 30s"], "--drain-time-s"),
-            (&["--parent-shutdown-time-s", "4294967296"], "32 bits"),
+            (&["--parent-shutdown-time-s", "4294967296"], "to 4294967295"),
         ] {
             let refusal = family(args).unwrap_err();
             assert!(refusal.contains(why), "{refusal}");

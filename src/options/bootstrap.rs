@@ -111,7 +111,7 @@ pub const FLAGS: &[Flag<Bootstrap>] = &[
         "namespace",
         "NAME",
         "projectcontour",
-        "For the clusters' names in statistics, and Envoy's node.cluster. Envoy's node.id is $ENVOY_POD_NAME, else the host's name.",
+        "Contour's namespace, for the clusters' names in statistics and for Envoy's node.cluster. Envoy's node.id is $ENVOY_POD_NAME, or else the host's name.",
         |o, v| {
             v.clone_into(&mut o.namespace);
             Ok(())
@@ -154,10 +154,10 @@ pub const FLAGS: &[Flag<Bootstrap>] = &[
         "xds-resource-version",
         "VERSION",
         "v3",
-        "There is only v3.",
+        "The version of the xDS API: v3 is the only one.",
         |_, v| match v {
             "v3" => Ok(()),
-            _ => Err(format!("`{v}` is not v3, which is all there is")),
+            _ => Err(format!("`{v}` is no version of the xDS API that Envoy has: write v3")),
         },
     ),
 ];
@@ -276,7 +276,7 @@ mod tests {
             ),
             (
                 "a --xds-resource-version v2",
-                "bootstrap: --xds-resource-version: `v2` is not v3, which is all there is",
+                "bootstrap: --xds-resource-version: `v2` is no version of the xDS API that Envoy has: write v3",
             ),
             (
                 "a --dns-lookup-family v5",

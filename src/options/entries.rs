@@ -77,8 +77,8 @@ pub const ENTRIES: &[Entry] = &[
         arguments: "",
         brief: "take a hold back",
         doc: "Asks the running drainit to put a held Envoy back into service, and waits until it is. It \
-              exits with 0 once nothing is held (it says so where Envoy is not live), or with 1 and why: \
-              after a shutdown only a restart leads back.",
+              exits with 0 once Envoy is not held any more, and says so where Envoy is not live; or with 1 \
+              and why. After a shutdown only a restart of drainit helps.",
         switches: &[PID],
         takes: WHICH,
     },
@@ -99,7 +99,7 @@ pub const ENTRIES: &[Entry] = &[
         doc: "Shows what the running drainit is doing: its state, Envoy, the connections and requests that \
               are left, the deadline, the certificates and the last reload.",
         switches: &[
-            ("watch", "Redraw it in place; q quits."),
+            ("watch", "Redraw the status in place; q quits."),
             ("json", "Print the JSON of /status, for programs."),
             PID,
         ],
@@ -110,14 +110,14 @@ pub const ENTRIES: &[Entry] = &[
         arguments: "[--no-wait]",
         brief: "read certificates or the configuration again",
         doc: "Asks the running drainit (SIGHUP) to read the certificates again and, where it was started \
-              with --hot-restart, to bring up a new Envoy with the configuration as it is now. While an old \
-              generation drains, that is kept until it has ended. The command waits, says what for, and exits \
-              with 0, or with 1 and why. Where there is nothing that could be reloaded, it exits with 1 and \
+              with --hot-restart, to bring up a new Envoy with the configuration as it is now. A reload \
+              that comes while an old generation drains waits until that has ended. The command waits, says \
+              what for, and exits with 0, or with 1 and why. Where there is nothing that could be reloaded, it exits with 1 and \
               says what to add. For systemd's ExecReload.",
         switches: &[
             (
                 "no-wait",
-                "Return as soon as it has begun, or is kept: 0, or 1 where it was refused at once.",
+                "Return as soon as the reload has begun, or waits: 0, or 1 where it was refused at once.",
             ),
             PID,
         ],
@@ -154,7 +154,7 @@ pub const ENTRIES: &[Entry] = &[
     Entry {
         name: "install",
         arguments: "PATH",
-        brief: "copy itself there",
+        brief: "copy drainit to PATH",
         doc: "Copies drainit to PATH. An init container does that to put it into somebody else's image.",
         switches: &[],
         takes: &[],

@@ -288,7 +288,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "hot-restart",
         Switch,
         "off",
-        "Reload by Envoy's hot restart: a new Envoy starts beside the old one, which drains once the new one is live, for which that has 60 s.",
+        "Reload by Envoy's hot restart: a new Envoy starts beside the old one, and has 60 s to become live. Once it is live, the old one drains.",
         |o, v| set(&mut o.hot_restart, switch(v)),
     )
     .brief("Reload by Envoy's hot restart"),
@@ -366,7 +366,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "validation",
         Each(VALIDATION),
         "",
-        "An SDS validation context to keep fresh, for a listener's client certificates, in a file as --secret has it: CA and FILE are PEM, each of one or more; repeatable.",
+        "One more SDS validation context to keep fresh, for a listener's client certificates: DIR/sds/NAME.json, with NAME as for --secret; CA is a PEM file of CAs, FILE one of revocation lists; repeatable.",
         |o, v| {
             o.validations.push(validation(v)?);
             Ok(())
@@ -398,7 +398,7 @@ pub const FLAGS: &[Flag<Options>] = &[
         "log-level",
         One("LEVEL"),
         "info",
-        "off, error, warn, info, debug or trace. Where it is not given, RUST_LOG counts.",
+        "How much is logged: off, error, warn, info, debug or trace. Where this option is not given, RUST_LOG counts.",
         |o, v| {
             set(
                 &mut o.log_level,

@@ -87,7 +87,7 @@ pub fn render(snapshot: &Snapshot, now: Instant) -> String {
     page.name(
         "drainit_drain_deadline_seconds",
         "gauge",
-        "How long that drain may take, from its start to its deadline.",
+        "How long the drain that is under way, or was the last, may take, from its start to its deadline.",
     );
     page.optional(
         snapshot

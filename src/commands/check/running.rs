@@ -59,13 +59,14 @@ pub fn facts(options: Options) -> Result<Facts, String> {
     if is_its_user && has_our_root(&process) {
         facts.certificates = host::certificates(&facts.options);
     } else if facts.options.has_certificates() {
-        let what = "the certificate files: that Envoy has another root directory or user";
+        let what =
+            "the certificate files: Envoy has another root directory or user than this check";
         facts.unseen.push(what.into());
     }
     if !is_its_user && facts.host.no_shared_memory.take().is_some() && facts.options.hot_restart {
         facts
             .unseen
-            .push("/dev/shm: that Envoy has another user".into());
+            .push("/dev/shm: Envoy has another user than this check".into());
     }
     let Some(address) = address else {
         facts.unread = Some("Envoy has told no admin address".into());
@@ -90,7 +91,7 @@ pub fn facts(options: Options) -> Result<Facts, String> {
             facts.version = facts.version.or_else(|| config.version());
             facts.config = Some(config);
         }
-        None => facts.unread = Some(format!("{address} tells none")),
+        None => facts.unread = Some("/config_dump has no bootstrap in it".into()),
     }
     Ok(facts)
 }
