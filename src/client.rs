@@ -159,7 +159,7 @@ pub fn exchange(
     exchange_with(Peer::Anyone, address, method, path, limits, sink)
 }
 
-/// As [`exchange`], with this peer and nobody else.
+/// Does what [`exchange`] does, with this peer and nobody else.
 ///
 /// # Errors
 /// As [`exchange`], and when somebody else listens.
@@ -178,7 +178,7 @@ pub fn exchange_with(
 /// [`SLICE`].
 pub type GoesOn<'a> = Option<&'a mut dyn FnMut(Duration) -> bool>;
 
-/// As [`exchange_with`], for as long as `goes_on` says, where it is given.
+/// Does what [`exchange_with`] does, for as long as `goes_on` says, where it is given.
 ///
 /// # Errors
 /// As [`exchange_with`], and when `goes_on` says no.
@@ -291,7 +291,7 @@ fn ask(
     }
 }
 
-/// As [`exchange`], with the body as text.
+/// Does what [`exchange`] does, and returns the body as text.
 ///
 /// # Errors
 /// As [`exchange`].
@@ -304,7 +304,7 @@ pub fn fetch(
     fetch_from(Peer::Anyone, address, method, path, limits)
 }
 
-/// As [`fetch`], with this peer and nobody else.
+/// Does what [`fetch`] does, with this peer and nobody else.
 ///
 /// # Errors
 /// As [`exchange`], and when somebody else listens.
@@ -318,7 +318,7 @@ pub fn fetch_from(
     fetch_while(peer, address, method, path, limits, None)
 }
 
-/// As [`fetch_from`], for as long as `goes_on` says, where it is given.
+/// Does what [`fetch_from`] does, for as long as `goes_on` says, where it is given.
 ///
 /// # Errors
 /// As [`exchange_with`], and when `goes_on` says no.

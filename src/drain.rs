@@ -48,7 +48,7 @@ pub struct Limits {
     /// With nothing in flight for this long, idle connections hold nothing up; zero turns that
     /// off (`--settle`).
     pub settle: Duration,
-    /// So many connections that are left count as none (`--open-connections`).
+    /// The number of connections that the drain does not wait for (`--open-connections`).
     pub open_connections: u64,
     /// The least time between two polls (`--check-interval`).
     pub check_interval: Duration,
@@ -71,9 +71,9 @@ impl Limits {
 pub enum Next {
     /// Ask this, and bring the answer.
     Ask(Ask),
-    /// Nothing, until then or until an answer comes.
+    /// Do nothing until this time, or until an answer comes.
     Wait(Time),
-    /// Nothing any more.
+    /// Do nothing any more: the drain is over, and ended so.
     Over(Outcome),
 }
 

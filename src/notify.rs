@@ -18,8 +18,8 @@ const RETRY: Duration = Duration::from_millis(200);
 /// systemd is asked for this much more than a drain may take: for the way to it and back.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// So many characters of a status are sent: systemd drops a message of more than 4096 bytes whole
-/// (`NOTIFY_BUFFER_MAX` in its src/core/manager.c).
+/// The most characters of a status that are sent: systemd drops a message of more than 4096 bytes
+/// whole (`NOTIFY_BUFFER_MAX` in its src/core/manager.c).
 const STATUS: usize = 1_000;
 
 /// What systemd should know.

@@ -83,9 +83,9 @@ pub enum Probe {
 /// How `drainit status` shows what it has to show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StatusMode {
-    /// Again and again, in place.
+    /// Whether the status is shown again and again, in place.
     pub watch: bool,
-    /// As JSON.
+    /// Whether the status is shown as JSON.
     pub json: bool,
 }
 

@@ -10,12 +10,12 @@ use crate::drain::{Limits, Loss, Outcome};
 use crate::envoy::load::{ListenerLoad, Load};
 use crate::status::{DrainEnd, DrainStatus};
 
-/// So many milliseconds.
+/// A duration of so many milliseconds.
 pub const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// So many seconds.
+/// A duration of so many seconds.
 pub const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -70,7 +70,7 @@ pub fn listener(name: impl Into<String>, connections: u64) -> ListenerLoad {
     }
 }
 
-/// So many connections on the listener `https`, with a request on each.
+/// A load of so many connections on the listener `https`, with a request on each.
 pub fn load(connections: u64) -> Load {
     Load {
         listeners: vec![listener("https", connections)],

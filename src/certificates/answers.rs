@@ -36,7 +36,7 @@ impl<A: Fn(&str) -> Result<String, String>> Answers<A> {
         }
     }
 
-    /// Another Envoy may answer from here on.
+    /// Forgets the last answer, because another Envoy may answer from here on.
     pub fn forget(&mut self) {
         self.last = None;
     }

@@ -9,10 +9,12 @@ use log::{Level, log, warn};
 use super::rotation::Rotation;
 use crate::pulse::Pulse;
 
-/// So many secrets are many: a line for each step of each would hide all other lines.
+/// The most secrets of which each has its own log lines at a start: with more, they would hide all
+/// other lines.
 const MANY: usize = 10;
 
-/// So long after it may start, Envoy should have them. It may be without its control plane for hours.
+/// How long after its start Envoy may take to load all secrets before the log tells which ones
+/// failed. Envoy may be without its control plane for hours.
 const LOADING: Duration = Duration::from_secs(60);
 
 /// The most secrets that a line names.

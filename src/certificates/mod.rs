@@ -84,7 +84,7 @@ pub struct CertificateSettings {
 /// How often files are looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckTimes {
-    /// So far apart at the most.
+    /// The longest time between two looks at the files.
     pub every: Duration,
     /// Whether the operator asked for this interval: then it holds also where the kernel tells of
     /// every change.

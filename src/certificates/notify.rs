@@ -30,7 +30,7 @@ use super::directory::{LINKS, steps};
 use crate::mailbox::{Inbox, Wakeups};
 use crate::pulse::Pulse;
 
-/// So many reads in a row at the most: whoever never stops changing files holds nothing else up.
+/// The most reads in a row: whoever never stops changing files holds nothing else up.
 const BATCHES: usize = 16;
 
 /// What happens to a directory itself.

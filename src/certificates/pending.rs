@@ -178,7 +178,7 @@ impl Pending {
         }
     }
 
-    /// There is no Envoy to take it.
+    /// Waits for Envoy's word without a deadline, because no Envoy is there to take the set.
     pub fn suspend(&mut self) {
         self.deadline = None;
     }

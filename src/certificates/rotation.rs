@@ -249,6 +249,8 @@ impl Rotation {
         self.decision.asks().map_or(again, |asks| again.min(asks))
     }
 
+    /// Reads the set's files, if they may have changed, and tells the decision what they hold.
+    ///
     /// # Errors
     /// Where the files' file system does not answer: at which file, and since when.
     fn read(

@@ -101,7 +101,7 @@ impl Drop for RunningRotation {
     }
 }
 
-/// As an Envoy answers that has taken whatever is published.
+/// The answer of an Envoy that has taken whatever is published.
 fn envoy_answers(sds: &Path, path: &str) -> String {
     if path == "/certs" {
         let serials = ["a1b2c3", "f00000000000000000000000000000000000001"];

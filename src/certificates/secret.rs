@@ -83,7 +83,7 @@ impl SecretBytes {
         all.get_mut(self.length..).unwrap_or_default()
     }
 
-    /// So many bytes of the spare part are filled now.
+    /// Notes that `by` more bytes of the spare part are filled.
     pub fn grow(&mut self, by: usize) {
         self.length += by.min(self.spare().len());
     }

@@ -10,8 +10,9 @@ use super::read::{Contents, Refusal};
 /// Contents that stayed the same for this long are complete, whoever writes them: twice the pause
 /// that a writer makes between its files.
 const SETTLE: Duration = Duration::from_millis(600);
-/// So long after the kernel's last word of them a writer has done all its files, or makes a pause:
-/// a consistent set that nobody has open for writing is complete then.
+/// How long after the kernel's last word of the files a set is taken to be complete that is
+/// consistent and that nobody has open for writing: by then a writer has done all its files, or
+/// makes a pause.
 const QUIET: Duration = Duration::from_millis(15);
 /// Between looks at contents that have not settled, and while no set is there at all.
 const QUICK: Duration = Duration::from_millis(100);

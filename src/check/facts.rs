@@ -17,7 +17,7 @@ pub enum AdminSetting {
     At(Address),
     /// Nowhere: the configuration has none.
     Missing,
-    /// Not known.
+    /// Nobody could tell where the admin interface is.
     #[default]
     Unknown,
 }

@@ -18,7 +18,7 @@ pub enum ListenerKind {
     Tcp,
     /// A UDP proxy, or another filter of datagrams.
     Udp,
-    /// Another protocol over TCP.
+    /// Any protocol over TCP but HTTP and a TCP proxy's.
     Other,
 }
 

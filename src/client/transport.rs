@@ -61,7 +61,7 @@ pub fn connect(address: &Address, peer: Peer, limit: Duration) -> io::Result<Str
     connect_to(address, peer, limit).map(|(stream, _)| stream)
 }
 
-/// As [`super::meet`] has it.
+/// Connects, and tells where the process is that listens: see [`super::meet`].
 pub fn meet(address: &Address, peer: Peer) -> io::Result<ProcessPlace> {
     let (_, place) = connect_to(address, peer, super::CONNECT)?;
     Ok(place.unwrap_or(ProcessPlace::Untold))

@@ -99,7 +99,7 @@ fn object(texts: &[(&str, &str)]) -> Map<String, Value> {
 /// A name of a place is no longer than this in a line, in characters.
 const PLACE: usize = 200;
 
-/// So many places of one finding are named.
+/// The most places that a finding names.
 const NAMED: usize = 5;
 
 fn render(facts: &Facts, report: &Report, style: Style) -> String {

@@ -21,10 +21,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A line at the least this often, though nothing has changed.
 const LINE: Duration = Duration::from_secs(5);
 
-/// So many clients are named, those who were heard of last.
+/// The most clients that a line names: those who were heard of last.
 const CLIENTS: usize = 3;
 
-/// So many listeners are named, those with the most connections.
+/// The most listeners that a line names: those with the most connections.
 const NAMED: usize = 10;
 
 /// What was left when somebody last looked; none before the first look.

@@ -37,7 +37,7 @@ fn sockets_are_known_by_their_inodes_and_others_are_not() {
     assert!(seen.iter().all(|inode| descriptors.own().contains(inode)));
 }
 
-/// As a generation of a hot restart does with the listening sockets that its successor has too.
+/// A generation of a hot restart closes the listening sockets that its successor has, too.
 #[test]
 fn a_socket_that_lives_on_elsewhere_is_known_to_be_closed_when_it_is_looked_at_anew() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! This very process, looked at.
+//! Looks at the test's own process.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};

@@ -56,7 +56,7 @@ pub enum Families {
     V4,
     /// IPv6 sockets, those with an IPv4 address too.
     V6,
-    /// Both, by the message that NETLINK_SOCK_DIAG had before it knew families.
+    /// IPv4 and IPv6 sockets, by the message that NETLINK_SOCK_DIAG had before it knew families.
     Both,
 }
 
@@ -190,7 +190,7 @@ fn low_half(number: i32) -> u16 {
 pub enum Message<'a> {
     /// A socket: the message's body.
     Row(&'a [u8]),
-    /// There are no more.
+    /// The end of the answer: no more messages follow.
     Done,
     /// The kernel refused, by this errno.
     Failed(i32),

@@ -16,13 +16,14 @@ use crate::envoy::load::{Counters, Load};
 /// How long Envoy accepts at the least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MinDrain {
-    /// So long (`--min-drain DUR`).
+    /// Envoy accepts for this time (`--min-drain DUR`).
     For(Duration),
     /// Until nobody sends new connections any more (`--min-drain auto`).
     Auto {
-        /// For this long at the most, from the end of the delay on.
+        /// Envoy accepts for this time at the most, from the end of the delay on.
         most: Duration,
-        /// Not in this time before the deadline: what came last is to have it for itself.
+        /// New connections are not waited for in this last part of the drain's time: whoever came
+        /// last finishes in it.
         reserve: Duration,
     },
 }
@@ -34,16 +35,16 @@ const LEAST: Duration = Duration::from_secs(1);
 /// Envoy on which nothing is left is gone within a second of its last request.
 const RETURN: Duration = Duration::from_millis(800);
 
-/// Nobody is waited for that comes less often.
+/// The longest silence through which a next new connection is waited for.
 const MOST: Duration = Duration::from_secs(5);
 
-/// What comes is counted for so long.
+/// The time over which new connections are counted for a rate.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// So many arrivals might have been expected.
+/// New connections are taken to have stopped after a silence in which so many were to be expected.
 const EXPECTED: u32 = 10;
 
-/// A rate is told from no less time.
+/// The shortest time from which a rate is told.
 const WINDOW: Duration = Duration::from_millis(500);
 
 /// Watches whether new connections still come.
@@ -107,7 +108,7 @@ impl Arrivals {
         self.blind = true;
     }
 
-    /// So much is open.
+    /// Takes what a look has shown to be open.
     pub fn on_open(&mut self, now: Time, load: &Load) {
         let open = load.told_to_close();
         match self.open {
@@ -137,7 +138,7 @@ impl Arrivals {
         self.blind || self.untold
     }
 
-    /// The counters say this.
+    /// Takes what Envoy's counters say.
     pub fn on_counters(&mut self, now: Time, counters: Counters) {
         self.blind = false;
         let came = match self.first {

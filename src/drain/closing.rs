@@ -19,9 +19,9 @@ pub(super) enum Closing {
     Tried,
 }
 
-/// So much later than its [`patience`] a client that took nothing is given up, so that the kernel tells
-/// of one that is gone before: it counts from the first bytes that it sends again, which is some 0.5 s
-/// after the first ones.
+/// How much longer than its [`patience`] a client that takes nothing is waited for. The kernel
+/// tells before that of a client that is gone: it counts from the first bytes that it sends again,
+/// some 0.5 s after the first ones.
 pub const DOUBT: Duration = Duration::from_secs(1);
 
 impl Drain {

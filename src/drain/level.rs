@@ -70,7 +70,8 @@ impl Drain {
     }
 }
 
-/// So many failures that the pauses have grown up: how they grow has its own tests.
+/// The number of failures after which the pauses are as long as they get: how they grow has its own
+/// tests.
 const MANY: u32 = 4;
 
 const OVER: Limits = Limits {

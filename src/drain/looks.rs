@@ -11,8 +11,8 @@ use crate::envoy::load::{Counters, Load, Sight};
 /// A poll may take this share of Envoy's main thread: one in so many parts.
 pub(super) const SHARE: u32 = 20;
 
-/// So much of its rest Envoy may be owed: the end of a connection is worth a few polls at once, which
-/// the next ones by the clock make up for.
+/// The most rest that Envoy may be owed: the end of a connection is worth a few polls at once,
+/// which the next ones by the clock make up for.
 pub(super) const OWED: Duration = Duration::from_millis(200);
 
 /// Two polls are never further apart than this, however dear a poll is.

@@ -27,12 +27,12 @@ pub enum Outcome {
 /// What has ended with its process while a drain waited for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Loss {
-    /// Nothing.
+    /// Nothing was lost.
     #[default]
     None,
-    /// So many connections.
+    /// So many connections ended with the process.
     Connections(u64),
-    /// Something, for all that is known.
+    /// Nobody knows what ended with the process.
     Unknown,
 }
 

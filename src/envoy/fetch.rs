@@ -46,10 +46,12 @@ pub fn get(peer: Peer, address: &Address, path: &str) -> Result<String, String> 
     }
 }
 
-/// The same whatever the status, which is returned with it, for as long as the question `has_time`.
+/// GETs a path as [`get`] does, and returns the status with the body, whatever the status is. Waits
+/// as long as the question `has_time`.
 ///
 /// # Errors
-/// One line: no answer within 3 s or that time, or one that is longer than 8 MiB.
+/// One line: no answer within 3 s, or none while the question `has_time`, or an answer that is
+/// longer than 8 MiB.
 pub(super) fn fetch_page(
     peer: Peer,
     address: &Address,

@@ -19,7 +19,7 @@ const MOMENT: Duration = Duration::from_millis(200);
 /// Where so few connections are left, each may be the last one of a drain.
 pub const FEW: u64 = 100;
 
-/// So many clients are named.
+/// The most clients that a load names.
 pub const CLIENTS: usize = 10;
 
 /// What an Envoy was seen with: when it has stopped accepting, the connections of its listeners are

@@ -21,9 +21,10 @@ const PAGE: ExchangeLimits = ExchangeLimits {
 /// How many active listeners Envoy has, its admin interface's and the excluded ones apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListenerCount {
-    /// So many addresses.
+    /// Envoy's active listeners have so many addresses.
     Count(u64),
-    /// Envoy does not tell (`admin.allow_paths`), or did not: that is not none.
+    /// Envoy does not tell its listeners (`admin.allow_paths`), or did not answer: it may have
+    /// some.
     Untold,
 }
 

@@ -406,8 +406,9 @@ pub(super) fn call(
     Ok(roll)
 }
 
-/// The same where this was the answer `before`, which stands where there is none; of half an answer, the
-/// other half does. Returns for how long it is believed as well.
+/// Calls the roll again. Where Envoy does not answer, the answer `before` stands; where Envoy gives
+/// half an answer, the other half of `before` stands. Returns the answer, and for how long it is
+/// believed.
 pub(super) fn call_again(
     peer: Peer,
     address: &Address,

@@ -108,7 +108,7 @@ fn a_listener_that_does_not_tell_is_missed() {
     assert_eq!(told("", "").hidden, [Hidden::Count]);
 }
 
-/// As HTTP/3 is served: at the port of HTTP.
+/// HTTP/3 is served at the port of HTTP, so that two listeners have one name.
 #[test]
 fn two_listeners_at_one_address_may_have_one_name_and_hide_nothing() {
     let two = IDLE.replace("active: 0\nserver", "active: 2\nserver");

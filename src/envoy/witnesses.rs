@@ -23,7 +23,7 @@ use crate::connections::names::{self, Named};
 /// An admin interface that has not answered for so long may hang.
 const HANGS: Duration = Duration::from_millis(300);
 
-/// So many listeners are named where none fits.
+/// The most listeners that the log names where an excluded word fits none.
 const LISTENERS_NAMED: usize = 10;
 
 /// What is hidden while a roll call has had no answer.

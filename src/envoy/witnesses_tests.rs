@@ -254,7 +254,7 @@ fn connections_of_quic_do_not_make_up_for_those_that_are_hidden() {
     assert_eq!(weigh(Vec::new(), (45, 45)), 5);
 }
 
-/// Its own matcher hides it, and a TCP listener at its address has its name.
+/// A UDP listener's own matcher hides its sessions, and a TCP listener at its address has its name.
 #[test]
 fn a_udp_listener_whose_name_another_one_has_is_not_believed_to_have_no_session() {
     let mut reader = roll_call::RollCallReader::default();
@@ -314,7 +314,7 @@ fn a_udp_listener_whose_name_another_one_has_is_not_believed_to_have_no_session(
     assert_eq!(witnesses.weigh(told, Some(unknown), true).in_flight(), 3);
 }
 
-/// As where a drain begins that waits for its turn.
+/// A look is given up where a drain that begins waits for its turn.
 #[test]
 fn a_look_is_given_up_where_it_has_no_more_time() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

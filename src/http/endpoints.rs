@@ -72,11 +72,11 @@ impl Endpoint {
 /// The moment whose snapshot `/status` tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// As soon as what is open is known: `/status`.
+    /// The moment when what is open is known: `/status`.
     Fresh,
-    /// At once: `/status?now`.
+    /// The moment of the request: `/status?now`.
     Now,
-    /// Once drainit is over, with the verdict: `/status?end`.
+    /// The moment when drainit is over, with the verdict: `/status?end`.
     End,
 }
 

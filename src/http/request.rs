@@ -16,7 +16,7 @@ pub enum RequestMethod {
     Head,
     /// `POST`
     Post,
-    /// Any other.
+    /// Any method but GET, HEAD and POST.
     Other,
 }
 
@@ -37,11 +37,11 @@ pub struct Request {
 /// What some bytes at the beginning of a connection are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParsedHead {
-    /// Not all of a head yet.
+    /// The beginning of a head, which has not all come yet.
     Partial,
     /// A whole head; whatever follows it is of no interest.
     Whole(Request),
-    /// Nothing that could become one.
+    /// Bytes that cannot become a head, and the answer to them.
     Bad(Reply),
 }
 

@@ -146,8 +146,8 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
 struct Field(serde_json::Value);
 
 impl VisitValue<'_> for Field {
-    /// Comes for what is given with `:%` or `:?`, as nothing is here. Its text would bring along how
-    /// Rust prints a floating-point number, 10 kB of code.
+    /// Is called for a value that is given with `:%` or `:?`, as none is here. The text of such a
+    /// value would bring along how Rust prints a floating-point number, 10 kB of code.
     fn visit_any(&mut self, value: Value<'_>) -> Result<(), log::kv::Error> {
         debug_assert!(false, "a field without a type: {value}");
         Ok(())

@@ -145,7 +145,8 @@ impl Plan<'_> {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
     }
 
-    /// As execvp: what cannot be executed counts only if nothing else is found.
+    /// Executes the program as execvp does: what cannot be executed counts only if nothing else is
+    /// found.
     fn exec(&self) -> c_int {
         let mut found = Errno::ENOENT;
         for path in &self.paths {

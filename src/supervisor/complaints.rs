@@ -7,7 +7,7 @@ use crate::envoy::question::Failure;
 /// At the most this often the log has the same complaint about Envoy's admin interface.
 const COMPLAINT: Duration = Duration::from_secs(5);
 
-/// So many different complaints in that time are enough.
+/// The most different complaints that the log has within [`COMPLAINT`].
 const COMPLAINTS_MAX: usize = 8;
 
 /// The last complaints: what was told, and when; of a refusal, when it came last.

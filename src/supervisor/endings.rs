@@ -169,7 +169,7 @@ impl Supervisor {
             .get_or_insert_with(|| Leaving::new(now, code, timeout, sent));
     }
 
-    /// Another order to stop, while something is left.
+    /// Hurries the end of what Envoy has left behind, after another order to stop.
     pub(super) fn hurry_leaving(&mut self, order: Order) {
         if let (Some(leaving), Order::Stop | Order::StopNow) = (&mut self.leaving, order) {
             leaving.hurry();

@@ -7,7 +7,8 @@ use super::decide::{HoldEnd, Input, ResumeEnd};
 use crate::drain::Outcome;
 use crate::status::{DrainEnd, NOT_LIVE, OrderEnd, OrderNumber, OrderResult, State};
 
-/// So many wait at the most, and so many answers are kept: as many as there may be connections.
+/// The most callers that wait for a hold or a resume, and the most answers that are kept: as many
+/// as there may be connections.
 const MOST: usize = 512;
 
 /// Who waits for an answer to a hold, or to a resume.

@@ -37,7 +37,7 @@ pub const LOOK: Duration = Duration::from_secs(2);
 /// another follows it.
 pub const LOOK_AT_REST: Duration = Duration::from_secs(10);
 
-/// So many looks are kept: the oldest is 30 to 40 s old.
+/// The most looks that are kept: the oldest is 30 to 40 s old.
 const LOOKS: usize = 4;
 
 /// A share of fewer than these says nothing.

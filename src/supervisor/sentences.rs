@@ -276,7 +276,7 @@ fn open(load: &Load) -> (u64, u64) {
     (load.connections(), load.udp_sessions)
 }
 
-/// So many listeners are named in a line; of the others it says how many there are.
+/// The most listeners that a line names; of the others the line says how many there are.
 const NAMED: usize = 10;
 
 /// `https 9, tcp 3, and 8 on 5 more listeners`: the listeners that count and have something open,

@@ -11,7 +11,7 @@ use crate::status::plural;
 /// From so many columns on, clients stand beside their listener; in less, below it.
 const WIDE: usize = 120;
 
-/// So many clients of a listener stand below it.
+/// The most clients that stand below their listener.
 const CLIENTS: usize = 3;
 
 /// The widest name and address that are not cut, where there is room for less.
@@ -77,7 +77,7 @@ pub fn needed(status: JsonView<'_>, width: usize) -> usize {
     shown + below + usize::from(shown < rows.len())
 }
 
-/// So many of the listeners without a connection are shown.
+/// The most listeners without a connection that are shown.
 const EMPTY: usize = 10;
 
 /// How many of the rows have room, with one line for those that have none.

@@ -19,7 +19,7 @@ fn envoy_sending(
     })
 }
 
-/// The same, by what the kernel tells.
+/// An Envoy with so many idle connections, of whose last bytes the kernel tells what `unsent` says.
 fn envoy_telling(
     idle: u64,
     unsent: impl Fn(Time) -> Option<Unsent>,

@@ -56,11 +56,12 @@ pub(super) struct Look {
 /// What Envoy has been told of its health check, a drain's word apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum HealthCheck {
-    /// Nothing, or to pass: it is as Envoy and others have it.
+    /// Envoy was told nothing, or to pass its health check, which is as Envoy and others have it.
     Own,
-    /// Something that Envoy has not confirmed. Envoy is told again then, after so many failures.
+    /// Envoy was told something that it has not confirmed, after so many failures, and is told
+    /// again at `due`.
     Doubtful { due: Time, failures: u32 },
-    /// To fail, and it does.
+    /// Envoy was told to fail its health check, and has confirmed that.
     Failed,
 }
 
@@ -132,7 +133,8 @@ impl Asking {
         Some(asked.at)
     }
 
-    /// Another wait begins, or none goes on: what the one before has asked is not its question.
+    /// Has the question in flight belong to no wait any more, because another wait begins or none
+    /// goes on.
     pub fn leave_wait(&mut self) {
         if let Some(asked) = &mut self.asked
             && asked.asker == Requester::Drain
@@ -246,7 +248,8 @@ impl Asking {
         None
     }
 
-    /// There is more to be learned now than when the next look was planned.
+    /// Has Envoy asked now, because there is more to be learned than when the next question was
+    /// planned.
     pub fn hurry(&mut self, now: Time) {
         self.hurry_health(now);
         if let (None, Some(next)) = (self.asked, &mut self.next) {

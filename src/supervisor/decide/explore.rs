@@ -52,16 +52,17 @@ const LONG: Duration = ms(6_000);
 /// How late the machine may be.
 const LATE: Duration = STEP;
 
-/// So many failures that the pauses have grown up: how they grow has its own tests.
+/// The number of failures after which the pauses are as long as they get: how they grow has its own
+/// tests.
 const GROWN_UP: u32 = 4;
 
-/// So many states are searched of a hold beside a hot restart.
+/// The most states that are searched of a hold beside a hot restart.
 const HELD: usize = 60_000;
 
-/// So many states are searched of a configuration that is followed.
+/// The most states that are searched of a configuration that is followed.
 const FOLLOWED: usize = 30_000;
 
-/// So many states are searched of a drain that waits for new connections.
+/// The most states that are searched of a drain that waits for new connections.
 const ARRIVING: usize = 20_000;
 
 /// When an old generation ends by itself.
@@ -97,7 +98,7 @@ impl Search {
         Search::first(usize::MAX, rules, scene)
     }
 
-    /// So many states, those first that the fewest events lead to.
+    /// Searches `most` states, those first that the fewest events lead to.
     fn first(most: usize, rules: Rules, scene: Scope) -> Search {
         let mut search = Search {
             seen: HashSet::new(),

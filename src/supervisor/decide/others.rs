@@ -8,9 +8,9 @@ use crate::drain::{Ask, Time};
 pub enum Reloaded {
     /// The next Envoy is live, and the old one drains.
     Live,
-    /// Not now: Envoy is not live.
+    /// The reload is refused, because Envoy is not live.
     NotLive,
-    /// A drain is asked for, or came in between.
+    /// The reload is refused or given up, because a drain was asked for.
     Draining,
     /// Envoy refuses the configuration.
     Refused,

@@ -13,28 +13,28 @@ pub(super) enum Says {
     Done,
     /// Nothing is left.
     Zero,
-    /// An idle connection is.
+    /// An idle connection is left.
     Idle,
-    /// A request is.
+    /// A request is left.
     Busy,
-    /// A UDP session is, without a connection.
+    /// A UDP session is left, without a connection.
     Udp,
-    /// Nothing is, as far as Envoy tells, and it does not tell all.
+    /// Nothing is left, as far as Envoy tells, and Envoy does not tell all.
     Partial,
     /// No request was answered since the counters were last asked, or there was one.
     Still,
     Moved,
-    /// Nothing is, and Envoy sends access logs elsewhere.
+    /// Nothing is left, and Envoy sends access logs elsewhere.
     Logs,
-    /// Nothing is, and the kernel still sends to a client.
+    /// Nothing is left, and the kernel still sends to a client.
     Sending,
-    /// Nothing is, and somebody has reverted the health check's failure.
+    /// Nothing is left, and somebody has reverted the health check's failure.
     Reverted,
-    /// Nothing is, also of an old generation: Envoy has flushed its statistics.
+    /// Nothing is left, also of an old generation: Envoy has flushed its statistics.
     Flushed,
-    /// Nothing is any more: the old generation is about to end.
+    /// Nothing is left any more: the old generation is about to end.
     Ending,
-    /// The kernel says so: Envoy accepts nothing.
+    /// Envoy accepts nothing, as the kernel says.
     Closed,
 }
 
@@ -57,7 +57,7 @@ impl Says {
         }
     }
 
-    /// Whether it leads somewhere else than the others.
+    /// Whether this answer leads somewhere else than the others.
     pub(super) fn is_main(&self) -> bool {
         use Says::*;
         !matches!(

@@ -51,9 +51,9 @@ pub(super) struct Record {
     pub(super) live: bool,
     /// The drain that is under way.
     pub(super) drain: Option<DrainSeen>,
-    /// How often it was told to stop, by whatever signal.
+    /// How often drainit was told to stop, by whatever signal.
     pub(super) stops: u32,
-    /// When it last was, by an order that counted.
+    /// When drainit was last told to stop, by an order that counted.
     pub(super) ordered: Option<Time>,
     /// Whether the rest of the process tree was told, too.
     pub(super) rest: bool,
@@ -80,12 +80,12 @@ pub(super) struct Record {
     /// Whether somebody waits for a reload that is under way, and for one that is kept.
     pub(super) waiting: bool,
     pub(super) kept: bool,
-    /// Whether the one that serves may have handed over, to one that ended, its admin interface
-    /// and its listeners.
+    /// Whether the Envoy that serves may have handed its admin interface and its listeners over to
+    /// an Envoy that ended.
     pub(super) spent: bool,
-    /// Whether its admin interface was asked since, in vain.
+    /// Whether the admin interface of the Envoy that serves was asked since `spent`, in vain.
     pub(super) refused: bool,
-    /// Whether a hold was the last that was said of it.
+    /// Whether the last word on Envoy's service was a hold.
     pub(super) held: bool,
     /// What the Envoy that serves was told of its health check, and the one that starts beside it.
     pub(super) health: Health,

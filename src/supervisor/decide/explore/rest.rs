@@ -7,7 +7,7 @@ use super::*;
 const STALE: u64 = 99;
 
 impl World {
-    /// Whether it may rest until it is woken.
+    /// Whether the core may rest until it is woken.
     pub(super) fn judge_rest(&self, now: Time, actions: &[Action]) -> Judgement {
         let core = &self.core;
         let over = matches!(core.life.phase, Phase::Over(_));

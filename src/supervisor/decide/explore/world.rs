@@ -311,7 +311,7 @@ fn leveled(left: Left, past: &impl Fn(Time, Duration) -> Time) -> Left {
     }
 }
 
-/// How much was lost makes no difference to anything.
+/// Levels what an old Envoy has open: how much was lost makes no difference to anything.
 fn leveled_open(open: Open, past: &impl Fn(Time, Duration) -> Time) -> Open {
     match open {
         Open::NothingSince(at, _) => Open::NothingSince(past(at, CUT), Loss::Unknown),

@@ -29,7 +29,8 @@ pub(in super::super) enum Told {
     Nothing,
     /// The newest Envoy was first asked when its uptime was this.
     Asked(u64),
-    /// There was a flush since.
+    /// The newest Envoy has flushed its statistics since: by now it has told of all that the old
+    /// one has.
     All,
 }
 
@@ -62,11 +63,12 @@ pub(in super::super) const CUT: Duration = Duration::from_millis(500);
 pub(in super::super) enum Open {
     /// Nobody has told yet.
     Unknown,
-    /// So many connections.
+    /// The old Envoy has so many connections open.
     Connections(u64),
-    /// Nothing since then, and this before: the end of the old Envoy may be what has cut it.
+    /// The old Envoy has had nothing open since then, and had this open before: its end may be what
+    /// has cut it.
     NothingSince(Time, Loss),
-    /// Nothing, for so long that nothing was cut.
+    /// The old Envoy has had nothing open for so long that its end cuts nothing.
     Nothing,
     /// The old Envoy is about to end, and this went with its workers.
     Ending(Loss),
@@ -115,14 +117,15 @@ impl Open {
 /// source/server/hot_restarting_base.cc). So the old one is relieved first: somebody else answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in super::super) enum Left {
-    /// Something, or that is not known.
+    /// The old Envoy has something left, or nobody knows whether it has.
     Something,
-    /// Nothing, by both witnesses: the newest Envoy's word, since a flush of its statistics, and the
-    /// kernel's. Somebody is asked to answer in its place.
+    /// Somebody is asked to answer in the old Envoy's place. As a rule it has nothing left, by both
+    /// witnesses: the newest Envoy's word, since a flush of its statistics, and the kernel's. Where
+    /// a reload ends it early, it may have something left.
     Relieving,
-    /// Nothing, and nobody can answer in its place: its time ends it.
+    /// Nobody can answer in the old Envoy's place: it ends at its parent shutdown time.
     Unrelieved,
-    /// Nothing, since then, and somebody answers in its place.
+    /// Somebody answers in the old Envoy's place since then, and it is sent SIGTERM next.
     Relieved(Time),
     /// The old Envoy was sent SIGTERM then.
     Terminated(Time),

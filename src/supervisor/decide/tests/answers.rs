@@ -11,7 +11,8 @@ fn a_drain_before_envoy_is_live_ends_when_it_tells_that_nothing_is_open_yet() {
     assert!(play.did(Action::Terminate));
 }
 
-/// Such an Envoy was taken for one that had never been live, and stopped a second later.
+/// An Envoy that tells that it is live as a drain begins was once taken for one that had never been
+/// live, and stopped a second later.
 #[test]
 fn an_envoy_that_tells_that_it_is_live_as_a_drain_begins_is_drained() {
     let mut play = Play::started(rules());
@@ -25,7 +26,7 @@ fn an_envoy_that_tells_that_it_is_live_as_a_drain_begins_is_drained() {
     assert!(play.did(Action::Terminate));
 }
 
-/// The core slept until the deadline.
+/// The core once slept until the deadline where a silent Envoy had never been live.
 #[test]
 fn a_silent_envoy_that_was_never_live_is_not_waited_for_until_the_deadline() {
     let mut play = Play::started(rules());
@@ -93,7 +94,8 @@ fn at_rest_envoy_is_asked_when_somebody_wants_to_know_and_at_most_once_a_second(
     assert_eq!(play.core.wake_at(), None);
 }
 
-/// Such a look and every later one was lost until somebody probed.
+/// A look that came while a probe was in flight was once lost, with every later look, until
+/// somebody probed.
 #[test]
 fn a_look_while_a_probe_is_in_flight_gets_its_figures() {
     let mut play = Play::live(rules());

@@ -19,8 +19,8 @@ fn no_control_character_reaches_the_terminal() {
     assert!(shown.contains("a?]0;b?  c?"), "{shown}");
 }
 
-/// In a time that grows as their number does: if it grew as the square, this would take minutes of
-/// the processor, whoever else wants that.
+/// Thousands of listeners are drawn in a time that grows as their number does: if it grew as the
+/// square, this would take minutes of the processor, whoever else wants that.
 #[test]
 fn thousands_of_listeners_are_a_picture() {
     let listeners = |connections: u64| -> Value {
