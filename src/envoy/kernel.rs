@@ -124,6 +124,15 @@ impl Seen {
         connections.fold(self.elsewhere, u64::saturating_add)
     }
 
+    /// How many connections on `excluded` listeners, of which Envoy tells of so many, may be among those
+    /// that count here.
+    pub fn miscounted(&self, excluded: u64) -> u64 {
+        match self.knows_excluded {
+            true => 0,
+            false => excluded.saturating_sub(self.load.excluded()),
+        }
+    }
+
     /// Adds where the connections of an old generation are, which was looked at as well.
     pub fn add_doors(&mut self, old: &Seen) {
         let (newest, old_ones) = (self.load.connections(), old.load.connections());

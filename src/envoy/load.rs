@@ -247,18 +247,20 @@ impl Load {
 
     /// This load beside what the kernel counted at the same moment. The larger count stands. Each
     /// connection that only the kernel sees may have something in flight; `http` connections are
-    /// those that Envoy tells of in another place. So many of QUIC the kernel does not see.
+    /// those that Envoy tells of in another place. So many of QUIC the kernel does not see, and so
+    /// many on `excluded` listeners, which Envoy tells of, it may have counted.
     #[must_use]
-    pub fn beside(mut self, kernel: Load, http: u64, quic: u64) -> Load {
-        let (told, open) = (self.on_listeners(), kernel.on_listeners());
+    pub fn beside(mut self, kernel: Load, http: u64, quic: u64, excluded: u64) -> Load {
+        let known = self.on_listeners().saturating_add(excluded);
+        let open = kernel.on_listeners();
         // QUIC connections have no socket of their own.
-        self.awake = kernel.awake.filter(|_| told <= open);
+        self.awake = kernel.awake.filter(|_| known <= open);
         self.clients = kernel.clients;
         self.unsent = kernel.unsent;
         self.tcp_sessions = self
             .tcp_sessions
-            .saturating_add(open.saturating_sub(told.max(http).saturating_sub(quic)));
-        if open > told {
+            .saturating_add(open.saturating_sub(known.max(http).saturating_sub(quic)));
+        if open > known {
             self.listeners = kernel.listeners;
         }
         self

@@ -202,7 +202,8 @@ impl<'a> Witnesses<'a> {
                 told.load.quiet = self.watch.is_quiet(seen.quiet.as_deref())
                     && told.load.old_connections == 0
                     && told.load.udp_sessions == 0;
-                let told_of = told.load.on_listeners();
+                let excluded = seen.miscounted(told.excluded);
+                let told_of = told.load.on_listeners().saturating_add(excluded);
                 let open = seen.load.connections();
                 told.load.hides_arrivals |= open > told_of;
                 if told.load.hides_arrivals {
@@ -375,16 +376,10 @@ impl<'a> Witnesses<'a> {
                 if load.sight == Sight::Whole {
                     hidden.retain(|hidden| hidden.is_certain());
                 }
-                // Those of excluded listeners may be among the kernel's: so many has Envoy told of.
-                let beyond = match hides || seen.knows_excluded {
-                    true => 0,
-                    false => load
-                        .on_listeners()
-                        .saturating_add(excluded.saturating_sub(out)),
-                };
-                load = load.beside(seen.alone(), http.max(beyond), quic);
+                let excluded = if hides { 0 } else { seen.miscounted(excluded) };
+                load = load.beside(seen.alone(), http, quic, excluded);
             }
-            Some(seen) if seen.knows_excluded => load = load.beside(seen.load, http, quic),
+            Some(seen) if seen.knows_excluded => load = load.beside(seen.load, http, quic, 0),
             // Those of excluded listeners may be among them.
             Some(seen) => load.unsent = seen.load.unsent,
             None => {

@@ -349,3 +349,38 @@ fn connections_of_excluded_listeners_do_not_make_up_for_those_that_are_hidden() 
         assert_eq!(load.in_flight(), 3);
     }
 }
+
+/// The kernel shows a listener's address and not its stat prefix.
+#[test]
+fn what_envoy_excludes_stays_excluded_where_the_kernel_cannot_tell_which_that_is() {
+    let listener = |connections, excluded| ListenerLoad {
+        connections,
+        excluded,
+        ..ListenerLoad::default()
+    };
+    let weigh = |web, http, hidden| {
+        let mut told = stats::ToldLoad {
+            http,
+            excluded: 1,
+            hidden: vec![hidden],
+            ..stats::ToldLoad::nothing()
+        };
+        told.load.listeners = vec![listener(web, false), listener(1, true)];
+        let kernel = Load {
+            listeners: vec![listener(3, false)],
+            ..Load::default()
+        };
+        let unknown = Seen {
+            knows_excluded: false,
+            ..seen(kernel)
+        };
+        let load = nobody_asked().weigh(told, Some(unknown), true);
+        (load.connections(), load.in_flight())
+    };
+    for hidden in [Hidden::Draining, Hidden::Shared, Hidden::Connections] {
+        assert_eq!(weigh(2, 3, hidden), (2, 0));
+        // Others that Envoy does not tell of, but for their connection manager.
+        assert_eq!(weigh(1, 3, hidden), (3, 0));
+        assert_eq!(weigh(1, 1, hidden), (3, 1));
+    }
+}
