@@ -114,6 +114,9 @@ pub fn work(
         if job.ask.is_to_envoy() {
             found = found.and_then(|address| asker.believe(&job, address, &has_time));
         }
+        // At that address the Envoy of another job may have answered.
+        let believed = found.as_ref().ok().cloned();
+        let checkable = believed.filter(|_| job.ask == Ask::Ready);
         let answer = match (step(job.ask), found) {
             (Some(path), Ok(address)) => {
                 let told = asker
@@ -128,7 +131,6 @@ pub fn work(
                 answer.map_err(Failure::from)
             }
         };
-        let checkable = address.clone().filter(|_| job.ask == Ask::Ready);
         report(AdminReport::Reply(Box::new(AdminReply {
             number: job.number,
             ask: job.ask,
@@ -340,12 +342,14 @@ fn version(status: u16, body: &str) -> Result<Answer, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::{BufRead, BufReader, Read, Write};
     use std::net::TcpListener;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::mpsc;
     use std::thread;
 
     use super::*;
-    use crate::mailbox::Mailbox;
+    use crate::mailbox::{Mailbox, Waker};
 
     /// What comes of a probe that Envoy answers after two seconds.
     fn probe_late(hurries: bool, others: u8) -> Result<Answer, String> {
@@ -376,5 +380,75 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn excluded_names_are_held_against_the_generation_that_answers_and_not_the_one_before() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap().to_string());
+        let (epoch, checks) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+        thread::spawn({
+            let (epoch, checks) = (epoch.clone(), checks.clone());
+            move || {
+                for client in listener.incoming() {
+                    let mut client = client.unwrap();
+                    let mut line = String::new();
+                    BufReader::new(&client).read_line(&mut line).unwrap();
+                    let body = match line.split(['?', ' ']).nth(1) {
+                        Some("/ready") => "LIVE\n".into(),
+                        Some("/server_info") => {
+                            let epoch = epoch.load(Ordering::SeqCst);
+                            format!("{{\"command_line_options\": {{\"restart_epoch\": {epoch}}}}}")
+                        }
+                        Some("/listeners") => {
+                            let is_check = line.contains("format=json");
+                            checks.fetch_add(is_check.into(), Ordering::SeqCst);
+                            "web::127.0.0.1:80\n".into()
+                        }
+                        _ => String::new(),
+                    };
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                    client.write_all((head + &body).as_bytes()).unwrap();
+                }
+            }
+        });
+        let (waker, wakeups) = Waker::new().unwrap();
+        let (mailbox, jobs) = Mailbox::new(Some(waker));
+        let (sender, reports) = mpsc::channel();
+        thread::spawn(move || {
+            let measure = Measure {
+                excluded: &["probes".to_owned()],
+                settle: Duration::ZERO,
+            };
+            let report = |report| sender.send(report).unwrap_or_default();
+            work((&jobs, &wakeups), measure, &report, &Pulse::default());
+        });
+        let ask = |ask, generation: u32| {
+            let owner = i32::try_from(generation).ok();
+            mailbox.send(Job {
+                number: 0,
+                ask,
+                place: Place::Known(address.clone(), Some(generation)),
+                owner,
+                processes: Processes::Serving(owner),
+                drains: false,
+                winds_down: false,
+                hurries: Arc::default(),
+            });
+            match reports.recv().unwrap() {
+                AdminReport::Reply(reply) => reply.answer.is_ok(),
+                AdminReport::ConnectionEnded => panic!("no drain"),
+            }
+        };
+        // The next job is begun when the check after the one before is over.
+        let is_ready = |generation| {
+            let is_ready = ask(Ask::Ready, generation);
+            ask(Ask::PassHealthCheck, generation);
+            (is_ready, checks.load(Ordering::SeqCst))
+        };
+        assert_eq!(is_ready(0), (true, 1));
+        assert_eq!(is_ready(1), (false, 1));
+        epoch.store(1, Ordering::SeqCst);
+        assert_eq!(is_ready(1), (true, 2));
     }
 }
