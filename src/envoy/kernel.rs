@@ -329,6 +329,7 @@ fn see(
         listeners,
         udp_sessions: udp.count() as u64,
         awake: Some(awake),
+        sends_logs: roll.is_none_or(RollCall::may_send_logs),
         unsent: Some(unsent),
         hides_arrivals: true,
         clients,

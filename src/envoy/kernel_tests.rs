@@ -137,6 +137,27 @@ fn a_listener_for_any_address_or_in_another_network_namespace_may_have_what_is_n
     assert_eq!(load(false, Some(&roll)).sight, Sight::Partial);
 }
 
+/// A drain that Envoy's main thread holds up for a moment must not lose the last entries by that.
+#[test]
+fn access_logs_are_sent_for_all_that_is_known_unless_envoy_has_told_otherwise() {
+    let sends_logs = |roll: Option<&RollCall>| {
+        let before = (&Ledger::new(Instant::now()), Instant::now());
+        see(&some(), measure(&[]), roll, before).load.sends_logs
+    };
+    assert!(sends_logs(None) && sends_logs(Some(&RollCall::default())));
+    for (line, expected) in [("access_logs.grpc.logs_written: 0\n", true), ("", false)] {
+        let mut reader = super::super::roll_call::RollCallReader::default();
+        reader.feed(line.as_bytes());
+        let mut roll = reader.finish();
+        roll.called = Some(Instant::now());
+        assert_eq!(sends_logs(Some(&roll)), expected);
+        let page = super::super::stats::Figures::default();
+        assert_eq!(page.load(&roll, &[]).load.sends_logs, expected);
+        roll.called = None;
+        assert!(page.load(&roll, &[]).load.sends_logs);
+    }
+}
+
 #[test]
 fn excluded_listeners_do_not_count() {
     let excluded = [

@@ -134,7 +134,8 @@ pub struct Load {
     pub uptime: Option<u64>,
     /// Whether Envoy's health check is failed, as a drain wants it; also where Envoy does not tell.
     pub health_failed: bool,
-    /// Whether Envoy sends access logs elsewhere, of which it holds the last entries for a moment.
+    /// Whether Envoy sends access logs elsewhere, of which it holds the last entries for a moment; also
+    /// where Envoy does not tell.
     pub sends_logs: bool,
     /// What the kernel still sends; none where it does not tell.
     pub unsent: Option<Unsent>,

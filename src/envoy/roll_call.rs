@@ -142,7 +142,7 @@ pub struct RollCall {
     /// Whether there is a gauge of UDP sessions, or a filter that answers without one.
     sessions: bool,
     /// Whether there are access logs that Envoy sends elsewhere.
-    pub sends_logs: bool,
+    sends_logs: bool,
     /// What Envoy's list of listeners says.
     pub listed: Listed,
     /// Whether that is what it said before, since Envoy did not answer.
@@ -305,6 +305,11 @@ impl RollCall {
     /// Whether there was an answer.
     pub fn is_heard(&self) -> bool {
         self.trusted || self.called.is_some()
+    }
+
+    /// Whether Envoy sends access logs elsewhere, or may: it has not answered.
+    pub fn may_send_logs(&self) -> bool {
+        self.sends_logs || !self.is_heard()
     }
 
     /// Whether a UDP listener has an HTTP connection manager.

@@ -181,6 +181,7 @@ impl ToldLoad {
     pub fn nothing() -> ToldLoad {
         let load = Load {
             health_failed: true,
+            sends_logs: true,
             ..Load::default()
         };
         ToldLoad {
@@ -373,7 +374,7 @@ impl Figures {
             old_connections: self.old_connections,
             uptime: self.uptime,
             health_failed: self.live != Some(true),
-            sends_logs: roll.sends_logs,
+            sends_logs: roll.may_send_logs(),
             ..Load::default()
         };
         ToldLoad {
