@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::attribute::{Known, attribute};
 use super::descriptors::{self, Descriptors, Unreadable};
-use super::names::Named;
+use super::names::{self, Named};
 use super::rows::{AdminSocket, InetRow, Rows, SocketKind};
 use super::source::RowSource;
 use super::{Connections, Local};
@@ -100,11 +100,9 @@ impl Lookout {
         let unix: Vec<Local> = unix.map(|row| Local::Unix(row.name.clone())).collect();
         self.remember(tcp.iter().chain(&unix), &rows);
         let is_out = |local: &Local| {
-            let named = self.names.iter().find(|one| one.locals.contains(local));
-            let means = |word: &String| {
-                local.is_called(word) || named.is_some_and(|one| one.is_called(word))
-            };
-            excluded.iter().any(means)
+            let is_named = self.names.iter().any(|one| one.locals.contains(local));
+            let is_known = is_named || excluded.iter().any(|word| local.is_called(word));
+            is_known && names::are_meant(&self.names, local, excluded)
         };
         let counts = tcp.iter().filter(|local| !is_out(local));
         let doors = counts.filter_map(|local| match local {

@@ -246,6 +246,17 @@ fn a_listener_that_was_seen_without_its_connections_is_remembered() {
     let address = Address::Tcp(locals[0].clone());
     let doors = lookout.doors(Some(&address), &[]).unwrap();
     assert!(!doors.contains(&tcp.local_addr().unwrap()));
+    // TCP and QUIC may have one address.
+    let named = |name: &str| Named {
+        name: Some(name.into()),
+        locals: vec![Local::Ip(tcp.local_addr().unwrap())],
+    };
+    lookout.set_names(vec![named("h3"), named("https")]);
+    for (words, is_out) in [(&["h3"][..], false), (&["h3", "https"], true)] {
+        let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+        let doors = lookout.doors(None, &words).unwrap();
+        assert_eq!(doors.contains(&tcp.local_addr().unwrap()), !is_out);
+    }
     let _other = TcpListener::bind("127.0.0.1:0").unwrap();
     drop((tcp, unix));
     let seen = lookout.look(None).unwrap();

@@ -42,6 +42,13 @@ impl Named {
     }
 }
 
+/// Whether the words mean each of these listeners that has this address. TCP and QUIC may have one in
+/// common, and Envoy does not tell whose a name is.
+pub fn are_meant(all: &[Named], local: &Local, words: &[String]) -> bool {
+    let mut here = all.iter().filter(|named| named.locals.contains(local));
+    here.all(|named| words.iter().any(|word| named.is_called(word)))
+}
+
 /// Reads the answer to [`QUERY`]. Envoy does not tell TCP from UDP here, and lists a listener
 /// that was told to stop for as long as its configuration has it.
 ///

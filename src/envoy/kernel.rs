@@ -11,7 +11,7 @@ use super::load::{self, Client, ListenerLoad, Load, OldOpen, QUIET, Sight, Unsen
 use super::roll_call::RollCall;
 use crate::client::Address;
 use crate::connections::ledger::Ledger;
-use crate::connections::{self, Connections, Local, Lookout, Ownership};
+use crate::connections::{self, Connections, Local, Lookout, Ownership, names};
 
 /// The time for a look that somebody waits for, and that may fail.
 const MOMENT: Duration = Duration::from_millis(200);
@@ -103,7 +103,9 @@ pub struct Seen {
     pub quiet: Option<Vec<SocketAddr>>,
     /// Whether these are this Envoy's own connections; if not, all that are at its addresses.
     pub is_apart: bool,
-    /// How many of the UDP listeners may be none: Envoy does not list them.
+    /// How many of the UDP listeners that count have no name in Envoy's statistics for all that is
+    /// known, and how many of all may be none: Envoy does not list them.
+    pub untold_udp: u64,
     pub senders: u64,
     /// Whether each name of an excluded listener could be told to mean a listener here.
     pub knows_excluded: bool,
@@ -131,6 +133,17 @@ impl Seen {
             true => 0,
             false => excluded.saturating_sub(self.load.excluded()),
         }
+    }
+
+    /// Whether there are UDP listeners that tell Envoy's statistics nothing, by this roll call. Where
+    /// Envoy `lists` all of its listeners, those that it does not list are none.
+    pub fn has_hidden_udp(&self, roll: Option<&RollCall>, lists: bool) -> bool {
+        let senders = if lists { self.senders } else { 0 };
+        let untold = match roll {
+            Some(roll) => self.untold_udp.saturating_sub(roll.udp_elsewhere()),
+            None => self.load.udp_sessions,
+        };
+        untold > senders
     }
 
     /// Adds where the connections of an old generation are, which was looked at as well.
@@ -285,8 +298,11 @@ fn see(
 ) -> Seen {
     let here = || connections.listeners.iter().chain(&connections.udp);
     let (odd, knows_excluded) = odd_one_out(here, measure.excluded, roll);
+    let listed = roll.map_or(&[][..], |roll| roll.listed.titles.all());
     let is_out = |listener: &connections::Listener| {
-        measure.excluded.iter().any(|word| listener.is_called(word))
+        let mut words = measure.excluded.iter();
+        words.any(|word| listener.is_called(word))
+            && names::are_meant(listed, &listener.local, measure.excluded)
             || odd.as_deref() == Some(&scope(listener))
     };
     let (mut awake, mut unsent) = (0_u64, Unsent::default());
@@ -323,7 +339,12 @@ fn see(
         || !tcp.is_empty()
         || !connections.udp.is_empty()
         || !connections.elsewhere.is_empty();
-    let udp = merge(&connections.udp, is_out, |_| {});
+    let mut untold_udp = Vec::new();
+    let tells = |one: &connections::Listener| roll.is_some_and(|roll| roll.tells_udp(&one.local));
+    let udp = merge(&connections.udp, is_out, |one| {
+        untold_udp.extend((!tells(one)).then(|| one.title()));
+    });
+    untold_udp.dedup();
     let udp = udp.iter().filter(|listener| !listener.excluded);
     let mut load = Load {
         listeners,
@@ -358,6 +379,7 @@ fn see(
         all_doors,
         sockets,
         is_apart: connections.whose == Ownership::Inode,
+        untold_udp: untold_udp.len() as u64,
         senders: connections.senders,
         knows_excluded,
     }

@@ -305,3 +305,106 @@ fn a_stat_prefix_means_the_one_listener_whose_address_is_no_name() {
     let all = ["127.7.7.7_10000", "/tmp/exp/a listener.sock", udp];
     assert_eq!(see(&all), (true, 3));
 }
+
+/// An Envoy that lists listeners with these names and addresses, of which it knows these `scopes` in
+/// its statistics, and these of `udp`.
+fn roll_of(scopes: &[&str], udp: &[&str], listed: &[(Option<&str>, &[&str])]) -> RollCall {
+    let mut reader = super::super::roll_call::RollCallReader::default();
+    for scope in scopes {
+        reader.feed(format!("listener.{scope}.downstream_pre_cx_active: 0\n").as_bytes());
+    }
+    for scope in udp {
+        reader.feed(format!("listener.{scope}.udp.downstream_rx_datagram_dropped: 0\n").as_bytes());
+    }
+    let mut roll = reader.finish();
+    let status = |(name, locals): &(Option<&str>, &[&str])| {
+        let local = |local: &&str| {
+            let local: SocketAddr = local.parse().unwrap();
+            let (address, port) = (local.ip(), local.port());
+            serde_json::json!({ "socket_address": { "address": address, "port_value": port } })
+        };
+        let mut locals: Vec<_> = locals.iter().map(local).collect();
+        let more = locals.split_off(1);
+        serde_json::json!({
+            "name": name, "local_address": locals[0], "additional_local_addresses": more,
+        })
+    };
+    let listed: Vec<_> = listed.iter().map(status).collect();
+    roll.read_listed(&serde_json::json!({ "listener_statuses": listed }).to_string());
+    roll
+}
+
+const V4: &str = "0.0.0.0:443";
+const V6: &str = "[::]:443";
+const SCOPE_V4: &str = "0.0.0.0_443";
+const SCOPE_V6: &str = "[__]_443";
+
+/// One name in the statistics stands for all of a listener's addresses.
+#[test]
+fn a_udp_listener_is_hidden_that_is_none_of_those_that_tell_whatever_addresses_they_have() {
+    let hides = |udp: &[(&str, Option<&str>)], roll: &RollCall| {
+        let named = |(local, name): &(&str, Option<&str>)| connections::Listener {
+            name: name.map(str::to_owned),
+            ..listener(local, true, 0)
+        };
+        let seen = see(
+            &seen(Vec::new(), udp.iter().map(named).collect()),
+            measure(&[]),
+            Some(roll),
+            (&Ledger::new(Instant::now()), Instant::now()),
+        );
+        seen.has_hidden_udp(Some(roll), true)
+    };
+    // TCP and QUIC, both at both addresses.
+    let both = (None, &[V4, V6][..]);
+    let roll = roll_of(&[SCOPE_V4], &[SCOPE_V4], &[both, both]);
+    assert!(!hides(&[(V4, None), (V6, None)], &roll));
+    let more = ("0.0.0.0:53", None);
+    assert!(hides(&[(V4, None), (V6, None), more], &roll));
+    // Two of TCP, whose names the kernel's look finds first.
+    let [http4, http6] = [(Some("http4"), &[V4][..]), (Some("http6"), &[V6][..])];
+    let listed = [http4, http6, (Some("h3"), &[V4, V6][..])];
+    let roll = roll_of(&[SCOPE_V4, SCOPE_V6], &[SCOPE_V4], &listed);
+    assert!(!hides(&[(V4, Some("http4")), (V6, Some("http6"))], &roll));
+    // Two of QUIC, and another one.
+    let web = (Some("web"), &[V4, V6][..]);
+    let listed = [web, (Some("a"), &[V4][..]), (Some("b"), &[V6][..])];
+    let told = [SCOPE_V4, SCOPE_V6];
+    let quic = [(V4, Some("web")), (V6, Some("web"))];
+    assert!(!hides(&quic, &roll_of(&told, &told, &listed)));
+    assert!(hides(
+        &[quic[0], quic[1], more],
+        &roll_of(&told, &told, &listed)
+    ));
+    // The second tells nothing.
+    let told = [SCOPE_V4];
+    assert!(hides(&quic, &roll_of(&told, &told, &listed)));
+    // A stat prefix, and a list that never came.
+    let prefixed = roll_of(&["web"], &["web"], &[(Some("web"), &[V4, V6])]);
+    assert!(!hides(&quic, &prefixed));
+    assert!(!hides(&[(V4, None)], &roll_of(&told, &told, &[])));
+}
+
+#[test]
+fn of_tcp_and_quic_at_one_address_neither_is_excluded_by_the_others_name() {
+    let listed: [(_, &[&str]); 2] = [(Some("h3"), &[V4]), (Some("https"), &[V4])];
+    let roll = roll_of(&[SCOPE_V4], &[SCOPE_V4], &listed);
+    // The kernel's look takes the first name.
+    let at = |count| connections::Listener {
+        name: Some("h3".into()),
+        ..listener(V4, true, count)
+    };
+    let counted = |words: &[&str]| {
+        let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+        let before = (&Ledger::new(Instant::now()), Instant::now());
+        let all = seen(vec![at(2)], vec![at(0)]);
+        let load = see(&all, measure(&words), Some(&roll), before).load;
+        (load.connections(), load.udp_sessions)
+    };
+    for word in ["h3", "https", "other"] {
+        assert_eq!(counted(&[word]), (2, 1), "{word}");
+    }
+    for words in [&["h3", "https"][..], &[V4], &[":443"]] {
+        assert_eq!(counted(words), (0, 0), "{words:?}");
+    }
+}

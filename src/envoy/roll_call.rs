@@ -13,6 +13,7 @@ use super::fetch::{HasTime, ask_stats, fetch_page, refused};
 use super::lines::Lines;
 use super::titles::{self, Titles};
 use crate::client::{Address, Peer};
+use crate::connections::Local;
 use crate::connections::names::{self, Named};
 
 /// Which statistics there are, whether they were ever used or not. This costs Envoy's main thread
@@ -87,15 +88,16 @@ impl Hidden {
             Hidden::Statistics => {
                 "envoy's admin interface refuses /stats: let admin.allow_paths hold it"
             }
-            Hidden::Listeners
-            | Hidden::Count
-            | Hidden::Connections
-            | Hidden::Draining
-            | Hidden::Shared => concat!(
+            Hidden::Listeners | Hidden::Count | Hidden::Connections => concat!(
                 "envoy's statistics hide connections of some listeners: ",
                 stats_prefixes!(),
                 ", and give each listener a stat_prefix of its own, or none"
             ),
+            // No matcher is to blame for that.
+            Hidden::Draining | Hidden::Shared => {
+                "envoy's statistics may hide connections of listeners that drain, or that have a \
+                 name there in common: give each listener a stat_prefix of its own, or none"
+            }
             Hidden::Requests => {
                 "envoy's statistics hide requests, so that each connection counts as one: let every \
                  stats_matcher include the prefix http."
@@ -289,9 +291,24 @@ impl RollCall {
         odd.next().filter(|_| odd.next().is_none())
     }
 
-    /// How many UDP listeners tell of themselves.
-    pub fn udp_listeners(&self) -> usize {
-        self.udp.len()
+    /// Whether a UDP listener with this address surely tells of itself. Envoy lists TCP and UDP alike: all
+    /// listeners at the address have to be in the statistics.
+    pub fn tells_udp(&self, local: &Local) -> bool {
+        // One that drains is not listed.
+        let mut is_told = self.udp.contains(&titles::scope_of(local));
+        for scope in self.listed.titles.scopes_at(local) {
+            if !self.scopes.contains(&scope) {
+                return false;
+            }
+            is_told |= self.udp.contains(&scope);
+        }
+        is_told
+    }
+
+    /// How many UDP listeners tell of themselves by a name that is no address.
+    pub fn udp_elsewhere(&self) -> u64 {
+        let udp = self.udp.iter().filter(|scope| !titles::is_address(scope));
+        udp.count() as u64
     }
 
     /// Whether connections on listeners of this name have no socket of their own: all of them, or some,

@@ -76,6 +76,13 @@ impl Titles {
         &self.all
     }
 
+    /// The names in the statistics of the listeners that have this address, but for stat prefixes: that
+    /// of their first one.
+    pub fn scopes_at(&self, local: &Local) -> impl Iterator<Item = String> {
+        let here = self.all.iter().filter(|one| one.locals.contains(local));
+        here.filter_map(first_scope)
+    }
+
     /// The listener of this name in the statistics, as it is listed; or its address, if the name
     /// is made of one.
     fn find(&self, scope: &str) -> (Option<&Named>, Option<Local>) {
@@ -141,8 +148,8 @@ pub fn are_all_meant<'a>(
         let is_at = |local: &Local| scope_of(local) == scope;
         let is_meant = match listed.iter().find(|one| one.locals.iter().any(is_at)) {
             Some(named) => words.iter().any(|word| named.is_called(word)),
-            // One that drains. Where the kernel chose the port of one that is listed, it is 0 here.
-            None if local_of(scope).is_some_and(|local| !local.is_called(":0")) => continue,
+            // One that drains.
+            None if is_address(scope) => continue,
             None => words.iter().any(|word| word == scope),
         };
         if !is_meant {
@@ -157,13 +164,26 @@ pub fn are_all_meant<'a>(
 /// another one at the same address, once for each such listener: TCP and QUIC.
 pub fn shared(scopes: &HashSet<String>, listed: &[Named]) -> Vec<String> {
     let mut told = HashSet::new();
-    let scope = |one: &Named| one.locals.first().map(scope_of);
     let again = |scope: &String| scopes.contains(scope) && !told.insert(scope.clone());
-    listed.iter().filter_map(scope).filter(again).collect()
+    listed
+        .iter()
+        .filter_map(first_scope)
+        .filter(again)
+        .collect()
+}
+
+fn first_scope(listener: &Named) -> Option<String> {
+    listener.locals.first().map(scope_of)
+}
+
+/// Whether a name in the statistics is made of an address. Where the kernel chose the port, it is 0
+/// there, and means none.
+pub fn is_address(scope: &str) -> bool {
+    local_of(scope).is_some_and(|local| !local.is_called(":0"))
 }
 
 /// How the statistics write an address.
-fn scope_of(local: &Local) -> String {
+pub fn scope_of(local: &Local) -> String {
     local.to_string().replace(':', "_")
 }
 

@@ -355,7 +355,8 @@ impl<'a> Witnesses<'a> {
         let (surely, perhaps) = quic;
         let quic = if hides { perhaps } else { surely };
         let told = load.tcp_sessions;
-        // Of excluded connections the kernel leaves these out as well.
+        // Of excluded connections the kernel leaves these out as well. They are taken for HTTP, though
+        // Envoy need not say so: rather too many are in flight.
         let out = seen.as_ref().map_or(0, |seen| seen.load.excluded());
         let http = http.saturating_sub(out);
         match seen {
@@ -364,11 +365,10 @@ impl<'a> Witnesses<'a> {
                     .roll
                     .as_ref()
                     .filter(|_| !hidden.contains(&Hidden::Statistics));
-                let udp = roll.map_or(0, |(roll, ..)| roll.udp_listeners()) as u64;
-                // Where nothing is surely hidden, Envoy's list of its listeners is believed.
-                let senders = if hides { 0 } else { seen.senders };
+                let roll = roll.map(|(roll, ..)| roll);
                 load.sight = match seen.load.sight {
-                    _ if seen.load.udp_sessions > udp.saturating_add(senders) => Sight::Partial,
+                    // Where nothing is surely hidden, Envoy's list of its listeners is believed.
+                    _ if seen.has_hidden_udp(roll, !hides) => Sight::Partial,
                     Sight::Partial => Sight::Partial,
                     _ if hides => Sight::Kernel,
                     _ => Sight::Whole,
