@@ -399,6 +399,12 @@ fn of_tcp_and_quic_at_one_address_neither_is_excluded_by_the_others_name() {
         let before = (&Ledger::new(Instant::now()), Instant::now());
         let all = seen(vec![at(2)], vec![at(0)]);
         let load = see(&all, measure(&words), Some(&roll), before).load;
+        let is_out = roll.listed.titles.is_meant(SCOPE_V4, &words);
+        assert_eq!(
+            is_out,
+            load.connections() == 0,
+            "Envoy's page goes by the same"
+        );
         (load.connections(), load.udp_sessions)
     };
     for word in ["h3", "https", "other"] {

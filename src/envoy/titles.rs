@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use super::load::ListenerLoad;
 use crate::connections::Local;
-use crate::connections::names::Named;
+use crate::connections::names::{self, Named};
 
 /// The listeners that Envoy lists, by their names in its statistics.
 #[derive(Debug, Default)]
@@ -98,6 +98,14 @@ impl Titles {
             return false;
         }
         let (named, address) = self.find(scope);
+        // A name that TCP and QUIC share is meant where both listeners are.
+        let are_all = |it: &Local| {
+            let is_listed = self.all.iter().any(|one| one.locals.contains(it));
+            is_listed && names::are_meant(&self.all, it, words)
+        };
+        if named.is_none() && address.as_ref().is_some_and(are_all) {
+            return true;
+        }
         words.iter().any(|word| {
             word == scope
                 || named.is_some_and(|named| named.is_called(word))

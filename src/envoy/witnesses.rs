@@ -366,9 +366,18 @@ impl<'a> Witnesses<'a> {
                     .as_ref()
                     .filter(|_| !hidden.contains(&Hidden::Statistics));
                 let roll = roll.map(|(roll, ..)| roll);
+                // Where nothing is surely hidden, Envoy's list of its listeners is believed.
+                let hides_udp = seen.has_hidden_udp(roll, !hides);
+                if hides_udp {
+                    let unsure =
+                        |one: &&mut Hidden| matches!(one, Hidden::Shared | Hidden::Draining);
+                    hidden
+                        .iter_mut()
+                        .filter(unsure)
+                        .for_each(|one| *one = Hidden::Listeners);
+                }
                 load.sight = match seen.load.sight {
-                    // Where nothing is surely hidden, Envoy's list of its listeners is believed.
-                    _ if seen.has_hidden_udp(roll, !hides) => Sight::Partial,
+                    _ if hides_udp => Sight::Partial,
                     Sight::Partial => Sight::Partial,
                     _ if hides => Sight::Kernel,
                     _ => Sight::Whole,

@@ -234,6 +234,23 @@ fn of_what_may_be_hidden_and_the_kernel_tells_nobody_is_warned() {
 }
 
 #[test]
+fn a_matcher_is_blamed_for_a_udp_listener_that_tells_nothing_beside_names_in_common() {
+    for hidden in [Hidden::Shared, Hidden::Draining] {
+        let told = stats::ToldLoad {
+            hidden: vec![hidden],
+            ..stats::ToldLoad::nothing()
+        };
+        let udp = Load {
+            udp_sessions: 1,
+            ..Load::default()
+        };
+        let load = nobody_asked().weigh(told, Some(seen(udp)), true);
+        assert_eq!(load.sight, Sight::Partial);
+        assert!(load.hidden.unwrap().contains("stats_matcher"));
+    }
+}
+
+#[test]
 fn connections_of_quic_do_not_make_up_for_those_that_are_hidden() {
     let weigh = |hidden, quic| {
         let listener = |connections| ListenerLoad {
