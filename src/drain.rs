@@ -364,7 +364,7 @@ impl Drain {
                 // Only the minimum kept it up, or the last entries of access logs.
                 Some(outcome)
                     if (self.min_until >= self.deadline
-                        || self.closing == Closing::Tried && self.may_lose_entries(now))
+                        || self.has_looked_last() && self.may_lose_entries(now))
                         && asked.is_none()
                         && self.known
                         && !self.is_sending(now) =>

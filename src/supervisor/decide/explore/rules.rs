@@ -143,7 +143,7 @@ impl World {
             known && now >= seen.min_until && closed && patient && sent && !sends(seen)
         };
         let only_the_minimum = |seen: &DrainSeen| {
-            let logs = seen.closed && seen.entries_since.is_some();
+            let logs = (seen.closed || !seen.word) && seen.entries_since.is_some();
             let late = seen.min_until >= seen.deadline || logs;
             known && now >= seen.deadline && late && !sends(seen)
         };
