@@ -364,7 +364,7 @@ impl Decision {
         };
         if let Ok(set) = Set::of(contents, None, wall, Age::Any) {
             error!(
-                "{}: Envoy gets the set though it is out of date: there is no other",
+                "{}: Envoy gets the set though it is expired or not valid yet: there is no other",
                 self.name()
             );
             self.try_or_go_on(set, Origin::LastResort, now);

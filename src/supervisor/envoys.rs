@@ -322,7 +322,7 @@ impl Envoys {
     fn mend(&self) {
         if let Some(Err(why)) = self.family.as_ref().map(Family::mend) {
             log::error!(
-                "the next hot restart may fail: the mark of the generation that ended is still there: {why}"
+                "the next hot restart may fail: the mark of the generation that ended may still be there: {why}"
             );
         }
     }

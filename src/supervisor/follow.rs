@@ -323,8 +323,10 @@ impl Supervisor {
         let before = follow.runs.replace(good);
         follow.discard(before);
         self.envoys.run_copy(Some(path));
-        let why = "Envoy ended in its first 30 s";
-        log::error!("the new configuration is worse: {why}: the next Envoy runs the last good one");
+        let why = "Envoy ended before it had proven good";
+        log::error!(
+            "the new configuration is worse: {why}: if drainit starts another Envoy, it runs the last good one"
+        );
         self.show_configuration(Some(why.into()));
     }
 
