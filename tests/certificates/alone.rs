@@ -138,9 +138,7 @@ fn an_expired_certificate_is_served_loudly_until_there_is_a_better_one() {
     let drainit = edge.start(&[]);
     edge.wait_presented(&expired);
     drainit.wait_log(&format!("{NAME}: refused: the certificate: expired at"));
-    drainit.wait_log(&format!(
-        "{NAME}: Envoy gets the set though it is out of date"
-    ));
+    drainit.wait_log(&format!("{NAME}: Envoy gets the set though it is expired"));
     let told = secret(&drainit, NAME);
     assert_eq!(told["last_result"], "refused");
     assert_eq!(told["serial"], expired.serial.as_str());

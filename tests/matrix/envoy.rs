@@ -328,6 +328,11 @@ fn a_crash_at_every_start_is_tried_again_ever_more_slowly_and_a_sigterm_ends_it_
         start.elapsed()
     );
     // This shell, too, is soon gone; then there are three seconds.
+    wait_for("the fifth crash", PATIENCE, || {
+        let log = drainit.log.lines();
+        let crash = |line: &&String| line.contains("restarting: envoy exited: killed by SIGSEGV");
+        log.iter().filter(crash).count() >= 5
+    });
     wait_for("the pause", PATIENCE, || {
         let (status, why) = drainit.get("/ready");
         status == 503 && why.contains("envoy is being restarted")

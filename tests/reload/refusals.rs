@@ -61,7 +61,7 @@ fn what_is_refused_touches_nothing_and_the_next_good_reload_works() {
     );
     fs::write(&rig.program, script).unwrap();
     let (_, spoken, _) = run_command(Command::new(envoy()).arg("--hot-restart-version"));
-    rig.reload_badly(&format!("hot restart 99.1, the running one {spoken}"));
+    rig.reload_badly(&format!("version is 99.1, the running one's is {spoken}"));
     unharmed(&rig, 0);
 
     assert_eq!(rig.newest(), pid);
