@@ -144,6 +144,16 @@ fn an_envoy_that_never_answers_is_waited_for_by_what_the_kernel_tells() {
 }
 
 #[test]
+fn an_envoy_that_never_answers_has_lost_nothing_where_log_entries_alone_were_waited_for() {
+    let deadline = ms(3_000) + LIMITS.timeout;
+    let until = |end| move |now| envoy_with_logs(end)(now, Ask::Stats);
+    let (outcome, ended) = blind(until(deadline - ms(500)));
+    assert_eq!((outcome, ended), (Some(Outcome::Drained), deadline));
+    let (outcome, _) = blind(until(deadline + ms(500)));
+    assert_eq!(outcome, Some(Outcome::Deadline));
+}
+
+#[test]
 fn an_admin_that_stops_answering_costs_nothing_when_the_kernel_tells_that_nothing_is_left() {
     let mut play = DrainPlay::new(&LIMITS, true);
     let outcome = play.until(ms(60_000), |now, ask| match ask {
