@@ -75,15 +75,14 @@ impl Decision {
         if let Some((_, why)) = &self.cannot_vacate {
             return Some(why.clone());
         }
-        Some(
-            match (&self.phase, self.record.error(), self.watch.seen()) {
-                (SetPhase::Watching, None, None) => return None,
-                (SetPhase::Watching, _, Some(Err(refusal))) => refusal.to_string(),
-                (SetPhase::Watching, Some(why), _) => why.to_owned(),
-                (SetPhase::Watching, None, _) => "a certificate that can be used".to_owned(),
-                (SetPhase::Publish(..), Some(why), _) => why.to_owned(),
-                _ => "the verdict of a candidate Envoy".to_owned(),
-            },
-        )
+        let what = match (&self.phase, self.record.error(), self.watch.seen()) {
+            (SetPhase::Watching, None, None) => return None,
+            (SetPhase::Watching, _, Some(Err(refusal))) => refusal.to_string(),
+            (SetPhase::Watching, Some(why), _) => why.to_owned(),
+            (SetPhase::Watching, None, _) => "a certificate that can be used".to_owned(),
+            (SetPhase::Publish(..), Some(why), _) => why.to_owned(),
+            _ => "the verdict of a candidate Envoy".to_owned(),
+        };
+        Some(what)
     }
 }
